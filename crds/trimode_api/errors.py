@@ -1,0 +1,115 @@
+"""What trimode says when something is wrong: problems with a path, and OpenAI-shaped error bodies.
+
+    TrimodeError
+    +-- InvalidInput       problems found in a resource or a request, all of them at once
+    +-- ApiError           an HTTP answer that is an error, in OpenAI's shape
+
+Belongs here: error values that more than one part speaks. Errors of one part live in that part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+
+class TrimodeError(Exception):
+    """Root of all errors that trimode raises on purpose."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong: where (`spec.pools[0].replicas.max`), and what is allowed instead."""
+
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" if self.path else self.message
+
+
+class InvalidInput(TrimodeError):
+    """A resource or request with problems; `str()` lists every one, a line each."""
+
+    def __init__(self, problems: Sequence[Problem], what: str = "input") -> None:
+        self.problems = tuple(problems)
+        self.what = what
+        count = len(self.problems)
+        head = f"{what} has {count} problem{'s' if count != 1 else ''}"
+        super().__init__("\n".join([head, *(f"  {problem}" for problem in self.problems)]))
+
+
+class ApiError(TrimodeError):
+    """An error answer over HTTP. `retry_after_s` (whole seconds) becomes the Retry-After header."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+    def body(self) -> dict[str, Any]:
+        """The JSON body in OpenAI's shape."""
+        return error_body(self.status, self.message, code=self.code, param=self.param)
+
+
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    429: "rate_limit_error",
+}
+
+
+def error_body(
+    status: int, message: str, *, code: str | None = None, param: str | None = None
+) -> dict[str, Any]:
+    """OpenAI's error object for an HTTP status; `type` follows from the status alone."""
+    kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def problems_of(error: ValidationError, root: str = "") -> tuple[Problem, ...]:
+    """pydantic's findings as problems with Kubernetes-like paths, in the order of the input."""
+    return tuple(_problem(finding, root) for finding in error.errors())
+
+
+def _problem(finding: Any, root: str) -> Problem:
+    path = root
+    for part in finding["loc"]:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
+    kind = finding["type"]
+    if kind == "extra_forbidden":
+        return Problem(path, "unknown field; check its spelling and its place")
+    if kind == "missing":
+        return Problem(path, "is required")
+    if kind == "value_error":
+        return _from_value_error(path, finding)
+    return Problem(path, f"{_lower(finding['msg'])}, got {finding['input']!r}")
+
+
+def _from_value_error(path: str, finding: Any) -> Problem:
+    """A rule's own words. A rule over several fields may name the field as `field: message`."""
+    message = str(finding["ctx"]["error"])
+    field, separator, rest = message.partition(": ")
+    if separator and field.replace(".", "").replace("[", "").replace("]", "").isalnum():
+        return Problem(f"{path}.{field}" if path else field, rest)
+    return Problem(path, message)
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]

@@ -1,0 +1,177 @@
+"""What replicas and routers tell one another.
+
+Belongs here: the messages of the internal HTTP interface, one model each. A replica posts a `ReplicaReport` to every
+router several times a second; the `ReportAnswer` carries policy and commands back, so no router ever opens a
+connection for control.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from trimode_api.modes import OperatingPoint
+
+REPORT_PATH = "/internal/v1/report"
+POLICY_PATH = "/internal/v1/policy"
+FLEET_PATH = "/internal/v1/fleet"
+DRAIN_PATH = "/internal/v1/drain"
+
+TIER_HEADER = "x-trimode-tier"
+REQUEST_ID_HEADER = "x-request-id"
+TOKEN_VARIABLE = "TRIMODE_TOKEN"
+"""Environment variable with the fleet's shared token; read in `__main__` modules only."""
+
+
+def _checked(text: str) -> str:
+    return str(OperatingPoint.parse(text))
+
+
+PointName = Annotated[str, AfterValidator(_checked)]
+"""An operating point as text: AR, S8, D32@0.9."""
+
+
+class WireModel(BaseModel):
+    """A message: frozen, camelCase on the wire; unknown fields are ignored so that versions may differ in a roll-out."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", alias_generator=to_camel, validate_by_name=True, validate_by_alias=True
+    )
+
+    def to_wire(self) -> bytes:
+        return self.model_dump_json(by_alias=True).encode()
+
+    @classmethod
+    def from_wire(cls, data: bytes | str) -> Self:
+        return cls.model_validate_json(data)
+
+
+class Command(StrEnum):
+    """What a router asks of a replica. A drained replica refuses new requests and finishes what runs."""
+
+    NONE = "None"
+    DRAIN = "Drain"
+    UNDRAIN = "Undrain"
+
+
+class PointReport(WireModel):
+    """What a replica's engine measured of one operating point."""
+
+    point: PointName
+    cycle_seconds: float = Field(description="predicted seconds of a cycle at the present batch", ge=0)
+    tokens_per_cycle: float = Field(description="tokens per request and cycle", ge=0)
+    tokens_per_second: float = Field(description="predicted, of the whole batch", ge=0)
+    cycles: int = Field(description="cycles run since start", ge=0)
+    tokens: int = Field(description="tokens emitted since start", ge=0)
+
+
+class DecisionReport(WireModel):
+    """The engine's latest decision."""
+
+    point: PointName
+    reason: str
+    detail: str = ""
+    age_seconds: float = Field(description="how long this decision has stood", ge=0)
+
+
+class ReplicaReport(WireModel):
+    """One replica's state. `sequence` grows by one a report and restarts with the replica, whose id is then new."""
+
+    replica_id: str = Field(min_length=1)
+    pool: str = Field(min_length=1)
+    url: str = Field(description="where requests go, http://host:port")
+    model: str = Field(description="served name")
+    sequence: int = Field(ge=0)
+    ready: bool
+    draining: bool = False
+    running: int = Field(ge=0, description="requests that decode")
+    waiting: int = Field(ge=0, description="requests not yet in the batch")
+    max_running: int = Field(ge=1)
+    queued_prompt_tokens: int = Field(ge=0)
+    cached_tokens: int = Field(ge=0)
+    capacity_tokens: int = Field(ge=0)
+    max_context_tokens: int = Field(ge=1)
+    point: PointName = Field(description="what runs now")
+    decision: DecisionReport = Field(description="what the policy wants; differs from point in a dry run only")
+    allowed_points: tuple[PointName, ...] = ()
+    points: tuple[PointReport, ...] = ()
+    switches: int = Field(ge=0, description="changes of the decided point since start, probes not counted")
+    preemptions: int = Field(default=0, ge=0)
+    tokens_per_second: float = Field(ge=0, description="emitted by the replica over the last seconds")
+    policy_version: int = Field(ge=0, description="version of the policy in force here")
+
+
+class TierPolicy(WireModel):
+    """One class of requests and its objective."""
+
+    name: str
+    ttft_milliseconds: int
+    tpot_milliseconds: int
+    percentile: int
+    priority: int
+
+
+class PoolPolicy(WireModel):
+    """The operating points a pool's engines may choose from, AR first where allowed."""
+
+    name: str
+    points: tuple[PointName, ...] = Field(min_length=1)
+
+
+class SwitchingPolicy(WireModel):
+    """How engines move between points. `fixed` is set in manual mode, by pool name."""
+
+    fixed: dict[str, PointName] = {}
+    margin_percent: int
+    min_dwell_milliseconds: int
+    fallback: dict[str, PointName] = Field(description="by pool: used where nothing can be predicted")
+    dry_run: bool = False
+
+
+class AdmissionPolicy(WireModel):
+    """Bounds of the router's queue."""
+
+    max_queued_requests: int
+    max_wait_milliseconds: int
+
+
+class StalenessPolicy(WireModel):
+    """How long a silent replica is trusted."""
+
+    stale_after_seconds: int
+    dead_after_seconds: int
+
+
+class PolicyConfig(WireModel):
+    """All that may change without a restart. `version` is the resource's generation; the higher wins."""
+
+    version: int = Field(ge=0)
+    tiers: tuple[TierPolicy, ...] = Field(min_length=1)
+    pools: tuple[PoolPolicy, ...] = Field(min_length=1)
+    switching: SwitchingPolicy
+    admission: AdmissionPolicy
+    staleness: StalenessPolicy
+    drain_timeout_seconds: int = 300
+
+
+class ReportAnswer(WireModel):
+    """The router's answer to a report: the policy where the replica's is older, and a command."""
+
+    policy: PolicyConfig | None = None
+    command: Command = Command.NONE
+
+
+class RouterConfig(WireModel):
+    """What a router process is started with: one JSON file, plus the token in the environment."""
+
+    name: str = Field(description="the deployment's name")
+    model: str = Field(description="served model name")
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    internal_host: str = "127.0.0.1"
+    internal_port: int = Field(default=0, ge=0, le=65535, description="0: any free port")
+    replicas_expected: int = Field(default=1, ge=0)
+    policy: PolicyConfig

@@ -1,0 +1,162 @@
+"""The only language between the engine's process and the shell around it.
+
+Belongs here: frozen messages of token ids and numbers. No text, no HTTP, no tensors. The engine's loop sends one
+`Cycle` per cycle, however many requests it moved: that is what keeps 64 open streams from slowing it down.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+
+class Finish(StrEnum):
+    """Why a request ended. `STOP` is an end-of-sequence token; stop strings are found by the shell, which cancels."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+    ERROR = "error"
+
+
+class Sampling(msgspec.Struct, frozen=True):
+    """How tokens are drawn. `temperature` 0 is greedy. `seed` keys the randomness of each position."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0.0
+
+
+class Submit(msgspec.Struct, frozen=True, tag="submit"):
+    """One request. `tokens` is the prompt (with what was already emitted, when a stream is resumed).
+
+    `pin` is an operating point (`S8`) the request must run in, None to follow the policy. `lossy_ok` admits
+    diffusion points. `tier_tpot_s` is the tier's objective for seconds per output token, 0 for none.
+    """
+
+    request_id: str
+    tokens: list[int]
+    max_new_tokens: int
+    sampling: Sampling = Sampling()
+    pin: str | None = None
+    lossy_ok: bool = False
+    tier: str = ""
+    tier_tpot_s: float = 0.0
+    priority: int = 0
+    ignore_eos: bool = False
+
+
+class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
+    """The client left, or a stop string was found: free the row before the next cycle."""
+
+    request_id: str
+
+
+class Configure(msgspec.Struct, frozen=True, tag="configure"):
+    """Points the engine may use from the next cycle on, and how it moves between them.
+
+    `fixed` (an operating point) is manual mode. `dry_run` decides and reports, but stays at `fallback`.
+    """
+
+    points: list[str]
+    fallback: str
+    fixed: str | None = None
+    margin_percent: float = 5.0
+    min_dwell_s: float = 0.2
+    dry_run: bool = False
+    version: int = 0
+
+
+class Stop(msgspec.Struct, frozen=True, tag="stop"):
+    """End the engine's process; running requests are dropped (drain first)."""
+
+
+Command = Submit | Cancel | Configure | Stop
+
+
+class TokenEvent(msgspec.Struct, frozen=True):
+    """What one cycle did to one request.
+
+    `tokens`: newly emitted ids, an end-of-sequence token not among them. The rest is set when `finish` is: usage in
+    tokens, `cycles` and `emitted` by operating point (cycles run, tokens emitted), and `error` in words.
+    """
+
+    request_id: str
+    tokens: list[int]
+    finish: Finish | None = None
+    error: str = ""
+    cycles: dict[str, int] = {}
+    emitted: dict[str, int] = {}
+
+
+class PointStats(msgspec.Struct, frozen=True):
+    """What the engine believes of one operating point at the present batch."""
+
+    point: str
+    predicted_cycle_s: float
+    tokens_per_cycle: float
+    tokens_per_s: float
+    observed_cycles: int
+
+
+class Stats(msgspec.Struct, frozen=True):
+    """The engine's state after a cycle. `decision_point` differs from `point` in a dry run only.
+
+    `decision_since` is in seconds of the engine's monotonic clock, `age_s` how long the decision stands.
+    `emitted_total`, `cycles_total` count since start; `switches_total` counts changes of the decided point.
+    """
+
+    running: int
+    waiting: int
+    free_rows: int
+    cached_tokens: int
+    capacity_tokens: int
+    queued_prompt_tokens: int
+    point: str
+    decision_point: str
+    reason: str
+    detail: str
+    age_s: float
+    switches_total: int
+    cycles_total: dict[str, int]
+    emitted_total: dict[str, int]
+    seconds_total: dict[str, float]
+    preemptions_total: int
+    policy_version: int
+    curves: list[PointStats]
+
+
+class Cycle(msgspec.Struct, frozen=True, tag="cycle"):
+    """One cycle's outcome. `stats` rides along a few times a second and whenever the point changes, else None."""
+
+    events: list[TokenEvent]
+    point: str
+    seconds: float
+    stats: Stats | None = None
+
+
+class Started(msgspec.Struct, frozen=True, tag="started"):
+    """The engine is warm. Limits in tokens and requests, `device` and `dtype` as torch names them."""
+
+    max_context_tokens: int
+    max_running_requests: int
+    eos_token_ids: list[int]
+    mask_token_id: int
+    device: str
+    dtype: str
+    parameters: int
+    load_seconds: float
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """The engine could not start, or ended: `error` is one line for a person."""
+
+    error: str
+
+
+Reply = Started | Cycle | Failed
