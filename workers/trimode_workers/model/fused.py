@@ -1,0 +1,67 @@
+"""The decoder for inference: fewer, larger operations.
+
+At small batches a forward is bound by the number of operations, not by arithmetic. So q, k and v are one
+matrix, gate and up are one, norm weights are folded into the matrix behind them, and residual additions ride
+on the matrix product. Results equal `Decoder`'s up to rounding.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trimode_workers.model.decoder import Attend, Decoder, Layer
+from trimode_workers.model.rotary import angles, query_scale, rotate
+
+
+class _FusedLayer:
+    """One layer's packed weights, each stored transposed: `[in, out]`."""
+
+    def __init__(self, layer: Layer) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        before, after = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
+        qkv = torch.cat((attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight))
+        self.qkv = (qkv * before).detach()
+        self.o = attention.o_proj.weight.detach().t()
+        self.gate_up = (torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)) * after).detach()
+        self.down = mlp.down_proj.weight.detach().t()
+
+
+class FusedDecoder:
+    """Same contract as `Decoder`, inference only; holds copies of the packed weights."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.config = decoder.config
+        self.embedding = decoder.encoder.embed_tokens.weight.detach()
+        self.layers = [_FusedLayer(layer) for layer in decoder.encoder.layers if isinstance(layer, Layer)]
+        self.norm = decoder.encoder.norm.weight.detach()
+        self.head = decoder.diffusion_head.weight.detach()
+        self.frequencies = decoder.frequencies
+        self.magnitude = decoder.magnitude
+
+    def hidden(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """tokens `[b, n]` int64, positions `[b, n]` -> `[b, n, hidden]` after the final norm."""
+        c = self.config
+        b, n = tokens.shape
+        x = F.embedding(tokens.reshape(-1), self.embedding)
+        turn = angles(positions, self.frequencies)
+        cos, sin = turn.cos(), turn.sin()
+        if self.magnitude != 1.0:
+            cos, sin = cos * self.magnitude, sin * self.magnitude
+        cos, sin = torch.cat((cos, cos), -1).to(x.dtype), torch.cat((-sin, sin), -1).to(x.dtype)
+        scale = query_scale(positions, c.rope).to(x.dtype) if c.rope.query_scaling_beta else None
+        width, turned = (c.hidden_size,), c.heads + c.kv_heads
+        for index, layer in enumerate(self.layers):
+            qkv = F.linear(F.rms_norm(x, width, None, c.norm_eps), layer.qkv)
+            heads = qkv.view(b, n, -1, c.head_dim).transpose(1, 2)
+            qk = rotate(heads[:, :turned], cos, sin)
+            q = qk[:, : c.heads] if scale is None else qk[:, : c.heads] * scale
+            o = attend(index, q, qk[:, c.heads :], heads[:, turned:])
+            x = torch.addmm(x, o.transpose(1, 2).reshape(b * n, -1), layer.o)
+            gate_up = F.linear(F.rms_norm(x, width, None, c.norm_eps), layer.gate_up)
+            gate, up = gate_up.chunk(2, -1)
+            x = torch.addmm(x, F.silu(gate) * up, layer.down)
+        return F.rms_norm(x, width, self.norm, c.norm_eps).view(b, n, -1)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """`[..., hidden]` -> `[..., vocab]`."""
+        return F.linear(hidden, self.head)
