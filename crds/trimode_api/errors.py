@@ -75,9 +75,7 @@ _TYPES = {
 }
 
 
-def error_body(
-    status: int, message: str, *, code: str | None = None, param: str | None = None
-) -> dict[str, Any]:
+def error_body(status: int, message: str, *, code: str | None = None, param: str | None = None) -> dict[str, Any]:
     """OpenAI's error object for an HTTP status; `type` follows from the status alone."""
     kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
@@ -85,7 +83,16 @@ def error_body(
 
 def problems_of(error: ValidationError, root: str = "") -> tuple[Problem, ...]:
     """pydantic's findings as problems with Kubernetes-like paths, in the order of the input."""
-    return tuple(_problem(finding, root) for finding in error.errors())
+    findings = error.errors()
+    return tuple(_problem(finding, root) for finding in findings if not _echo(finding, findings))
+
+
+def _echo(finding: Any, findings: Sequence[Any]) -> bool:
+    """Whether a "too short" only repeats that the items themselves are wrong."""
+    depth = len(finding["loc"])
+    return finding["type"] == "too_short" and any(
+        other["loc"][:depth] == finding["loc"] and len(other["loc"]) > depth for other in findings
+    )
 
 
 def _problem(finding: Any, root: str) -> Problem:
@@ -98,17 +105,21 @@ def _problem(finding: Any, root: str) -> Problem:
     if kind == "missing":
         return Problem(path, "is required")
     if kind == "value_error":
-        return _from_value_error(path, finding)
-    return Problem(path, f"{_lower(finding['msg'])}, got {finding['input']!r}")
+        return Problem(path, str(finding["ctx"]["error"]))
+    if kind == "rule":
+        return Problem(path, _with_value(finding["msg"], finding["input"]))
+    words = (
+        _lower(finding["msg"])
+        .replace(" after validation", "")
+        .replace("tuple", "list")
+        .replace("dictionary or instance of", "mapping for")
+    )
+    return Problem(path, _with_value(words, finding["input"]))
 
 
-def _from_value_error(path: str, finding: Any) -> Problem:
-    """A rule's own words. A rule over several fields may name the field as `field: message`."""
-    message = str(finding["ctx"]["error"])
-    field, separator, rest = message.partition(": ")
-    if separator and field.replace(".", "").replace("[", "").replace("]", "").isalnum():
-        return Problem(f"{path}.{field}" if path else field, rest)
-    return Problem(path, message)
+def _with_value(message: str, value: Any) -> str:
+    """The message with the value that broke it, where the value is short enough to read."""
+    return message if value is None or len(repr(value)) > 60 else f"{message}, got {value!r}"
 
 
 def _lower(text: str) -> str:

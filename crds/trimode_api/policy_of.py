@@ -1,0 +1,66 @@
+"""From the resource to the policy that routers and replicas run.
+
+Belongs here: the one translation of a spec into a `PolicyConfig`, pure.
+"""
+
+from __future__ import annotations
+
+from trimode_api.modes import AR, Mode, OperatingPoint, diffusion, speculation
+from trimode_api.resource import NemotronDeployment, Pool, Spec
+from trimode_api.wire import (
+    AdmissionPolicy,
+    PolicyConfig,
+    PoolPolicy,
+    StalenessPolicy,
+    SwitchingPolicy,
+    TierPolicy,
+)
+
+
+def pool_points(pool: Pool, spec: Spec) -> tuple[OperatingPoint, ...]:
+    """All points the pool's engines may run, in the order AR, self-speculation by block length, diffusion."""
+    points: list[OperatingPoint] = []
+    if Mode.AR in pool.modes:
+        points.append(AR)
+    if Mode.SELF_SPECULATION in pool.modes:
+        points += [speculation(length) for length in sorted(pool.block_lengths)]
+    if Mode.DIFFUSION in pool.modes and spec.diffusion is not None:
+        points.append(diffusion(spec.diffusion.block_length, float(spec.diffusion.threshold)))
+    return tuple(points)
+
+
+def policy_of(deployment: NemotronDeployment, version: int) -> PolicyConfig:
+    """The policy of a valid resource. `version` is its generation; parts run the highest they have seen."""
+    spec = deployment.spec
+    points = {pool.name: pool_points(pool, spec) for pool in spec.pools}
+    return PolicyConfig(
+        version=version,
+        tiers=tuple(TierPolicy.model_validate(tier.model_dump()) for tier in spec.tiers),
+        pools=tuple(PoolPolicy(name=name, points=tuple(map(str, allowed))) for name, allowed in points.items()),
+        switching=SwitchingPolicy(
+            fixed=_fixed(spec, points),
+            margin_percent=spec.switching.margin_percent,
+            min_dwell_milliseconds=spec.switching.min_dwell_milliseconds,
+            fallback={name: str(_point_of(spec.switching.fallback_mode, allowed)) for name, allowed in points.items()},
+            dry_run=spec.switching.dry_run,
+        ),
+        admission=AdmissionPolicy.model_validate(spec.admission.model_dump()),
+        staleness=StalenessPolicy.model_validate(spec.staleness.model_dump()),
+        drain_timeout_seconds=spec.drain.timeout_seconds,
+    )
+
+
+def _fixed(spec: Spec, points: dict[str, tuple[OperatingPoint, ...]]) -> dict[str, str]:
+    """By pool: the manual point. A pool without the manual mode keeps to what it has."""
+    mode = spec.switching.mode
+    if mode is None:
+        return {}
+    length = spec.switching.block_length
+    return {name: str(_point_of(mode, allowed, length)) for name, allowed in points.items()}
+
+
+def _point_of(mode: Mode, allowed: tuple[OperatingPoint, ...], length: int | None = None) -> OperatingPoint:
+    """The point of `mode` with this block length, or its largest; a pool without the mode gives its first point."""
+    of_mode = [point for point in allowed if point.mode is mode]
+    exact = [point for point in of_mode if point.block_length == length]
+    return (exact or of_mode[-1:] or list(allowed[:1]))[0]

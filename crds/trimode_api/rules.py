@@ -1,0 +1,243 @@
+"""Rules over several fields of the spec, written once for both worlds.
+
+Belongs here: one `Rule` per contradiction a user can write. `cel` goes into the CRD, `holds` runs here, and both
+carry the same message. A predicate gets the raw mapping with defaults filled in; where the mapping is malformed it
+may raise, and the rule is passed over, because the schema's own findings already say what is wrong there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import UnionType
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined, to_jsonable_python
+
+Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """`scope`: where the rule sits in the spec, `*` for each item of a list. `field`: what it blames, from there."""
+
+    scope: Path
+    field: Path
+    message: str
+    cel: str
+    holds: Callable[[Any], bool]
+
+
+def _unique(items: list[Any]) -> bool:
+    return len(set(items)) == len(items)
+
+
+def _modes(spec: Any) -> set[str]:
+    return {mode for pool in spec["pools"] for mode in pool["modes"]}
+
+
+def _manual(switching: Any) -> bool:
+    return bool(switching["policy"] == "Manual")
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        ("pools", "*", "replicas"),
+        ("min",),
+        "must not be above max",
+        "self.min <= self.max",
+        lambda r: r["min"] <= r["max"],
+    ),
+    Rule(
+        ("pools", "*"),
+        ("modes",),
+        "must not name a mode twice",
+        "self.modes.all(m, self.modes.exists_one(n, n == m))",
+        lambda p: _unique(p["modes"]),
+    ),
+    Rule(
+        ("pools", "*"),
+        ("blockLengths",),
+        "must not name a block length twice",
+        "self.blockLengths.all(b, self.blockLengths.exists_one(c, c == b))",
+        lambda p: _unique(p["blockLengths"]),
+    ),
+    Rule(
+        (),
+        ("pools",),
+        "names must be unique",
+        "self.pools.all(p, self.pools.exists_one(q, q.name == p.name))",
+        lambda s: _unique([p["name"] for p in s["pools"]]),
+    ),
+    Rule(
+        (),
+        ("tiers",),
+        "names must be unique",
+        "self.tiers.all(t, self.tiers.exists_one(u, u.name == t.name))",
+        lambda s: _unique([t["name"] for t in s["tiers"]]),
+    ),
+    Rule(
+        (),
+        ("switching", "fallbackMode"),
+        "must be in some pool's modes",
+        "self.pools.exists(p, self.switching.fallbackMode in p.modes)",
+        lambda s: s["switching"]["fallbackMode"] in _modes(s),
+    ),
+    Rule(
+        (),
+        ("diffusion",),
+        "is required where a pool lists Diffusion in its modes",
+        "!self.pools.exists(p, 'Diffusion' in p.modes) || has(self.diffusion)",
+        lambda s: "Diffusion" not in _modes(s) or s.get("diffusion") is not None,
+    ),
+    Rule(
+        (),
+        ("pools",),
+        "SGLang pools take exactly one mode each; split the modes into pools",
+        "self.engine.type != 'SGLang' || self.pools.all(p, size(p.modes) == 1)",
+        lambda s: s["engine"]["type"] != "SGLang" or all(len(p["modes"]) == 1 for p in s["pools"]),
+    ),
+    Rule(
+        (),
+        ("pools",),
+        "at least one pool must allow a lossless mode: AR or SelfSpeculation",
+        "self.pools.exists(p, 'AR' in p.modes || 'SelfSpeculation' in p.modes)",
+        lambda s: bool(_modes(s) & {"AR", "SelfSpeculation"}),
+    ),
+    Rule(
+        ("engine",),
+        ("image",),
+        "is for SGLang only; remove it or set type: SGLang",
+        "self.type == 'SGLang' || !has(self.image)",
+        lambda e: e["type"] == "SGLang" or e.get("image") is None,
+    ),
+    Rule(
+        ("engine",),
+        ("args",),
+        "is for SGLang only; remove it or set type: SGLang",
+        "self.type == 'SGLang' || !has(self.args)",
+        lambda e: e["type"] == "SGLang" or e.get("args") is None,
+    ),
+    Rule(
+        ("engine",),
+        ("image",),
+        "is required with type: SGLang",
+        "self.type != 'SGLang' || has(self.image)",
+        lambda e: e["type"] != "SGLang" or e.get("image") is not None,
+    ),
+    Rule(
+        ("switching",),
+        ("mode",),
+        "is required with policy: Manual; write AR, SelfSpeculation or Diffusion",
+        "self.policy != 'Manual' || has(self.mode)",
+        lambda w: not _manual(w) or w.get("mode") is not None,
+    ),
+    Rule(
+        ("switching",),
+        ("mode",),
+        "is for policy: Manual only; remove it or set policy: Manual",
+        "self.policy == 'Manual' || !has(self.mode)",
+        lambda w: _manual(w) or w.get("mode") is None,
+    ),
+    Rule(
+        ("switching",),
+        ("blockLength",),
+        "is for policy: Manual with mode: SelfSpeculation only",
+        "!has(self.blockLength) || (self.policy == 'Manual' && has(self.mode) && self.mode == 'SelfSpeculation')",
+        lambda w: w.get("blockLength") is None or (_manual(w) and w.get("mode") == "SelfSpeculation"),
+    ),
+    Rule(
+        (),
+        ("switching", "mode"),
+        "must be in some pool's modes",
+        "!has(self.switching.mode) || self.pools.exists(p, self.switching.mode in p.modes)",
+        lambda s: s["switching"].get("mode") is None or s["switching"]["mode"] in _modes(s),
+    ),
+    Rule(
+        (),
+        ("switching", "blockLength"),
+        "must be in some pool's blockLengths",
+        "!has(self.switching.blockLength) || self.pools.exists(p, self.switching.blockLength in p.blockLengths)",
+        lambda s: (
+            s["switching"].get("blockLength") is None
+            or any(s["switching"]["blockLength"] in p["blockLengths"] for p in s["pools"])
+        ),
+    ),
+    Rule(
+        (),
+        ("switching", "mode"),
+        "Diffusion is lossy and cannot be the manual mode; requests ask for it by quality",
+        "!has(self.switching.mode) || self.switching.mode != 'Diffusion'",
+        lambda s: s["switching"].get("mode") != "Diffusion",
+    ),
+    Rule(
+        (),
+        ("switching", "fallbackMode"),
+        "Diffusion is lossy and cannot be the fallback",
+        "self.switching.fallbackMode != 'Diffusion'",
+        lambda s: s["switching"]["fallbackMode"] != "Diffusion",
+    ),
+    Rule(
+        ("staleness",),
+        ("staleAfterSeconds",),
+        "must be below deadAfterSeconds",
+        "self.staleAfterSeconds < self.deadAfterSeconds",
+        lambda s: s["staleAfterSeconds"] < s["deadAfterSeconds"],
+    ),
+)
+
+
+def broken(spec: Any) -> Iterator[tuple[Path, str, Any]]:
+    """(path from the spec, message, value) of each rule that the raw spec (defaults filled in) does not keep."""
+    for rule in RULES:
+        for path, scope in _scopes(spec, rule.scope):
+            try:
+                kept = rule.holds(scope)
+            except (TypeError, KeyError, AttributeError, ValueError):
+                continue  # malformed there: the schema's own findings say so
+            if not kept:
+                yield (*path, *rule.field), rule.message, _at(scope, rule.field)
+
+
+def _scopes(value: Any, scope: Path, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    if not scope:
+        yield path, value
+    elif scope[0] == "*":
+        for index, item in enumerate(value if isinstance(value, (list, tuple)) else ()):
+            yield from _scopes(item, scope[1:], (*path, index))
+    elif isinstance(value, dict) and scope[0] in value:
+        yield from _scopes(value[scope[0]], scope[1:], (*path, scope[0]))
+
+
+def _at(value: Any, path: Path) -> Any:
+    for part in path:
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def defaulted(model: type[BaseModel], raw: Any) -> Any:
+    """`raw` with the model's defaults filled in where fields are missing, as the API server would."""
+    if not isinstance(raw, dict):
+        return raw
+    filled = dict(raw)
+    for name, field in model.model_fields.items():
+        key = field.alias or name
+        if key not in filled and name in filled:
+            key = name
+        if key not in filled:
+            if field.default not in (PydanticUndefined, None):
+                filled[key] = to_jsonable_python(field.default, by_alias=True, exclude_none=True)
+        elif (inner := _model_in(field.annotation)) is not None:
+            value = filled[key]
+            filled[key] = [defaulted(inner, v) for v in value] if isinstance(value, list) else defaulted(inner, value)
+    return filled
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model that a field holds, alone, optional or in a tuple."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) in (tuple, UnionType):
+        return next((m for a in get_args(annotation) if (m := _model_in(a)) is not None), None)
+    return None
