@@ -1,0 +1,106 @@
+"""Ray Serve: one application per pool, placement and replacement of replicas.
+
+Belongs here: all that imports ray. Requests never pass through Serve: its proxy answers health checks only, routers
+talk to each replica's own port. `TRIMODE_TOKEN` must be in the environment *before* Ray starts: workers inherit it,
+so that no deployment record, log line or dashboard shows it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+
+from trimode_api.wire import TOKEN_VARIABLE
+from trimode_workers.replica.replica import Replica
+from trimode_workers.replica.settings import PoolSettings, ReplicaSettings
+
+HEALTH_PERIOD_S = 1.0
+HEALTH_TIMEOUT_S = 10.0
+STOP_MARGIN_S = 5.0
+"""Serve kills a replica this much later than its own drain ends, in seconds."""
+
+
+class ReplicaServer:
+    """The Serve deployment class: a `Replica` in the actor's own loop."""
+
+    async def __init__(self, settings: ReplicaSettings) -> None:
+        self._replica: Replica | None = None
+        self._replica = await Replica.start(settings, os.environ.get(TOKEN_VARIABLE, ""))
+
+    async def __call__(self) -> str:
+        return "requests go to the router, or to the replica's own port"
+
+    async def check_health(self) -> None:
+        """Raises where the engine is dead or stuck; Serve then replaces this replica."""
+        assert self._replica is not None
+        self._replica.check()
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Load of this replica, for the pool's autoscaling policy."""
+        assert self._replica is not None
+        return self._replica.load()
+
+    def __del__(self) -> Coroutine[Any, Any, None] | None:
+        """Serve awaits what this returns; Python's collector, later, finds nothing left to do."""
+        replica, self._replica = getattr(self, "_replica", None), None
+        return None if replica is None else replica.stop()
+
+
+@dataclass(frozen=True, slots=True)
+class PoolState:
+    """What Serve says of a pool: its application's status (`RUNNING`, `DEPLOYING`, `DEPLOY_FAILED` ...) in words."""
+
+    pool: str
+    status: str
+    message: str
+    replicas: int
+
+
+def build_app(settings: PoolSettings) -> Application:
+    """The Serve application of one pool."""
+    deployment = serve.deployment(
+        ReplicaServer,
+        name=settings.pool,
+        ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus},
+        health_check_period_s=HEALTH_PERIOD_S,
+        health_check_timeout_s=HEALTH_TIMEOUT_S,
+        graceful_shutdown_wait_loop_s=0.1,
+        graceful_shutdown_timeout_s=settings.drain_timeout_s + STOP_MARGIN_S,
+        **_scaling(settings),
+    )
+    return deployment.bind(settings.replica())
+
+
+def deploy(pools: Sequence[PoolSettings], *, prefix: str = "trimode", wait: bool = False) -> None:
+    """Run the pools on the Ray that this process is connected to (`ray.init` first), one application each.
+
+    Starts Serve without an HTTP proxy. With `wait`, returns once every replica is ready; RuntimeError where one
+    cannot start. Without, follow `states`.
+    """
+    serve.start(proxy_location="Disabled")
+    targets = [
+        serve.RunTarget(build_app(pool), name=f"{prefix}-{pool.pool}", route_prefix=f"/{pool.pool}")
+        for pool in pools
+    ]
+    serve.run_many(
+        targets, wait_for_ingress_deployment_creation=wait, wait_for_applications_running=wait
+    )
+
+
+def states(pools: Sequence[PoolSettings], *, prefix: str = "trimode") -> tuple[PoolState, ...]:
+    """How far each pool is; `message` is Serve's own, with the replica's error where it could not start."""
+    raise NotImplementedError
+
+
+def shutdown() -> None:
+    """Drain and end all pools, and Serve. Blocks until the last running request is done or its time is up."""
+    serve.shutdown()
+
+
+def _scaling(settings: PoolSettings) -> dict[str, Any]:
+    return {"num_replicas": settings.min_replicas}
