@@ -65,7 +65,7 @@ class Model(SpecModel):
     """The weights and the name they are served under."""
 
     uri: ModelUri = Field(
-        description="Where the weights are: hf://OWNER/NAME, file:///PATH, pvc://CLAIM/PATH, or tiny:// for the packaged model."
+        description="Where the weights are: hf://OWNER/NAME, file:///PATH, pvc://CLAIM/PATH, or tiny:// (packaged)."
     )
     revision: str = Field(
         default="main", min_length=1, max_length=128, description="Branch, tag or commit of an hf:// source."
@@ -89,7 +89,7 @@ class Engine(SpecModel):
 
     type: EngineType = Field(
         default=EngineType.NATIVE,
-        description="Native: trimode's own engine, which changes mode between any two cycles. SGLang: one server process per mode.",
+        description="Native: trimode's engine, which changes mode between any two cycles. SGLang: one server per mode.",
     )
     dtype: Dtype = Field(
         default=Dtype.AUTO, description="Number format; auto is bfloat16 on a GPU and float32 on a CPU."

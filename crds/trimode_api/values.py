@@ -19,11 +19,11 @@ THRESHOLD = r"^(0\.[0-9]{1,4}|1(\.0{1,4})?)$"
 MODEL_URI = r"^(hf://[\w.-]+/[\w.-]+|file://.+|pvc://[a-z0-9]([-a-z0-9]*[a-z0-9])?/.+|tiny://)$"
 
 
-def _pattern(pattern: str, allowed: str) -> AfterValidator:
+def _pattern(pattern: str, allowed: str, maximum: int = 63) -> AfterValidator:
     compiled = re.compile(pattern)
 
     def check(value: str) -> str:
-        if not compiled.fullmatch(value):
+        if len(value) > maximum or not compiled.fullmatch(value):
             raise ValueError(f"{value!r} is not allowed; write {allowed}")
         return value
 
@@ -53,17 +53,17 @@ Name = Annotated[
 Cpu = Annotated[
     str,
     BeforeValidator(lambda v: str(v) if isinstance(v, int) and not isinstance(v, bool) else v),
-    _pattern(CPU, "cores as '8', '0.5' or '500m'"),
+    _pattern(CPU, "cores as '8', '0.5' or '500m'", 16),
     _text_schema(CPU, 16),
 ]
 """A Kubernetes quantity of cores."""
 
-Memory = Annotated[str, _pattern(MEMORY, "bytes with Ki, Mi, Gi or Ti, such as '64Gi'"), _text_schema(MEMORY, 24)]
+Memory = Annotated[str, _pattern(MEMORY, "bytes with Ki, Mi, Gi or Ti, such as '64Gi'", 24), _text_schema(MEMORY, 24)]
 """A Kubernetes quantity of bytes, binary units only: 64GB and 64G are refused, since they are easily confused."""
 
 Threshold = Annotated[
     str,
-    _pattern(THRESHOLD, "a probability in (0, 1] as text with at most four decimals, such as '0.9'"),
+    _pattern(THRESHOLD, "a probability in (0, 1] as text with at most four decimals, such as '0.9'", 8),
     AfterValidator(lambda v: v if float(v) > 0 else _refuse(v)),
     _text_schema(THRESHOLD, 8),
 ]
@@ -71,7 +71,7 @@ Threshold = Annotated[
 
 ModelUri = Annotated[
     str,
-    _pattern(MODEL_URI, "hf://OWNER/NAME, file:///PATH, pvc://CLAIM/PATH or tiny://"),
+    _pattern(MODEL_URI, "hf://OWNER/NAME, file:///PATH, pvc://CLAIM/PATH or tiny://", 512),
     _text_schema(MODEL_URI, 512),
 ]
 """Where weights come from. `tiny://` is the packaged model."""

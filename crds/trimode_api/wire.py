@@ -35,7 +35,7 @@ PointName = Annotated[str, AfterValidator(_checked)]
 
 
 class WireModel(BaseModel):
-    """A message: frozen, camelCase on the wire; unknown fields are ignored so that versions may differ in a roll-out."""
+    """A message: frozen, camelCase on the wire; unknown fields are ignored, so versions may differ in a roll-out."""
 
     model_config = ConfigDict(
         frozen=True, extra="ignore", alias_generator=to_camel, validate_by_name=True, validate_by_alias=True

@@ -1,0 +1,48 @@
+# One command set, for people and for CI alike. Each target sets up .venv in the tree when it is missing or stale.
+PYTHON ?= python3
+PORT ?= 8000
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+FILE ?= examples/tiny.yaml
+
+.DEFAULT_GOAL := help
+.PHONY: help up test lint bench crd clean
+
+help: ## show what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
+
+up: $(VENV)/.up ## serve the tiny model on this machine (PORT=8000, FILE=examples/tiny.yaml)
+	$(BIN)/trimode up --file $(FILE) --port $(PORT)
+
+test: $(VENV)/.dev ## run all tests that this machine can run
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev ## formatting, types, import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.up ## measure static points against adaptive; writes docs/bench.json and docs/bench.png
+	$(BIN)/trimode bench --out docs
+
+crd: $(VENV)/.up ## write the CustomResourceDefinition from the models
+	$(BIN)/trimode crd > crds/nemotrondeployments.trimode.dev.yaml
+
+clean: ## remove the virtual environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+# The stamps are older than pyproject.toml or the constraints whenever those change: then pip brings .venv up to date.
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.up: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Setting up .venv (a few minutes the first time: torch and Ray are large) ..."
+	$(PIP) --editable '.[cli]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Setting up .venv with what the tests need ..."
+	$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/.up

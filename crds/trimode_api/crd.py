@@ -1,0 +1,150 @@
+"""The CustomResourceDefinition, generated from the models.
+
+Belongs here: the translation of pydantic's JSON schema into a structural schema with defaults, CEL rules, list keys
+and printer columns. Nothing is written by hand twice: fields come from `resource` and `status`, rules from `rules`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from trimode_api.resource import GROUP, KIND, VERSION, Spec
+from trimode_api.rules import RULES, Path
+from trimode_api.status import Status
+
+PLURAL = "nemotrondeployments"
+LIST_KEYS = {"pools": "name", "tiers": "name", "conditions": "type", "points": "point"}
+SETS = {"modes", "blockLengths"}
+
+Schema = dict[str, Any]
+
+
+CRD_FILE = f"{PLURAL}.{GROUP}.yaml"
+
+
+def custom_resource_definition() -> dict[str, Any]:
+    """The CRD as a mapping, ready to be written as YAML."""
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{PLURAL}.{GROUP}"},
+        "spec": {
+            "group": GROUP,
+            "scope": "Namespaced",
+            "names": {
+                "kind": KIND,
+                "listKind": f"{KIND}List",
+                "plural": PLURAL,
+                "singular": KIND.lower(),
+                "shortNames": ["nd"],
+                "categories": ["all"],
+            },
+            "versions": [
+                {
+                    "name": VERSION,
+                    "served": True,
+                    "storage": True,
+                    "subresources": {"status": {}},
+                    "additionalPrinterColumns": _columns(),
+                    "schema": {"openAPIV3Schema": _resource_schema()},
+                }
+            ],
+        },
+    }
+
+
+def _resource_schema() -> Schema:
+    spec = structural(Spec)
+    for rule in RULES:
+        place = _place(spec, rule.scope)
+        check = {"rule": rule.cel, "message": rule.message, "fieldPath": "".join(f".{part}" for part in rule.field)}
+        place.setdefault("x-kubernetes-validations", []).append(check)
+    return {
+        "type": "object",
+        "description": "A tri-mode language model behind one OpenAI-compatible endpoint.",
+        "required": ["spec"],
+        "properties": {
+            "apiVersion": {"type": "string"},
+            "kind": {"type": "string"},
+            # The name becomes part of Service names, which are DNS labels.
+            "metadata": {"type": "object", "properties": {"name": {"type": "string", "maxLength": 63}}},
+            "spec": spec,
+            "status": structural(Status),
+        },
+    }
+
+
+def structural(model: type[BaseModel]) -> Schema:
+    """The model's schema as Kubernetes wants it: no references, no nulls, no titles, a type everywhere."""
+    schema = model.model_json_schema(by_alias=True, mode="validation")
+    definitions = schema.pop("$defs", {})
+    inlined: Schema = _inline(schema, definitions)
+    return inlined
+
+
+def _inline(node: Any, definitions: dict[str, Any]) -> Any:
+    if "$ref" in node:
+        target = definitions[node["$ref"].rpartition("/")[2]]
+        return _inline({**target, **{k: v for k, v in node.items() if k != "$ref"}}, definitions)
+    if "anyOf" in node:
+        (some,) = [option for option in node["anyOf"] if option.get("type") != "null"]
+        return _inline({**some, **{k: v for k, v in node.items() if k not in ("anyOf", "default")}}, definitions)
+    out = {k: v for k, v in node.items() if k not in ("title", "additionalProperties", "properties", "items")}
+    if out.get("default", 0) in (None, [], ()):
+        del out["default"]
+    if out.get("type") == "integer":
+        out["format"] = "int64"
+    if "properties" in node:
+        out["properties"] = {name: _field(name, child, definitions) for name, child in node["properties"].items()}
+    if "items" in node:
+        out["items"] = _inline(node["items"], definitions)
+        if out["items"].get("type") == "string" and not {"enum", "maxLength"} & out["items"].keys():
+            out["items"]["maxLength"] = 1024
+    return out
+
+
+def _field(name: str, node: Any, definitions: dict[str, Any]) -> Schema:
+    field: Schema = _inline(node, definitions)
+    if name in LIST_KEYS and field.get("type") == "array":
+        field |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [LIST_KEYS[name]]}
+    elif name in SETS:
+        field["x-kubernetes-list-type"] = "set"
+    if isinstance(field.get("default"), dict):
+        field["default"] = {}  # the fields inside carry their own defaults
+    elif isinstance(field.get("default"), list):
+        field["default"] = _without_nulls(field["default"])
+    return field
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_nulls(v) for k, v in value.items() if v is not None}
+    return [_without_nulls(v) for v in value] if isinstance(value, list) else value
+
+
+def _place(schema: Schema, scope: Path) -> Schema:
+    for part in scope:
+        schema = schema["items"] if part == "*" else schema["properties"][part]
+    return schema
+
+
+def _columns() -> list[dict[str, Any]]:
+    def condition(name: str, field: str = "status") -> str:
+        return f".status.conditions[?(@.type=='{name}')].{field}"
+
+    columns: list[tuple[str, str, str, int]] = [
+        ("Ready", "string", condition("Ready"), 0),
+        ("Serving", "string", condition("Serving"), 0),
+        ("Point", "string", ".status.decision.point", 0),
+        ("Replicas", "string", ".status.pools[*].ready", 0),
+        ("SLO", "string", condition("SLOMet"), 0),
+        ("Age", "date", ".metadata.creationTimestamp", 0),
+        ("Reason", "string", condition("Ready", "reason"), 1),
+        ("URL", "string", ".status.url", 1),
+    ]
+    return [
+        {"name": name, "type": kind, "jsonPath": path, **({"priority": wide} if wide else {})}
+        for name, kind, path, wide in columns
+    ]

@@ -1,0 +1,81 @@
+"""The status: what the operator says of a `NemotronDeployment`.
+
+Belongs here: models of the status subresource, with descriptions, for the CRD and for whoever writes it.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+
+class StatusModel(BaseModel):
+    """A part of the status: frozen, camelCase; unknown fields are ignored, since a newer writer may know more."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", alias_generator=to_camel, validate_by_name=True, validate_by_alias=True
+    )
+
+
+class ConditionStatus(StrEnum):
+    """Kubernetes' three answers."""
+
+    TRUE = "True"
+    FALSE = "False"
+    UNKNOWN = "Unknown"
+
+
+class Condition(StatusModel):
+    """One thing that is so, is not, or is not known; with the reason."""
+
+    type: str = Field(max_length=64, description="What it is about, such as Ready or Serving.")
+    status: ConditionStatus = Field(description="True, False or Unknown.")
+    reason: str = Field(max_length=128, description="The reason in one CamelCase word.")
+    message: str = Field(default="", max_length=4096, description="The reason for people.")
+    observed_generation: int = Field(default=0, ge=0, description="Generation of the spec it speaks of.")
+    last_transition_time: str = Field(description="When the status last changed, RFC 3339.")
+
+
+class PointShare(StatusModel):
+    """How much of a pool's recent work one operating point did."""
+
+    point: str = Field(max_length=16, description="Operating point, such as AR, S8 or D32@0.9.")
+    share_percent: int = Field(ge=0, le=100, description="Share of recent cycles, in percent.")
+
+
+class PoolStatus(StatusModel):
+    """What a pool is now."""
+
+    name: str = Field(max_length=63, description="Name of the pool.")
+    replicas: int = Field(default=0, ge=0, description="Replicas that exist.")
+    ready: int = Field(default=0, ge=0, description="Replicas that take requests.")
+    points: tuple[PointShare, ...] = Field(default=(), description="Operating points in use.")
+
+
+class TierStatus(StatusModel):
+    """How a tier's objective is met."""
+
+    name: str = Field(max_length=63, description="Name of the tier.")
+    attainment_percent: int = Field(ge=0, le=100, description="Requests that met the objective, in percent.")
+
+
+class DecisionStatus(StatusModel):
+    """The point in force, and why."""
+
+    point: str = Field(max_length=16, description="Operating point.")
+    reason: str = Field(max_length=128, description="Why, in one CamelCase word.")
+    since: str = Field(description="Since when, RFC 3339.")
+
+
+class Status(StatusModel):
+    """What the operator observed."""
+
+    observed_generation: int = Field(default=0, ge=0, description="Generation of the spec that was last acted on.")
+    url: str | None = Field(default=None, description="Where clients send requests.")
+    conditions: tuple[Condition, ...] = Field(default=(), description="Each with a reason and a message.")
+    pools: tuple[PoolStatus, ...] = Field(default=(), description="What each pool is now.")
+    tiers: tuple[TierStatus, ...] = Field(default=(), description="How each tier's objective is met.")
+    decision: DecisionStatus | None = Field(default=None, description="The point in force, and why.")
+    mode_history: tuple[DecisionStatus, ...] = Field(default=(), description="The last ten decisions, newest first.")

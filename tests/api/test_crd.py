@@ -1,0 +1,82 @@
+"""The CRD is made from the models, complete and in Kubernetes' terms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from trimode_api.crd import custom_resource_definition
+from trimode_api.rules import RULES
+
+ROOT = Path(__file__).parents[2]
+
+
+def schema() -> dict[str, Any]:
+    version = custom_resource_definition()["spec"]["versions"][0]
+    return dict(version["schema"]["openAPIV3Schema"])
+
+
+def nodes(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    yield path, node
+    for name, child in node.get("properties", {}).items():
+        yield from nodes(child, f"{path}.{name}")
+    if "items" in node:
+        yield from nodes(node["items"], f"{path}[]")
+
+
+def test_the_file_in_the_tree_is_current() -> None:
+    written = yaml.safe_load((ROOT / "crds" / "nemotrondeployments.trimode.dev.yaml").read_text())
+    assert written == custom_resource_definition(), "run: trimode crd > crds/nemotrondeployments.trimode.dev.yaml"
+
+
+def test_the_schema_is_structural() -> None:
+    for path, node in nodes(schema()):
+        assert "type" in node, path
+        assert not {"$ref", "$defs", "anyOf", "oneOf", "const", "title"} & node.keys(), path
+
+
+def test_there_are_no_floats() -> None:
+    assert [path for path, node in nodes(schema()) if node["type"] == "number"] == []
+
+
+def test_every_field_of_spec_and_status_is_described() -> None:
+    bare = [path for path, node in nodes(schema()) if "description" not in node and not path.endswith("[]")]
+    assert bare == [".apiVersion", ".kind", ".metadata", ".metadata.name"]
+
+
+def test_every_rule_is_in_the_schema_with_its_message() -> None:
+    found = [
+        (check["rule"], check["message"])
+        for _, node in nodes(schema())
+        for check in node.get("x-kubernetes-validations", [])
+    ]
+    assert sorted(found) == sorted((rule.cel, rule.message) for rule in RULES)
+
+
+def test_field_paths_of_rules_exist() -> None:
+    for path, node in nodes(schema()):
+        for check in node.get("x-kubernetes-validations", []):
+            at = node
+            for part in check["fieldPath"].strip(".").split("."):
+                assert part in at["properties"], (path, check)
+                at = at["properties"][part]
+
+
+def test_lists_that_rules_walk_are_bounded() -> None:
+    """CEL's cost estimate needs a bound on every list and string."""
+    spec = schema()["properties"]["spec"]
+    unbounded = [path for path, node in nodes(spec) if node["type"] == "array" and "maxItems" not in node]
+    assert unbounded == []
+
+
+def test_names_and_columns_are_pinned() -> None:
+    crd = custom_resource_definition()["spec"]
+    assert crd["names"]["shortNames"] == ["nd"]
+    assert crd["names"]["categories"] == ["all"]
+    columns = [(c["name"], c.get("priority", 0)) for c in crd["versions"][0]["additionalPrinterColumns"]]
+    assert columns == [
+        ("Ready", 0), ("Serving", 0), ("Point", 0), ("Replicas", 0), ("SLO", 0), ("Age", 0), ("Reason", 1), ("URL", 1),
+    ]  # fmt: skip
