@@ -15,7 +15,7 @@ from trimode_api.modes import BLOCK_LENGTHS
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 CPU = r"^([0-9]+m|[0-9]+(\.[0-9]{1,3})?)$"
 MEMORY = r"^[1-9][0-9]*(Ki|Mi|Gi|Ti)?$"
-THRESHOLD = r"^(0\.[0-9]{1,4}|1(\.0{1,4})?)$"
+THRESHOLD = r"^(0\.0{0,3}[1-9][0-9]{0,3}|1(\.0{1,4})?)$"
 MODEL_URI = r"^(hf://[\w.-]+/[\w.-]+|file://.+|pvc://[a-z0-9]([-a-z0-9]*[a-z0-9])?/.+|tiny://)$"
 
 
@@ -64,7 +64,6 @@ Memory = Annotated[str, _pattern(MEMORY, "bytes with Ki, Mi, Gi or Ti, such as '
 Threshold = Annotated[
     str,
     _pattern(THRESHOLD, "a probability in (0, 1] as text with at most four decimals, such as '0.9'", 8),
-    AfterValidator(lambda v: v if float(v) > 0 else _refuse(v)),
     _text_schema(THRESHOLD, 8),
 ]
 """A probability as text: Kubernetes resources hold no floats."""
@@ -83,10 +82,6 @@ BlockLength = Annotated[
     WithJsonSchema({"type": "integer", "enum": list(BLOCK_LENGTHS)}),
 ]
 """Tokens of a block: a power of two from 4 to 64."""
-
-
-def _refuse(value: str) -> str:
-    raise ValueError(f"{value!r} is not allowed; write a probability above 0")
 
 
 def cores(quantity: str) -> float:

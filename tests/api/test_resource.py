@@ -115,7 +115,7 @@ WRONG: list[tuple[str, Any, str, str]] = [
     ("spec.pools.0.resources", {"gpu": 1}, "spec.pools[0].resources.gpu", "unknown field"),
     ("spec.diffusion", {"threshold": 0.9}, "spec.diffusion.threshold", "string"),
     ("spec.diffusion", {"threshold": "1.5"}, "spec.diffusion.threshold", "(0, 1]"),
-    ("spec.diffusion", {"threshold": "0.0"}, "spec.diffusion.threshold", "above 0"),
+    ("spec.diffusion", {"threshold": "0.0"}, "spec.diffusion.threshold", "(0, 1]"),
     ("spec.diffusion", {"blockLength": 128}, "spec.diffusion.blockLength", "64"),
     ("spec.tiers", [], "spec.tiers", "at least 1"),
     ("spec.tiers", [{"name": "a"}, {"name": "a"}], "spec.tiers", "unique"),

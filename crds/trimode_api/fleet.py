@@ -1,0 +1,132 @@
+"""What `/fleet` shows: a router's view of the fleet, for people, the CLI and the operator.
+
+Belongs here: the models of that answer. Wall times are Unix seconds; ages are seconds.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import Field
+
+from trimode_api.wire import DecisionReport, PointName, PointReport, SwitchingPolicy, TierPolicy, WireModel
+
+PUBLIC_FLEET_PATH = "/fleet"
+HISTORY_PATH = "/fleet/history"
+
+
+class Freshness(StrEnum):
+    """How far a replica's last report may be trusted."""
+
+    FRESH = "Fresh"
+    STALE = "Stale"
+    DEAD = "Dead"
+
+
+class ReplicaState(WireModel):
+    """One replica: its last report, and what this router adds (`in_flight`, `freshness`, `cooling`)."""
+
+    replica_id: str
+    pool: str
+    url: str
+    ready: bool
+    draining: bool
+    freshness: Freshness
+    cooling: bool = Field(description="passed over for a moment, because it failed a request")
+    age_seconds: float = Field(description="since the last report")
+    in_flight: int = Field(description="requests of this router")
+    running: int
+    waiting: int
+    max_running: int
+    queued_prompt_tokens: int
+    cached_tokens: int
+    capacity_tokens: int
+    point: PointName
+    decision: DecisionReport
+    allowed_points: tuple[PointName, ...]
+    points: tuple[PointReport, ...]
+    switches: int
+    preemptions: int
+    tokens_per_second: float
+    policy_version: int
+
+
+class PoolState(WireModel):
+    """A pool's sums. `shares` says what part of its ready replicas runs each point, in percent."""
+
+    name: str
+    points: tuple[PointName, ...]
+    replicas: int
+    ready: int
+    running: int
+    waiting: int
+    tokens_per_second: float
+    shares: dict[PointName, float]
+
+
+class RouterState(WireModel):
+    """This router's own counters."""
+
+    in_flight: int
+    queued: int
+    oldest_wait_seconds: float
+    finished_total: int
+    refused_total: int
+    draining: bool
+
+
+class PointChange(WireModel):
+    """A replica decided for another operating point."""
+
+    time: float
+    replica_id: str
+    pool: str
+    from_point: PointName
+    to_point: PointName
+    reason: str
+    detail: str
+
+
+class Refusal(WireModel):
+    """A request that was not served."""
+
+    time: float
+    tier: str
+    status: int
+    reason: str
+    detail: str
+
+
+class FleetView(WireModel):
+    """The whole answer. `decisions` and `refusals` are rings, the latest last."""
+
+    name: str
+    model: str
+    time: float
+    policy_version: int
+    default_tier: str
+    tiers: tuple[TierPolicy, ...]
+    switching: SwitchingPolicy
+    pools: tuple[PoolState, ...]
+    replicas: tuple[ReplicaState, ...]
+    router: RouterState
+    decisions: tuple[PointChange, ...]
+    refusals: tuple[Refusal, ...]
+
+
+class FleetSample(WireModel):
+    """One second of the fleet. `points`: ready replicas by the point they run."""
+
+    time: float
+    in_flight: int
+    queued: int
+    running: int
+    waiting: int
+    tokens_per_second: float
+    points: dict[PointName, int]
+
+
+class FleetHistory(WireModel):
+    """The last minutes, a sample a second, the latest last."""
+
+    samples: tuple[FleetSample, ...]
