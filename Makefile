@@ -27,8 +27,9 @@ lint: $(VENV)/.dev ## formatting, types, import rules
 bench: $(VENV)/.up ## measure static points against adaptive; writes docs/bench.json and docs/bench.png
 	$(BIN)/trimode bench --out docs
 
-crd: $(VENV)/.up ## write the CustomResourceDefinition from the models
+crd: $(VENV)/.up ## write the CustomResourceDefinition and its reference page from the models
 	$(BIN)/trimode crd > crds/nemotrondeployments.trimode.dev.yaml
+	$(BIN)/python -m trimode_api.reference > docs/resource.md
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

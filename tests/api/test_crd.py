@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from trimode_api.crd import custom_resource_definition
+from trimode_api.reference import markdown
 from trimode_api.rules import RULES
 
 ROOT = Path(__file__).parents[2]
@@ -80,3 +81,8 @@ def test_names_and_columns_are_pinned() -> None:
     assert columns == [
         ("Ready", 0), ("Serving", 0), ("Point", 0), ("Replicas", 0), ("SLO", 0), ("Age", 0), ("Reason", 1), ("URL", 1),
     ]  # fmt: skip
+
+
+def test_the_reference_page_is_current() -> None:
+    page = (ROOT / "docs" / "resource.md").read_text()
+    assert page == markdown(), "run: python -m trimode_api.reference > docs/resource.md"
