@@ -1,0 +1,91 @@
+"""How long one cycle should take on given hardware: a prior, to be corrected by measurement.
+
+Belongs here: the roofline itself and how a model's shape becomes its numbers. Hardware figures are in `profiles`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from math import isfinite
+
+from trimode_api.modes import Mode, OperatingPoint
+
+DIFFUSION_TOKENS_PER_FORWARD = 2.5
+"""Tokens fixed per forward of a diffusion block, its final causal forward included (model's paper: 2.57)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Roofline:
+    """Seconds per cycle from bandwidth, arithmetic and a fixed cost per forward.
+
+    One forward over `batch` rows of `q` tokens each takes
+    `overhead + max(bytes read / bandwidth, operations / arithmetic speed)`; it reads the weights once and the
+    cached keys and values of every row once (Williams, Waterman, Patterson: Roofline, 2009).
+
+    `bytes_per_s` and `flops_per_s`: what is really reached, not the data sheet's peak.
+    `overhead_s`: launch and interpreter cost per forward. `weight_bytes`: read per forward.
+    `flops_per_token`: multiply-adds counted as two. `kv_bytes_per_token`: cached bytes per token of context.
+    Raises ValueError for a number that is negative, or zero where it divides.
+    """
+
+    bytes_per_s: float
+    flops_per_s: float
+    overhead_s: float
+    weight_bytes: float
+    flops_per_token: float
+    kv_bytes_per_token: float
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            positive = field.name.endswith("_per_s")
+            if not isfinite(value) or value < 0 or (positive and value == 0):
+                allowed = "a finite number above 0" if positive else "a finite number of at least 0"
+                raise ValueError(f"roofline: {field.name} is {value}, must be {allowed}")
+
+    @classmethod
+    def for_model(
+        cls,
+        *,
+        parameters: int,
+        layers: int,
+        kv_heads: int,
+        head_dim: int,
+        bytes_per_value: int,
+        flops_per_s: float,
+        bytes_per_s: float,
+        overhead_s: float,
+    ) -> Roofline:
+        """The roofline of a dense decoder with `parameters` weights of `bytes_per_value` bytes each.
+
+        Two operations per parameter and token; keys and values of `kv_heads * head_dim` per layer.
+        """
+        return cls(
+            bytes_per_s=bytes_per_s,
+            flops_per_s=flops_per_s,
+            overhead_s=overhead_s,
+            weight_bytes=float(parameters * bytes_per_value),
+            flops_per_token=2.0 * parameters,
+            kv_bytes_per_token=2.0 * layers * kv_heads * head_dim * bytes_per_value,
+        )
+
+    def forward_seconds(self, rows: float, tokens_per_row: float, context_tokens: float) -> float:
+        """Seconds of one forward of `rows` rows with `tokens_per_row` new tokens behind `context_tokens`."""
+        read = (self.weight_bytes + self.kv_bytes_per_token * rows * context_tokens) / self.bytes_per_s
+        compute = self.flops_per_token * rows * tokens_per_row / self.flops_per_s
+        return self.overhead_s + (read if read > compute else compute)
+
+    def seconds(self, point: OperatingPoint, batch: int, context_tokens: float) -> float:
+        """Seconds of one cycle of `point` over `batch` requests with `context_tokens` cached tokens each (mean)."""
+        return forwards(point) * self.forward_seconds(batch, point.block_length, context_tokens)
+
+    def prefill_seconds(self, tokens: int) -> float:
+        """Seconds of one forward over `tokens` prompt tokens."""
+        return self.forward_seconds(1, tokens, 0.0)
+
+
+def forwards(point: OperatingPoint) -> float:
+    """Expected forwards per cycle; for diffusion a block takes as many as its tokens need, at least two."""
+    if point.mode is not Mode.DIFFUSION:
+        return float(point.forwards_per_cycle)
+    return max(2.0, point.block_length / DIFFUSION_TOKENS_PER_FORWARD)

@@ -1,0 +1,127 @@
+"""What is learned online, as one shared level and one shape per key.
+
+Belongs here: the estimator and nothing about modes or seconds.
+
+A measurement is explained as `level + shape[key]`. The level moves quickly and is common to all keys (a noisy
+neighbour, another kind of traffic); a shape moves slowly and is what tells two keys apart. So two keys compare as
+if they had been measured side by side, although one of them ran a minute ago. Both are scalar Kalman filters
+(cross terms dropped): an EWMA whose gain follows from how much is known, how old that is, and how noisy one
+measurement is. Single wild values are clipped; a run of them means that the world changed, and trust is reset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from math import sqrt
+
+CLIP = 2.5
+"""Standard deviations beyond which one measurement moves the estimate no further and earns it no trust."""
+ALARM_SLACK = 1.0
+"""Standard deviations per measurement that change detection forgives (CUSUM's k)."""
+ALARM_LIMIT = 10.0
+"""Accumulated excess at which a sustained shift is declared (CUSUM's h): seven wild values of one sign."""
+MAX_AGE_S = 900.0
+"""Ageing of one step is bounded by this, so that a clock that jumps does not wipe what is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """Standard deviations: at the start, and gained per square root of a second without a measurement.
+
+    `reset`: the one given back to level and shapes when a sustained shift is detected.
+    """
+
+    level_start: float
+    shape_start: float
+    level_per_s: float
+    shape_per_s: float
+    reset: float
+    most: float = 0.6
+
+
+@dataclass(slots=True)
+class Shape:
+    """One key's estimate relative to the level: mean, variance at time `at`, and measurements seen."""
+
+    mean: float
+    variance: float
+    at: float
+    seen: int = 0
+
+
+class Tracker:
+    """Mutable estimator; holds no clock. `now` never needs to be monotonic."""
+
+    def __init__(self, drift: Drift) -> None:
+        self.drift = drift
+        self.level = 0.0
+        self.level_variance = drift.level_start**2
+        self.alarms = 0
+        self._shapes: dict[Hashable, Shape] = {}
+        self._level_at: float | None = None
+        self._above = 0.0
+        self._below = 0.0
+
+    @property
+    def untouched(self) -> bool:
+        """Whether nothing was ever measured."""
+        return self._level_at is None
+
+    def shape(self, key: Hashable) -> Shape | None:
+        """What is known of `key`, or None if it was never measured."""
+        return self._shapes.get(key)
+
+    def start(self, key: Hashable, mean: float, variance: float, now: float) -> Shape:
+        """Begin to track `key` from a guess and how sure it is."""
+        shape = self._shapes[key] = Shape(mean, variance, now)
+        return shape
+
+    def variance(self, shape: Shape, now: float) -> float:
+        """Variance of `shape` as of `now`: it grows while nothing is measured, up to `drift.most` squared."""
+        age = min(max(now - shape.at, 0.0), MAX_AGE_S)
+        grown = shape.variance + self.drift.shape_per_s**2 * age
+        return max(shape.variance, min(grown, self.drift.most**2))
+
+    def update(self, shape: Shape, surprise: float, slope: float, noise: float, now: float) -> float:
+        """Fold in one measurement; returns the surprise in standard deviations, before clipping.
+
+        `surprise`: measured minus predicted. `slope`: change of the prediction per unit of level or shape.
+        `noise`: variance of one measurement. Mutates `shape` and the level.
+        """
+        self._age_level(now)
+        shape.variance, shape.at = self.variance(shape, now), now
+        total = slope * slope * (self.level_variance + shape.variance) + noise
+        score = surprise / sqrt(total)
+        clipped = min(max(score, -CLIP), CLIP)
+        step = clipped * slope / sqrt(total)
+        self.level += self.level_variance * step
+        shape.mean += shape.variance * step
+        if abs(score) <= CLIP:
+            share = slope * slope / total
+            self.level_variance -= self.level_variance**2 * share
+            shape.variance -= shape.variance**2 * share
+        shape.seen += 1
+        self._watch(clipped)
+        return score
+
+    def _age_level(self, now: float) -> None:
+        if self._level_at is not None:
+            age = min(max(now - self._level_at, 0.0), MAX_AGE_S)
+            self.level_variance = min(
+                self.level_variance + self.drift.level_per_s**2 * age,
+                max(self.level_variance, self.drift.level_start**2),
+            )
+        self._level_at = now
+
+    def _watch(self, score: float) -> None:
+        """Two-sided CUSUM: many surprises of one sign in a row give trust back to doubt."""
+        self._above = max(0.0, self._above + score - ALARM_SLACK)
+        self._below = max(0.0, self._below - score - ALARM_SLACK)
+        if max(self._above, self._below) < ALARM_LIMIT:
+            return
+        self._above = self._below = 0.0
+        self.alarms += 1
+        self.level_variance = max(self.level_variance, self.drift.level_start**2)
+        for shape in self._shapes.values():
+            shape.variance = max(shape.variance, self.drift.reset**2)
