@@ -18,7 +18,7 @@ from math import log, sqrt
 from trimode_api.modes import AR, Mode, OperatingPoint
 
 from .curves import Curves, Estimate
-from .probing import Probe, Purse, candidate, hopeless, regret_seconds
+from .probing import Probe, Purse, candidate, goes_on, regret_seconds
 
 SURE = 1.0
 """A switch needs a predicted gain of this many standard deviations of doubt."""
@@ -122,58 +122,77 @@ def choose_point(
     `points`: those the pool and the batch allow. Never returns a point that is neither in `points` nor the
     fallback nor fixed; never one that cannot be predicted, but for the fallback.
     """
-    state = replace(state, purse=state.purse.earn(now, busy=batch.running > 0))
     if switching.fixed is not None:
         return _move(state, switching.fixed, Reason.MANUAL, f"fixed to {switching.fixed}", now)
     if batch.running < 1:
         kept = state.point if state.point in points else switching.fallback
-        return _move(replace(state, probe=None), kept, Reason.IDLE, "no request is decoding", now)
-    known = {e.point: e for e in curves.estimates(points, batch.running, batch.context_tokens, now)}
-    if switching.fallback in points and switching.fallback not in known:
-        detail = f"{switching.fallback} cannot be predicted, so nothing can be compared with it"
-        return _move(replace(state, probe=None), switching.fallback, Reason.NO_DATA, detail, now)
-    if state.point not in points and known:
-        best = min(known.values(), key=_pace)
-        detail = f"{state.point} is not allowed here; {best.point} is the fastest of {len(points)} points"
-        return _move(replace(state, probe=None), best.point, Reason.NOT_ALLOWED, detail, now)
-    if state.point not in known:
-        detail = f"{state.point} cannot be predicted at batch {batch.running}"
-        return _move(replace(state, probe=None), switching.fallback, Reason.NO_DATA, detail, now)
+        state = replace(state, probe=None, purse=state.purse.pause(now))
+        return _move(state, kept, Reason.IDLE, "no request is decoding", now)
+    known = curves.estimates(points, batch.running, batch.context_tokens, now)
+    here = _of(state.point, known)
+    if here is None or (switching.fallback in points and _of(switching.fallback, known) is None):
+        return _cannot_compare(batch, points, known, state, switching, now)
     if state.probe is not None:
-        decision = _go_on_probing(batch, known, curves, state, now)
-        if decision is not None:
-            return decision
-        state = _settle(state, known, now)
-    return _compare(batch, known, curves, state, switching, now)
+        going = _go_on_probing(state.probe, here, known, curves, state, switching, now)
+        if going is not None:
+            return going
+        state = _settle(state.probe, here, known, state, now)
+    return _compare(batch, here, known, curves, state, switching, now)
+
+
+def _cannot_compare(
+    batch: Batch,
+    points: Sequence[OperatingPoint],
+    known: Sequence[Estimate],
+    state: PointState,
+    switching: Switching,
+    now: float,
+) -> Outcome:
+    """The running point is not allowed any more, or something needed cannot be predicted."""
+    state = replace(state, probe=None)
+    fallback_known = switching.fallback not in points or _of(switching.fallback, known) is not None
+    if state.point not in points and known and fallback_known:
+        best = min(known, key=_pace)
+        detail = f"{state.point} is not allowed here; {best.point} is the fastest of {len(points)} points"
+        return _move(state, best.point, Reason.NOT_ALLOWED, detail, now)
+    blind = state.point if fallback_known else switching.fallback
+    detail = f"{blind} cannot be predicted at batch {batch.running}, so nothing can be compared with it"
+    return _move(state, switching.fallback, Reason.NO_DATA, detail, now)
 
 
 def _compare(
     batch: Batch,
-    known: dict[OperatingPoint, Estimate],
+    here: Estimate,
+    known: Sequence[Estimate],
     curves: Curves,
     state: PointState,
     switching: Switching,
     now: float,
 ) -> Outcome:
     """Switch, probe or keep, now that nothing stands in the way of comparing."""
-    here = known[state.point]
-    best = min((e for e in known.values() if _may_replace(e, here, batch, state)), key=_pace)
-    gain = _pace(here) / _pace(best) - 1.0
-    probe = candidate(here, known.values(), switching.margin, batch.running, state.purse, now)
-    if gain <= _margin(switching, now - state.since):
-        if probe is not None:
-            return _start_probe(probe, here, curves, state, now)
+    best = here
+    for other in known:
+        if other.pace < best.pace and _may_replace(other, here, batch, state):
+            best = other
+    gain = here.pace / best.pace - 1.0
+    margin = _margin(switching, now - state.since)
+    wins = gain > margin
+    sure = wins and log(1.0 + gain) >= SURE * sqrt(best.variance + here.variance)
+    if not sure:
+        target = candidate(here, known, margin, state.purse, now)
+        if target is not None:
+            probe = Probe(target.point, curves.observed_cycles(target.point))
+            return _probing(target, here, replace(state, probe=probe, probes=state.probes + 1))
+    if not wins:
         return _keep(state, best, gain, batch)
-    if log(1.0 + gain) < SURE * sqrt(best.variance + here.variance):
-        if probe is not None:
-            return _start_probe(probe, here, curves, state, now)
-        detail = f"{best.point} may be {gain:.0%} faster than {state.point} at batch {batch.running}, not sure yet"
-        return PointDecision(state.point, Reason.UNSURE, detail, gain), state
+    if not sure:
+        detail = f"{best.point} may be {gain:.0%} faster than {here.point} at batch {batch.running}, not sure yet"
+        return PointDecision(here.point, Reason.UNSURE, detail, gain), state
     if now - state.since < switching.min_dwell_s:
-        detail = f"{best.point} looks {gain:.0%} faster, {state.point} is held for {switching.min_dwell_s:g} s"
-        return PointDecision(state.point, Reason.DWELL, detail, gain), state
+        detail = f"{best.point} looks {gain:.0%} faster, {here.point} is held for {switching.min_dwell_s:g} s"
+        return PointDecision(here.point, Reason.DWELL, detail, gain), state
     detail = (
-        f"{best.point} {1e3 * _pace(best):.2f} ms per token, {state.point} {1e3 * _pace(here):.2f} ms "
+        f"{best.point} {1e3 * best.pace:.2f} ms per token, {here.point} {1e3 * here.pace:.2f} ms "
         f"at batch {batch.running}"
     )
     state = replace(state, ar_batch=batch.running)
@@ -189,48 +208,56 @@ def _may_replace(other: Estimate, here: Estimate, batch: Batch, state: PointStat
 
 
 def _keep(state: PointState, best: Estimate, gain: float, batch: Batch) -> Outcome:
-    if best.point == state.point:
-        detail = f"{state.point} is the fastest at batch {batch.running}: {1e3 * _pace(best):.2f} ms per token"
+    if best.point is state.point or best.point == state.point:
+        detail = f"{state.point} is the fastest at batch {batch.running}: {1e3 * best.pace:.2f} ms per token"
         return PointDecision(state.point, Reason.KEPT, detail), state
     detail = f"{best.point} is {gain:.1%} faster than {state.point} at batch {batch.running}, within the margin"
     return PointDecision(state.point, Reason.WITHIN_MARGIN, detail, gain), state
 
 
-def _start_probe(target: Estimate, here: Estimate, curves: Curves, state: PointState, now: float) -> Outcome:
-    probe = Probe(target.point, curves.observed_cycles(target.point), target.seen == 0, 0)
-    detail = _probe_detail(target, here)
-    state = replace(state, probe=probe, probes=state.probes + 1)
-    return PointDecision(target.point, Reason.PROBE, detail, _pace(here) / _pace(target) - 1.0), state
+def _probing(target: Estimate, here: Estimate, state: PointState) -> Outcome:
+    detail = (
+        f"a few cycles of {target.point} to see whether it beats {here.point}: {1e3 * target.pace:.2f} ms per "
+        f"token against {1e3 * here.pace:.2f}, give or take {sqrt(target.variance):.0%}"
+    )
+    return PointDecision(target.point, Reason.PROBE, detail, here.pace / target.pace - 1.0), state
 
 
 def _go_on_probing(
-    batch: Batch, known: dict[OperatingPoint, Estimate], curves: Curves, state: PointState, now: float
+    probe: Probe,
+    here: Estimate,
+    known: Sequence[Estimate],
+    curves: Curves,
+    state: PointState,
+    switching: Switching,
+    now: float,
 ) -> Outcome | None:
     """Another cycle of the probe, or None when it is over."""
-    probe, here = state.probe, known[state.point]
-    target = None if probe is None else known.get(probe.point)
-    if probe is None or target is None or probe.over(curves.observed_cycles(probe.point)):
+    target = _of(probe.point, known)
+    if target is None:
         return None
-    if hopeless(here, target, probe, curves.observed_cycles(probe.point)):
+    margin, available = _margin(switching, now - state.since), state.purse.available(now)
+    if not goes_on(here, target, probe, curves.observed_cycles(probe.point), available, margin):
         return None
-    state = replace(state, probe=replace(probe, asked=probe.asked + 1))
-    gain = _pace(here) / _pace(target) - 1.0
-    return PointDecision(target.point, Reason.PROBE, _probe_detail(target, here), gain), state
+    return _probing(target, here, replace(state, probe=replace(probe, asked=probe.asked + 1)))
 
 
-def _settle(state: PointState, known: dict[OperatingPoint, Estimate], now: float) -> PointState:
+def _settle(probe: Probe, here: Estimate, known: Sequence[Estimate], state: PointState, now: float) -> PointState:
     """The probe is over: pay for it by what it turned out to cost."""
-    probe, here = state.probe, known[state.point]
-    target = None if probe is None else known.get(probe.point)
-    cost = 0.0 if probe is None or target is None else (probe.asked + 1) * regret_seconds(here, target)
+    target = _of(probe.point, known)
+    cost = 0.0 if target is None else probe.asked * regret_seconds(here, target)
     return replace(state, probe=None, purse=state.purse.pay(cost, now))
 
 
-def _probe_detail(target: Estimate, here: Estimate) -> str:
-    return (
-        f"a few cycles of {target.point} to see whether it beats {here.point}: {1e3 * _pace(target):.2f} ms per "
-        f"token predicted, give or take {target.variance**0.5:.0%}"
-    )
+def _of(point: OperatingPoint, known: Sequence[Estimate]) -> Estimate | None:
+    """The estimate of `point`; identity first, because comparing points costs more than all the rest."""
+    for estimate in known:
+        if estimate.point is point:
+            return estimate
+    for estimate in known:
+        if estimate.point == point:
+            return estimate
+    return None
 
 
 def _margin(switching: Switching, held_s: float) -> float:
@@ -240,7 +267,7 @@ def _margin(switching: Switching, held_s: float) -> float:
 
 def _pace(estimate: Estimate) -> float:
     """Seconds per token per user."""
-    return estimate.seconds / estimate.tokens
+    return estimate.pace
 
 
 def _move(
@@ -248,6 +275,6 @@ def _move(
 ) -> Outcome:
     """Run `point`; counts as a switch if it is another one."""
     decision = PointDecision(point, reason, detail, gain)
-    if point == state.point:
+    if point is state.point or point == state.point:
         return decision, state
     return decision, replace(state, point=point, since=now, probe=None, switches=state.switches + 1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from math import exp, log, sqrt
+from math import log, sqrt
 
 from trimode_api.modes import OperatingPoint
 
@@ -19,86 +19,92 @@ from .curves import Estimate
 HOPE = 1.5
 """A point may win if it does so when its doubt is resolved in its favour by this many standard deviations."""
 PROBE_CYCLES = 4
-"""Measured cycles of one probe; the first counts for less (see `curves`)."""
-PROBE_ASKED = 10
-"""Cycles after which a probe ends although prefills kept it from measuring."""
+"""Measured cycles of a probe at least, unless it turns out hopeless; the first counts for less (see `speed`)."""
+PROBE_MOST = 32
+"""Cycles after which a probe ends, whatever it measured; it goes beyond `PROBE_CYCLES` only while the race is open."""
 SHARE = 0.01
 """Share of busy time that may be spent on regret."""
 FULL_S = 0.6
 """Seconds of regret that can be saved up: a minute's worth, and what a fresh engine starts with."""
-GAP_S = 0.5
+GAP_S = 0.25
 """Seconds between two probes of points already measured at this batch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A probe in progress: the point, its measured cycles at the start, whether it is new here, cycles asked for."""
+    """A probe in progress: the point, its measured cycles at the start, and cycles asked for so far."""
 
     point: OperatingPoint
     seen_before: int
-    new: bool
-    asked: int
-
-    def over(self, observed: int) -> bool:
-        """Whether enough cycles were measured, or too many asked for in vain."""
-        return observed - self.seen_before >= PROBE_CYCLES or self.asked >= PROBE_ASKED - 1
+    asked: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Purse:
-    """Seconds of regret that may be spent; `at`: last time it was filled; `probed_at`: end of the last probe."""
+    """Seconds of regret that may be spent; `at`: when that was counted; `probed_at`: end of the last probe."""
 
     seconds: float = FULL_S
     at: float = 0.0
     probed_at: float = float("-inf")
 
-    def earn(self, now: float, busy: bool) -> Purse:
-        """Filled by a share of the busy time since the last call; a clock that jumps fills it at most once."""
-        gained = SHARE * max(0.0, now - self.at) if busy else 0.0
-        return replace(self, seconds=min(FULL_S, self.seconds + gained), at=now)
+    def available(self, now: float) -> float:
+        """What may be spent now; a clock that jumps fills it at most once."""
+        return min(FULL_S, self.seconds + SHARE * max(0.0, now - self.at))
+
+    def pause(self, now: float) -> Purse:
+        """No busy time since `at`: nothing is earned for it."""
+        return replace(self, at=now)
 
     def pay(self, cost: float, now: float) -> Purse:
         """After a probe that cost this much; the purse may go below zero and is then filled again first."""
-        return replace(self, seconds=self.seconds - cost, probed_at=now)
+        return Purse(self.available(now) - cost, now, now)
 
 
 def regret_seconds(here: Estimate, other: Estimate) -> float:
     """Seconds lost by one cycle of `other` against making the same tokens at `here`'s pace; never negative."""
-    return max(0.0, other.seconds - other.tokens * here.seconds / here.tokens)
+    return max(0.0, other.seconds - other.tokens * here.pace)
 
 
-def affordable(purse: Purse, cost: float) -> bool:
+def affordable(available: float, cost: float) -> bool:
     """A full purse may be overdrawn, so that on a slow machine too every point finds its way back."""
-    return cost <= purse.seconds or purse.seconds >= FULL_S
+    return cost <= available or available >= FULL_S
 
 
-def may_win(here: Estimate, other: Estimate, margin: float) -> bool:
-    """Whether `other` would beat `here` by more than the margin if all doubt went its way."""
-    doubt = sqrt(here.variance + other.variance)
-    return log(here.seconds * other.tokens / (here.tokens * other.seconds)) + HOPE * doubt > margin
+def advantage(here: Estimate, other: Estimate) -> tuple[float, float]:
+    """How much better `other`'s pace is, as a logarithm, and the standard deviation of that."""
+    return log(here.pace / other.pace), sqrt(here.variance + other.variance)
 
 
-def hopeless(here: Estimate, other: Estimate, probe: Probe, observed: int) -> bool:
-    """Whether a probe under way can stop early: two cycles seen and no chance left."""
-    return observed - probe.seen_before >= 2 and not may_win(here, other, 0.0)
+def goes_on(here: Estimate, target: Estimate, probe: Probe, observed: int, available: float, margin: float) -> bool:
+    """Whether a probe under way takes another cycle.
+
+    Always up to `PROBE_CYCLES` measured, unless two of them leave no hope; then only while it is open who is
+    faster, and the purse bears it.
+    """
+    cycles = observed - probe.seen_before
+    better, doubt = advantage(here, target)
+    if probe.asked >= PROBE_MOST or (cycles >= 2 and better + HOPE * doubt < 0):
+        return False
+    if cycles < PROBE_CYCLES:
+        return True
+    is_open = better + HOPE * doubt > margin and better - doubt < margin
+    return is_open and (probe.asked + 1) * regret_seconds(here, target) <= available
 
 
-def candidate(
-    here: Estimate, known: Iterable[Estimate], margin: float, batch: int, purse: Purse, now: float
-) -> Estimate | None:
+def candidate(here: Estimate, known: Iterable[Estimate], margin: float, purse: Purse, now: float) -> Estimate | None:
     """The point most worth a look, or None: the one with the best pace if its doubt went its way.
 
     The running point must have been measured at this batch first, else there is nothing to compare with.
     """
     if here.seen < 2:
         return None
-    settled = now - purse.probed_at >= GAP_S or now < purse.probed_at
+    settled = not 0 <= now - purse.probed_at < GAP_S
     best: Estimate | None = None
-    best_pace = 0.0
+    best_better = margin
     for other in known:
-        if other.point == here.point or not (settled or other.seen == 0) or not may_win(here, other, margin):
+        if other is here or not (settled or other.seen == 0):
             continue
-        pace = other.tokens / other.seconds * exp(HOPE * sqrt(other.variance))
-        if pace > best_pace and affordable(purse, PROBE_CYCLES * regret_seconds(here, other)):
-            best, best_pace = other, pace
+        better = log(here.pace / other.pace) + HOPE * sqrt(here.variance + other.variance)
+        if better > best_better and affordable(purse.available(now), PROBE_CYCLES * regret_seconds(here, other)):
+            best, best_better = other, better
     return best

@@ -69,19 +69,24 @@ class Roofline:
             kv_bytes_per_token=2.0 * layers * kv_heads * head_dim * bytes_per_value,
         )
 
-    def forward_seconds(self, rows: float, tokens_per_row: float, context_tokens: float) -> float:
-        """Seconds of one forward of `rows` rows with `tokens_per_row` new tokens behind `context_tokens`."""
-        read = (self.weight_bytes + self.kv_bytes_per_token * rows * context_tokens) / self.bytes_per_s
-        compute = self.flops_per_token * rows * tokens_per_row / self.flops_per_s
-        return self.overhead_s + (read if read > compute else compute)
+    def read_seconds(self, rows: float, context_tokens: float) -> float:
+        """Seconds to read the weights once and the cached keys and values of `rows` requests."""
+        return (self.weight_bytes + self.kv_bytes_per_token * rows * context_tokens) / self.bytes_per_s
+
+    def bound_seconds(self, read_s: float, tokens: float) -> float:
+        """Seconds of one forward over `tokens` new tokens in all that reads for `read_s`."""
+        compute_s = self.flops_per_token * tokens / self.flops_per_s
+        return self.overhead_s + (read_s if read_s > compute_s else compute_s)
 
     def seconds(self, point: OperatingPoint, batch: int, context_tokens: float) -> float:
         """Seconds of one cycle of `point` over `batch` requests with `context_tokens` cached tokens each (mean)."""
-        return forwards(point) * self.forward_seconds(batch, point.block_length, context_tokens)
+        return forwards(point) * self.bound_seconds(
+            self.read_seconds(batch, context_tokens), batch * point.block_length
+        )
 
     def prefill_seconds(self, tokens: int) -> float:
         """Seconds of one forward over `tokens` prompt tokens."""
-        return self.forward_seconds(1, tokens, 0.0)
+        return self.bound_seconds(self.read_seconds(1, 0.0), tokens)
 
 
 def forwards(point: OperatingPoint) -> float:

@@ -1,0 +1,70 @@
+"""Tokens per request and cycle, learned.
+
+Belongs here: how the tokens that cycles yield become predictions, also for points that are not running. The formula
+is in `acceptance`: log-odds are `prior of the block length + level + shape of the point`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trimode_api.modes import Mode, OperatingPoint
+
+from .acceptance import expected_tokens, log_odds_for, prior_tokens, tokens_slope
+from .tracker import Drift, Shape, Tracker
+
+SPREAD = 0.6
+"""Standard deviation over mean of one request's tokens in one cycle."""
+DRIFT = Drift(level_start=1.0, shape_start=0.25, level_per_s=0.05, shape_per_s=0.005, reset=0.3)
+"""Of log-odds; near typical values one unit is half of the tokens."""
+TOKENS_PER_ODDS = 0.5
+"""Change of log tokens per unit of log-odds, near typical values: turns doubt of one into doubt of the other."""
+DIFFUSION_STEP = 0.02
+"""EWMA step per cycle for diffusion, whose blocks are whole but for the last of an answer."""
+
+
+@dataclass(slots=True)
+class Yield:
+    """What one operating point yields; `tokens` is the prediction (per request and cycle)."""
+
+    point: OperatingPoint
+    prior_odds: float
+    shape: Shape
+    tokens: float
+    odds: float
+
+    def variance(self) -> float:
+        """Doubt of log tokens at the last measurement, without what all points share."""
+        return 0.0 if self.point.mode is not Mode.SELF_SPECULATION else TOKENS_PER_ODDS**2 * self.shape.variance
+
+
+class Gain:
+    """Mutable and deterministic; holds no clock."""
+
+    def __init__(self) -> None:
+        self.tracker = Tracker(DRIFT)
+
+    def start(self, point: OperatingPoint) -> Yield:
+        """A point before anything was measured."""
+        prior = prior_tokens(point)
+        odds = log_odds_for(prior, point.block_length) if point.mode is Mode.SELF_SPECULATION else 0.0
+        return Yield(point, odds, self.tracker.start(point, 0.0, DRIFT.shape_start**2, 0.0), prior, odds)
+
+    def learn(self, known: Yield, tokens: float, batch: int, now: float) -> None:
+        """Fold in a cycle in which each of `batch` requests gained `tokens` on average."""
+        length = known.point.block_length
+        gained = min(max(tokens, 0.0), float(length))
+        if known.point.mode is Mode.DIFFUSION:
+            known.tokens += DIFFUSION_STEP * (max(gained, 0.5) - known.tokens)
+        elif known.point.mode is Mode.SELF_SPECULATION:
+            expected = self.tokens(known)
+            slope = max(tokens_slope(known.odds, length), 0.02)
+            self.tracker.update(known.shape, gained - expected, slope, (SPREAD * expected) ** 2 / batch, now)
+
+    def tokens(self, known: Yield) -> float:
+        """Predicted tokens per request and cycle; remembered until the log-odds move."""
+        if known.point.mode is Mode.SELF_SPECULATION:
+            odds = known.prior_odds + known.shape.mean + self.tracker.level
+            if odds != known.odds:
+                known.odds, known.tokens = odds, expected_tokens(odds, known.point.block_length)
+        return known.tokens
