@@ -1,0 +1,206 @@
+"""The shell's side of the engine's process: start it, talk to it, notice its death.
+
+Belongs here: asyncio, one connection, routing of events to requests. No HTTP, no text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from trimode_workers.engine.messages import (
+    Cancel,
+    Command,
+    Configure,
+    Cycle,
+    Failed,
+    Finish,
+    Reply,
+    Started,
+    Stats,
+    Stop,
+    Submit,
+    TokenEvent,
+)
+from trimode_workers.process.framing import encode, reply_framer
+
+OnEvent = Callable[[TokenEvent], None]
+
+_log = logging.getLogger(__name__)
+
+
+class EngineFailed(Exception):
+    """The engine cannot start, or has ended; the message is one line for a person."""
+
+
+class EngineClient(asyncio.Protocol):
+    """One engine process. All methods are for the loop it was started in.
+
+    `started` holds the engine's limits, `stats` the latest state (None before the first), `emitted_total` the tokens
+    seen, `lost` why the engine is gone (empty while it lives). `on_change` is called when the operating point or the
+    set of waiting requests may have changed and when the engine is lost.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], on_change: Callable[[], None]) -> None:
+        self.process = process
+        self.started: Started | None = None
+        self.stats: Stats | None = None
+        self.emitted_total = 0
+        self.lost = ""
+        self._on_change = on_change
+        self._framer = reply_framer()
+        self._listeners: dict[str, OnEvent] = {}
+        self._transport: asyncio.Transport | None = None
+        self._heard = time.monotonic()
+        loop = asyncio.get_running_loop()
+        self._ready: asyncio.Future[Started] = loop.create_future()
+        self._gone: asyncio.Future[None] = loop.create_future()
+
+    @classmethod
+    async def start(
+        cls,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> EngineClient:
+        """Start `argv --fd N` and wait until the engine is warm. EngineFailed says why it is not."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = subprocess.Popen(  # noqa: ASYNC220 - fork and exec take a millisecond; nothing is waited for
+                [*argv, "--fd", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env=None if env is None else dict(env),
+            )
+        ours.setblocking(False)
+        client = cls(process, on_change)
+        await asyncio.get_running_loop().create_connection(lambda: client, sock=ours)
+        try:
+            await asyncio.shield(client._ready)
+        except BaseException:
+            await client.close()
+            raise
+        return client
+
+    @property
+    def in_flight(self) -> int:
+        """Requests submitted and not yet ended."""
+        return len(self._listeners)
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the engine was last heard, or since it last had nothing to do."""
+        return time.monotonic() - self._heard if self._listeners else 0.0
+
+    def submit(self, request: Submit, on_event: OnEvent) -> None:
+        """Queue a request. `on_event` is called for each of its events; the last one has `finish`."""
+        if self.lost:
+            raise EngineFailed(self.lost)
+        if not self._listeners:
+            self._heard = time.monotonic()
+        self._listeners[request.request_id] = on_event
+        self._send(request)
+
+    def cancel(self, request_id: str) -> None:
+        """Free the request's row. The engine's last event (`CANCELLED`) still arrives; see `forget`."""
+        if request_id in self._listeners:
+            self._send(Cancel(request_id))
+
+    def forget(self, request_id: str) -> None:
+        """Cancel, and hear no more of it."""
+        self.cancel(request_id)
+        self._listeners.pop(request_id, None)
+
+    def configure(self, configure: Configure) -> None:
+        """In force from the engine's next cycle on."""
+        self._send(configure)
+
+    async def close(self, grace_s: float = 5.0) -> None:
+        """End the process; kills it after `grace_s` seconds. Safe to call twice."""
+        self._ready.cancel()
+        self._send(Stop())
+        try:
+            await asyncio.wait_for(asyncio.shield(self._gone), grace_s)
+        except TimeoutError:
+            self.process.kill()
+        if self._transport is not None:
+            self._transport.abort()
+        await asyncio.to_thread(self.process.wait)
+
+    def _send(self, command: Command) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(encode(command))
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._heard = time.monotonic()
+        for reply in self._framer.feed(data):
+            self._take(reply)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end(f"the engine process ended{_how(self.process)}")
+        if not self._gone.done():
+            self._gone.set_result(None)
+
+    def _take(self, reply: Reply) -> None:
+        if isinstance(reply, Cycle):
+            self._cycle(reply)
+        elif isinstance(reply, Started):
+            self.started = reply
+            if not self._ready.done():
+                self._ready.set_result(reply)
+        else:
+            assert isinstance(reply, Failed)
+            self._end(reply.error)
+
+    def _cycle(self, cycle: Cycle) -> None:
+        listeners = self._listeners
+        for event in cycle.events:
+            self.emitted_total += len(event.tokens)
+            request_id = event.request_id
+            listener = listeners.pop(request_id, None) if event.finish else listeners.get(request_id)
+            if listener is not None:
+                _tell(listener, event)
+        if cycle.stats is not None:
+            moved = self.stats is None or self.stats.point != cycle.stats.point
+            self.stats = cycle.stats
+            if moved:
+                self._on_change()
+
+    def _end(self, why: str) -> None:
+        """The engine is of no more use: everybody who waits for it is told, once."""
+        if self.lost:
+            return
+        self.lost = why
+        if not self._ready.done():
+            self._ready.set_exception(EngineFailed(why))
+        listeners, self._listeners = self._listeners, {}
+        for request_id, listener in listeners.items():
+            _tell(listener, TokenEvent(request_id, [], Finish.ERROR, error=why))
+        self._on_change()
+
+
+def _tell(listener: OnEvent, event: TokenEvent) -> None:
+    try:
+        listener(event)
+    except Exception:  # noqa: BLE001 - one request's bug must not end the other streams of this cycle
+        _log.exception("request %s failed while handling an event", event.request_id)
+
+
+def _how(process: subprocess.Popen[bytes]) -> str:
+    try:
+        # The socket closes a moment before the exit code is there.
+        code = process.wait(timeout=0.2)
+    except subprocess.TimeoutExpired:
+        return ""
+    return f" by signal {-code}" if code < 0 else f" with exit code {code}"

@@ -1,0 +1,89 @@
+"""The engine's main loop: take commands, run a cycle, send one message.
+
+Belongs here: the loop and the port an engine must offer to it. No torch, no HTTP.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+from trimode_workers.engine.messages import (
+    Cancel,
+    Command,
+    Configure,
+    Cycle,
+    Finish,
+    Stats,
+    Stop,
+    Submit,
+    TokenEvent,
+)
+from trimode_workers.process.framing import EnginePipe, PipeClosed
+
+
+class EnginePort(Protocol):
+    """What the loop needs of an engine. `step` is called only when not `idle`."""
+
+    @property
+    def idle(self) -> bool: ...
+
+    def submit(self, request: Submit) -> None: ...
+
+    def cancel(self, request_id: str) -> None: ...
+
+    def configure(self, configure: Configure) -> None: ...
+
+    def step(self) -> Cycle: ...
+
+    def stats(self) -> Stats: ...
+
+
+def run(engine: EnginePort, pipe: EnginePipe, refusal: type[Exception]) -> None:
+    """Serve until `Stop` or until the shell is gone. `refusal` is what `engine.submit` raises on a bad request."""
+    # The shell learns the first state without having to ask.
+    pipe.send(_quiet(engine, []))
+    try:
+        while True:
+            commands = pipe.receive(block=engine.idle)
+            refused: list[TokenEvent] = []
+            if not _obey(engine, commands, refusal, refused):
+                return
+            pipe.send(_quiet(engine, refused) if engine.idle else _cycle(engine, refused))
+    except PipeClosed:
+        return
+
+
+def _obey(engine: EnginePort, commands: list[Command], refusal: type[Exception], refused: list[TokenEvent]) -> bool:
+    """Apply commands in their order; False when told to stop. Adds an event per refused request."""
+    for command in commands:
+        if isinstance(command, Submit):
+            try:
+                engine.submit(command)
+            except refusal as exc:
+                refused.append(TokenEvent(command.request_id, [], Finish.ERROR, error=str(exc)))
+        elif isinstance(command, Cancel):
+            engine.cancel(command.request_id)
+        elif isinstance(command, Configure):
+            engine.configure(command)
+        else:
+            assert isinstance(command, Stop)
+            return False
+    return True
+
+
+def _cycle(engine: EnginePort, refused: list[TokenEvent]) -> Cycle:
+    cycle = engine.step()
+    if refused:
+        cycle = msgspec.structs.replace(cycle, events=[*refused, *cycle.events])
+    if cycle.stats is None and engine.idle:
+        # Otherwise the last thing heard of an idle engine would be that it is busy.
+        cycle = msgspec.structs.replace(cycle, stats=engine.stats())
+    return cycle
+
+
+def _quiet(engine: EnginePort, refused: list[TokenEvent]) -> Cycle:
+    """No cycle was run: nothing to do. Says how things stand."""
+    stats = engine.stats()
+    return Cycle(events=refused, point=stats.point, seconds=0.0, stats=stats)

@@ -1,0 +1,117 @@
+"""A model folder's text side: tokenizer.json and tokenizer_config.json.
+
+Belongs here: loading them, and text to ids. Decoding is in `detokenize`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from trimode_workers.text.detokenize import ByteDetokenizer, Detokenizer, WindowDetokenizer, byte_alphabet
+from trimode_workers.text.errors import TemplateError, TokenizerError
+from trimode_workers.text.template import ChatTemplate
+
+
+class TextModel:
+    """Tokenizer and chat template of one model. Safe to share between requests; each gets its own detokenizer."""
+
+    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate | None) -> None:
+        self._tokenizer = tokenizer
+        self._template = template
+        self._table = _byte_table(tokenizer)
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of ids, special ones included."""
+        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+
+    def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Messages (`role`, `content`) to the prompt's ids. TemplateError where there is no template or it refuses."""
+        if self._template is None:
+            raise TemplateError("this model has no chat template; use /v1/completions")
+        # The template writes the beginning-of-text token itself.
+        return list(self._tokenizer.encode(self._template.render(messages), add_special_tokens=False).ids)
+
+    def encode(self, text: str) -> list[int]:
+        """A plain prompt's ids, with the special tokens that the tokenizer puts around a text."""
+        return list(self._tokenizer.encode(text, add_special_tokens=True).ids)
+
+    def detokenizer(self) -> Detokenizer:
+        if self._table is not None:
+            return ByteDetokenizer(self._table)
+        return WindowDetokenizer(lambda ids: self._tokenizer.decode(ids, skip_special_tokens=True))
+
+
+def load_text_model(folder: Path) -> TextModel:
+    """TokenizerError where a file is missing or unreadable; a missing chat template is not an error yet."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise TokenizerError(f"{path}: no such file; a model folder needs its tokenizer")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as exc:  # the library raises bare Exception
+        raise TokenizerError(f"{path}: {exc}") from exc
+    config = read_json(folder / "tokenizer_config.json")
+    source = _template_source(folder, config)
+    return TextModel(tokenizer, None if source is None else ChatTemplate(source, _specials(config)))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in the file; empty where there is no such file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as exc:
+        raise TokenizerError(f"{path}: {exc}") from exc
+    if not isinstance(value, dict):
+        raise TokenizerError(f"{path}: must hold a JSON object")
+    return value
+
+
+def _template_source(folder: Path, config: Mapping[str, Any]) -> str | None:
+    own_file = folder / "chat_template.jinja"
+    if own_file.is_file():
+        return own_file.read_text(encoding="utf-8")
+    template = config.get("chat_template")
+    if isinstance(template, list):  # several named templates; the one for plain chat is called default
+        template = next((each["template"] for each in template if each.get("name") == "default"), None)
+    return template
+
+
+def _specials(config: Mapping[str, Any]) -> dict[str, str]:
+    """`bos_token` and its like, written as a string or as `{"content": ...}`."""
+    found: dict[str, str] = {}
+    for name, value in config.items():
+        content = value.get("content") if isinstance(value, dict) else value
+        if name.endswith("_token") and isinstance(content, str):
+            found[name] = content
+    return found
+
+
+def _byte_table(tokenizer: Tokenizer) -> list[bytes] | None:
+    """The bytes of every id, where the vocabulary is byte-level and nothing else."""
+    decoder = json.loads(tokenizer.to_str())["decoder"] or {}
+    if decoder.get("type") != "ByteLevel":
+        return None
+    alphabet = byte_alphabet()
+    special = {id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    table = [b""] * (max(vocabulary.values()) + 1)
+    for token, id in vocabulary.items():
+        if id not in special:
+            table[id] = _bytes_of(token, alphabet)
+    return table
+
+
+def _bytes_of(token: str, alphabet: Mapping[str, int]) -> bytes:
+    """Added tokens are plain text; their characters need not be of the alphabet."""
+    try:
+        return bytes([alphabet[character] for character in token])
+    except KeyError:
+        return token.encode()
