@@ -1,0 +1,60 @@
+"""The one KV cache: rows of causal keys and values, whatever the mode.
+
+Belongs here: memory and who owns which row. A row is a run of slots, one per token position; what lies behind a
+sequence's `cached` is scratch (a draft, a rejected token, padding) and is overwritten, never read as state.
+Rows are handed out lowest first, so that the running batch stays a slice and attention reads it without copies.
+"""
+
+from __future__ import annotations
+
+import heapq
+
+import torch
+from torch import Tensor
+
+from trimode_workers.model.config import ModelConfig
+
+
+class KVCache:
+    """`keys[layer]` and `values[layer]` are views `[rows, slots, kv_heads, head_dim]` of one tensor.
+
+    The memory starts zeroed (masked attention multiplies it by 0, which must not meet a NaN); the operating system
+    backs a page when it is first written, so unused rows cost address space only.
+    """
+
+    def __init__(self, config: ModelConfig, rows: int, slots: int, dtype: torch.dtype, device: torch.device) -> None:
+        shape = (config.layers, 2, rows, slots, config.kv_heads, config.head_dim)
+        self.memory = torch.zeros(shape, dtype=dtype, device=device)
+        self.keys: list[Tensor] = [layer[0] for layer in self.memory]
+        self.values: list[Tensor] = [layer[1] for layer in self.memory]
+        self.flat_keys: list[Tensor] = [k.flatten(0, 1) for k in self.keys]
+        self.flat_values: list[Tensor] = [v.flatten(0, 1) for v in self.values]
+        self.rows, self.slots = rows, slots
+        self._free = list(range(rows))
+
+    @property
+    def free_rows(self) -> int:
+        return len(self._free)
+
+    def acquire(self) -> int:
+        """The lowest free row. IndexError where there is none: planning never asks then."""
+        return heapq.heappop(self._free)
+
+    def release(self, row: int) -> None:
+        heapq.heappush(self._free, row)
+
+    def lowest_free(self) -> int | None:
+        return self._free[0] if self._free else None
+
+    def move(self, row: int, length: int) -> int:
+        """Move `length` cached tokens from `row` to the lowest free row and free `row`; returns the new row."""
+        target = self.acquire()
+        self.memory[:, :, target, :length].copy_(self.memory[:, :, row, :length])
+        self.release(row)
+        return target
+
+    def swap(self, a: int, b: int, length: int) -> None:
+        """Exchange the first `length` slots of two rows."""
+        kept = self.memory[:, :, a, :length].clone()
+        self.memory[:, :, a, :length].copy_(self.memory[:, :, b, :length])
+        self.memory[:, :, b, :length].copy_(kept)

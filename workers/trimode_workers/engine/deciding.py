@@ -1,0 +1,76 @@
+"""Asks the policy for the operating point of the next cycle, for one quality class.
+
+Belongs here: the seam between the engine and `trimode_policy`: what is asked, how often, and what becomes of
+manual mode and dry run. Nothing here predicts or compares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+
+from trimode_api.modes import AR, OperatingPoint
+from trimode_policy.choose import Batch, PointDecision, PointState, Reason, Switching, choose_point
+from trimode_policy.curves import Curves
+from trimode_workers.engine.messages import Configure
+from trimode_workers.engine.points import Points
+
+ASK_EVERY = 4
+"""Cycles between two questions while the batch stays the same size: a dwell time spans many."""
+_CPU_FLOPS_PER_S, _CPU_BYTES_PER_S, _CPU_OVERHEAD_S = 8e10, 1.5e10, 8e-4
+"""Prior for eager torch on two cores; only ratios matter, measurements correct the rest."""
+
+
+class Pilot:
+    """Decides for one quality class; keeps the policy's state between questions."""
+
+    def __init__(self, curves: Curves, now: float) -> None:
+        self._curves, self._started = curves, now
+        self.points: tuple[OperatingPoint, ...] = (AR,)
+        self.switching = Switching()
+        self.decision = PointDecision(AR, Reason.IDLE, "nothing has run yet")
+        self.state = PointState.initial(AR, now)
+        self.point = AR
+        self._asked, self._age, self._fresh = -1, ASK_EVERY, True
+
+    def configure(self, points: Seq[OperatingPoint], configured: Points, c: Configure) -> None:
+        """Use `points`. Where this class may not use the fixed or fallback point, the safest one replaces it."""
+        self.points = tuple(points) or (AR,)
+        safest = AR if AR in self.points else self.points[0]
+        fallback = configured.fallback if configured.fallback in self.points else safest
+        fixed = configured.fixed if configured.fixed in self.points else None
+        if configured.fixed is not None and fixed is None:
+            fixed = fallback
+        self.switching = Switching(c.margin_percent / 100, c.min_dwell_s, fallback, fixed, c.dry_run)
+        if self._fresh:
+            self.state = PointState.initial(fallback, self._started)
+            self.decision, self.point = PointDecision(fallback, Reason.IDLE, "nothing has run yet"), fallback
+        self._age = ASK_EVERY
+
+    def decide(self, batch: Batch, now: float) -> OperatingPoint:
+        """The point to run now."""
+        self._age += 1
+        if self._age >= ASK_EVERY or batch.running != self._asked:
+            self._age, self._asked, self._fresh = 0, batch.running, False
+            self.decision, self.state = choose_point(batch, self.points, self._curves, self.state, self.switching, now)
+            self.point = self.switching.fallback if self.switching.dry_run else self.decision.point
+        return self.point
+
+    def age(self, now: float) -> float:
+        """Seconds since the chosen point changed."""
+        return now - max(self.state.since, self._started)
+
+
+def prior(config: ModelConfig) -> Roofline:
+    """The roofline of `config` in float32 on a small CPU."""
+    wide, head = config.hidden_size, config.head_dim
+    layer = wide * head * (2 * config.heads + 2 * config.kv_heads) + 3 * wide * config.intermediate_size
+    return Roofline.for_model(
+        parameters=config.layers * layer + config.vocab_size * wide,
+        layers=config.layers,
+        kv_heads=config.kv_heads,
+        head_dim=head,
+        bytes_per_value=4,
+        flops_per_s=_CPU_FLOPS_PER_S,
+        bytes_per_s=_CPU_BYTES_PER_S,
+        overhead_s=_CPU_OVERHEAD_S,
+    )

@@ -1,0 +1,230 @@
+"""The engine: requests in, one `Cycle` out per step.
+
+Belongs here: the loop's body (plan, run, commit, emit, observe) and the running requests. Every decision in it is
+made by a pure function elsewhere; every tensor is behind the primitive. Not thread-safe, and it never waits.
+"""
+
+from __future__ import annotations
+
+import bisect
+import time
+from collections.abc import Callable
+
+import torch
+
+from trimode_api.modes import OperatingPoint
+from trimode_workers.engine import intake, invariants
+from trimode_workers.engine.cache import KVCache
+from trimode_workers.engine.commit import commit
+from trimode_workers.engine.counters import Counters
+from trimode_workers.engine.errors import RequestRefused
+from trimode_workers.engine.helm import Chooser, Helm
+from trimode_workers.engine.messages import Configure, Cycle, Finish, Stats, Submit, TokenEvent
+from trimode_workers.engine.modes import MODES
+from trimode_workers.engine.plan import Limits, Schedule, groups, schedule, swaps
+from trimode_workers.engine.primitive import Primitive
+from trimode_workers.engine.sequence import Sequence
+from trimode_workers.engine.settings import EngineSettings
+from trimode_workers.model.decoder import Decoder, Network
+
+__all__ = ["Engine", "EngineSettings"]
+
+WIDEST_BLOCK = 64
+"""Slots behind the longest sequence, in tokens: scratch of a block that begins at its end."""
+
+
+class Engine:
+    """Continuous batching over one network; each cycle may run in another operating point."""
+
+    def __init__(
+        self,
+        decoder: Decoder | Network,
+        settings: EngineSettings,
+        configure: Configure,
+        clock: Callable[[], float] = time.monotonic,
+        chooser: Chooser | None = None,
+    ) -> None:
+        """`chooser` takes the policy's place (tests). Raises ValueError where `configure` contradicts itself."""
+        if settings.threads is not None:
+            torch.set_num_threads(settings.threads)
+        network: Network = decoder.fused() if isinstance(decoder, Decoder) else decoder
+        config = network.config
+        self._settings, self._clock = settings, clock
+        self._context, self._vocabulary = settings.max_context_tokens, config.vocab_size
+        self._eos = frozenset(config.eos_token_ids)
+        slots = self._context + max(WIDEST_BLOCK, settings.prefill_budget_tokens)
+        weights = network.logits(torch.zeros(1, config.hidden_size))
+        self._cache = KVCache(config, settings.max_running_requests, slots, weights.dtype, weights.device)
+        self._primitive = Primitive(network, self._cache)
+        self._helm = Helm(config, configure, clock(), chooser)
+        self._limits = self._limits_now()
+        self._running: list[Sequence] = []
+        self._waiting: list[Sequence] = []
+        self._known: dict[str, Sequence] = {}
+        self._cancelled: list[TokenEvent] = []
+        self._counters = Counters()
+        self._arrivals, self._stats_at, self._stats_point = 0, float("-inf"), ""
+
+    @property
+    def idle(self) -> bool:
+        """Whether `step` has nothing to do."""
+        return not (self._running or self._waiting or self._cancelled)
+
+    def submit(self, request: Submit) -> None:
+        """Queue a request. Raises RequestRefused where it can never run here."""
+        if request.request_id in self._known:
+            raise RequestRefused("duplicate_request", f"request {request.request_id!r} is already here", "request_id")
+        pin = intake.check(request, self._helm.points, self._context, self._vocabulary)
+        sequence = Sequence.of(request, pin, self._arrivals, self._context, self._eos)
+        self._arrivals += 1
+        self._known[request.request_id] = sequence
+        self._enqueue(sequence)
+
+    def cancel(self, request_id: str) -> None:
+        """End a request before the next cycle, which reports it. Unknown (or already ended) ids are ignored."""
+        sequence = self._known.get(request_id)
+        if sequence is None:
+            return
+        if sequence.row >= 0:
+            self._running.remove(sequence)
+        else:
+            self._waiting.remove(sequence)
+        self._cancelled.append(self._end(sequence, [], Finish.CANCELLED))
+
+    def configure(self, configure: Configure) -> None:
+        """Use other points from the next cycle on. Requests keep a pin that they were accepted with."""
+        self._helm.configure(configure)
+        self._limits = self._limits_now()
+
+    @torch.inference_mode()
+    def step(self) -> Cycle:
+        """Run one cycle: every request that can decode gets at least one token, prompts advance by the budget."""
+        began = self._clock()
+        events, self._cancelled = self._cancelled, []
+        todo = schedule(self._running, self._waiting, self._limits)
+        self._make_room(todo)
+        self._prefill(todo)
+        batch = self._helm.decide(todo.decode, began)
+        parts = groups(todo.decode, self._helm.point_of)
+        if any(members[-1].row - members[0].row != len(members) - 1 for _, members in parts):
+            self._line_up([members for _, members in parts])
+        for point, members in parts:
+            events += self._decode(point, members)
+        if self._settings.check_invariants:
+            invariants.check(self._running, self._waiting, self._cache, self._limits)
+        now = self._clock()
+        point_name = str(batch)
+        due = now - self._stats_at >= self._settings.stats_every_s or point_name != self._stats_point
+        if due:
+            self._stats_at, self._stats_point = now, point_name
+        return Cycle(events, point_name, now - began, self.stats() if due else None)
+
+    def stats(self) -> Stats:
+        """The engine's state now."""
+        helm, counters, now = self._helm, self._counters, self._clock()
+        return Stats(
+            running=len(self._running),
+            waiting=len(self._waiting),
+            free_rows=self._cache.free_rows,
+            cached_tokens=sum(s.cached for s in self._running),
+            capacity_tokens=self._limits.capacity,
+            queued_prompt_tokens=sum(s.missing for s in (*self._waiting, *self._running)),
+            point=str(helm.point),
+            decision_point=str(helm.decision.point),
+            reason=helm.decision.reason.value,
+            detail=helm.decision.detail,
+            age_s=helm.age(now),
+            switches_total=helm.switches,
+            cycles_total=dict(counters.cycles),
+            emitted_total=dict(counters.emitted),
+            seconds_total=dict(counters.seconds),
+            preemptions_total=counters.preemptions,
+            policy_version=helm.version,
+            curves=helm.beliefs(),
+        )
+
+    def _limits_now(self) -> Limits:
+        settings = self._settings
+        return Limits(
+            capacity=settings.capacity,
+            context=self._context,
+            growth=self._helm.points.growth,
+            prefill_budget=settings.prefill_budget_tokens,
+            rows=settings.max_running_requests,
+        )
+
+    def _enqueue(self, sequence: Sequence) -> None:
+        bisect.insort(self._waiting, sequence, key=lambda s: s.urgency)
+
+    def _make_room(self, todo: Schedule) -> None:
+        """Carry out preemption and admission, then close gaps between used rows."""
+        for sequence in todo.preempt:
+            self._running.remove(sequence)
+            self._cache.release(sequence.row)
+            sequence.row, sequence.cached = -1, 0
+            self._enqueue(sequence)
+            self._counters.preemptions += 1
+        for sequence in todo.admit:
+            sequence.row = self._cache.acquire()
+            self._running.append(sequence)
+        if todo.admit:
+            del self._waiting[: len(todo.admit)]
+        while (free := self._cache.lowest_free()) is not None and free < len(self._running):
+            last = max(self._running, key=lambda s: s.row)
+            last.row = self._cache.move(last.row, last.cached)
+
+    def _prefill(self, todo: Schedule) -> None:
+        """One causal forward without logits over a piece of every prompt that has its turn."""
+        if not todo.prefill:
+            return
+        turn = sorted(todo.prefill, key=lambda item: item[0].row)
+        n = max(tokens for _, tokens in turn)
+        window = self._primitive.window([s.row for s, _ in turn], [s.cached for s, _ in turn], n)
+        pieces = [s.tokens[s.cached : s.cached + tokens] for s, tokens in turn]
+        self._primitive.store(self._primitive.tensor([p + [0] * (n - len(p)) for p in pieces]), window)
+        for sequence, tokens in turn:
+            sequence.cached += tokens
+
+    def _line_up(self, members: list[list[Sequence]]) -> None:
+        """Exchange rows so that each group is a run of rows, which attention reads without copying."""
+        grouped = {s for group in members for s in group}
+        rest = [s for s in self._running if s not in grouped]
+        by_row = {s.row: s for s in self._running}
+        for a, b in swaps([[s.row for s in group] for group in (*members, rest)]):
+            first, second = by_row[a], by_row[b]
+            self._cache.swap(a, b, max(first.cached, second.cached))
+            first.row, second.row = b, a
+            by_row[a], by_row[b] = second, first
+        for group in members:
+            group.sort(key=lambda s: s.row)
+
+    def _decode(self, point: OperatingPoint, members: list[Sequence]) -> list[TokenEvent]:
+        """One cycle of one group, from the model to events; the curves learn from it."""
+        began = self._clock()
+        context = sum(s.cached for s in members) / len(members)
+        proposals = MODES[point.mode](self._primitive, members, point)
+        name, events, emitted = str(point), [], 0
+        for sequence, proposed in zip(members, proposals, strict=True):
+            tokens, finish = commit(proposed, sequence.end - len(sequence.tokens), sequence.eos)
+            sequence.tokens += tokens
+            sequence.cached += len(tokens)
+            sequence.cycles[name] = sequence.cycles.get(name, 0) + 1
+            sequence.emitted[name] = sequence.emitted.get(name, 0) + len(tokens)
+            emitted += len(tokens)
+            events.append(
+                TokenEvent(sequence.request_id, tokens) if finish is None else self._end(sequence, tokens, finish)
+            )
+        if any(event.finish for event in events):
+            self._running = [s for s in self._running if s.row >= 0]
+        seconds = self._clock() - began
+        self._counters.add(name, seconds, emitted)
+        self._helm.observe(point, len(members), context, seconds, emitted, self._clock())
+        return events
+
+    def _end(self, sequence: Sequence, tokens: list[int], finish: Finish) -> TokenEvent:
+        """Forget the request and free its row; the event carries its usage."""
+        del self._known[sequence.request_id]
+        if sequence.row >= 0:
+            self._cache.release(sequence.row)
+            sequence.row = -1
+        return TokenEvent(sequence.request_id, tokens, finish, "", sequence.cycles, sequence.emitted)

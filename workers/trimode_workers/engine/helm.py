@@ -1,0 +1,99 @@
+"""Where the engine gets its points from: one pilot per quality class, pins, and the curves they share.
+
+Belongs here: which class's decision a request follows, and what the engine tells the policy after a cycle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+
+from trimode_api.modes import OperatingPoint
+from trimode_policy.choose import Batch, PointDecision
+from trimode_policy.curves import Curves, Observation
+from trimode_workers.engine.counters import beliefs
+from trimode_workers.engine.deciding import Pilot, prior
+from trimode_workers.engine.messages import Configure, PointStats
+from trimode_workers.engine.points import Points, lossy
+from trimode_workers.engine.sequence import Sequence
+from trimode_workers.model.config import ModelConfig
+
+Chooser = Callable[[Batch, Seq[OperatingPoint]], OperatingPoint]
+"""What tests put in the policy's place: the load and the points allowed -> the point to run."""
+
+
+class Helm:
+    """What the engine asks: the point of each sequence, and what the policy thinks. Learns from every cycle."""
+
+    def __init__(self, config: ModelConfig, configure: Configure, now: float, chooser: Chooser | None) -> None:
+        self.points = Points.parse(configure)
+        self.curves = Curves(self.points.every, prior(config))
+        self._chooser = chooser
+        self._lossless, self._lossy = Pilot(self.curves, now), Pilot(self.curves, now)
+        self._shown = self._lossless
+        self._batch = Batch(0, 0.0)
+        self._now: dict[bool, OperatingPoint] = {}
+        self.configure(configure)
+
+    def configure(self, configure: Configure) -> None:
+        """Raises ValueError where it contradicts itself; what was configured before then stays."""
+        self.points = Points.parse(configure)
+        self.version = configure.version
+        self._lossless.configure(self.points.lossless, self.points, configure)
+        self._lossy.configure(self.points.every, self.points, configure)
+        self._now = {False: self._lossless.point, True: self._lossless.point}
+
+    @property
+    def point(self) -> OperatingPoint:
+        """The point that runs now, of the class that the decision is shown for."""
+        return self._now[self._shown is self._lossy]
+
+    @property
+    def decision(self) -> PointDecision:
+        return self._shown.decision
+
+    @property
+    def switches(self) -> int:
+        return self._lossless.state.switches + self._lossy.state.switches
+
+    def age(self, now: float) -> float:
+        """Seconds that the shown decision stands."""
+        return self._shown.age(now)
+
+    def beliefs(self) -> list[PointStats]:
+        """The curves at the present batch."""
+        return beliefs(self.curves, self.points.every, self._batch)
+
+    def decide(self, decode: Seq[Sequence], now: float) -> OperatingPoint:
+        """Fix the points of this cycle. Pinned sequences decide nothing; a diffusion point only ever serves those
+        that allow a lossy answer, the others follow the lossless class."""
+        free = [s for s in decode if s.pin is None]
+        self._batch = load(free)
+        if self._chooser is not None:
+            self._now[False] = self._chooser(self._batch, self.points.lossless)
+            self._now[True] = self._chooser(self._batch, self.points.every) if self.points.lossy else self._now[False]
+            return self._now[False]
+        willing = [s for s in free if s.lossy_ok] if self.points.lossy else []
+        self._shown = self._lossy if willing and len(willing) == len(free) else self._lossless
+        if self._shown is self._lossless:
+            self._now[False] = self._now[True] = self._lossless.decide(self._batch, now)
+        if willing:
+            choice = self._lossy.decide(load(willing), now)
+            self._now[True] = choice if lossy(choice) or self._shown is self._lossy else self._now[False]
+        return self.point
+
+    def point_of(self, sequence: Sequence) -> OperatingPoint:
+        """The point of this cycle for `sequence`."""
+        return sequence.pin or self._now[sequence.lossy_ok]
+
+    def observe(
+        self, point: OperatingPoint, batch: int, context_tokens: float, seconds: float, tokens: int, now: float
+    ) -> None:
+        """Learn from one group's cycle; prefill is timed apart, so none of it is in `seconds`."""
+        self.curves.observe(Observation(point, batch, context_tokens, 0, seconds, tokens), now)
+
+
+def load(sequences: Seq[Sequence]) -> Batch:
+    """What the policy is told of those who decode."""
+    count = len(sequences)
+    return Batch(count, sum(s.cached for s in sequences) / count if count else 0.0)

@@ -1,0 +1,77 @@
+"""Block diffusion: fill a block of masks over several forwards, most confident places first.
+
+Lossy: the answer is not the autoregressive one. A block runs to its end within one cycle, because half a denoised
+block is not causal state. Logit i predicts place i (no shift).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+
+import torch
+from torch import Tensor
+
+from trimode_api.modes import OperatingPoint
+from trimode_workers.engine.primitive import Attention, Primitive, Window
+from trimode_workers.engine.randomness import Purpose
+from trimode_workers.engine.sampling import Sampled, pick
+from trimode_workers.engine.sequence import Sequence
+
+
+def run(primitive: Primitive, sequences: Seq[Sequence], point: OperatingPoint) -> list[list[int]]:
+    """`block_length` tokens per sequence: the block behind the seed, and the next seed."""
+    size, threshold = point.block_length, point.threshold or 1.0
+    blank = [primitive.mask_token_id] * (size - 1)
+    block = primitive.tensor([[s.tokens[-1], *blank] for s in sequences])
+    masked = torch.ones_like(block, dtype=torch.bool)
+    masked[:, 0] = False
+    open_rows = list(range(len(sequences)))
+    while open_rows:
+        part = [sequences[i] for i in open_rows]
+        at = torch.tensor(open_rows, device=block.device)
+        logits = primitive.forward(block[at], _window(primitive, part, size), Attention.BLOCK, first=1)
+        block[at], masked[at] = _fill(
+            logits, block[at], masked[at], threshold, Sampled.among(part, block.device), primitive.mask_token_id
+        )
+        _close_behind_end(block, masked, sequences)
+        still = masked.any(1).tolist()
+        open_rows = [i for i in open_rows if still[i]]
+    logits = primitive.forward(block, _window(primitive, sequences, size), Attention.CAUSAL, first=size - 1)
+    after = pick(logits, Sampled.among(sequences, block.device), ahead=size - 1)
+    tokens: list[list[int]] = torch.cat((block[:, 1:], after), 1).tolist()
+    return tokens
+
+
+def _window(primitive: Primitive, sequences: Seq[Sequence], size: int) -> Window:
+    return primitive.window([s.row for s in sequences], [s.cached for s in sequences], size)
+
+
+def _fill(
+    logits: Tensor, block: Tensor, masked: Tensor, threshold: float, sampled: Sampled | None, mask_id: int
+) -> tuple[Tensor, Tensor]:
+    """One denoising step on `logits[r, B - 1, vocab]`: the new block and what is still masked `[r, B]`.
+
+    Fixes every masked place whose confidence reaches the threshold, and always the most confident one.
+    """
+    logits[..., mask_id] = -torch.inf  # a mask is never an answer, and would keep the block open
+    p = torch.softmax(logits.float(), -1)
+    confidence, tokens = p.max(-1)
+    if sampled is not None:
+        drawn = sampled.draw(sampled.distribution(logits), Purpose.DRAW)
+        tokens[sampled.at] = drawn
+        confidence[sampled.at] = p[sampled.at].gather(-1, drawn[..., None]).squeeze(-1)
+    confidence = confidence.masked_fill(~masked[:, 1:], -1.0)
+    sure = (confidence >= threshold).scatter_(1, confidence.argmax(1, keepdim=True), True)
+    block[:, 1:] = torch.where(sure, tokens, block[:, 1:])
+    masked[:, 1:] &= ~sure
+    return block, masked
+
+
+def _close_behind_end(block: Tensor, masked: Tensor, sequences: Seq[Sequence]) -> None:
+    """Where an end of sequence has no mask to its left, nothing behind it will be read: stop denoising there."""
+    for i, sequence in enumerate(sequences):
+        if sequence.eos and not sequence.eos.isdisjoint(row := block[i, 1:].tolist()):
+            end = next(j for j, token in enumerate(row, 1) if token in sequence.eos)
+            if not bool(masked[i, :end].any()):
+                block[i] = torch.where(masked[i], row[end - 1], block[i])
+                masked[i] = False

@@ -1,0 +1,135 @@
+"""Pure: what the next cycle does, from what runs and what waits.
+
+Belongs here: admission, preemption, chunked prefill and the split of the batch into groups of one point each.
+Nothing here touches the cache, the model or a sequence: it reads and answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+
+from trimode_api.modes import OperatingPoint
+from trimode_workers.engine.sequence import Sequence
+
+HEADROOM = 16
+"""Tokens per running request kept free when one is admitted, so that it is not preempted at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`capacity`: cached tokens in all; `context`: longest sequence in tokens; `growth`: tokens that one cycle may
+    add to a sequence (the longest block); `prefill_budget`: prompt tokens per cycle; `rows`: sequences at a time."""
+
+    capacity: int
+    context: int
+    growth: int
+    prefill_budget: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """`preempt` leave the cache, `admit` enter it, `prefill` gives prompt tokens to run now by sequence.
+    `decode` are the sequences that can decode once that is done, in no particular order."""
+
+    preempt: tuple[Sequence, ...]
+    admit: tuple[Sequence, ...]
+    prefill: tuple[tuple[Sequence, int], ...]
+    decode: tuple[Sequence, ...]
+
+
+Group = tuple[OperatingPoint, list[Sequence]]
+
+
+def schedule(running: Seq[Sequence], waiting: Seq[Sequence], limits: Limits) -> Schedule:
+    """Plan one cycle. `waiting` is in order of urgency.
+
+    The least urgent (lowest priority, then youngest) are preempted until the rest fits, never the last one. Nobody
+    overtakes the first in the queue, so a long prompt is not starved by short ones.
+    """
+    preempt = preempted(running, limits)
+    kept = [s for s in running if s not in preempt] if preempt else running
+    admit = () if preempt or not waiting else admitted(kept, waiting, limits)
+    prefill = chunks([s for s in (*kept, *admit) if s.missing], limits.prefill_budget)
+    ready = {s for s, tokens in prefill if tokens == s.missing}
+    decode = tuple(s for s in (*kept, *admit) if s in ready or not s.missing)
+    return Schedule(preempt, admit, prefill, decode)
+
+
+def need(sequence: Sequence, limits: Limits) -> int:
+    """Cached tokens that the sequence may hold at the end of the next cycle."""
+    return min(len(sequence.tokens) + limits.growth, limits.context)
+
+
+def preempted(running: Seq[Sequence], limits: Limits) -> tuple[Sequence, ...]:
+    """Those that must leave so that the others can go on for a cycle."""
+    total = sum(need(s, limits) for s in running)
+    if total <= limits.capacity:
+        return ()
+    out: list[Sequence] = []
+    for victim in sorted(running, key=lambda s: s.urgency, reverse=True)[:-1]:
+        if total <= limits.capacity:
+            break
+        total -= need(victim, limits)
+        out.append(victim)
+    return tuple(out)
+
+
+def admitted(running: Seq[Sequence], waiting: Seq[Sequence], limits: Limits) -> tuple[Sequence, ...]:
+    """The head of the queue, as far as rows and capacity go. One request is always admitted to an idle engine."""
+    out: list[Sequence] = []
+    total = sum(need(s, limits) for s in running)
+    for sequence in waiting:
+        count = len(running) + len(out)
+        total += need(sequence, limits)
+        if count >= limits.rows or (count and total + HEADROOM * count > max(limits.capacity, _full(count, limits))):
+            break
+        out.append(sequence)
+    return tuple(out)
+
+
+def _full(count: int, limits: Limits) -> int:
+    """No headroom is wanted where the capacity holds every row at its longest."""
+    everything = limits.rows * limits.context
+    return everything + HEADROOM * count if limits.capacity >= everything else 0
+
+
+def chunks(behind: Seq[Sequence], budget: int) -> tuple[tuple[Sequence, int], ...]:
+    """Share the budget among those whose prompt is not cached yet, the most urgent first."""
+    out: list[tuple[Sequence, int]] = []
+    for sequence in sorted(behind, key=lambda s: s.urgency):
+        if budget < 1:
+            break
+        tokens = min(sequence.missing, budget)
+        budget -= tokens
+        out.append((sequence, tokens))
+    return tuple(out)
+
+
+def groups(decode: Seq[Sequence], point_of: Callable[[Sequence], OperatingPoint]) -> list[Group]:
+    """The batch split by point, each group in ascending row order; groups in order of their lowest row."""
+    by_point: dict[OperatingPoint, list[Sequence]] = {}
+    for sequence in sorted(decode, key=lambda s: s.row):
+        by_point.setdefault(point_of(sequence), []).append(sequence)
+    return list(by_point.items())
+
+
+def swaps(rows: Seq[Seq[int]]) -> list[tuple[int, int]]:
+    """Exchanges of rows after which each group occupies a run of rows, groups in the order given.
+
+    `rows`: the rows of each group; together they are 0 to n - 1, each once. Only misplaced rows move.
+    """
+    segment = {row: index for index, members in enumerate(rows) for row in members}
+    wanted = [index for index, members in enumerate(rows) for _ in members]
+    out: list[tuple[int, int]] = []
+    for place, group in enumerate(wanted):
+        if segment[place] == group:
+            continue
+        others = [r for r in range(place + 1, len(wanted)) if segment[r] == group != wanted[r]]
+        # Best is a partner that belongs here: then one exchange settles two rows.
+        partner = next((r for r in others if wanted[r] == segment[place]), others[0])
+        segment[place], segment[partner] = segment[partner], segment[place]
+        out.append((place, partner))
+    return out

@@ -1,0 +1,65 @@
+"""A request while it lives in the engine.
+
+Belongs here: the mutable state of one request and nothing that decides. The invariant of the engine is stated in
+terms of this class: for every decoding sequence the cache row holds the causal keys and values of
+`tokens[:cached]`, and `cached == len(tokens) - 1`. The one token not yet cached is the seed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from trimode_api.modes import OperatingPoint
+from trimode_workers.engine.messages import Sampling, Submit
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """`tokens` is prompt and output, `row` its place in the cache (-1: none). `arrival` orders requests."""
+
+    request_id: str
+    tokens: list[int]
+    prompt_length: int
+    end: int
+    """Length of `tokens` at which the request ends, by `max_new_tokens` or by the context."""
+    sampling: Sampling
+    pin: OperatingPoint | None
+    lossy_ok: bool
+    priority: int
+    arrival: int
+    eos: frozenset[int]
+    greedy: bool
+    cached: int = 0
+    row: int = -1
+    cycles: dict[str, int] = field(default_factory=dict)
+    emitted: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, request: Submit, pin: OperatingPoint | None, arrival: int, context: int, eos: frozenset[int]
+    ) -> Sequence:
+        """The sequence of a request that was found to fit. `context` is the longest sequence in tokens."""
+        prompt = len(request.tokens)
+        return cls(
+            request_id=request.request_id,
+            tokens=list(request.tokens),
+            prompt_length=prompt,
+            end=min(prompt + request.max_new_tokens, context),
+            sampling=request.sampling,
+            pin=pin,
+            lossy_ok=request.lossy_ok,
+            priority=request.priority,
+            arrival=arrival,
+            eos=frozenset() if request.ignore_eos else eos,
+            greedy=request.sampling.greedy,
+        )
+
+    @property
+    def missing(self) -> int:
+        """Tokens still to be prefilled before it can decode; 0 means that the invariant holds."""
+        return len(self.tokens) - 1 - self.cached
+
+    @property
+    def urgency(self) -> tuple[int, int]:
+        """Sorts the most urgent first: by priority, then by arrival."""
+        return (-self.priority, self.arrival)

@@ -1,0 +1,47 @@
+"""The engine's settings, checked once.
+
+Belongs here: limits of one engine, each with unit and default. What may change at run time is in `Configure`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trimode_workers.engine.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """Raises SettingsError for values that contradict one another.
+
+    `max_running_requests`: rows of the cache. `max_context_tokens`: longest prompt and output together.
+    `capacity_tokens`: cached tokens over all rows before the youngest request is preempted (None: every row may be
+    full). `prefill_budget_tokens`: prompt tokens per cycle, so that prompts do not stall those who decode.
+    `threads`: torch's threads (None: as torch found them). `stats_every_s`: seconds between two `Stats`.
+    `check_invariants`: run the checker after each cycle (tests).
+    """
+
+    max_running_requests: int = 64
+    max_context_tokens: int = 2048
+    capacity_tokens: int | None = None
+    prefill_budget_tokens: int = 256
+    threads: int | None = None
+    stats_every_s: float = 0.25
+    check_invariants: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("max_running_requests", 1), ("max_context_tokens", 2), ("prefill_budget_tokens", 1)):
+            if getattr(self, name) < least:
+                raise SettingsError(f"{name} is {getattr(self, name)}, allowed is {least} or more")
+        if self.threads is not None and self.threads < 1:
+            raise SettingsError(f"threads is {self.threads}, allowed is 1 or more, or none")
+        if self.capacity_tokens is not None and self.capacity_tokens < self.max_context_tokens:
+            raise SettingsError(
+                f"capacity_tokens is {self.capacity_tokens}, allowed is at least max_context_tokens "
+                f"({self.max_context_tokens}), or none"
+            )
+
+    @property
+    def capacity(self) -> int:
+        """Cached tokens over all rows."""
+        return self.capacity_tokens or self.max_running_requests * self.max_context_tokens
