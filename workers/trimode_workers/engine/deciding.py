@@ -11,8 +11,10 @@ from collections.abc import Sequence as Seq
 from trimode_api.modes import AR, OperatingPoint
 from trimode_policy.choose import Batch, PointDecision, PointState, Reason, Switching, choose_point
 from trimode_policy.curves import Curves
+from trimode_policy.roofline import Roofline
 from trimode_workers.engine.messages import Configure
 from trimode_workers.engine.points import Points
+from trimode_workers.model.config import ModelConfig
 
 ASK_EVERY = 4
 """Cycles between two questions while the batch stays the same size: a dwell time spans many."""
