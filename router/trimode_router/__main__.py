@@ -1,0 +1,75 @@
+"""`python -m trimode_router --config FILE`: the router's process.
+
+Belongs here: the command line, the environment, signals and exit codes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import structlog
+import uvloop
+from pydantic import ValidationError
+
+from trimode_api.errors import problems_of
+from trimode_api.wire import TOKEN_VARIABLE, RouterConfig
+from trimode_router import logs
+from trimode_router.server import Router
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit codes: 0 stopped on request, 1 streams were cut by the drain's end, 2 could not start."""
+    parser = argparse.ArgumentParser(prog="python -m trimode_router", description="The trimode router.")
+    parser.add_argument("--config", required=True, type=Path, help="JSON file with a RouterConfig")
+    file: Path = parser.parse_args(arguments).config
+    token = os.environ.get(TOKEN_VARIABLE, "")
+    if not token:
+        return _fail(f"the environment variable {TOKEN_VARIABLE} must hold the fleet's token")
+    try:
+        config = RouterConfig.from_wire(file.read_bytes())
+    except OSError as error:
+        return _fail(f"--config {file}: {error.strerror}")
+    except ValidationError as error:
+        problems = "; ".join(str(problem) for problem in problems_of(error))
+        return _fail(f"--config {file}: {problems}")
+    logs.configure()
+    return uvloop.run(_run(config, token))
+
+
+async def _run(config: RouterConfig, token: str) -> int:
+    log = structlog.get_logger("router")
+    loop = asyncio.get_running_loop()
+    router = Router(config, token, now=loop.time, wall=time.time)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        await router.start()
+    except OSError as error:
+        public = f"{config.host}:{config.port}"
+        internal = f"{config.internal_host}:{config.internal_port}"
+        return _fail(f"cannot listen on {public} (public) and {internal} (internal): {error.strerror or error}")
+    listening = {"event": "listening", "url": router.url, "internalUrl": router.internal_url}
+    print(json.dumps(listening), flush=True)  # noqa: T201 - the line a parent process waits for
+    log.info("listening", url=router.url, internal_url=router.internal_url, model=config.model)
+    await stop.wait()
+    log.info("draining", timeout_s=router.fleet.rules.policy.drain_timeout_seconds)
+    finished = await router.stop(router.fleet.rules.policy.drain_timeout_seconds)
+    log.info("stopped", finished=finished)
+    return 0 if finished else 1
+
+
+def _fail(message: str) -> int:
+    print(f"trimode router: {message}", file=sys.stderr)  # noqa: T201 - before logs are configured
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,169 @@
+"""What a client asks for: the few fields of a body that routing needs, parsed once. [pure]
+
+Belongs here: reading a request. The body itself travels on unchanged; the replica checks all the rest.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from trimode_api.errors import ApiError
+from trimode_api.modes import Mode, OperatingPoint
+
+CHAT_PATH = "/v1/chat/completions"
+TEXT_PATH = "/v1/completions"
+
+QUALITIES = ("lossless", "lossy-ok")
+BYTES_PER_TOKEN = 4
+"""Rule of thumb for English and code; only the order of magnitude matters to routing."""
+
+_AT = re.compile(r"(?P<what>.*?) - at `\$\.?(?P<where>.*)`")
+_MISSING = re.compile(r"Object missing required field `(?P<name>[^`]+)`")
+
+
+class Dial(msgspec.Struct, frozen=True):
+    """The request's `trimode` object: a wish for one mode."""
+
+    mode: str | None = None
+    blockLength: int | None = None
+    threshold: float | None = None
+
+
+class _Common(msgspec.Struct):
+    model: str
+    stream: bool | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    quality: str | None = None
+    trimode: Dial | None = None
+
+
+class _Chat(_Common):
+    messages: msgspec.Raw = msgspec.Raw(b"")
+
+
+class _Text(_Common):
+    prompt: msgspec.Raw = msgspec.Raw(b"")
+
+
+_CHAT = msgspec.json.Decoder(_Chat)
+_TEXT = msgspec.json.Decoder(_Text)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request as routing sees it. `prompt_tokens` is an estimate."""
+
+    model: str
+    stream: bool
+    prompt_tokens: int
+    max_tokens: int | None
+    lossy_ok: bool
+    pin: OperatingPoint | None
+
+
+def parse(path: str, body: bytes, points: Sequence[OperatingPoint]) -> Asked:
+    """The fields of a chat or text completion's `body`; `points` are those the fleet may run.
+
+    Raises ApiError (400) that names the field, the value and what is allowed.
+    """
+    try:
+        if path == CHAT_PATH:
+            chat = _CHAT.decode(body)
+            common: _Common = chat
+            prompt = _required(bytes(chat.messages), "messages", b"[", "a list of messages")
+        else:
+            text = _TEXT.decode(body)
+            common = text
+            prompt = _required(bytes(text.prompt), "prompt", b'["', "a string or a list")
+    except msgspec.ValidationError as error:
+        raise _invalid(str(error)) from error
+    except msgspec.DecodeError as error:
+        raise ApiError(400, f"the request body is not valid JSON: {error}", code="invalid_json") from error
+    except UnicodeDecodeError as error:
+        raise ApiError(400, "the request body is not valid UTF-8", code="invalid_json") from error
+    limit = _limit(common)
+    pin = resolve(common.trimode, points) if common.trimode is not None else None
+    return Asked(
+        model=common.model,
+        stream=bool(common.stream),
+        prompt_tokens=max(1, len(prompt) // BYTES_PER_TOKEN),
+        max_tokens=limit,
+        lossy_ok=_lossy_ok(common.quality) or (pin is not None and not pin.mode.lossless),
+        pin=pin,
+    )
+
+
+def resolve(dial: Dial, points: Sequence[OperatingPoint]) -> OperatingPoint | None:
+    """The first of `points` that fits every field set in `dial`; None where `dial` names no mode.
+
+    Raises ApiError (400) where a mode is unknown or nothing fits.
+    """
+    if dial.mode is None:
+        if dial.blockLength is not None or dial.threshold is not None:
+            raise _bad("trimode.mode", "is required where blockLength or threshold is set")
+        return None
+    try:
+        mode = Mode(dial.mode)
+    except ValueError as error:
+        allowed = ", ".join(mode.value for mode in Mode)
+        raise _bad("trimode.mode", f"{dial.mode!r} is not a mode; allowed: {allowed}") from error
+    for point in points:
+        if point.mode is not mode:
+            continue
+        if dial.blockLength not in (None, point.block_length):
+            continue
+        if dial.threshold in (None, point.threshold):
+            return point
+    wish = ", ".join(
+        f"{name} {value}"
+        for name, value in (("blockLength", dial.blockLength), ("threshold", dial.threshold))
+        if value is not None
+    )
+    allowed = ", ".join(str(point) for point in points)
+    raise _bad("trimode", f"{mode.value}{' with ' + wish if wish else ''} is not offered; allowed: {allowed}")
+
+
+def _limit(common: _Common) -> int | None:
+    for name in ("max_completion_tokens", "max_tokens"):
+        value = getattr(common, name)
+        if value is None:
+            continue
+        if value < 1:
+            raise _bad(name, f"must be at least 1, got {value}")
+        return int(value)
+    return None
+
+
+def _lossy_ok(quality: str | None) -> bool:
+    if quality is not None and quality not in QUALITIES:
+        raise _bad("quality", f"must be one of {', '.join(QUALITIES)}, got {quality!r}")
+    return quality == "lossy-ok"
+
+
+def _required(raw: bytes, name: str, starts: bytes, kind: str) -> bytes:
+    if not raw or raw == b"null":
+        raise _bad(name, f"is required: {kind}", code="missing_required_parameter")
+    if raw[:1] not in [starts[i : i + 1] for i in range(len(starts))]:
+        raise _bad(name, f"must be {kind}")
+    return raw
+
+
+def _bad(param: str, message: str, *, code: str = "invalid_value") -> ApiError:
+    return ApiError(400, f"{param}: {message}", code=code, param=param)
+
+
+def _invalid(text: str) -> ApiError:
+    """msgspec's finding in our words: the field first."""
+    missing = _MISSING.match(text)
+    if missing:
+        return _bad(missing["name"], "is required", code="missing_required_parameter")
+    match = _AT.match(text)
+    if match is None:
+        return ApiError(400, f"the request body must be an object: {text}", code="invalid_value")
+    what = match["what"].replace("`", "")
+    return _bad(match["where"], what[:1].lower() + what[1:], code="invalid_type")

@@ -1,0 +1,273 @@
+"""One completion request, from the client's last byte to the answer's.
+
+Belongs here: the splice. Until the first byte has gone to the client everything is held and may be retried; from then
+on bytes pass as they came, in pieces that end with a whole event.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from trimode_api.errors import ApiError
+from trimode_api.wire import REQUEST_ID_HEADER
+from trimode_router.asked import Asked
+from trimode_router.http.client import ClientConnection
+from trimode_router.http.outgoing import (
+    LAST_CHUNK,
+    answer,
+    chunk,
+    connection_field,
+    error_bytes,
+    error_fields,
+    event,
+    head,
+)
+from trimode_router.http.request import Request
+from trimode_router.http.upstream import AnswerHead, Link
+from trimode_router.limits import Limits
+from trimode_router.rules import Tier
+
+_USAGE = re.compile(rb'"completion_tokens"\s*:\s*(\d+)')
+_DONE = b"data: [DONE]"
+_HOP_BY_HOP = frozenset(
+    (b"connection", b"keep-alive", b"proxy-authenticate", b"te", b"trailer", b"upgrade", b"date", b"server")
+) | {REQUEST_ID_HEADER.encode()}
+RETRIABLE = frozenset((429, 502, 503, 504))
+"""Statuses of a replica that say nothing about the request: another replica may serve it."""
+
+
+@dataclass(slots=True)
+class Record:
+    """What happened, for metrics and the access log. Times in seconds of the router's clock."""
+
+    started: float
+    queued_at: float | None = None
+    queue_wait: float = 0.0
+    first_byte: float | None = None
+    status: str = ""
+    replica_id: str = ""
+    attempts: int = 0
+    tokens: int | None = None
+    stream: bool = False
+    refusal: str = ""
+    failures: list[str] = field(default_factory=list)
+
+
+class Desk(Protocol):
+    """Who places exchanges: told of each turn of one."""
+
+    limits: Limits
+
+    def now(self) -> float: ...
+    def first_byte(self, exchange: Exchange) -> None: ...
+    def failed(self, exchange: Exchange, why: str, *, untouched: bool) -> None: ...
+    def elsewhere(self, exchange: Exchange) -> bool:
+        """Whether another replica could still be tried."""
+
+    def over(self, exchange: Exchange) -> None: ...
+
+
+class Exchange:
+    """A request and its answer. Ends exactly once, by `_end`."""
+
+    __slots__ = (
+        "_aligned", "_boundary", "_desk", "_framing", "_held", "_passing", "_previous", "_sent", "_tail", "asked",
+        "client", "link", "over", "record", "request", "tier", "tried",
+    )  # fmt: skip
+
+    def __init__(self, client: ClientConnection, request: Request, asked: Asked, tier: Tier, desk: Desk) -> None:
+        self.client = client
+        self.request = request
+        self.asked = asked
+        self.tier = tier
+        self.tried: Collection[str] = ()
+        self.link: Link | None = None
+        self.over = False
+        self.record = Record(started=desk.now())
+        self._desk = desk
+        self._sent = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self._framing: AnswerHead | None = None
+        self._held = b""
+        self._boundary = b""
+        self._passing = False  # every piece so far ended with a whole event, the next may pass at once
+        self._aligned = False  # what the client has ends with a whole event
+        self._tail = self._previous = b""
+
+    # Sending.
+
+    def send(self, link: Link, head_bytes: bytes) -> None:
+        """Send the request over `link`."""
+        self._reset()
+        self.link = link
+        if self.client.paused:
+            link.transport.pause_reading()
+        link.begin(self, head_bytes, self.request.body, unchunk=self.request.http10)
+
+    # The replica's side.
+
+    def on_head(self, head: AnswerHead) -> None:
+        if head.status in RETRIABLE and self._desk.elsewhere(self):
+            self._drop_link()
+            self._desk.failed(self, f"answered {head.status}", untouched=False)
+            return
+        self._framing = head
+        self.record.stream = head.field(b"content-type").startswith(b"text/event-stream")
+        if self.record.stream:
+            self._boundary = b"\n\n\r\n" if head.chunked and not self.request.http10 else b"\n\n"
+
+    def on_bytes(self, data: bytes) -> None:
+        if self._passing and data.endswith(self._boundary):
+            self._previous, self._tail = self._tail, data
+            self.client.transport.write(data)
+        else:
+            self._gather(data)
+
+    def on_complete(self) -> None:
+        self.link = None
+        self._flush(whole=True)
+        self.record.tokens = self._usage()
+        self._end(str(self._framing.status) if self._framing else "200")
+        self.client.finished()
+
+    def on_broken(self, why: str, untouched: bool) -> None:
+        self.link = None
+        if not self._sent:
+            self._desk.failed(self, why, untouched=untouched)
+        else:
+            # The seam for resumption: what the client has is whole events, and the rest could follow from elsewhere.
+            self._break_off(why)
+
+    def lost(self, why: str) -> None:
+        """The replica is given up from outside (dead, silent)."""
+        self._drop_link()
+        self.on_broken(why, untouched=False)
+
+    # The client's side.
+
+    def client_gone(self) -> None:
+        if self.over:
+            return
+        self._drop_link()
+        self._end("client_gone")
+
+    def pause(self) -> None:
+        if self.link is not None:
+            self.link.transport.pause_reading()
+
+    def resume(self) -> None:
+        if self.link is not None:
+            self.link.heard = True
+            self.link.transport.resume_reading()
+
+    def refuse(self, error: ApiError, reason: str = "") -> None:
+        """Answer with an error instead; only while nothing was sent."""
+        self._drop_link()
+        self.record.refusal = reason
+        self._end(str(error.status))
+        answer_error(self.client, self.request, error)
+
+    # Inside.
+
+    def _gather(self, data: bytes) -> None:
+        """The pieces that may not pass at once: the first, those that end within an event, those of no stream."""
+        self._held += data
+        if not self.record.stream:
+            if self._sent or len(self._held) > self._desk.limits.held_bytes:
+                self._flush(whole=True)
+            return
+        cut = self._held.rfind(self._boundary)
+        aligned = cut >= 0 and cut + len(self._boundary) == len(self._held)
+        # A replica whose chunks do not end with events is not held up: its pieces pass as they are.
+        strays = not aligned and self._held.endswith(b"\r\n")
+        if aligned or strays or len(self._held) > self._desk.limits.held_bytes:
+            self._flush(whole=True)
+            self._passing = self._aligned = aligned
+        elif cut >= 0:
+            rest = self._held[cut + len(self._boundary) :]
+            self._held = self._held[: cut + len(self._boundary)]
+            self._flush(whole=False)
+            self._held, self._aligned = rest, True
+            self._passing = False
+
+    def _flush(self, *, whole: bool) -> None:
+        """Write what is held, after the head if that has not gone yet. `whole`: nothing stays behind."""
+        data, self._held = self._held, b""
+        if not self._sent:
+            data = self._client_head() + data
+            self._sent = True
+            self.record.first_byte = self._desk.now()
+            self._desk.first_byte(self)
+        if data:
+            self._previous, self._tail = self._tail, data
+            self.client.write(data)
+
+    def _client_head(self) -> bytes:
+        framing = self._framing
+        if framing is None:
+            return b""
+        request = self.request
+        if self._must_close():
+            request.keep = False
+        fields = [field for field in framing.fields if field[0].lower() not in _HOP_BY_HOP]
+        if request.http10:
+            fields = [field for field in fields if field[0].lower() != b"transfer-encoding"]
+        if framing.status in (429, 503) and not framing.field(b"retry-after"):
+            fields.append((b"retry-after", b"1"))
+        fields.append((REQUEST_ID_HEADER.encode(), request.request_id.encode()))
+        fields.extend(connection_field(request.keep, request.http10))
+        return head(framing.status, fields)
+
+    def _must_close(self) -> bool:
+        """Whether only the connection's end can tell the client where this answer ends."""
+        framing = self._framing
+        return framing is not None and framing.length is None and (self.request.http10 or not framing.chunked)
+
+    def _usage(self) -> int | None:
+        """Output tokens, from the usage in the answer's last bytes."""
+        found = _USAGE.findall(self._previous[-4096:] + self._tail[-4096:])
+        return int(found[-1]) if found else None
+
+    def _break_off(self, why: str) -> None:
+        """End a begun answer: an error event where the client can still read one, else a cut connection."""
+        framing = self._framing
+        whole = _DONE in self._tail and self._aligned
+        if framing is None or not self.record.stream or not self._aligned or self.client.gone:
+            self._end("broken")
+            self.client.abort()
+            return
+        data = b""
+        if not whole:
+            data = event(error_bytes(ApiError(502, f"the replica {why} in mid-stream", code="stream_broken")))
+        if framing.chunked and not self.request.http10:
+            data = (chunk(data) if data else b"") + LAST_CHUNK
+        self.record.tokens = self._usage()
+        self._end(str(framing.status) if whole else "broken")
+        self.client.write(data)
+        self.client.finished()
+
+    def _drop_link(self) -> None:
+        link, self.link = self.link, None
+        if link is not None:
+            link.drop()
+
+    def _end(self, status: str) -> None:
+        self.over = True
+        self.record.status = status
+        self._desk.over(self)
+
+
+def answer_error(client: ClientConnection, request: Request, error: ApiError) -> None:
+    """A whole error answer to a request that no exchange serves (any longer)."""
+    fields = [
+        (REQUEST_ID_HEADER.encode(), request.request_id.encode()),
+        *error_fields(error),
+        *connection_field(request.keep, request.http10),
+    ]
+    client.write(answer(error.status, error_bytes(error), fields, bare=request.method == "HEAD"))
+    client.finished()

@@ -1,0 +1,217 @@
+"""The fleet as this router knows it: reports, its own counters, and the policy in force.
+
+Belongs here: live state and its transitions; `now` is an argument (seconds of a monotonic clock), there is no I/O.
+Decisions read the frozen views made here, never the records.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from trimode_api.errors import TrimodeError
+from trimode_api.fleet import Freshness, PointChange
+from trimode_api.modes import OperatingPoint
+from trimode_api.wire import Command, PolicyConfig, ReplicaReport, ReportAnswer
+from trimode_router.policy_stub import ReplicaView
+from trimode_router.rules import Rules
+
+RING = 50
+"""Point changes and refusals kept for `/fleet`."""
+FORGET_AFTER_DEATHS = 6.0
+"""A replica silent for this many times `dead_after` is no longer shown."""
+
+
+class FleetError(TrimodeError):
+    """A message to the fleet that can not be accepted; `status` is its HTTP status."""
+
+    def __init__(self, status: int, message: str, code: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+@dataclass(slots=True)
+class Replica:
+    """One replica: its last report and what this router counts itself."""
+
+    report: ReplicaReport
+    points: tuple[OperatingPoint, ...]
+    heard_at: float
+    in_flight: int = 0
+    queued_prompt_tokens: int = 0
+    drain: bool | None = None
+    failures: int = 0
+    cool_until: float = 0.0
+    dead: bool = False
+
+    @property
+    def replica_id(self) -> str:
+        return self.report.replica_id
+
+    @property
+    def draining(self) -> bool:
+        return self.report.draining or self.drain is True
+
+    def freshness(self, rules: Rules, now: float) -> Freshness:
+        age = now - self.heard_at
+        if age >= rules.staleness.dead_after_s:
+            return Freshness.DEAD
+        return Freshness.STALE if age >= rules.staleness.stale_after_s else Freshness.FRESH
+
+    def view(self, rules: Rules, slack: int, now: float) -> ReplicaView:
+        report = self.report
+        return ReplicaView(
+            replica_id=report.replica_id,
+            pool=report.pool,
+            ready=report.ready,
+            draining=self.draining,
+            age_s=now - self.heard_at,
+            in_flight=self.in_flight,
+            running=report.running,
+            waiting=report.waiting,
+            queued_prompt_tokens=max(report.queued_prompt_tokens, self.queued_prompt_tokens),
+            capacity=report.max_running + slack,
+            points=self.points or rules.pools.get(report.pool, ()),
+            tokens_per_s=report.tokens_per_second,
+        )
+
+
+class Fleet:
+    """All replicas heard of, by id, and the policy. Not thread-safe: it lives on the router's loop."""
+
+    def __init__(self, model: str, policy: PolicyConfig, slack: int) -> None:
+        self.model = model
+        self.rules = Rules.of(policy)
+        self.changes: deque[PointChange] = deque(maxlen=RING)
+        self._slack = slack
+        self._replicas: dict[str, Replica] = {}
+
+    def __iter__(self) -> Iterator[Replica]:
+        return iter(self._replicas.values())
+
+    def get(self, replica_id: str) -> Replica | None:
+        return self._replicas.get(replica_id)
+
+    # What comes in.
+
+    def take_report(self, report: ReplicaReport, now: float, wall: float) -> ReportAnswer:
+        """Apply one report. A late one (an older sequence) changes nothing. FleetError (409) for another model."""
+        if report.model != self.model:
+            raise FleetError(
+                409, f"replica {report.replica_id} serves {report.model!r}, this router {self.model!r}", "wrong_model"
+            )
+        replica = self._replicas.get(report.replica_id)
+        if replica is None:
+            replica = Replica(report, _points(report), now)
+            self._replicas[report.replica_id] = replica
+        elif report.sequence > replica.report.sequence:
+            self._note_change(replica.report, report, wall)
+            if report.allowed_points != replica.report.allowed_points:
+                replica.points = _points(report)
+            replica.report, replica.heard_at, replica.dead = report, now, False
+        if replica.drain is False and not report.draining:
+            replica.drain = None  # fulfilled: a later drain is the replica's own will
+        return ReportAnswer(
+            policy=self.rules.policy if report.policy_version < self.rules.policy.version else None,
+            command=_command(replica),
+        )
+
+    def put_policy(self, policy: PolicyConfig) -> bool:
+        """Put a policy in force; whether it changed anything. FleetError (409) where it is older than the present one."""
+        present = self.rules.policy
+        if policy.version < present.version:
+            raise FleetError(
+                409, f"policy version {policy.version} is older than version {present.version} in force", "old_policy"
+            )
+        if policy.version == present.version and policy != present:
+            raise FleetError(
+                409, f"another policy of version {policy.version} is in force; raise the version", "same_version"
+            )
+        self.rules = Rules.of(policy)
+        return policy != present
+
+    def drain(self, replica_id: str, drain: bool) -> None:
+        """Ask a replica to drain, or to take requests again. FleetError (404) where it is unknown."""
+        replica = self._replicas.get(replica_id)
+        if replica is None:
+            known = ", ".join(self._replicas) or "none"
+            raise FleetError(404, f"replica {replica_id!r} is unknown; known: {known}", "unknown_replica")
+        replica.drain = drain
+
+    # This router's own counters.
+
+    def occupy(self, replica: Replica, prompt_tokens: int) -> None:
+        """A request is on its way to it; its prompt counts as queued until the first token."""
+        replica.in_flight += 1
+        replica.queued_prompt_tokens += prompt_tokens
+
+    def prefilled(self, replica: Replica, prompt_tokens: int) -> None:
+        replica.queued_prompt_tokens -= prompt_tokens
+
+    def vacate(self, replica: Replica) -> None:
+        replica.in_flight -= 1
+
+    def failed(self, replica: Replica, now: float) -> None:
+        """It failed a request: passed over for 0.25 s, doubled with each failure in a row, at most 5 s."""
+        replica.failures += 1
+        replica.cool_until = now + min(0.25 * 2 ** (replica.failures - 1), 5.0)
+
+    def succeeded(self, replica: Replica) -> None:
+        replica.failures = 0
+        replica.cool_until = 0.0
+
+    # What goes out.
+
+    def views(self, now: float, without: Collection[str] = ()) -> tuple[ReplicaView, ...]:
+        """The snapshot to decide on. Cooling replicas are in it only where nothing else is usable."""
+        views = [
+            r.view(self.rules, self._slack, now) for r in self if r.replica_id not in without and now >= r.cool_until
+        ]
+        if not any(self.usable(view) for view in views):
+            views = [r.view(self.rules, self._slack, now) for r in self if r.replica_id not in without]
+        return tuple(views)
+
+    def usable(self, view: ReplicaView) -> bool:
+        """Whether it may get requests at all, be it full or not."""
+        return view.ready and not view.draining and view.age_s < self.rules.staleness.dead_after_s
+
+    def bury(self, now: float) -> list[str]:
+        """Ids of replicas that died since the last call; those long dead and idle are forgotten."""
+        dead_after = self.rules.staleness.dead_after_s
+        died = []
+        for replica in list(self):
+            age = now - replica.heard_at
+            if age >= dead_after and not replica.dead:
+                replica.dead = True
+                died.append(replica.replica_id)
+            if age >= dead_after * FORGET_AFTER_DEATHS and not replica.in_flight:
+                del self._replicas[replica.replica_id]
+        return died
+
+    def _note_change(self, old: ReplicaReport, new: ReplicaReport, wall: float) -> None:
+        if old.decision.point == new.decision.point:
+            return
+        self.changes.append(
+            PointChange(
+                time=wall,
+                replica_id=new.replica_id,
+                pool=new.pool,
+                from_point=old.decision.point,
+                to_point=new.decision.point,
+                reason=new.decision.reason,
+                detail=new.decision.detail,
+            )
+        )
+
+
+def _points(report: ReplicaReport) -> tuple[OperatingPoint, ...]:
+    return tuple(OperatingPoint.parse(name) for name in report.allowed_points)
+
+
+def _command(replica: Replica) -> Command:
+    """The wish, as long as the replica does not report it as fulfilled."""
+    if replica.drain is None or replica.drain == replica.report.draining:
+        return Command.NONE
+    return Command.DRAIN if replica.drain else Command.UNDRAIN

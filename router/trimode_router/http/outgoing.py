@@ -1,0 +1,61 @@
+"""Bytes of HTTP heads and small answers. [pure]
+
+Belongs here: serialising; what an answer says is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from http import HTTPStatus
+
+from trimode_api.errors import ApiError
+
+Fields = Iterable[tuple[bytes, bytes]]
+
+JSON = b"application/json"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+LAST_CHUNK = b"0\r\n\r\n"
+
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+
+
+def head(status: int, fields: Fields) -> bytes:
+    """Status line, fields and the empty line."""
+    line = _STATUS_LINES.get(status) or f"HTTP/1.1 {status} Unknown\r\n".encode()
+    return line + b"".join([b"%b: %b\r\n" % field for field in fields]) + b"\r\n"
+
+
+def connection_field(keep: bool, http10: bool) -> Fields:
+    """The Connection field, where the version's default does not already say it."""
+    if keep:
+        return [(b"connection", b"keep-alive")] if http10 else []
+    return [(b"connection", b"close")]
+
+
+def answer(status: int, body: bytes, fields: Fields, *, content_type: bytes = JSON, bare: bool = False) -> bytes:
+    """A whole answer; `bare` leaves the body out, as for HEAD."""
+    all_fields = [(b"content-type", content_type), (b"content-length", b"%d" % len(body)), *fields]
+    return head(status, all_fields) + (b"" if bare else body)
+
+
+def error_fields(error: ApiError) -> list[tuple[bytes, bytes]]:
+    """Fields that an error answer carries besides its body."""
+    if error.retry_after_s is None:
+        return []
+    return [(b"retry-after", b"%d" % error.retry_after_s)]
+
+
+def error_bytes(error: ApiError) -> bytes:
+    """The body of an error answer, in OpenAI's shape."""
+    return json.dumps(error.body(), ensure_ascii=False).encode()
+
+
+def chunk(data: bytes) -> bytes:
+    """One HTTP chunk."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def event(data: bytes) -> bytes:
+    """One server-sent event."""
+    return b"data: " + data + b"\n\n"

@@ -1,0 +1,136 @@
+"""A client's request, once it is complete or known to be wrong. [pure]
+
+Belongs here: the value that the client connection hands over, and the collecting of its head.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from trimode_api.errors import ApiError
+from trimode_api.wire import REQUEST_ID_HEADER, TIER_HEADER
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_TIER = TIER_HEADER.encode()
+_ID = REQUEST_ID_HEADER.encode()
+PASSED = (b"traceparent", b"tracestate")
+"""Fields of the client that travel on to the replica; its Authorization never does."""
+
+
+@dataclass(slots=True)
+class Request:
+    """One request. `problem` set means: answer this error, then close."""
+
+    method: str
+    path: str
+    query: str
+    http10: bool
+    keep: bool
+    request_id: str
+    tier: str | None
+    passed: tuple[tuple[bytes, bytes], ...]
+    body: bytes
+    problem: ApiError | None = None
+
+
+class Head:
+    """Collects one request's head, field by field, and notices what is wrong with it."""
+
+    __slots__ = (
+        "_limits",
+        "chunked",
+        "expects",
+        "hosts",
+        "length",
+        "passed",
+        "problem",
+        "request_id",
+        "size",
+        "tier",
+        "url",
+    )
+
+    def __init__(self, header_bytes: int, body_bytes: int) -> None:
+        self._limits = (header_bytes, body_bytes)
+        self.url = b""
+        self.size = 0
+        self.hosts = 0
+        self.length: int | None = None
+        self.chunked = False
+        self.expects = False
+        self.tier: str | None = None
+        self.request_id: str | None = None
+        self.passed: list[tuple[bytes, bytes]] = []
+        self.problem: ApiError | None = None
+
+    @property
+    def has_body(self) -> bool:
+        return self.chunked or bool(self.length)
+
+    def add_url(self, part: bytes) -> None:
+        self.url += part
+        self.grow(len(part))
+
+    def add(self, name: bytes, value: bytes) -> None:
+        """One field, its name in any case."""
+        self.grow(len(name) + len(value) + 4)
+        name = name.lower()
+        if name == b"host":
+            self.hosts += 1
+        elif name == b"content-length":
+            self._length(value)
+        elif name == b"transfer-encoding":
+            self.chunked = True
+        elif name == b"expect":
+            self._expect(value)
+        elif name == _TIER:
+            self.tier = value.decode("latin-1").strip()
+        elif name == _ID:
+            if _REQUEST_ID.fullmatch(value):
+                self.request_id = value.decode()
+        elif name in PASSED:
+            self.passed.append((name, value))
+
+    def grow(self, count: int) -> None:
+        """Count bytes of the head; too many are a problem."""
+        self.size += count
+        limit = self._limits[0]
+        if self.size > limit:
+            self.fail(431, f"the request's headers are longer than {limit} bytes", "headers_too_large")
+
+    def check(self, version: str) -> None:
+        """At the end of the headers: what only the whole head can tell."""
+        if version not in ("1.0", "1.1"):
+            self.fail(505, f"HTTP/{version} is not spoken here; use HTTP/1.1", "unsupported_version")
+        elif self.hosts > 1 or (version == "1.1" and not self.hosts):
+            self.fail(400, f"a request needs exactly one Host header, got {self.hosts}", "invalid_request")
+
+    def fail(self, status: int, message: str, code: str) -> None:
+        """Note the first problem only: it is the cause of those after it."""
+        if self.problem is None:
+            self.problem = ApiError(status, message, code=code)
+
+    def _length(self, value: bytes) -> None:
+        # The parser has not judged the value yet; it raises on anything but digits.
+        if value.isdigit():
+            self.length = int(value[:20])
+            limit = self._limits[1]
+            if self.length > limit:
+                self.fail(413, f"the request body is longer than {limit} bytes", "body_too_large")
+
+    def _expect(self, value: bytes) -> None:
+        if value.lower() == b"100-continue":
+            self.expects = True
+        else:
+            self.fail(417, "only `Expect: 100-continue` is understood", "expectation_failed")
+
+
+def split_target(target: bytes) -> tuple[str, str]:
+    """Path and query of a request target, in origin or absolute form."""
+    text = target.decode("latin-1")
+    if not text.startswith("/") and "://" in text:
+        _, _, rest = text.partition("://")
+        text = "/" + rest.partition("/")[2]
+    path, _, query = text.partition("?")
+    return path, query

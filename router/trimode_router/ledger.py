@@ -1,0 +1,129 @@
+"""What became of requests: metrics, the access log, refusals for `/fleet`, and the rate of answers.
+
+Belongs here: accounts of things done. Nothing here decides, and nothing of a prompt is kept.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from trimode_api.errors import ApiError
+from trimode_api.fleet import Refusal
+from trimode_router.exchange import Exchange
+from trimode_router.fleet import RING
+from trimode_router.metrics import Metrics
+
+_WINDOW_S = 10.0
+
+
+class Ledger:
+    """`wall` gives Unix seconds, for what people read. Of good answers, one in `sample` is logged; of others, all."""
+
+    def __init__(self, metrics: Metrics, wall: Callable[[], float], sample: int = 100) -> None:
+        self.metrics = metrics
+        self.refusals: deque[Refusal] = deque(maxlen=RING)
+        self.finished_total = 0
+        self.refused_total = 0
+        self._wall = wall
+        self._sample = sample
+        self._answers = 0
+        self._log: Any = structlog.get_logger("access")
+        self._ends: deque[float] = deque(maxlen=4096)
+        self._tiers: dict[str, _TierMetrics] = {}
+
+    def finished(self, exchange: Exchange, now: float) -> None:
+        """An exchange is over, however it ended."""
+        record = exchange.record
+        tier = self._tiers.get(exchange.tier.name)
+        if tier is None:
+            tier = self._tiers[exchange.tier.name] = _TierMetrics(self.metrics, exchange)
+        tier.count(exchange, now)
+        if record.replica_id:
+            self.finished_total += 1
+            self._ends.append(now)
+        if record.status == "200":
+            self._answers += 1
+            if self._answers % self._sample:
+                return
+        self._log.info(
+            "request",
+            id=exchange.request.request_id,
+            path=exchange.request.path,
+            tier=exchange.tier.name,
+            status=record.status,
+            replica=record.replica_id,
+            attempts=record.attempts,
+            failures=record.failures or None,
+            refusal=record.refusal or None,
+            queued_s=round(record.queue_wait, 4),
+            first_byte_s=None if record.first_byte is None else round(record.first_byte - record.started, 4),
+            seconds=round(now - record.started, 4),
+            tokens=record.tokens,
+        )
+
+    def refused(self, tier: str, error: ApiError, reason: str) -> None:
+        """A request is turned away for want of capacity."""
+        self.refused_total += 1
+        self.metrics.refusals.labels(reason).inc()
+        self.refusals.append(
+            Refusal(time=self._wall(), tier=tier, status=error.status, reason=reason, detail=error.message)
+        )
+
+    def retried(self) -> None:
+        self.metrics.retries.inc()
+
+    def rate(self, now: float) -> float:
+        """Answers per second over the last seconds."""
+        ends = self._ends
+        while ends and ends[0] < now - _WINDOW_S:
+            ends.popleft()
+        if len(ends) < 2:
+            return len(ends) / _WINDOW_S
+        return len(ends) / max(now - ends[0], 0.1)
+
+
+class _TierMetrics:
+    """One tier's labelled children, looked up once: labels cost more than the counting."""
+
+    def __init__(self, metrics: Metrics, exchange: Exchange) -> None:
+        name = exchange.tier.name
+        self._requests = metrics.requests
+        self._name = name
+        self._by_status: dict[str, Any] = {}
+        self._first_byte = metrics.first_byte.labels(name)
+        self._whole = metrics.whole.labels(name)
+        self._per_token = metrics.per_token.labels(name)
+        self._tokens = metrics.tokens.labels(name)
+        self._queue_wait = metrics.queue_wait.labels(name)
+        self._met = {
+            (kind, met): metrics.objectives.labels(name, kind, str(met).lower())
+            for kind in ("ttft", "tpot")
+            for met in (True, False)
+        }
+
+    def count(self, exchange: Exchange, now: float) -> None:
+        record = exchange.record
+        child = self._by_status.get(record.status)
+        if child is None:
+            child = self._by_status[record.status] = self._requests.labels(self._name, record.status)
+        child.inc()
+        if record.queued_at is not None:
+            self._queue_wait.observe(record.queue_wait)
+        if record.status != "200" or record.first_byte is None:
+            return
+        self._whole.observe(now - record.started)
+        waited = record.first_byte - record.started
+        if record.stream:  # the first byte of any other answer is its end
+            self._first_byte.observe(waited)
+            self._met["ttft", waited <= exchange.tier.ttft_s].inc()
+        if record.tokens is None:
+            return
+        self._tokens.inc(record.tokens)
+        if record.stream and record.tokens > 1:
+            per_token = (now - record.first_byte) / (record.tokens - 1)
+            self._per_token.observe(per_token)
+            self._met["tpot", per_token <= exchange.tier.tpot_s].inc()

@@ -1,0 +1,40 @@
+"""Bounds of the router's edges: sizes, times and attempts.
+
+Belongs here: numbers that protect the router, not those that express a policy (these come in `PolicyConfig`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Sizes in bytes, times in seconds."""
+
+    header_bytes: int = 16 * 1024
+    """Request line and headers of one request; more is 431."""
+    body_bytes: int = 8 * 1024 * 1024
+    """Body of one request; more is 413."""
+    header_seconds: float = 10.0
+    """From a request's first byte (or the connection's start) to the end of its headers; longer is 408."""
+    body_seconds: float = 60.0
+    """From the end of the headers to the end of the body; longer is 408."""
+    idle_seconds: float = 75.0
+    """A kept client connection without a request is closed after this."""
+    stall_seconds: float = 120.0
+    """A client that reads nothing of its answer for this long is dropped."""
+    linger_seconds: float = 2.0
+    """After a final answer to an unread request, input is discarded this long so that the answer arrives."""
+    pipelined_bytes: int = 64 * 1024
+    """Bytes of later requests taken in while an answer is under way; beyond it the socket is not read."""
+    connect_seconds: float = 2.0
+    """To open a connection to a replica."""
+    upstream_idle_seconds: float = 300.0
+    """A replica that sends nothing for an open request for this long has broken it."""
+    attempts: int = 3
+    """Replicas tried for one request before its first byte reached the client."""
+    held_bytes: int = 256 * 1024
+    """Of an answer that is not a stream, this much is held back so that it can still be retried."""
+    slack: int = 1
+    """Requests sent to a replica beyond its batch, so that a freed row is filled without a round trip."""

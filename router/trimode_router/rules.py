@@ -1,0 +1,69 @@
+"""The policy in the form that requests need: looked up, not searched. [pure]
+
+Belongs here: everything derived from a `PolicyConfig`, computed once per version.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trimode_api.errors import ApiError
+from trimode_api.modes import OperatingPoint
+from trimode_api.wire import PolicyConfig, TierPolicy
+from trimode_router.policy_stub import AdmissionLimits, Staleness
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """One tier; objectives in seconds, the latter per output token."""
+
+    name: str
+    priority: int
+    ttft_s: float
+    tpot_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """`points` are all points of all pools, each once, in the policy's order."""
+
+    policy: PolicyConfig
+    tiers: dict[str, Tier]
+    default_tier: Tier
+    points: tuple[OperatingPoint, ...]
+    pools: dict[str, tuple[OperatingPoint, ...]]
+    staleness: Staleness
+    admission: AdmissionLimits
+
+    @classmethod
+    def of(cls, policy: PolicyConfig) -> Rules:
+        tiers = {tier.name: _tier(tier) for tier in policy.tiers}
+        pools = {pool.name: tuple(OperatingPoint.parse(name) for name in pool.points) for pool in policy.pools}
+        return cls(
+            policy=policy,
+            tiers=tiers,
+            # Who names no tier gets the last resort: the lowest priority, of several the first listed.
+            default_tier=min(tiers.values(), key=lambda tier: tier.priority),
+            points=tuple(dict.fromkeys(point for points in pools.values() for point in points)),
+            pools=pools,
+            staleness=Staleness(policy.staleness.stale_after_seconds, policy.staleness.dead_after_seconds),
+            admission=AdmissionLimits(
+                policy.admission.max_queued_requests, policy.admission.max_wait_milliseconds / 1000
+            ),
+        )
+
+    def tier(self, name: str | None) -> Tier:
+        """The tier of that name, the default for None. Raises ApiError (400) that lists the tiers."""
+        if name is None:
+            return self.default_tier
+        tier = self.tiers.get(name)
+        if tier is None:
+            allowed = ", ".join(self.tiers)
+            raise ApiError(
+                400, f"x-trimode-tier: {name!r} is not a tier; allowed: {allowed}", code="unknown_tier", param="tier"
+            )
+        return tier
+
+
+def _tier(tier: TierPolicy) -> Tier:
+    return Tier(tier.name, tier.priority, tier.ttft_milliseconds / 1000, tier.tpot_milliseconds / 1000)

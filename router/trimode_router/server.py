@@ -1,0 +1,148 @@
+"""The router as a whole: put together, started, drained.
+
+Belongs here: composition and life cycle. Nothing here knows HTTP or policy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+from collections.abc import Callable
+
+import structlog
+from aiohttp import web
+
+from trimode_api.wire import RouterConfig
+from trimode_router.dispatch import Dispatcher
+from trimode_router.fleet import Fleet
+from trimode_router.http.client import ClientConnection, Edge
+from trimode_router.internal import Internal
+from trimode_router.ledger import Ledger
+from trimode_router.limits import Limits
+from trimode_router.metrics import Metrics
+from trimode_router.surface import Surface
+from trimode_router.view import Viewer
+
+TICK_SECONDS = 0.1
+_TICKS_PER_SECOND = 10
+
+
+class Router:
+    """One router. `start`, then `stop`; `url` and `internal_url` are known in between."""
+
+    def __init__(
+        self,
+        config: RouterConfig,
+        token: str,
+        *,
+        now: Callable[[], float],
+        wall: Callable[[], float],
+        limits: Limits | None = None,
+    ) -> None:
+        self.limits = limits or Limits()
+        self._config = config
+        self._now = now
+        self._connections: set[ClientConnection] = set()
+        self._ticks = 0
+        self.fleet = Fleet(config.model, config.policy, self.limits.slack)
+        self.metrics = Metrics()
+        self.ledger = Ledger(self.metrics, wall)
+        self.dispatcher = Dispatcher(self.fleet, self.ledger, self.limits, token, now)
+        self.viewer = Viewer(config.name, self.fleet, self.dispatcher, self.ledger, now, wall)
+        surface = Surface(self.fleet, self.dispatcher, self.viewer, self.metrics, int(wall()))
+        serial, prefix = itertools.count(1), os.urandom(6).hex()
+        self._edge = Edge(
+            limits=self.limits,
+            now=now,
+            new_id=lambda: f"req-{prefix}-{next(serial):x}",
+            serve=surface.serve,
+            refuse=surface.refuse,
+            opened=self._connections.add,
+            closed=self._connections.discard,
+        )
+        self._internal = Internal(self.fleet, self.viewer, token, now, wall, self.dispatcher.pump)
+        self._idle = asyncio.Event()
+        self._metrics_live()
+
+    async def start(self) -> None:
+        """Listen on both ports. Raises OSError naming neither: `strerror` says what, the caller knows where."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            lambda: ClientConnection(self._edge), self._config.host, self._config.port, backlog=4096
+        )
+        self._runner = web.AppRunner(self._internal.app(), access_log=None, shutdown_timeout=1.0)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, self._config.internal_host, self._config.internal_port)
+        try:
+            await site.start()
+        except OSError:
+            self._server.close()
+            await self._runner.cleanup()
+            raise
+        self.url = _url(self._config.host, self._server.sockets[0].getsockname()[1])
+        self.internal_url = _url(self._config.internal_host, self._runner.addresses[0][1])
+        self._ticker = loop.create_task(self._tick_forever())
+
+    async def stop(self, timeout_s: float) -> bool:
+        """Refuse what is new, finish what runs for at most `timeout_s`; whether everything was finished."""
+        self.viewer.draining = True
+        self._server.close()
+        for connection in list(self._connections):
+            connection.close_if_idle()
+        finished = True
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._busy():
+                    self._idle.clear()
+                    await self._idle.wait()
+        except TimeoutError:
+            finished = False
+        self._ticker.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._ticker
+        await self.dispatcher.close()
+        for connection in list(self._connections):
+            connection.transport.close()
+        await self._server.wait_closed()
+        await self._runner.cleanup()
+        return finished
+
+    def tick(self) -> None:
+        """What time alone brings about; ten times a second."""
+        now = self._now()
+        self._ticks += 1
+        self.dispatcher.tick(now)
+        if self._ticks % _TICKS_PER_SECOND == 0:
+            self.viewer.sample()
+            for connection in list(self._connections):
+                connection.expire(now)
+        if self._ticks % max(1, round(self.limits.upstream_idle_seconds * _TICKS_PER_SECOND)) == 0:
+            self.dispatcher.sweep_stalled()
+        if self.viewer.draining:
+            for connection in list(self._connections):
+                connection.close_if_idle()
+            if not self._busy():
+                self._idle.set()
+
+    async def _tick_forever(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            try:
+                self.tick()
+            except Exception:  # a fault in one tick must not end all later ones
+                structlog.get_logger("router").exception("tick")
+
+    def _busy(self) -> bool:
+        return bool(self.dispatcher.in_flight or self.dispatcher.queue or self._connections)
+
+    def _metrics_live(self) -> None:
+        self.metrics.in_flight.set_function(lambda: len(self.dispatcher.in_flight))
+        self.metrics.queued.set_function(lambda: len(self.dispatcher.queue))
+        self.metrics.connections.set_function(lambda: len(self._connections))
+
+
+def _url(host: str, port: int) -> str:
+    shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"

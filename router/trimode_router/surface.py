@@ -1,0 +1,135 @@
+"""The public port's table: which path and method leads where, and the small answers.
+
+Belongs here: routes of the OpenAI API and the router's own pages.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from trimode_api.errors import ApiError
+from trimode_api.fleet import HISTORY_PATH, PUBLIC_FLEET_PATH
+from trimode_api.wire import REQUEST_ID_HEADER
+from trimode_router.asked import CHAT_PATH, TEXT_PATH, parse
+from trimode_router.dispatch import Dispatcher
+from trimode_router.exchange import Exchange, answer_error
+from trimode_router.fleet import Fleet
+from trimode_router.http.client import ClientConnection
+from trimode_router.http.outgoing import JSON, answer, connection_field
+from trimode_router.http.request import Request
+from trimode_router.metrics import CONTENT_TYPE, Metrics
+from trimode_router.page import PAGE, PAGE_POLICY
+from trimode_router.view import Viewer
+
+HTML = b"text/html; charset=utf-8"
+MODELS_PATH = "/v1/models"
+COMPLETIONS = (CHAT_PATH, TEXT_PATH)
+
+
+@dataclass(frozen=True, slots=True)
+class Small:
+    """An answer made on the spot."""
+
+    status: int
+    body: bytes
+    content_type: bytes = JSON
+    fields: tuple[tuple[bytes, bytes], ...] = ((b"cache-control", b"no-store"),)
+
+
+class Surface:
+    """Serves one request at a time of a client connection."""
+
+    def __init__(self, fleet: Fleet, dispatcher: Dispatcher, viewer: Viewer, metrics: Metrics, created: int) -> None:
+        self._fleet = fleet
+        self._dispatcher = dispatcher
+        self._viewer = viewer
+        self._metrics = metrics
+        self._created = created
+        self._pages: dict[str, Callable[[], Small]] = {
+            "/": lambda: Small(200, PAGE, HTML, PAGE_POLICY),
+            "/healthz": lambda: Small(200, b'{"status":"alive"}'),
+            "/readyz": self._readyz,
+            "/metrics": lambda: Small(200, metrics.text(viewer.fleet()), CONTENT_TYPE),
+            PUBLIC_FLEET_PATH: lambda: Small(200, viewer.fleet().to_wire()),
+            HISTORY_PATH: lambda: Small(200, viewer.history().to_wire()),
+            MODELS_PATH: lambda: _json(200, {"object": "list", "data": [self._model()]}),
+        }
+
+    def serve(self, client: ClientConnection, request: Request) -> None:
+        """Answer `request`, now or by an exchange that goes on; `client.finished` is called either way."""
+        try:
+            if request.problem is not None:
+                raise request.problem
+            if request.method == "POST" and request.path in COMPLETIONS:
+                self._complete(client, request)
+                return
+            small = self._small(request)
+        except ApiError as error:
+            answer_error(client, request, error)
+            return
+        bare = request.method == "HEAD"
+        fields = [
+            (REQUEST_ID_HEADER.encode(), request.request_id.encode()),
+            *small.fields,
+            *connection_field(request.keep, request.http10),
+        ]
+        client.write(answer(small.status, small.body, fields, content_type=small.content_type, bare=bare))
+        client.finished()
+
+    def refuse(self, method: str, path: str) -> ApiError | None:
+        """What a request would be refused with whatever its body is."""
+        if path in COMPLETIONS:
+            return None if method == "POST" else _not_allowed(method, path, "POST")
+        if path in self._pages or path.startswith(MODELS_PATH + "/"):
+            return None if method in ("GET", "HEAD") else _not_allowed(method, path, "GET, HEAD")
+        return ApiError(404, f"no such path: {method} {path}", code="not_found")
+
+    def _complete(self, client: ClientConnection, request: Request) -> None:
+        if self._viewer.draining:
+            raise ApiError(503, "the router is shutting down", code="draining", retry_after_s=1)
+        rules = self._fleet.rules
+        tier = rules.tier(request.tier)
+        asked = parse(request.path, request.body, rules.points)
+        if asked.model != self._fleet.model:
+            raise _no_model(asked.model, self._fleet.model)
+        exchange = Exchange(client, request, asked, tier, self._dispatcher)
+        client.flight = exchange
+        self._dispatcher.submit(exchange)
+
+    def _small(self, request: Request) -> Small:
+        refusal = self.refuse(request.method, request.path)
+        if refusal is not None:
+            raise refusal
+        page = self._pages.get(request.path)
+        if page is not None:
+            return page()
+        name = request.path.removeprefix(MODELS_PATH + "/")
+        if name != self._fleet.model:
+            raise _no_model(name, self._fleet.model)
+        return _json(200, self._model())
+
+    def _readyz(self) -> Small:
+        if self._viewer.ready():
+            return Small(200, b'{"status":"ready"}')
+        why = "the router is shutting down" if self._viewer.draining else "no replica is ready"
+        raise ApiError(503, why, code="not_ready", retry_after_s=1)
+
+    def _model(self) -> dict[str, object]:
+        return {"id": self._fleet.model, "object": "model", "created": self._created, "owned_by": "trimode"}
+
+
+def _json(status: int, value: object) -> Small:
+    return Small(status, json.dumps(value).encode())
+
+
+def _no_model(name: str, served: str) -> ApiError:
+    return ApiError(
+        404, f"the model {name!r} does not exist; served here: {served}", code="model_not_found", param="model"
+    )
+
+
+def _not_allowed(method: str, path: str, allowed: str) -> ApiError:
+    error = ApiError(405, f"{path} does not take {method}; allowed: {allowed}", code="method_not_allowed")
+    return error

@@ -1,0 +1,91 @@
+"""The bounded room where requests wait for a slot: the highest priority first, then the oldest. [pure]
+
+Belongs here: order and bounds. Who may enter is `admit`'s decision, the clock is the caller's.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ticket(Generic[T]):
+    """One waiting request. `since` and `until` in seconds of the caller's clock."""
+
+    item: T
+    priority: int
+    since: float
+    until: float
+    serial: int
+
+
+class WaitingRoom(Generic[T]):
+    """A priority queue that can be left from the middle; the heap forgets lazily."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, float, int]] = []
+        self._tickets: dict[int, Ticket[T]] = {}
+        self._by_priority: Counter[int] = Counter()
+        self._serial = 0
+
+    def __len__(self) -> int:
+        return len(self._tickets)
+
+    def enter(self, item: T, priority: int, since: float, until: float) -> Ticket[T]:
+        self._serial += 1
+        ticket = Ticket(item, priority, since, until, self._serial)
+        heapq.heappush(self._heap, (-priority, since, ticket.serial))
+        self._tickets[ticket.serial] = ticket
+        self._by_priority[priority] += 1
+        return ticket
+
+    def leave(self, ticket: Ticket[T]) -> None:
+        """Take one out, wherever it stands; nothing happens where it already left."""
+        if self._tickets.pop(ticket.serial, None) is None:
+            return
+        self._by_priority[ticket.priority] -= 1
+        if len(self._heap) > 2 * len(self._tickets) + 64:
+            self._heap = [entry for entry in self._heap if entry[2] in self._tickets]
+            heapq.heapify(self._heap)
+
+    def in_order(self) -> Iterator[Ticket[T]]:
+        """Those waiting, the next to serve first; tickets may leave, and newcomers enter, meanwhile."""
+        passed = []
+        try:
+            while self._heap:
+                entry = heapq.heappop(self._heap)
+                ticket = self._tickets.get(entry[2])
+                if ticket is None:
+                    continue
+                passed.append(entry)
+                yield ticket
+        finally:
+            for entry in passed:
+                if entry[2] in self._tickets:
+                    heapq.heappush(self._heap, entry)
+
+    def last(self) -> Ticket[T] | None:
+        """The one to give up first: the lowest priority, of these the youngest."""
+        return max(self._tickets.values(), key=lambda t: (-t.priority, t.since, t.serial), default=None)
+
+    def at_or_above(self, priority: int) -> int:
+        """How many would be served before a newcomer of this priority."""
+        return sum(count for other, count in self._by_priority.items() if other >= priority)
+
+    def oldest(self) -> float | None:
+        """When the longest waiting entered."""
+        first = next(iter(self._tickets.values()), None)
+        return None if first is None else first.since
+
+    def expired(self, now: float) -> list[Ticket[T]]:
+        """Take out all whose time is over."""
+        late = [ticket for ticket in self._tickets.values() if ticket.until <= now]
+        for ticket in late:
+            self.leave(ticket)
+        return late
