@@ -4,6 +4,7 @@ from trimode_workers.model.config import ModelConfig, RopeConfig
 from trimode_workers.model.decoder import Attend, Decoder, Network
 from trimode_workers.model.errors import ConfigError, ModelError, WeightsError
 from trimode_workers.model.fused import FusedDecoder
+from trimode_workers.model.loading import load_decoder, save_decoder
 
 __all__ = [
     "Attend",
@@ -15,4 +16,6 @@ __all__ = [
     "Network",
     "RopeConfig",
     "WeightsError",
+    "load_decoder",
+    "save_decoder",
 ]

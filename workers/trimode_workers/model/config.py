@@ -211,8 +211,7 @@ class _Reader:
             self.refuse("rope_parameters.original_max_position_embeddings", original, "a whole number >= 1")
             original = 1
         optional = {
-            name: None if where.get(name) is None else self.number(name, where)
-            for name in ("mscale", "mscale_all_dim")
+            name: None if where.get(name) is None else self.number(name, where) for name in ("mscale", "mscale_all_dim")
         }
         return RopeConfig(
             kind=kind,
@@ -221,9 +220,7 @@ class _Reader:
             original_max_positions=original,
             beta_fast=self.number("beta_fast", where, default=32.0),
             beta_slow=self.number("beta_slow", where, default=1.0),
-            query_scaling_beta=self.number(
-                "llama_4_scaling_beta", where, 0.0, "a number >= 0", lambda v: v >= 0
-            ),
+            query_scaling_beta=self.number("llama_4_scaling_beta", where, 0.0, "a number >= 0", lambda v: v >= 0),
             **optional,
         )
 

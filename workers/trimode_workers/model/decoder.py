@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from trimode_workers.model.fused import FusedDecoder
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-"""attend(layer, q `[b, heads, n, head_dim]`, k `[b, kv_heads, n, head_dim]`, v alike) -> `[b, heads, n, head_dim]`.
-q and k arrive rotated, q also scaled; the caller divides by sqrt(head_dim) (torch's attention does by default)."""
+"""attend(layer, q `[b, heads, n, head_dim]`, k and v `[b, kv_heads, n, head_dim]`) -> like q.
+q and k arrive rotated, q also scaled; attend divides by sqrt(head_dim) (torch's attention does by default)."""
 
 
 class Network(Protocol):
@@ -89,8 +89,12 @@ class Decoder(nn.Module):
         self.config = config
         self.encoder = Encoder(config)
         self.diffusion_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        frequencies, self.magnitude = inverse_frequencies(config)
         self.frequencies: Tensor
+        self.refresh_frequencies()
+
+    def refresh_frequencies(self) -> None:
+        """Compute the rotary frequencies (again): they are no part of a checkpoint."""
+        frequencies, self.magnitude = inverse_frequencies(self.config)
         self.register_buffer("frequencies", frequencies, persistent=False)
 
     def hidden(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:

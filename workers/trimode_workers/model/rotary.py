@@ -23,12 +23,10 @@ def inverse_frequencies(config: ModelConfig) -> tuple[Tensor, float]:
 
 
 def _interpolated_share(rope: RopeConfig, dim: int) -> Tensor:
-    """0 for pairs that turn often within the original context, 1 for those that hardly turn, a ramp between."""
+    """0 for pairs that turn often in the original context, 1 for those that hardly turn, between them a ramp."""
 
     def pair_turning(times: float) -> float:
-        return (
-            dim * math.log(rope.original_max_positions / (times * 2 * math.pi)) / (2 * math.log(rope.theta))
-        )
+        return dim * math.log(rope.original_max_positions / (times * 2 * math.pi)) / (2 * math.log(rope.theta))
 
     low = max(math.floor(pair_turning(rope.beta_fast)), 0)
     high = min(math.ceil(pair_turning(rope.beta_slow)), dim - 1)
@@ -51,11 +49,11 @@ def angles(positions: Tensor, frequencies: Tensor) -> Tensor:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate `x[b, heads, n, head_dim]`; cos is `[b, 1, n, head_dim]`, sin too, negative in its first half."""
+    """Rotate `x[b, heads, n, head_dim]`; cos and sin are `[b, 1, n, head_dim]`, sin negative in its first half."""
     return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
 
 
 def query_scale(positions: Tensor, rope: RopeConfig) -> Tensor:
-    """positions `[b, n]` -> factor on the rotated query `[b, 1, n, 1]`; exactly 1 within the original context."""
+    """positions `[b, n]` -> factor on the query `[b, 1, n, 1]`; exactly 1 within the original context."""
     turns = torch.floor(positions.float() / rope.original_max_positions)
     return (1.0 + rope.query_scaling_beta * torch.log1p(turns))[:, None, :, None]
