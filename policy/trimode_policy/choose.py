@@ -19,9 +19,12 @@ from trimode_api.modes import AR, Mode, OperatingPoint
 
 from .curves import Curves, Estimate
 from .probing import Probe, Purse, candidate, goes_on, regret_seconds
+from .speed import bucket_of
 
 SURE = 1.0
-"""A switch needs a predicted gain of this many standard deviations of doubt."""
+"""A switch needs a predicted gain of this many standard deviations of doubt, and a measurement at this batch."""
+SURE_OF_LITTLE = 2.5
+"""The same for a gain below the full margin, which only patience makes worth a switch."""
 PATIENCE_S = 20.0
 """The margin shrinks with the time a point is held, to half of it after this long and never below `LEAST_MARGIN`."""
 LEAST_MARGIN = 0.4
@@ -89,7 +92,8 @@ class PointState:
     """What the next decision has to know of the previous ones; opaque to callers but for the counters.
 
     `point`: the chosen one (a probe does not change it). `since`: when it was chosen. `switches` and `probes`
-    count since the start; `switches` leaves probes out.
+    count since the start; `switches` leaves probes out. `at_batch` and `left`: the load of the last switch by
+    prediction, and where it came from.
     """
 
     point: OperatingPoint
@@ -98,7 +102,8 @@ class PointState:
     purse: Purse = field(default_factory=Purse)
     switches: int = 0
     probes: int = 0
-    ar_batch: int = 0
+    at_batch: int = 0
+    left: OperatingPoint | None = None
 
     @classmethod
     def initial(cls, fallback: OperatingPoint, now: float) -> PointState:
@@ -133,7 +138,7 @@ def choose_point(
     if here is None or (switching.fallback in points and _of(switching.fallback, known) is None):
         return _cannot_compare(batch, points, known, state, switching, now)
     if state.probe is not None:
-        going = _go_on_probing(state.probe, here, known, curves, state, switching, now)
+        going = _go_on_probing(state.probe, batch, here, known, curves, state, switching, now)
         if going is not None:
             return going
         state = _settle(state.probe, here, known, state, now)
@@ -175,9 +180,10 @@ def _compare(
         if other.pace < best.pace and _may_replace(other, here, batch, state):
             best = other
     gain = here.pace / best.pace - 1.0
-    margin = _margin(switching, now - state.since)
+    margin = _margin(best, batch, state, switching, now)
     wins = gain > margin
-    sure = wins and log(1.0 + gain) >= SURE * sqrt(best.variance + here.variance)
+    sureness = SURE if gain > switching.margin else SURE_OF_LITTLE
+    sure = wins and best.seen > 0 and log(1.0 + gain) >= sureness * sqrt(best.variance + here.variance)
     if not sure:
         target = candidate(here, known, margin, state.purse, now)
         if target is not None:
@@ -195,7 +201,7 @@ def _compare(
         f"{best.point} {1e3 * best.pace:.2f} ms per token, {here.point} {1e3 * here.pace:.2f} ms "
         f"at batch {batch.running}"
     )
-    state = replace(state, ar_batch=batch.running)
+    state = replace(state, at_batch=batch.running, left=here.point)
     return _move(state, best.point, Reason.PREDICTED_GAIN, detail, now, gain)
 
 
@@ -204,7 +210,7 @@ def _may_replace(other: Estimate, here: Estimate, batch: Batch, state: PointStat
     measurement at this very batch does."""
     if here.point.mode is not Mode.AR or other.point.mode is Mode.AR:
         return True
-    return state.ar_batch == 0 or batch.running <= state.ar_batch or other.seen > 0
+    return state.at_batch == 0 or batch.running <= state.at_batch or other.seen > 0
 
 
 def _keep(state: PointState, best: Estimate, gain: float, batch: Batch) -> Outcome:
@@ -225,6 +231,7 @@ def _probing(target: Estimate, here: Estimate, state: PointState) -> Outcome:
 
 def _go_on_probing(
     probe: Probe,
+    batch: Batch,
     here: Estimate,
     known: Sequence[Estimate],
     curves: Curves,
@@ -236,7 +243,7 @@ def _go_on_probing(
     target = _of(probe.point, known)
     if target is None:
         return None
-    margin, available = _margin(switching, now - state.since), state.purse.available(now)
+    margin, available = _margin(target, batch, state, switching, now), state.purse.available(now)
     if not goes_on(here, target, probe, curves.observed_cycles(probe.point), available, margin):
         return None
     return _probing(target, here, replace(state, probe=replace(probe, asked=probe.asked + 1)))
@@ -260,9 +267,11 @@ def _of(point: OperatingPoint, known: Sequence[Estimate]) -> Estimate | None:
     return None
 
 
-def _margin(switching: Switching, held_s: float) -> float:
-    """The margin now: a small advantage counts if it lasts."""
-    return switching.margin * max(LEAST_MARGIN, PATIENCE_S / (PATIENCE_S + max(held_s, 0.0)))
+def _margin(other: Estimate, batch: Batch, state: PointState, switching: Switching, now: float) -> float:
+    """The margin now: a small advantage counts if it lasts, but not for going back under the same load."""
+    if other.point == state.left and bucket_of(batch.running) == bucket_of(state.at_batch):
+        return switching.margin
+    return switching.margin * max(LEAST_MARGIN, PATIENCE_S / (PATIENCE_S + max(now - state.since, 0.0)))
 
 
 def _pace(estimate: Estimate) -> float:

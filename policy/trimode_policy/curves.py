@@ -15,7 +15,18 @@ from trimode_api.modes import OperatingPoint
 
 from .gain import Gain, Yield
 from .roofline import Roofline, forwards
-from .speed import Speed, bucket_of
+from .speed import Row, Speed, bucket_of
+
+COLD = 2.0
+"""Doubt of the first cycle after a change of point, which pays for cold caches."""
+PREFILLED = 3.0
+"""Doubt of a cycle whose prefill had to be subtracted."""
+CLEAN_S = 2.0
+"""Seconds for which a clean cycle makes those with prefill superfluous."""
+LEAST_LEFT = 0.3
+"""Share of the predicted seconds that must be left once prefill is subtracted."""
+CURIOSITY = 0.02
+"""Variance (log pace) per second gained by a point that never ran, up to 1: even a wrong prior is found out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +34,8 @@ class Observation:
     """One cycle as it was run.
 
     `batch`: decoding requests. `context_tokens`: cached tokens per request, mean. `prefill_tokens`: prompt tokens
-    that shared the cycle (such cycles teach yields, not seconds). `seconds`: wall clock of the cycle.
-    `tokens`: emitted by the whole batch in this cycle, by decoding only.
+    that shared the cycle (such cycles teach yields, and seconds only where there are no others). `seconds`: wall
+    clock of the cycle. `tokens`: emitted by the whole batch in this cycle, by decoding only.
     """
 
     point: OperatingPoint
@@ -57,8 +68,10 @@ class _Known:
     point: OperatingPoint
     forwards: float
     tokens: Yield
+    row: Row
     cycles: int = 0
     ran_at: float | None = None
+    clean_at: float | None = None
 
 
 class Curves:
@@ -70,6 +83,7 @@ class Curves:
         self._speed = Speed()
         self._gain = Gain()
         self._last: OperatingPoint | None = None
+        self._since: float | None = None
         self._points: dict[OperatingPoint, _Known] = {}
         self._asked: tuple[Sequence[OperatingPoint], tuple[_Known, ...]] = ((), ())
         for point in points:
@@ -82,11 +96,17 @@ class Curves:
         known = self._known(o.point)
         warm, self._last = self._last == o.point, o.point
         known.ran_at = now
+        self._since = now if self._since is None else self._since
         self._gain.learn(known.tokens, o.tokens / o.batch, o.batch, now)
+        prior_s = self._prior_seconds(known, o.batch, self._read_seconds(o.batch, o.context_tokens))
+        seconds, doubtful = o.seconds, 1.0 if warm else COLD
         if o.prefill_tokens == 0:
+            known.clean_at = now
+        else:
+            seconds, doubtful = self._without_prefill(known, o, prior_s, now), PREFILLED
+        if seconds > 0:
             known.cycles += 1
-            prior_s = self._prior_seconds(known, o.batch, self._read_seconds(o.batch, o.context_tokens))
-            self._speed.learn(o.point, o.batch, log(o.seconds / prior_s), warm, now)
+            self._speed.learn(known.row, o.batch, log(seconds / prior_s), doubtful, now)
 
     def cycle_seconds(self, point: OperatingPoint, batch: int, context_tokens: float) -> float | None:
         """Predicted seconds of one cycle, or None where nothing allows a prediction."""
@@ -103,7 +123,7 @@ class Curves:
         return batch / found[0].pace if found else None
 
     def observed_cycles(self, point: OperatingPoint) -> int:
-        """Cycles of `point` whose duration was learned from (prefill shared none of them)."""
+        """Cycles of `point` whose duration was learned from."""
         known = self._points.get(point)
         return 0 if known is None else known.cycles
 
@@ -127,18 +147,33 @@ class Curves:
         """
         if batch < 1 or not 0 <= context_tokens < float("inf"):
             return []
-        read_s, bucket, level = self._read_seconds(batch, context_tokens), bucket_of(batch), self._speed.tracker.level
+        speed, gain, bucket = self._speed, self._gain, bucket_of(batch)
+        read_s, scale = self._read_seconds(batch, context_tokens), exp(speed.tracker.level)
         found = []
         for known in self._resolve(points):
             if self.prior is None and known.cycles == 0:
                 continue
-            shape = self._speed.shape(known.point, bucket)
-            variance = shape.variance if now is None else self._speed.tracker.variance(shape, now)
-            seconds = self._prior_seconds(known, batch, read_s) * exp(shape.mean + level)
-            tokens = self._gain.tokens(known.tokens)
+            shape = speed.shape(known.row, bucket)
+            variance = shape.variance if now is None else speed.tracker.variance(shape, now)
             variance += known.tokens.variance()
+            if known.cycles == 0 and now is not None and self._since is not None:
+                variance += min(CURIOSITY * max(0.0, now - self._since), 1.0)
+            seconds = self._prior_seconds(known, batch, read_s) * scale * exp(shape.mean)
+            tokens = gain.tokens(known.tokens)
             found.append(Estimate(known.point, seconds, tokens, seconds / tokens, variance, shape.seen))
         return found
+
+    def _without_prefill(self, known: _Known, o: Observation, prior_s: float, now: float) -> float:
+        """Seconds of the cycle less those of its prefill, or 0 where that teaches nothing.
+
+        Clean cycles are preferred: only a point that had none for `CLEAN_S` learns from the others.
+        """
+        lately = known.clean_at is not None and 0 <= now - known.clean_at < CLEAN_S
+        if self.prior is None or lately or self._speed.tracker.untouched:
+            return 0.0
+        level = exp(self._speed.tracker.level)
+        left = o.seconds - level * self.prior.prefill_seconds(o.prefill_tokens)
+        return left if left > LEAST_LEFT * level * prior_s else 0.0
 
     def _resolve(self, points: Sequence[OperatingPoint]) -> tuple[_Known, ...]:
         """Looking a point up costs more than predicting it: the last tuple is remembered by identity."""
@@ -151,7 +186,9 @@ class Curves:
     def _known(self, point: OperatingPoint) -> _Known:
         known = self._points.get(point)
         if known is None:
-            known = self._points[point] = _Known(point, forwards(point), self._gain.start(point))
+            known = self._points[point] = _Known(
+                point, forwards(point), self._gain.start(point), self._speed.start(point)
+            )
         return known
 
     def _read_seconds(self, batch: int, context_tokens: float) -> float:

@@ -48,7 +48,7 @@ class Gain:
         """A point before anything was measured."""
         prior = prior_tokens(point)
         odds = log_odds_for(prior, point.block_length) if point.mode is Mode.SELF_SPECULATION else 0.0
-        return Yield(point, odds, self.tracker.start(point, 0.0, DRIFT.shape_start**2, 0.0), prior, odds)
+        return Yield(point, odds, self.tracker.start(0.0, DRIFT.shape_start**2, 0.0), prior, odds)
 
     def learn(self, known: Yield, tokens: float, batch: int, now: float) -> None:
         """Fold in a cycle in which each of `batch` requests gained `tokens` on average."""

@@ -78,12 +78,12 @@ def advantage(here: Estimate, other: Estimate) -> tuple[float, float]:
 def goes_on(here: Estimate, target: Estimate, probe: Probe, observed: int, available: float, margin: float) -> bool:
     """Whether a probe under way takes another cycle.
 
-    Always up to `PROBE_CYCLES` measured, unless two of them leave no hope; then only while it is open who is
-    faster, and the purse bears it.
+    Always up to `PROBE_CYCLES` measured, unless they leave no hope (one alone has to be clearer); then only while
+    it is open who is faster, and the purse bears it.
     """
     cycles = observed - probe.seen_before
     better, doubt = advantage(here, target)
-    if probe.asked >= PROBE_MOST or (cycles >= 2 and better + HOPE * doubt < 0):
+    if probe.asked >= PROBE_MOST or (cycles >= 1 and better + (HOPE if cycles > 1 else 2 * HOPE) * doubt < 0):
         return False
     if cycles < PROBE_CYCLES:
         return True

@@ -30,12 +30,13 @@ NOISE_START, NOISE_LEAST, NOISE_MOST = 0.1, 0.02, 0.4
 
 
 @dataclass(slots=True)
-class Cell:
-    """One operating point at one batch bucket; `size` is the logarithm of the tokens in one of its forwards."""
+class Row:
+    """The cells of one operating point by batch bucket: measured ones, and guesses for the others."""
 
     point: OperatingPoint
-    size: float
-    shape: Shape
+    cells: list[Shape | None]
+    guesses: list[Shape | None]
+    guessed_at: int = 0
 
 
 class Speed:
@@ -44,50 +45,54 @@ class Speed:
     def __init__(self) -> None:
         self.tracker = Tracker(DRIFT)
         self._noise = NOISE_START**2
-        self._cells: dict[tuple[OperatingPoint, int], Cell] = {}
-        self._guesses: dict[tuple[OperatingPoint, int], tuple[int, Shape]] = {}
+        self._rows: list[Row] = []
         self._learned = 0
 
-    def shape(self, point: OperatingPoint, bucket: int) -> Shape:
+    def start(self, point: OperatingPoint) -> Row:
+        """Begin to learn about `point`; each point is started once."""
+        row = Row(point, [None] * BUCKETS, [None] * BUCKETS)
+        self._rows.append(row)
+        return row
+
+    def shape(self, row: Row, bucket: int) -> Shape:
         """What is known of a cell: measured, or guessed from the others (then `seen` is 0)."""
-        cell = self._cells.get((point, bucket))
-        if cell is not None:
-            return cell.shape
-        made, guess = self._guesses.get((point, bucket), (-GUESS_CYCLES, None))
-        if guess is None or self._learned - made >= GUESS_CYCLES:
-            guess = _guess(point, _size(point, bucket), self._cells.values())
-            self._guesses[point, bucket] = (self._learned, guess)
+        measured = row.cells[bucket]
+        if measured is not None:
+            return measured
+        if self._learned - row.guessed_at >= GUESS_CYCLES:
+            row.guesses, row.guessed_at = [None] * BUCKETS, self._learned
+        guess = row.guesses[bucket]
+        if guess is None:
+            guess = row.guesses[bucket] = _guess(row.point, bucket, self._rows)
         return guess
 
-    def measured(self, point: OperatingPoint) -> bool:
-        """Whether any cell of `point` was measured."""
-        return any(cell.point == point for cell in self._cells.values())
+    def learn(self, row: Row, batch: int, log_ratio: float, doubtful: float, now: float) -> None:
+        """Fold in one cycle. `log_ratio`: logarithm of measured over prior.
 
-    def learn(self, point: OperatingPoint, batch: int, log_ratio: float, warm: bool, now: float) -> None:
-        """Fold in one cycle. `log_ratio`: logarithm of measured over prior. `warm`: the point ran before, too.
-
-        The first cycle after a change of point pays for cold caches and counts for less.
+        `doubtful`: factor on the standard deviation of this measurement, 1 for a clean one.
         """
         if self.tracker.untouched:
             self.tracker.level = log_ratio  # a prior may be wrong by any factor that all points share
-        shape = self._cell(point, bucket_of(batch), now)
+        shape = self._cell(row, bucket_of(batch), now)
         surprise = log_ratio - shape.mean - self.tracker.level
         settled = shape.variance + self.tracker.level_variance < self._noise
-        score = self.tracker.update(shape, surprise, 1.0, self._noise if warm else 4 * self._noise, now)
-        if settled and warm:
+        score = self.tracker.update(shape, surprise, 1.0, doubtful**2 * self._noise, now)
+        if settled and doubtful == 1.0:
             bounded = surprise * min(1.0, 2.5 / max(abs(score), 1e-9))
             noise = 0.98 * self._noise + 0.02 * bounded**2
             self._noise = min(max(noise, NOISE_LEAST**2), NOISE_MOST**2)
+        # The dropped cross terms make early measurements look surer than a mean of so many can be.
+        shape.variance = max(shape.variance, self._noise / shape.seen)
         self._learned += 1
 
-    def _cell(self, point: OperatingPoint, bucket: int, now: float) -> Shape:
-        cell = self._cells.get((point, bucket))
-        if cell is None:
-            guess = self.shape(point, bucket)
-            shape = self.tracker.start((point, bucket), guess.mean, guess.variance, now)
-            cell = self._cells[point, bucket] = Cell(point, _size(point, bucket), shape)
-            self._guesses.clear()
-        return cell.shape
+    def _cell(self, row: Row, bucket: int, now: float) -> Shape:
+        shape = row.cells[bucket]
+        if shape is None:
+            guess = self.shape(row, bucket)
+            shape = row.cells[bucket] = self.tracker.start(guess.mean, guess.variance, now)
+            for other in self._rows:
+                other.guesses = [None] * BUCKETS
+        return shape
 
 
 def bucket_of(batch: int) -> int:
@@ -95,19 +100,20 @@ def bucket_of(batch: int) -> int:
     return min(BUCKETS - 1, int(log2(batch) + 0.5)) if batch > 1 else 0
 
 
-def _size(point: OperatingPoint, bucket: int) -> float:
-    return bucket + log2(point.block_length)
-
-
-def _guess(point: OperatingPoint, size: float, cells: Iterable[Cell]) -> Shape:
+def _guess(point: OperatingPoint, bucket: int, rows: Iterable[Row]) -> Shape:
     """Mean of the measured cells, weighted by likeness; as sure as the most alike of them allows."""
     weights, total, least = 0.0, 0.0, DRIFT.shape_start**2
-    for cell in cells:
-        distance = abs(size - cell.size) + (0.0 if cell.point == point else OTHER_POINT)
-        doubt = cell.shape.variance + (OCTAVE_DOUBT * distance) ** 2
-        # Squared, so that one like cell outweighs a crowd of unlike ones.
-        weight = 1.0 / (doubt + NOISE_LEAST**2) ** 2
-        weights += weight
-        total += weight * cell.shape.mean
-        least = min(least, doubt)
+    size = bucket + log2(point.block_length)
+    for row in rows:
+        for other, shape in enumerate(row.cells):
+            if shape is None:
+                continue
+            distance = abs(size - other - log2(row.point.block_length))
+            distance += 0.0 if row.point == point else OTHER_POINT
+            doubt = shape.variance + (OCTAVE_DOUBT * distance) ** 2
+            # Squared, so that one like cell outweighs a crowd of unlike ones.
+            weight = 1.0 / (doubt + NOISE_LEAST**2) ** 2
+            weights += weight
+            total += weight * shape.mean
+            least = min(least, doubt)
     return Shape(total / weights if weights else 0.0, least, float("inf"))

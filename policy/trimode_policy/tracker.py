@@ -11,7 +11,6 @@ measurement is. Single wild values are clipped; a run of them means that the wor
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from dataclasses import dataclass
 from math import sqrt
 
@@ -56,9 +55,10 @@ class Tracker:
     def __init__(self, drift: Drift) -> None:
         self.drift = drift
         self.level = 0.0
+        self._shape_drift, self._shape_most = drift.shape_per_s**2, drift.most**2
         self.level_variance = drift.level_start**2
         self.alarms = 0
-        self._shapes: dict[Hashable, Shape] = {}
+        self._shapes: list[Shape] = []
         self._level_at: float | None = None
         self._above = 0.0
         self._below = 0.0
@@ -68,20 +68,21 @@ class Tracker:
         """Whether nothing was ever measured."""
         return self._level_at is None
 
-    def shape(self, key: Hashable) -> Shape | None:
-        """What is known of `key`, or None if it was never measured."""
-        return self._shapes.get(key)
-
-    def start(self, key: Hashable, mean: float, variance: float, now: float) -> Shape:
-        """Begin to track `key` from a guess and how sure it is."""
-        shape = self._shapes[key] = Shape(mean, variance, now)
+    def start(self, mean: float, variance: float, now: float) -> Shape:
+        """Begin to track another key from a guess and how sure it is."""
+        shape = Shape(mean, variance, now)
+        self._shapes.append(shape)
         return shape
 
     def variance(self, shape: Shape, now: float) -> float:
         """Variance of `shape` as of `now`: it grows while nothing is measured, up to `drift.most` squared."""
-        age = min(max(now - shape.at, 0.0), MAX_AGE_S)
-        grown = shape.variance + self.drift.shape_per_s**2 * age
-        return max(shape.variance, min(grown, self.drift.most**2))
+        age = now - shape.at
+        if age <= 0.0:
+            return shape.variance
+        grown = shape.variance + self._shape_drift * (age if age < MAX_AGE_S else MAX_AGE_S)
+        if grown <= self._shape_most:
+            return grown
+        return shape.variance if shape.variance > self._shape_most else self._shape_most
 
     def update(self, shape: Shape, surprise: float, slope: float, noise: float, now: float) -> float:
         """Fold in one measurement; returns the surprise in standard deviations, before clipping.
@@ -123,5 +124,5 @@ class Tracker:
         self._above = self._below = 0.0
         self.alarms += 1
         self.level_variance = max(self.level_variance, self.drift.level_start**2)
-        for shape in self._shapes.values():
+        for shape in self._shapes:
             shape.variance = max(shape.variance, self.drift.reset**2)
