@@ -128,17 +128,9 @@ class Dispatcher:
             exchange = ticket.item
             self._tickets.pop(exchange, None)
             self._waited(exchange)
-            wait = now - ticket.since
-            self._refuse(
-                exchange,
-                ApiError(
-                    429,
-                    f"no slot came free within {wait:.1f} s",
-                    code="QueueTimeout",
-                    retry_after_s=max(1, round(wait)),
-                ),
-                "QueueTimeout",
-            )
+            message = f"no slot came free within {now - ticket.since:.1f} s"
+            error = ApiError(429, message, code="QueueTimeout", retry_after_s=max(1, round(now - ticket.since)))
+            self._refuse(exchange, error, "QueueTimeout")
         died = self._fleet.bury(now)
         if died:
             for exchange, replica in list(self.in_flight.items()):

@@ -119,7 +119,7 @@ class Fleet:
         )
 
     def put_policy(self, policy: PolicyConfig) -> bool:
-        """Put a policy in force; whether it changed anything. FleetError (409) where it is older than the present one."""
+        """Put a policy in force; whether it changed anything. FleetError (409) where it is older than the present."""
         present = self.rules.policy
         if policy.version < present.version:
             raise FleetError(
@@ -166,11 +166,10 @@ class Fleet:
 
     def views(self, now: float, without: Collection[str] = ()) -> tuple[ReplicaView, ...]:
         """The snapshot to decide on. Cooling replicas are in it only where nothing else is usable."""
-        views = [
-            r.view(self.rules, self._slack, now) for r in self if r.replica_id not in without and now >= r.cool_until
-        ]
-        if not any(self.usable(view) for view in views):
-            views = [r.view(self.rules, self._slack, now) for r in self if r.replica_id not in without]
+        eligible = [replica for replica in self if replica.replica_id not in without]
+        views = [r.view(self.rules, self._slack, now) for r in eligible if now >= r.cool_until]
+        if len(views) < len(eligible) and not any(self.usable(view) for view in views):
+            views = [r.view(self.rules, self._slack, now) for r in eligible]
         return tuple(views)
 
     def usable(self, view: ReplicaView) -> bool:

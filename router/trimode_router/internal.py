@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 from pydantic import Field, ValidationError
 
 from trimode_api.errors import error_body, problems_of
@@ -27,7 +28,6 @@ from trimode_api.wire import (
 from trimode_router.fleet import Fleet, FleetError
 from trimode_router.view import Viewer
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 BODY_LIMIT = 1024 * 1024
 
 
@@ -58,7 +58,7 @@ class Internal:
         return app
 
     @property
-    def _guard(self) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+    def _guard(self) -> Middleware:
         expected = f"Bearer {self.token}".encode()
 
         @web.middleware

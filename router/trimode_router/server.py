@@ -131,7 +131,7 @@ class Router:
             await asyncio.sleep(TICK_SECONDS)
             try:
                 self.tick()
-            except Exception:  # a fault in one tick must not end all later ones
+            except Exception:  # noqa: BLE001 - a fault in one tick must not end all later ones
                 structlog.get_logger("router").exception("tick")
 
     def _busy(self) -> bool:

@@ -17,7 +17,7 @@ from trimode_router.dispatch import Dispatcher
 from trimode_router.exchange import Exchange, answer_error
 from trimode_router.fleet import Fleet
 from trimode_router.http.client import ClientConnection
-from trimode_router.http.outgoing import JSON, answer, connection_field
+from trimode_router.http.outgoing import JSON, MethodNotAllowed, answer, connection_field
 from trimode_router.http.request import Request
 from trimode_router.metrics import CONTENT_TYPE, Metrics
 from trimode_router.page import PAGE, PAGE_POLICY
@@ -131,5 +131,4 @@ def _no_model(name: str, served: str) -> ApiError:
 
 
 def _not_allowed(method: str, path: str, allowed: str) -> ApiError:
-    error = ApiError(405, f"{path} does not take {method}; allowed: {allowed}", code="method_not_allowed")
-    return error
+    return MethodNotAllowed(method, path, allowed)

@@ -20,6 +20,14 @@ LAST_CHUNK = b"0\r\n\r\n"
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
 
+class MethodNotAllowed(ApiError):
+    """405, with what would be allowed (`GET, HEAD`)."""
+
+    def __init__(self, method: str, path: str, allowed: str) -> None:
+        super().__init__(405, f"{path} does not take {method}; allowed: {allowed}", code="method_not_allowed")
+        self.allowed = allowed
+
+
 def head(status: int, fields: Fields) -> bytes:
     """Status line, fields and the empty line."""
     line = _STATUS_LINES.get(status) or f"HTTP/1.1 {status} Unknown\r\n".encode()
@@ -41,6 +49,8 @@ def answer(status: int, body: bytes, fields: Fields, *, content_type: bytes = JS
 
 def error_fields(error: ApiError) -> list[tuple[bytes, bytes]]:
     """Fields that an error answer carries besides its body."""
+    if isinstance(error, MethodNotAllowed):
+        return [(b"allow", error.allowed.encode())]
     if error.retry_after_s is None:
         return []
     return [(b"retry-after", b"%d" % error.retry_after_s)]

@@ -17,7 +17,7 @@ _END = b"\r\n\r\n"
 
 @dataclass(frozen=True, slots=True)
 class AnswerHead:
-    """A replica's answer so far. Exactly one of `length` and `chunked` is set, or the answer ends with the connection."""
+    """A replica's answer so far. Neither `length` nor `chunked`: it ends with the connection."""
 
     status: int
     fields: tuple[tuple[bytes, bytes], ...]
