@@ -1,0 +1,123 @@
+"""Whether a request is taken, queued or refused, and when a refused client should come back.
+
+Belongs here: the decision at the router's door. The queue itself is the router's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from math import ceil, isfinite
+
+from .route import RequestView
+
+RETRY_UNKNOWN_S = 5
+"""Retry-After while nothing drains that it could be computed from."""
+RETRY_MOST_S = 60
+"""Longest Retry-After: a client that waits longer is lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueView:
+    """The queue in front of the replicas at one moment.
+
+    `queued`: waiting requests; `oldest_wait_s`: how long the first of them has waited. `in_flight`: with replicas
+    now. `capacity`: requests all ready replicas may run at once. `drain_rate_rps`: requests finished per second,
+    lately. `queued_below`: those of `queued` whose priority is below this request's.
+    """
+
+    queued: int
+    oldest_wait_s: float
+    in_flight: int
+    capacity: int
+    drain_rate_rps: float
+    ready_replicas: int
+    queued_below: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionLimits:
+    """`max_queued`: requests that may wait. `max_wait_s`: longest estimated wait worth queueing for.
+
+    Raises ValueError for a negative number.
+    """
+
+    max_queued: int = 256
+    max_wait_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.max_queued < 0:
+            raise ValueError(f"admission: max_queued is {self.max_queued}, must be at least 0")
+        if not self.max_wait_s >= 0:
+            raise ValueError(f"admission: max_wait_s is {self.max_wait_s}, must be at least 0")
+
+
+class Outcome(StrEnum):
+    """What happens to the request."""
+
+    ACCEPT = "Accept"
+    QUEUE = "Queue"
+    REFUSE = "Refuse"
+
+
+class AdmitReason(StrEnum):
+    """Why."""
+
+    ROOM = "Room"
+    WAIT_FOR_ROOM = "WaitForRoom"
+    DISPLACES_LOWER = "DisplacesLower"
+    QUEUE_FULL = "QueueFull"
+    WAIT_TOO_LONG = "WaitTooLong"
+    NONE_READY = "NoneReady"
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """`status`: 200, 429 (busy) or 503 (nobody ready). `retry_after_s`: at least 1 where refused, else 0.
+
+    With reason `DisplacesLower` the queue is full and the last of the lowest priority has to leave it.
+    """
+
+    outcome: Outcome
+    status: int
+    retry_after_s: int
+    reason: AdmitReason
+    detail: str
+
+
+def admit(request: RequestView, queue: QueueView, limits: AdmissionLimits) -> Admission:
+    """Take, queue or refuse `request`. Less load never refuses what more load would take."""
+    if queue.ready_replicas < 1:
+        return _refuse(503, queue, AdmitReason.NONE_READY, "no replica is ready")
+    ahead = max(0, queue.queued - max(0, queue.queued_below))
+    if queue.in_flight + ahead < queue.capacity:
+        return Admission(Outcome.ACCEPT, 200, 0, AdmitReason.ROOM, f"{queue.in_flight} of {queue.capacity} in flight")
+    wait_s = _wait_seconds(ahead, queue)
+    if wait_s > limits.max_wait_s:
+        detail = f"estimated wait {wait_s:.1f} s, at most {limits.max_wait_s:g} s is allowed"
+        return _refuse(429, queue, AdmitReason.WAIT_TOO_LONG, detail)
+    if queue.queued < limits.max_queued:
+        return Admission(Outcome.QUEUE, 200, 0, AdmitReason.WAIT_FOR_ROOM, f"{ahead} ahead in the queue")
+    if queue.queued_below > 0 and limits.max_queued > 0:
+        detail = f"the queue of {limits.max_queued} is full, {queue.queued_below} in it have lower priority"
+        return Admission(Outcome.QUEUE, 200, 0, AdmitReason.DISPLACES_LOWER, detail)
+    return _refuse(429, queue, AdmitReason.QUEUE_FULL, f"{queue.queued} of {limits.max_queued} places are taken")
+
+
+def retry_after_seconds(queue: QueueView) -> int:
+    """Whole seconds until the queue of now has drained, between 1 and `RETRY_MOST_S`."""
+    if not queue.drain_rate_rps > 0:
+        return RETRY_UNKNOWN_S
+    seconds = (queue.queued + 1) / queue.drain_rate_rps
+    return min(RETRY_MOST_S, max(1, ceil(seconds))) if isfinite(seconds) else RETRY_MOST_S
+
+
+def _wait_seconds(ahead: int, queue: QueueView) -> float:
+    """Estimated wait; while nothing drains, what the oldest has waited is all there is to go by."""
+    if not queue.drain_rate_rps > 0:
+        return queue.oldest_wait_s if ahead else 0.0
+    return (ahead + 1) / queue.drain_rate_rps
+
+
+def _refuse(status: int, queue: QueueView, reason: AdmitReason, detail: str) -> Admission:
+    return Admission(Outcome.REFUSE, status, retry_after_seconds(queue), reason, detail)

@@ -1,0 +1,93 @@
+"""The words of choosing a point: what is asked, what is answered, and what is remembered in between.
+
+Belongs here: frozen values only. The rule itself is in `choose`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from trimode_api.modes import AR, OperatingPoint
+
+from .probing import Probe, Purse
+
+
+@dataclass(frozen=True, slots=True)
+class Switching:
+    """How eagerly to switch.
+
+    `margin`: predicted gain (share of seconds per token) below which a point is kept. `min_dwell_s`: seconds
+    between two switches. `fallback`: the point to run when nothing can be predicted. `fixed`: run this and nothing
+    else. `dry_run`: read by the caller, who then shows the decision and does not follow it.
+    Raises ValueError for a negative margin or dwell.
+    """
+
+    margin: float = 0.05
+    min_dwell_s: float = 0.5
+    fallback: OperatingPoint = AR
+    fixed: OperatingPoint | None = None
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.margin < 1:
+            raise ValueError(f"switching: margin is {self.margin}, must be at least 0 and below 1")
+        if not 0 <= self.min_dwell_s < float("inf"):
+            raise ValueError(f"switching: min_dwell_s is {self.min_dwell_s}, must be a finite number of at least 0")
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The load that decides: decoding requests (prefills never counted) and their mean cached tokens."""
+
+    running: int
+    context_tokens: float
+
+
+class Reason(StrEnum):
+    """Why a point is run. `PredictedGain` is the only one that is a switch by prediction."""
+
+    PREDICTED_GAIN = "PredictedGain"
+    KEPT = "Kept"
+    WITHIN_MARGIN = "WithinMargin"
+    DWELL = "Dwell"
+    UNSURE = "Unsure"
+    PROBE = "Probe"
+    NO_DATA = "NoData"
+    MANUAL = "Manual"
+    IDLE = "Idle"
+    NOT_ALLOWED = "NotAllowed"
+
+
+@dataclass(frozen=True, slots=True)
+class PointDecision:
+    """The point for the next cycles, why, one sentence with numbers, and the gain over what ran before (share)."""
+
+    point: OperatingPoint
+    reason: Reason
+    detail: str
+    predicted_gain: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PointState:
+    """What the next decision has to know of the previous ones; opaque to callers but for the counters.
+
+    `point`: the chosen one (a probe does not change it). `since`: when it was chosen. `switches` and `probes`
+    count since the start; `switches` leaves probes out. `at_batch` and `left`: the load of the last switch by
+    prediction, and where it came from.
+    """
+
+    point: OperatingPoint
+    since: float
+    probe: Probe | None = None
+    purse: Purse = field(default_factory=Purse)
+    switches: int = 0
+    probes: int = 0
+    at_batch: int = 0
+    left: OperatingPoint | None = None
+
+    @classmethod
+    def initial(cls, fallback: OperatingPoint, now: float) -> PointState:
+        """A fresh engine: runs `fallback`, free to switch at once, with a full purse for exploring."""
+        return cls(point=fallback, since=now - 1e6, purse=Purse(at=now))

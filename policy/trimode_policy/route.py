@@ -1,0 +1,154 @@
+"""Which replica gets a request: filter, score, pick.
+
+Belongs here: the choice among replicas as one router sees them. Whether a request is taken at all is in `admit`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from zlib import crc32
+
+from trimode_api.modes import OperatingPoint
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaView:
+    """One replica at one moment, as one router knows it.
+
+    `age_s`: seconds since its last report (infinite before the first). `in_flight`: requests this router has with
+    it now, its own counter. From the last report: `running` and `waiting` requests of all routers,
+    `queued_prompt_tokens` not yet prefilled, `tokens_per_s`. `capacity`: requests it may run at once.
+    `points`: operating points its pool allows.
+    """
+
+    replica_id: str
+    pool: str
+    ready: bool
+    draining: bool
+    age_s: float
+    in_flight: int
+    running: int
+    waiting: int
+    queued_prompt_tokens: int
+    capacity: int
+    points: tuple[OperatingPoint, ...]
+    tokens_per_s: float = 0.0
+    lossless: bool = field(init=False)
+    """Whether some of its points answer losslessly."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lossless", any(point.mode.lossless for point in self.points))
+
+    def load(self, stale: bool) -> int:
+        """Requests it has: the own counter, raised by what it reported unless that is stale."""
+        reported = self.running + self.waiting
+        return self.in_flight if stale or reported < self.in_flight else reported
+
+
+@dataclass(frozen=True, slots=True)
+class RequestView:
+    """What routing and admission need of a request.
+
+    `priority`: of its tier, higher goes first. `lossy_ok`: diffusion may answer it. `pin`: the one operating point
+    the client insists on.
+    """
+
+    tier: str = "standard"
+    priority: int = 0
+    prompt_tokens: int = 0
+    lossy_ok: bool = False
+    pin: OperatingPoint | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Staleness:
+    """Report ages in seconds: above `stale_after_s` only the router's own counters are believed, above
+    `dead_after_s` no request is sent. Raises ValueError unless 0 < stale_after_s <= dead_after_s."""
+
+    stale_after_s: float = 2.0
+    dead_after_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.stale_after_s <= self.dead_after_s:
+            raise ValueError(
+                f"staleness: stale_after_s {self.stale_after_s} must be above 0 and at most "
+                f"dead_after_s {self.dead_after_s}"
+            )
+
+
+class RouteReason(StrEnum):
+    """Why this replica, or why none."""
+
+    LEAST_LOADED = "LeastLoaded"
+    STALE = "Stale"
+    ALL_BUSY = "AllBusy"
+    NOT_OFFERED = "NotOffered"
+    NONE_READY = "NoneReady"
+
+
+@dataclass(frozen=True, slots=True)
+class RouteDecision:
+    """The replica, or None with the reason: busy (wait or 429), not offered (400), none ready (503)."""
+
+    replica_id: str | None
+    reason: RouteReason
+    detail: str
+
+
+def route(request: RequestView, replicas: Sequence[ReplicaView], staleness: Staleness, seed: int) -> RouteDecision:
+    """The least loaded replica that may answer `request`, reports that are fresh before stale ones.
+
+    Deterministic for a seed and independent of the order of `replicas`. A replica that is full is never picked,
+    one that has room is never passed over for refusing.
+    """
+    alive = [r for r in replicas if r.ready and not r.draining and r.age_s <= staleness.dead_after_s]
+    if not alive:
+        return RouteDecision(None, RouteReason.NONE_READY, f"none of {len(replicas)} replicas is ready")
+    able = alive if _anyone_may(request) and all(r.lossless for r in alive) else _able(request, alive)
+    if not able:
+        wanted = str(request.pin) if request.pin is not None else "lossless answers"
+        return RouteDecision(None, RouteReason.NOT_OFFERED, f"none of {len(alive)} ready replicas offers {wanted}")
+    return _pick(able, staleness, seed)
+
+
+def may_serve(request: RequestView, points: Iterable[OperatingPoint]) -> bool:
+    """Whether a replica with these points may answer: a pin needs its very point, and no lossy point answers a
+    request that did not allow it."""
+    allowed = [point for point in points if request.lossy_ok or point.mode.lossless]
+    return bool(allowed) if request.pin is None else request.pin in allowed
+
+
+def _anyone_may(request: RequestView) -> bool:
+    return request.pin is None
+
+
+def _able(request: RequestView, alive: Sequence[ReplicaView]) -> list[ReplicaView]:
+    return [replica for replica in alive if may_serve(request, replica.points)]
+
+
+def _pick(able: Sequence[ReplicaView], staleness: Staleness, seed: int) -> RouteDecision:
+    """Fresh before stale, then the smallest share of capacity in use, then the fewest queued prompt tokens."""
+    stale_after = staleness.stale_after_s
+    best: ReplicaView | None = None
+    best_score = (True, 0.0, 0)
+    for replica in able:
+        stale = replica.age_s > stale_after
+        load = replica.load(stale)
+        if load >= replica.capacity:
+            continue
+        score = (stale, load / replica.capacity, 0 if stale else replica.queued_prompt_tokens)
+        if best is None or score < best_score or (score == best_score and _turn(replica, seed) < _turn(best, seed)):
+            best, best_score = replica, score
+    if best is None:
+        return RouteDecision(None, RouteReason.ALL_BUSY, f"all {len(able)} replicas run as much as they may")
+    reason = RouteReason.STALE if best_score[0] else RouteReason.LEAST_LOADED
+    load = best.load(best_score[0])
+    detail = f"{best.replica_id} has {load} of {best.capacity} requests, {best_score[2]} prompt tokens queued"
+    return RouteDecision(best.replica_id, reason, detail)
+
+
+def _turn(replica: ReplicaView, seed: int) -> tuple[int, str]:
+    """Order among equals: random over seeds, the same for every router that uses this one."""
+    return crc32(f"{seed}:{replica.replica_id}".encode()), replica.replica_id
