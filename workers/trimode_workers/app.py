@@ -28,7 +28,7 @@ STOP_MARGIN_S = 5.0
 class ReplicaServer:
     """The Serve deployment class: a `Replica` in the actor's own loop."""
 
-    async def __init__(self, settings: ReplicaSettings) -> None:
+    async def __init__(self, settings: ReplicaSettings) -> None:  # type: ignore[misc]  # Serve awaits it
         self._replica: Replica | None = None
         self._replica = await Replica.start(settings, os.environ.get(TOKEN_VARIABLE, ""))
 
@@ -63,8 +63,7 @@ class PoolState:
 
 def build_app(settings: PoolSettings) -> Application:
     """The Serve application of one pool."""
-    deployment = serve.deployment(
-        ReplicaServer,
+    decorate: Any = serve.deployment(
         name=settings.pool,
         ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus},
         health_check_period_s=HEALTH_PERIOD_S,
@@ -73,7 +72,8 @@ def build_app(settings: PoolSettings) -> Application:
         graceful_shutdown_timeout_s=settings.drain_timeout_s + STOP_MARGIN_S,
         **_scaling(settings),
     )
-    return deployment.bind(settings.replica())
+    application: Application = decorate(ReplicaServer).bind(settings.replica())
+    return application
 
 
 def deploy(pools: Sequence[PoolSettings], *, prefix: str = "trimode", wait: bool = False) -> None:
@@ -84,12 +84,9 @@ def deploy(pools: Sequence[PoolSettings], *, prefix: str = "trimode", wait: bool
     """
     serve.start(proxy_location="Disabled")
     targets = [
-        serve.RunTarget(build_app(pool), name=f"{prefix}-{pool.pool}", route_prefix=f"/{pool.pool}")
-        for pool in pools
+        serve.RunTarget(build_app(pool), name=f"{prefix}-{pool.pool}", route_prefix=f"/{pool.pool}") for pool in pools
     ]
-    serve.run_many(
-        targets, wait_for_ingress_deployment_creation=wait, wait_for_applications_running=wait
-    )
+    serve.run_many(targets, wait_for_ingress_deployment_creation=wait, wait_for_applications_running=wait)
 
 
 def states(pools: Sequence[PoolSettings], *, prefix: str = "trimode") -> tuple[PoolState, ...]:
@@ -99,7 +96,7 @@ def states(pools: Sequence[PoolSettings], *, prefix: str = "trimode") -> tuple[P
 
 def shutdown() -> None:
     """Drain and end all pools, and Serve. Blocks until the last running request is done or its time is up."""
-    serve.shutdown()
+    serve.shutdown()  # type: ignore[no-untyped-call]
 
 
 def _scaling(settings: PoolSettings) -> dict[str, Any]:

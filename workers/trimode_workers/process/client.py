@@ -11,6 +11,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 from trimode_workers.engine.messages import (
     Cancel,
@@ -56,6 +57,8 @@ class EngineClient(asyncio.Protocol):
         self._listeners: dict[str, OnEvent] = {}
         self._transport: asyncio.Transport | None = None
         self._heard = time.monotonic()
+        self._empty = asyncio.Event()
+        self._empty.set()
         loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[Started] = loop.create_future()
         self._gone: asyncio.Future[None] = loop.create_future()
@@ -104,6 +107,7 @@ class EngineClient(asyncio.Protocol):
         if not self._listeners:
             self._heard = time.monotonic()
         self._listeners[request.request_id] = on_event
+        self._empty.clear()
         self._send(request)
 
     def cancel(self, request_id: str) -> None:
@@ -115,6 +119,11 @@ class EngineClient(asyncio.Protocol):
         """Cancel, and hear no more of it."""
         self.cancel(request_id)
         self._listeners.pop(request_id, None)
+        self._note_empty()
+
+    async def emptied(self) -> None:
+        """Wait until no request is in flight."""
+        await self._empty.wait()
 
     def configure(self, configure: Configure) -> None:
         """In force from the engine's next cycle on."""
@@ -139,8 +148,7 @@ class EngineClient(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
 
     def data_received(self, data: bytes) -> None:
         self._heard = time.monotonic()
@@ -171,6 +179,7 @@ class EngineClient(asyncio.Protocol):
             listener = listeners.pop(request_id, None) if event.finish else listeners.get(request_id)
             if listener is not None:
                 _tell(listener, event)
+        self._note_empty()
         if cycle.stats is not None:
             moved = self.stats is None or self.stats.point != cycle.stats.point
             self.stats = cycle.stats
@@ -187,7 +196,12 @@ class EngineClient(asyncio.Protocol):
         listeners, self._listeners = self._listeners, {}
         for request_id, listener in listeners.items():
             _tell(listener, TokenEvent(request_id, [], Finish.ERROR, error=why))
+        self._note_empty()
         self._on_change()
+
+    def _note_empty(self) -> None:
+        if not self._listeners:
+            self._empty.set()
 
 
 def _tell(listener: OnEvent, event: TokenEvent) -> None:

@@ -169,4 +169,4 @@ def build(options: EngineOptions, configure: Configure) -> tuple[FakeEngine, Sta
 
 
 if __name__ == "__main__":
-    sys.exit(main(build, FakeMissing, FakeRefused, sys.argv[1:]))
+    sys.exit(main(build, (FakeMissing,), FakeRefused, sys.argv[1:]))

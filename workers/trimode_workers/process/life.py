@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gc
+import logging
 import os
 import signal
 import socket
@@ -39,13 +40,14 @@ def engine_argv(module: str, options: EngineOptions, configure: Configure) -> li
     ]
 
 
-def main(build: Build, expected: type[Exception], refusal: type[Exception], argv: Sequence[str]) -> int:
+def main(build: Build, expected: tuple[type[Exception], ...], refusal: type[Exception], argv: Sequence[str]) -> int:
     """Build an engine and serve it on the pipe. `expected` errors are told in their own words, without a trace."""
     parser = argparse.ArgumentParser(description="The engine's process; started by a replica, not by hand.")
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--options", type=EngineOptions.model_validate_json, required=True)
     parser.add_argument("--configure", type=_configure, required=True)
     args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s engine %(levelname)s %(message)s")
     die_with_parent()
     # Ctrl-C reaches the whole foreground group: the shell decides when the engine ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

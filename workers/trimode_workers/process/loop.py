@@ -5,6 +5,7 @@ Belongs here: the loop and the port an engine must offer to it. No torch, no HTT
 
 from __future__ import annotations
 
+import logging
 from typing import Protocol
 
 import msgspec
@@ -21,6 +22,8 @@ from trimode_workers.engine.messages import (
     TokenEvent,
 )
 from trimode_workers.process.framing import EnginePipe, PipeClosed
+
+_log = logging.getLogger(__name__)
 
 
 class EnginePort(Protocol):
@@ -66,7 +69,11 @@ def _obey(engine: EnginePort, commands: list[Command], refusal: type[Exception],
         elif isinstance(command, Cancel):
             engine.cancel(command.request_id)
         elif isinstance(command, Configure):
-            engine.configure(command)
+            try:
+                engine.configure(command)
+            except ValueError:
+                # A contradicting policy must not end what is being served under the old one.
+                _log.exception("configuration %d is refused; the old one stays", command.version)
         else:
             assert isinstance(command, Stop)
             return False

@@ -1,0 +1,42 @@
+"""What a model's authors recommend where the client says nothing: generation_config.json.
+
+Belongs here: reading sampling defaults. Rule: `do_sample: false` means greedy; a `temperature` or `top_p` in the file
+counts; otherwise OpenAI's defaults hold (1.0 and 1.0).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trimode_workers.text.errors import TokenizerError
+from trimode_workers.text.tokenizer import read_json
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingDefaults:
+    """Used where a request leaves the field out. `temperature` 0 is greedy."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+
+def load_defaults(folder: Path) -> SamplingDefaults:
+    """The defaults of the model in `folder`; TokenizerError where the file is there but unreadable."""
+    path = folder / "generation_config.json"
+    config = read_json(path)
+    if config.get("do_sample") is False:
+        return SamplingDefaults(temperature=0.0)
+    return SamplingDefaults(
+        temperature=_number(config, "temperature", path, 2.0), top_p=_number(config, "top_p", path, 1.0)
+    )
+
+
+def _number(config: dict[str, Any], name: str, path: Path, highest: float) -> float:
+    value = config.get(name)
+    if value is None:
+        return 1.0
+    if not isinstance(value, int | float) or not 0 <= value <= highest:
+        raise TokenizerError(f"{path}: {name} must be a number from 0 to {highest:g}, got {value!r}")
+    return float(value)

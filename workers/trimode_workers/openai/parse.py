@@ -1,0 +1,34 @@
+"""Request bytes to a valid request, or to one OpenAI-shaped error that names every problem.
+
+Belongs here: validation's words. Pure.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from trimode_api.errors import ApiError, problems_of
+from trimode_api.openai import GenerationRequest
+
+R = TypeVar("R", bound=GenerationRequest)
+
+
+def parse(kind: type[R], body: bytes) -> R:
+    """The request in `body`. ApiError 400; `param` is the first field that is wrong, the message lists all."""
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as exc:
+        raise _refusal(exc) from exc
+
+
+def _refusal(error: ValidationError) -> ApiError:
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return ApiError(400, f"the body is not valid JSON: {first['ctx']['error']}", code="invalid_json")
+    problems = problems_of(error)
+    message = "; ".join(str(problem) for problem in problems)
+    if first["type"] == "model_type":
+        message = "the body must be a JSON object"
+    return ApiError(400, message, code="invalid_value", param=problems[0].path or None)

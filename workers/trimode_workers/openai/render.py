@@ -1,0 +1,128 @@
+"""Answers in OpenAI's shapes: one object, or a stream of chunks as server-sent events.
+
+Belongs here: JSON out. A stream's chunks differ in one string only, so all around it is made once per stream, and a
+chunk costs the encoding of that string.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+DONE = b"data: [DONE]\n\n"
+_MARK = "\u0000text\u0000"
+
+_encode = msgspec.json.encode
+
+
+class Kind(StrEnum):
+    """Which endpoint answers: the prefix of its ids."""
+
+    CHAT = "chatcmpl"
+    TEXT = "cmpl"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an answer ended. `cycles` and `emitted` by operating point: cycles run, tokens emitted by the engine."""
+
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    cycles: dict[str, int] = field(default_factory=dict)
+    emitted: dict[str, int] = field(default_factory=dict)
+
+    def usage(self) -> dict[str, int]:
+        total = self.prompt_tokens + self.completion_tokens
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": total,
+        }
+
+    def trimode(self) -> dict[str, Any]:
+        """The extension: what ran, by operating point; `acceptanceLength` in tokens per cycle."""
+        cycles = sum(self.cycles.values())
+        length = sum(self.emitted.values()) / cycles if cycles else 0.0
+        return {"cycles": self.cycles, "tokens": self.emitted, "acceptanceLength": round(length, 3)}
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What every part of one answer repeats. `created` in seconds since the epoch."""
+
+    kind: Kind
+    id: str
+    created: int
+    model: str
+
+
+def whole(head: Head, text: str, outcome: Outcome) -> bytes:
+    """The body of an answer that is not streamed."""
+    choice: dict[str, Any] = {"index": 0, "finish_reason": outcome.finish_reason, "logprobs": None}
+    if head.kind is Kind.CHAT:
+        choice["message"] = {"role": "assistant", "content": text, "refusal": None}
+    else:
+        choice["text"] = text
+    name = "chat.completion" if head.kind is Kind.CHAT else "text_completion"
+    body = _envelope(head, name) | {"choices": [choice], "usage": outcome.usage(), "trimode": outcome.trimode()}
+    return _encode(body)
+
+
+class Chunks:
+    """The events of one stream, as bytes ready to send."""
+
+    def __init__(self, head: Head, *, usage_chunk: bool) -> None:
+        self._head = head
+        self._usage_chunk = usage_chunk
+        self._chat = head.kind is Kind.CHAT
+        before, after = self._chunk(self._delta(_MARK), None).split(_encode(_MARK))
+        self._before, self._after = before, after
+
+    def first(self) -> bytes:
+        """Opens the stream: a chat's role; nothing for plain completions."""
+        return self._chunk({"delta": {"role": "assistant", "content": ""}}, None) if self._chat else b""
+
+    def text(self, text: str) -> bytes:
+        """One chunk with new text."""
+        return self._before + _encode(text) + self._after
+
+    def last(self, outcome: Outcome) -> bytes:
+        """The finish reason, usage and `trimode`, and the end mark.
+
+        Usage rides on the last chunk, or on one of its own without choices where the client asked for that.
+        """
+        empty: dict[str, Any] = {"delta": {}} if self._chat else {"text": ""}
+        account = {"usage": outcome.usage(), "trimode": outcome.trimode()}
+        if not self._usage_chunk:
+            return self._chunk(empty, outcome.finish_reason, account) + DONE
+        usage = _event(_envelope(self._head, self._object) | {"choices": []} | account)
+        return self._chunk(empty, outcome.finish_reason) + usage + DONE
+
+    @property
+    def _object(self) -> str:
+        return "chat.completion.chunk" if self._chat else "text_completion"
+
+    def _delta(self, text: str) -> dict[str, Any]:
+        return {"delta": {"content": text}} if self._chat else {"text": text}
+
+    def _chunk(self, part: dict[str, Any], finish: str | None, more: dict[str, Any] | None = None) -> bytes:
+        choice = {"index": 0, **part, "logprobs": None, "finish_reason": finish}
+        usage = {"usage": None} if self._usage_chunk and more is None else {}
+        return _event(_envelope(self._head, self._object) | {"choices": [choice]} | usage | (more or {}))
+
+
+def error_event(body: dict[str, Any]) -> bytes:
+    """An error in the middle of a stream. No end mark follows: the stream is broken."""
+    return _event(body)
+
+
+def _envelope(head: Head, name: str) -> dict[str, Any]:
+    return {"id": head.id, "object": name, "created": head.created, "model": head.model}
+
+
+def _event(value: dict[str, Any]) -> bytes:
+    return b"data: " + _encode(value) + b"\n\n"

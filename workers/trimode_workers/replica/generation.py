@@ -1,0 +1,103 @@
+"""One request in flight: from the engine's events to text and an outcome.
+
+Belongs here: what is common to streamed and whole answers. No HTTP: text goes to whoever listens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from trimode_api.errors import ApiError
+from trimode_workers.engine.messages import Finish, Submit, TokenEvent
+from trimode_workers.openai.render import Outcome
+from trimode_workers.process.client import EngineClient, EngineFailed
+from trimode_workers.text.answer import AnswerText
+
+LOST_RETRY_AFTER_S = 1
+
+
+class Generation:
+    """Runs one request. `begun` is done with the engine's first event, `done` with the outcome or an ApiError.
+
+    Text that arrives before `listen` is kept for it.
+    """
+
+    def __init__(self, engine: EngineClient, request: Submit, text: AnswerText) -> None:
+        self._engine = engine
+        self._request = request
+        self._text = text
+        self._kept: list[str] = []
+        self._show: Callable[[str], None] = self._kept.append
+        self._stopped = False
+        loop = asyncio.get_running_loop()
+        self.begun: asyncio.Future[None] = loop.create_future()
+        self.done: asyncio.Future[Outcome] = loop.create_future()
+
+    def start(self) -> None:
+        """Hand the request to the engine. ApiError 503 where the engine is gone."""
+        try:
+            self._engine.submit(self._request, self._on_event)
+        except EngineFailed as exc:
+            raise lost(str(exc)) from exc
+
+    def listen(self, show: Callable[[str], None]) -> None:
+        """From now on text goes to `show`, beginning with what was kept."""
+        kept, self._kept = "".join(self._kept), []
+        self._show = show
+        if kept:
+            show(kept)
+
+    @property
+    def failed(self) -> bool:
+        """Whether it has ended in an error."""
+        return self.done.done() and not self.done.cancelled() and self.done.exception() is not None
+
+    async def whole(self) -> tuple[str, Outcome]:
+        """Wait for the end; all text that nobody listened to. ApiError where the engine refused or died."""
+        outcome = await self.done
+        return "".join(self._kept), outcome
+
+    def abandon(self) -> None:
+        """The client is gone: the engine frees the row before its next cycle. No effect after the end."""
+        if not self.done.done():
+            self._engine.forget(self._request.request_id)
+            self.done.cancel()
+
+    def _on_event(self, event: TokenEvent) -> None:
+        if event.tokens and not self._stopped:
+            delta = self._text.feed(event.tokens)
+            if delta.text:
+                self._show(delta.text)
+            if delta.stopped:
+                self._stopped = True
+                if event.finish is None:
+                    # Its last event comes within a cycle and carries the account of cycles.
+                    self._engine.cancel(self._request.request_id)
+        if event.finish is not None:
+            self._end(event, event.finish)
+        if not self.begun.done():
+            self.begun.set_result(None)
+
+    def _end(self, event: TokenEvent, finish: Finish) -> None:
+        if self.done.done():
+            return
+        if finish is Finish.ERROR:
+            self.done.set_exception(self._error(event.error))
+            self.done.exception()  # marks it as seen: the client may be gone before anybody awaits it
+            return
+        if not self._stopped:
+            rest = self._text.finish()
+            self._stopped = rest.stopped
+            if rest.text:
+                self._show(rest.text)
+        reason = "length" if finish is Finish.LENGTH and not self._stopped else "stop"
+        self.done.set_result(Outcome(reason, len(self._request.tokens), self._text.tokens, event.cycles, event.emitted))
+
+    def _error(self, words: str) -> ApiError:
+        return lost(words) if self._engine.lost else ApiError(400, words, code="refused")
+
+
+def lost(why: str) -> ApiError:
+    """The engine is gone; another replica, or this one's successor, can answer."""
+    return ApiError(503, f"engine lost: {why}", code="engine_lost", retry_after_s=LOST_RETRY_AFTER_S)

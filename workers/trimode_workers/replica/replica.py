@@ -1,0 +1,186 @@
+"""A replica's parts and their common life: engine process, HTTP shell, reporter.
+
+Belongs here: starting them in order, state that all of them share (drain, policy), ending them in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import time
+from pathlib import Path
+
+from aiohttp import web
+
+from trimode_api.errors import ApiError
+from trimode_api.wire import TOKEN_VARIABLE, Command, PolicyConfig, ReplicaReport, ReportAnswer
+from trimode_workers.openai.defaults import SamplingDefaults, load_defaults
+from trimode_workers.openai.prepare import Offer
+from trimode_workers.process.client import EngineClient, EngineFailed
+from trimode_workers.process.life import engine_argv
+from trimode_workers.replica.policy import configure_for, pool_points
+from trimode_workers.replica.report import Moment, RateWindow, Self, build_report
+from trimode_workers.replica.reporter import Reporter
+from trimode_workers.replica.settings import ReplicaSettings
+from trimode_workers.replica.shell import build_shell
+from trimode_workers.text.tokenizer import TextModel, load_text_model
+
+ENGINE_MODULE = "trimode_workers.process"
+DRAIN_RETRY_AFTER_S = 1
+CLOSE_TIMEOUT_S = 5.0
+"""After the drain: how long answers may still be on their way to slow clients."""
+
+_log = logging.getLogger(__name__)
+
+
+class Replica:
+    """One running replica. Make it with `start`, end it with `stop`. `url` is where requests go."""
+
+    def __init__(self, settings: ReplicaSettings, text: TextModel, defaults: SamplingDefaults) -> None:
+        self.text = text
+        self.engine: EngineClient
+        self.url = ""
+        self.replica_id = f"{settings.pool}-{secrets.token_hex(4)}"
+        self.policy: PolicyConfig = settings.policy
+        self.draining = False
+        self._stopping = False
+        self._settings = settings
+        self._defaults = defaults
+        self._sequence = 0
+        self._rate = RateWindow()
+        self._reporter: Reporter | None = None
+        self._runner: web.AppRunner | None = None
+
+    @classmethod
+    async def start(cls, settings: ReplicaSettings, token: str, engine_module: str = ENGINE_MODULE) -> Replica:
+        """Load, warm up, listen, report. EngineFailed or TokenizerError say why it cannot; nothing is left behind."""
+        if not token:
+            raise EngineFailed(f"no fleet token: set {TOKEN_VARIABLE} in the environment")
+        folder = Path(settings.engine.model)
+        text = await asyncio.to_thread(load_text_model, folder)
+        replica = cls(settings, text, load_defaults(folder))
+        try:
+            await replica._start(token, engine_module)
+        except BaseException:
+            await replica._end()
+            raise
+        return replica
+
+    async def _start(self, token: str, engine_module: str) -> None:
+        settings = self._settings
+        configure = configure_for(settings.policy, settings.pool)
+        assert configure is not None  # the settings have been checked for it
+        argv = engine_argv(engine_module, settings.engine, configure)
+        self.engine = await EngineClient.start(
+            argv, env=_engine_environment(settings.engine.threads), on_change=self._changed
+        )
+        # A client that leaves cancels its handler, and the handler frees the engine's row.
+        self._runner = web.AppRunner(
+            build_shell(self, token), handler_cancellation=True, access_log=None, shutdown_timeout=CLOSE_TIMEOUT_S
+        )
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, settings.host, settings.port)
+        await site.start()
+        host, port = self._runner.addresses[0][:2]
+        self.url = f"http://{host}:{port}"
+        self._reporter = Reporter(settings.router_urls, token, settings.report_interval_s, self.report, self._obey)
+        self._reporter.start()
+        _log.info("replica %s answers at %s", self.replica_id, self.url)
+
+    async def stop(self) -> None:
+        """Refuse new requests, let running ones finish for `drain_timeout_s`, end everything."""
+        self._stopping = self.draining = True
+        self._changed()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.engine.emptied(), self._settings.drain_timeout_s)
+        await self._end()
+
+    async def _end(self) -> None:
+        if self._reporter is not None:
+            await self._reporter.stop()
+        if self._runner is not None:
+            await self._runner.cleanup()
+        if hasattr(self, "engine"):
+            await self.engine.close()
+
+    def check(self) -> None:
+        """EngineFailed where the engine is dead, or has been silent too long while it has work."""
+        if self.engine.lost:
+            raise EngineFailed(self.engine.lost)
+        if self.engine.silent_s > self._settings.stall_after_s:
+            raise EngineFailed(f"the engine has been silent for {self.engine.silent_s:.0f} s with work to do")
+
+    def load(self) -> dict[str, float]:
+        """For the pool's autoscaling: requests in flight, and as a share of what runs at once."""
+        limit = self.engine.started.max_running_requests if self.engine.started else 1
+        return {"in_flight": float(self.engine.in_flight), "occupancy": self.engine.in_flight / limit}
+
+    # what the shell asks
+
+    def offer(self) -> Offer:
+        settings = self._settings
+        started = self.engine.started
+        return Offer(
+            model=settings.served_name,
+            max_context_tokens=started.max_context_tokens if started else settings.engine.max_context_tokens,
+            points=pool_points(self.policy, settings.pool),
+            tiers=self.policy.tiers,
+            defaults=self._defaults,
+        )
+
+    def refusal(self) -> ApiError | None:
+        if self.engine.lost:
+            return ApiError(503, f"engine lost: {self.engine.lost}", code="engine_lost", retry_after_s=1)
+        if self.draining:
+            return ApiError(503, "this replica is draining", code="draining", retry_after_s=DRAIN_RETRY_AFTER_S)
+        return None
+
+    # what the reporter asks
+
+    def report(self) -> ReplicaReport:
+        """The present state; each call takes the next sequence number."""
+        engine = self.engine
+        assert engine.started is not None
+        assert engine.stats is not None
+        self._sequence += 1
+        now = Moment(
+            sequence=self._sequence,
+            ready=not engine.lost and not self._stopping,
+            draining=self.draining,
+            in_flight=engine.in_flight,
+            tokens_per_second=self._rate.rate(engine.emitted_total, time.monotonic()),
+            policy=self.policy,
+        )
+        who = Self(self.replica_id, self._settings.pool, self._settings.served_name, self.url)
+        return build_report(who, now, engine.started, engine.stats)
+
+    def _obey(self, answer: ReportAnswer) -> None:
+        if answer.policy is not None and answer.policy.version > self.policy.version:
+            self._adopt(answer.policy)
+        wanted = answer.command is Command.DRAIN or (self.draining and answer.command is Command.NONE)
+        if wanted != self.draining and not self._stopping:
+            self.draining = wanted
+            self._changed()
+
+    def _adopt(self, policy: PolicyConfig) -> None:
+        configure = configure_for(policy, self._settings.pool)
+        self.policy = policy
+        if configure is None:
+            _log.warning("policy %d does not know pool %s; keeping its points", policy.version, self._settings.pool)
+            return
+        self.engine.configure(configure)
+
+    def _changed(self) -> None:
+        if self._reporter is not None:
+            self._reporter.poke()
+
+
+def _engine_environment(threads: int) -> dict[str, str]:
+    """The engine needs no token. Its thread count is ours to set: Ray gives its workers one for their own pools."""
+    environment = {name: value for name, value in os.environ.items() if name not in (TOKEN_VARIABLE, "OMP_NUM_THREADS")}
+    if threads:
+        environment["OMP_NUM_THREADS"] = str(threads)
+    return environment

@@ -1,0 +1,98 @@
+"""What a replica says of itself, made from the engine's last words and the shell's own counters.
+
+Belongs here: pure construction of the report, and the window that turns a count into a rate.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from trimode_api.wire import DecisionReport, PointReport, PolicyConfig, ReplicaReport
+from trimode_workers.engine.messages import Started, Stats
+from trimode_workers.replica.policy import pool_points
+
+
+class RateWindow:
+    """Rate of a growing count over the last `seconds`; `now` is an argument."""
+
+    def __init__(self, seconds: float = 2.0) -> None:
+        self._seconds = seconds
+        self._samples: deque[tuple[float, int]] = deque()
+
+    def rate(self, total: int, now: float) -> float:
+        """Adds the sample; units per second, 0 until there are two samples apart."""
+        samples = self._samples
+        samples.append((now, total))
+        while len(samples) > 2 and samples[1][0] <= now - self._seconds:
+            samples.popleft()
+        then, before = samples[0]
+        return (total - before) / (now - then) if now > then else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Self:
+    """What stays the same over a replica's life."""
+
+    replica_id: str
+    pool: str
+    model: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """The shell's own view of now. `in_flight` counts requests the engine has been given and not ended."""
+
+    sequence: int
+    ready: bool
+    draining: bool
+    in_flight: int
+    tokens_per_second: float
+    policy: PolicyConfig
+
+
+def build_report(who: Self, now: Moment, engine: Started, stats: Stats) -> ReplicaReport:
+    """The report. Requests are counted by the shell, because the engine's figures are a few cycles old."""
+    running = min(stats.running, now.in_flight)
+    allowed = pool_points(now.policy, who.pool)
+    return ReplicaReport(
+        replica_id=who.replica_id,
+        pool=who.pool,
+        url=who.url,
+        model=who.model,
+        sequence=now.sequence,
+        ready=now.ready,
+        draining=now.draining,
+        running=running,
+        waiting=now.in_flight - running,
+        max_running=engine.max_running_requests,
+        queued_prompt_tokens=stats.queued_prompt_tokens,
+        cached_tokens=stats.cached_tokens,
+        capacity_tokens=stats.capacity_tokens,
+        max_context_tokens=engine.max_context_tokens,
+        point=stats.point,
+        decision=DecisionReport(
+            point=stats.decision_point, reason=stats.reason, detail=stats.detail, age_seconds=stats.age_s
+        ),
+        allowed_points=tuple(map(str, allowed)),
+        points=_points(stats),
+        switches=stats.switches_total,
+        preemptions=stats.preemptions_total,
+        tokens_per_second=now.tokens_per_second,
+        policy_version=stats.policy_version,
+    )
+
+
+def _points(stats: Stats) -> tuple[PointReport, ...]:
+    return tuple(
+        PointReport(
+            point=curve.point,
+            cycle_seconds=curve.predicted_cycle_s,
+            tokens_per_cycle=curve.tokens_per_cycle,
+            tokens_per_second=curve.tokens_per_s,
+            cycles=stats.cycles_total.get(curve.point, 0),
+            tokens=stats.emitted_total.get(curve.point, 0),
+        )
+        for curve in stats.curves
+    )

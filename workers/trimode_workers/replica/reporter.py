@@ -1,0 +1,99 @@
+"""Reports to every router, and what comes back.
+
+Belongs here: when to post, to whom, and patience with routers that are away. What a report says is in `report`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+import aiohttp
+from pydantic import ValidationError
+
+from trimode_api.wire import REPORT_PATH, ReplicaReport, ReportAnswer
+
+POST_TIMEOUT_S = 2.0
+MAX_BACKOFF_S = 2.0
+
+_log = logging.getLogger(__name__)
+
+
+class Reporter:
+    """Posts `build()` to each of `urls` every `interval_s` seconds and at once on `poke`; hands answers to `obey`."""
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        token: str,
+        interval_s: float,
+        build: Callable[[], ReplicaReport],
+        obey: Callable[[ReportAnswer], None],
+    ) -> None:
+        self._interval_s = interval_s
+        self._build = build
+        self._obey = obey
+        self._session = aiohttp.ClientSession(
+            headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
+            timeout=aiohttp.ClientTimeout(total=POST_TIMEOUT_S),
+        )
+        self._routers = [_Router(url.rstrip("/") + REPORT_PATH) for url in urls]
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        self._tasks = [asyncio.create_task(self._run(router)) for router in self._routers]
+
+    def poke(self) -> None:
+        """Something changed: report now."""
+        for router in self._routers:
+            router.poked.set()
+
+    async def stop(self) -> None:
+        """One last report to every router, then silence."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(self._post(router) for router in self._routers))
+        await self._session.close()
+
+    async def _run(self, router: _Router) -> None:
+        while True:
+            router.poked.clear()
+            reached = await self._post(router)
+            router.delay_s = self._interval_s if reached else min(MAX_BACKOFF_S, 2 * router.delay_s)
+            try:
+                # A router that is away is not asked more often because much happens here.
+                waiting = router.poked.wait() if reached else asyncio.Event().wait()
+                await asyncio.wait_for(waiting, router.delay_s or self._interval_s)
+            except TimeoutError:
+                pass
+
+    async def _post(self, router: _Router) -> bool:
+        """Whether the router took the report. Says so in the log when that changes, once."""
+        try:
+            async with self._session.post(router.url, data=self._build().to_wire()) as response:
+                body = await response.read()
+                if response.status != 200:
+                    raise aiohttp.ClientError(f"status {response.status}: {body[:200]!r}")
+                answer = ReportAnswer.from_wire(body)
+        except (aiohttp.ClientError, TimeoutError, OSError, ValidationError) as exc:
+            if router.reached is not False:
+                _log.warning("router %s does not take reports: %s", router.url, exc or type(exc).__name__)
+            router.reached = False
+            return False
+        if router.reached is False:
+            _log.info("router %s takes reports again", router.url)
+        router.reached = True
+        self._obey(answer)
+        return True
+
+
+class _Router:
+    """One router's address and how it fared. `reached` is None before the first try."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.poked = asyncio.Event()
+        self.delay_s = 0.1
+        self.reached: bool | None = None
