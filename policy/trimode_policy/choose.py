@@ -44,7 +44,8 @@ def choose_point(
     switching: Switching,
     now: float,
 ) -> Outcome:
-    """The operating point for the next cycle and the state to pass next time. Ask before every cycle.
+    """The operating point for the next cycle and the state to pass next time. Ask before every cycle, at
+    least while the reason is Probe: a hopeless probe is to end soon.
 
     `points`: those the pool and the batch allow. Never returns a point that is neither in `points` nor the
     fallback nor fixed; never one that cannot be predicted, but for the fallback.
@@ -63,7 +64,7 @@ def choose_point(
         going = _go_on_probing(state.probe, batch, here, known, curves, state, switching, now)
         if going is not None:
             return going
-        state = _settle(state.probe, here, known, state, now)
+        state = _settle(state.probe, here, known, curves, state, now)
     return _compare(batch, here, known, curves, state, switching, now)
 
 
@@ -106,7 +107,9 @@ def _compare(
     wins = gain > margin
     sureness = SURE if gain > switching.margin else SURE_OF_LITTLE
     sure = wins and best.seen > 0 and log(1.0 + gain) >= sureness * sqrt(best.variance + here.variance)
-    if not sure:
+    if switching.dry_run:
+        sure = wins  # nobody follows the decision, so there is nothing to wait for
+    if not sure and not switching.dry_run:
         target = candidate(here, known, margin, state.purse, now)
         if target is not None:
             probe = Probe(target.point, curves.observed_cycles(target.point))
@@ -171,10 +174,13 @@ def _go_on_probing(
     return _probing(target, here, replace(state, probe=replace(probe, asked=probe.asked + 1)))
 
 
-def _settle(probe: Probe, here: Estimate, known: Sequence[Estimate], state: PointState, now: float) -> PointState:
+def _settle(
+    probe: Probe, here: Estimate, known: Sequence[Estimate], curves: Curves, state: PointState, now: float
+) -> PointState:
     """The probe is over: pay for it by what it turned out to cost."""
     target = _of(probe.point, known)
-    cost = 0.0 if target is None else probe.asked * regret_seconds(here, target)
+    cycles = probe.cycles(curves.observed_cycles(probe.point))
+    cost = 0.0 if target is None else cycles * regret_seconds(here, target)
     return replace(state, probe=None, purse=state.purse.pay(cost, now))
 
 

@@ -50,7 +50,7 @@ class Estimate(NamedTuple):
     """A point's prediction at one batch: `seconds` and `tokens` (per request) of a cycle, and their doubt.
 
     `pace`: seconds per token of one user. `variance`: of the logarithm of the pace, without what all points share.
-    `seen`: cycles measured at this very batch bucket.
+    `seen`: cycles measured at this very batch bucket. `idle_s`: since the point last ran, infinite if never.
     """
 
     point: OperatingPoint
@@ -59,6 +59,7 @@ class Estimate(NamedTuple):
     pace: float
     variance: float
     seen: int
+    idle_s: float
 
 
 @dataclass(slots=True)
@@ -155,12 +156,13 @@ class Curves:
                 continue
             shape = speed.shape(known.row, bucket)
             variance = shape.variance if now is None else speed.tracker.variance(shape, now)
-            variance += known.tokens.variance()
+            variance += gain.variance(known.tokens, now)
+            idle_s = float("inf") if now is None or known.ran_at is None else now - known.ran_at
             if known.cycles == 0 and now is not None and self._since is not None:
                 variance += min(CURIOSITY * max(0.0, now - self._since), 1.0)
             seconds = self._prior_seconds(known, batch, read_s) * scale * exp(shape.mean)
             tokens = gain.tokens(known.tokens)
-            found.append(Estimate(known.point, seconds, tokens, seconds / tokens, variance, shape.seen))
+            found.append(Estimate(known.point, seconds, tokens, seconds / tokens, variance, shape.seen, idle_s))
         return found
 
     def _without_prefill(self, known: _Known, o: Observation, prior_s: float, now: float) -> float:

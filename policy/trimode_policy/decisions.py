@@ -19,7 +19,7 @@ class Switching:
 
     `margin`: predicted gain (share of seconds per token) below which a point is kept. `min_dwell_s`: seconds
     between two switches. `fallback`: the point to run when nothing can be predicted. `fixed`: run this and nothing
-    else. `dry_run`: read by the caller, who then shows the decision and does not follow it.
+    else. `dry_run`: the caller shows the decision and does not follow it; then nothing is probed.
     Raises ValueError for a negative margin or dwell.
     """
 

@@ -33,10 +33,6 @@ class Yield:
     tokens: float
     odds: float
 
-    def variance(self) -> float:
-        """Doubt of log tokens at the last measurement, without what all points share."""
-        return 0.0 if self.point.mode is not Mode.SELF_SPECULATION else TOKENS_PER_ODDS**2 * self.shape.variance
-
 
 class Gain:
     """Mutable and deterministic; holds no clock."""
@@ -68,3 +64,16 @@ class Gain:
             if odds != known.odds:
                 known.odds, known.tokens = odds, expected_tokens(odds, known.point.block_length)
         return known.tokens
+
+    def variance(self, known: Yield, now: float | None) -> float:
+        """Doubt of log tokens as of `now` (None: as of the last measurement).
+
+        The level's doubt is in it although all speculating points share it, because AR does not.
+        """
+        if known.point.mode is not Mode.SELF_SPECULATION:
+            return 0.0
+        if now is None:
+            odds = known.shape.variance + self.tracker.level_variance
+        else:
+            odds = self.tracker.variance(known.shape, now) + self.tracker.level_variance_at(now)
+        return TOKENS_PER_ODDS**2 * min(odds, DRIFT.most**2)

@@ -26,6 +26,9 @@ SHARE = 0.01
 """Share of busy time that may be spent on regret."""
 FULL_S = 0.6
 """Seconds of regret that can be saved up: a minute's worth, and what a fresh engine starts with."""
+REVISIT_S = 60.0
+"""Seconds without a mode after which it is looked at again, even if it seems hopeless: what was learned of it may
+be out of date, and nothing else would ever show that."""
 GAP_S = 0.25
 """Seconds between two probes of points already measured at this batch."""
 
@@ -37,6 +40,10 @@ class Probe:
     point: OperatingPoint
     seen_before: int
     asked: int = 1
+
+    def cycles(self, observed: int) -> int:
+        """Cycles it took so far: measured ones, or as many as were asked for if prefill hid them."""
+        return max(self.asked, observed - self.seen_before)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,28 +90,39 @@ def goes_on(here: Estimate, target: Estimate, probe: Probe, observed: int, avail
     """
     cycles = observed - probe.seen_before
     better, doubt = advantage(here, target)
-    if probe.asked >= PROBE_MOST or (cycles >= 1 and better + (HOPE if cycles > 1 else 2 * HOPE) * doubt < 0):
+    if probe.cycles(observed) >= PROBE_MOST or (
+        cycles >= 1 and better + (HOPE if cycles > 1 else 2 * HOPE) * doubt < 0
+    ):
         return False
     if cycles < PROBE_CYCLES:
         return True
     is_open = better + HOPE * doubt > margin and better - doubt < margin
-    return is_open and (probe.asked + 1) * regret_seconds(here, target) <= available
+    return is_open and (probe.cycles(observed) + 1) * regret_seconds(here, target) <= available
 
 
 def candidate(here: Estimate, known: Iterable[Estimate], margin: float, purse: Purse, now: float) -> Estimate | None:
     """The point most worth a look, or None: the one with the best pace if its doubt went its way.
 
-    The running point must have been measured at this batch first, else there is nothing to compare with.
+    The running point must have been measured at this batch first, else there is nothing to compare with. Where no
+    point may win, the best of the other modes has its turn once it is `REVISIT_S` out of use.
     """
     if here.seen < 2:
         return None
     settled = not 0 <= now - purse.probed_at < GAP_S
     best: Estimate | None = None
     best_better = margin
+    other_mode: Estimate | None = None
     for other in known:
-        if other is here or not (settled or other.seen == 0):
+        if other is here:
+            continue
+        if other.point.mode is not here.point.mode and (other_mode is None or other.pace < other_mode.pace):
+            other_mode = other
+        if not settled and other.seen:
             continue
         better = log(here.pace / other.pace) + HOPE * sqrt(here.variance + other.variance)
         if better > best_better and affordable(purse.available(now), PROBE_CYCLES * regret_seconds(here, other)):
             best, best_better = other, better
+    if best is None and settled and other_mode is not None and other_mode.idle_s >= REVISIT_S:
+        affords = affordable(purse.available(now), PROBE_CYCLES * regret_seconds(here, other_mode))
+        best = other_mode if affords else None
     return best

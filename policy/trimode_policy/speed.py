@@ -23,7 +23,7 @@ OTHER_POINT = 0.5
 """Distance, in factors of two, between the same number of tokens in two operating points."""
 GUESS_CYCLES = 16
 """A guess for an unmeasured cell is made anew after this many measurements."""
-DRIFT = Drift(level_start=1.0, shape_start=0.7, level_per_s=0.1, shape_per_s=0.01, reset=0.2)
+DRIFT = Drift(level_start=1.0, shape_start=0.7, level_per_s=0.1, shape_per_s=0.01, reset=0.3)
 """Of log seconds: a machine's speed wanders by 10 % in a second, one cell against another by 8 % in a minute."""
 NOISE_START, NOISE_LEAST, NOISE_MOST = 0.1, 0.02, 0.4
 """Standard deviation of one cycle's log seconds: at the start, and the bounds of what is learned."""

@@ -90,7 +90,7 @@ class Tracker:
         `surprise`: measured minus predicted. `slope`: change of the prediction per unit of level or shape.
         `noise`: variance of one measurement. Mutates `shape` and the level.
         """
-        self._age_level(now)
+        self.level_variance, self._level_at = self.level_variance_at(now), now
         shape.variance, shape.at = self.variance(shape, now), now
         total = slope * slope * (self.level_variance + shape.variance) + noise
         score = surprise / sqrt(total)
@@ -106,14 +106,12 @@ class Tracker:
         self._watch(clipped)
         return score
 
-    def _age_level(self, now: float) -> None:
-        if self._level_at is not None:
-            age = min(max(now - self._level_at, 0.0), MAX_AGE_S)
-            self.level_variance = min(
-                self.level_variance + self.drift.level_per_s**2 * age,
-                max(self.level_variance, self.drift.level_start**2),
-            )
-        self._level_at = now
+    def level_variance_at(self, now: float) -> float:
+        """Variance of the level as of `now`: it grows while nothing is measured, up to what it started with."""
+        if self._level_at is None or now <= self._level_at:
+            return self.level_variance
+        grown = self.level_variance + self.drift.level_per_s**2 * min(now - self._level_at, MAX_AGE_S)
+        return min(grown, max(self.level_variance, self.drift.level_start**2))
 
     def _watch(self, score: float) -> None:
         """Two-sided CUSUM: many surprises of one sign in a row give trust back to doubt."""
