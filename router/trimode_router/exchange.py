@@ -75,7 +75,7 @@ class Exchange:
 
     __slots__ = (
         "_aligned", "_boundary", "_desk", "_framing", "_held", "_passing", "_previous", "_sent", "_tail", "asked",
-        "client", "link", "over", "record", "request", "tier", "tried",
+        "client", "link", "over", "record", "request", "tier", "tried", "turn",
     )  # fmt: skip
 
     def __init__(self, client: ClientConnection, request: Request, asked: Asked, tier: Tier, desk: Desk) -> None:
@@ -86,6 +86,7 @@ class Exchange:
         self.tried: Collection[str] = ()
         self.link: Link | None = None
         self.over = False
+        self.turn = 0
         self.record = Record(started=desk.now())
         self._desk = desk
         self._sent = False
@@ -165,10 +166,10 @@ class Exchange:
             self.link.heard = True
             self.link.transport.resume_reading()
 
-    def refuse(self, error: ApiError, reason: str = "") -> None:
+    def refuse(self, error: ApiError) -> None:
         """Answer with an error instead; only while nothing was sent."""
         self._drop_link()
-        self.record.refusal = reason
+        self.record.refusal = error.code or ""
         self._end(str(error.status))
         answer_error(self.client, self.request, error)
 

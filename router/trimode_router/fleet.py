@@ -14,7 +14,7 @@ from trimode_api.errors import TrimodeError
 from trimode_api.fleet import Freshness, PointChange
 from trimode_api.modes import OperatingPoint
 from trimode_api.wire import Command, PolicyConfig, ReplicaReport, ReportAnswer
-from trimode_router.policy_stub import ReplicaView
+from trimode_policy.route import ReplicaView
 from trimode_router.rules import Rules
 
 RING = 50
@@ -40,6 +40,10 @@ class Replica:
     points: tuple[OperatingPoint, ...]
     heard_at: float
     in_flight: int = 0
+    peak: int = 0
+    """Highest `in_flight` since the last report."""
+    others: int = 0
+    """Requests of other routers, as far as the last report shows them."""
     queued_prompt_tokens: int = 0
     drain: bool | None = None
     failures: int = 0
@@ -56,9 +60,9 @@ class Replica:
 
     def freshness(self, rules: Rules, now: float) -> Freshness:
         age = now - self.heard_at
-        if age >= rules.staleness.dead_after_s:
+        if age > rules.staleness.dead_after_s:
             return Freshness.DEAD
-        return Freshness.STALE if age >= rules.staleness.stale_after_s else Freshness.FRESH
+        return Freshness.STALE if age > rules.staleness.stale_after_s else Freshness.FRESH
 
     def view(self, rules: Rules, slack: int, now: float) -> ReplicaView:
         report = self.report
@@ -69,8 +73,9 @@ class Replica:
             draining=self.draining,
             age_s=now - self.heard_at,
             in_flight=self.in_flight,
-            running=report.running,
-            waiting=report.waiting,
+            # A report lags: what this router counts itself is taken from its counter, the rest from the report.
+            running=self.in_flight + self.others,
+            waiting=0,
             queued_prompt_tokens=max(report.queued_prompt_tokens, self.queued_prompt_tokens),
             capacity=report.max_running + slack,
             points=self.points or rules.pools.get(report.pool, ()),
@@ -104,13 +109,15 @@ class Fleet:
             )
         replica = self._replicas.get(report.replica_id)
         if replica is None:
-            replica = Replica(report, _points(report), now)
+            replica = Replica(report, _points(report), now, others=report.running + report.waiting)
             self._replicas[report.replica_id] = replica
         elif report.sequence > replica.report.sequence:
             self._note_change(replica.report, report, wall)
             if report.allowed_points != replica.report.allowed_points:
                 replica.points = _points(report)
             replica.report, replica.heard_at, replica.dead = report, now, False
+            replica.others = max(0, report.running + report.waiting - replica.peak)
+            replica.peak = replica.in_flight
         if replica.drain is False and not report.draining:
             replica.drain = None  # fulfilled: a later drain is the replica's own will
         return ReportAnswer(
@@ -145,6 +152,7 @@ class Fleet:
     def occupy(self, replica: Replica, prompt_tokens: int) -> None:
         """A request is on its way to it; its prompt counts as queued until the first token."""
         replica.in_flight += 1
+        replica.peak = max(replica.peak, replica.in_flight)
         replica.queued_prompt_tokens += prompt_tokens
 
     def prefilled(self, replica: Replica, prompt_tokens: int) -> None:
@@ -174,7 +182,7 @@ class Fleet:
 
     def usable(self, view: ReplicaView) -> bool:
         """Whether it may get requests at all, be it full or not."""
-        return view.ready and not view.draining and view.age_s < self.rules.staleness.dead_after_s
+        return view.ready and not view.draining and view.age_s <= self.rules.staleness.dead_after_s
 
     def bury(self, now: float) -> list[str]:
         """Ids of replicas that died since the last call; those long dead and idle are forgotten."""
@@ -182,7 +190,7 @@ class Fleet:
         died = []
         for replica in list(self):
             age = now - replica.heard_at
-            if age >= dead_after and not replica.dead:
+            if age > dead_after and not replica.dead:
                 replica.dead = True
                 died.append(replica.replica_id)
             if age >= dead_after * FORGET_AFTER_DEATHS and not replica.in_flight:

@@ -17,7 +17,8 @@ from trimode_router.exchange import Exchange
 from trimode_router.fleet import RING
 from trimode_router.metrics import Metrics
 
-_WINDOW_S = 10.0
+_SERVICE_SHARE = 0.05
+"""Weight of the latest answer in the mean service time."""
 
 
 class Ledger:
@@ -32,7 +33,7 @@ class Ledger:
         self._sample = sample
         self._answers = 0
         self._log: Any = structlog.get_logger("access")
-        self._ends: deque[float] = deque(maxlen=4096)
+        self._service_s = 0.0
         self._tiers: dict[str, _TierMetrics] = {}
 
     def finished(self, exchange: Exchange, now: float) -> None:
@@ -44,7 +45,7 @@ class Ledger:
         tier.count(exchange, now)
         if record.replica_id:
             self.finished_total += 1
-            self._ends.append(now)
+            self._note_service(now - record.started - record.queue_wait)
         if record.status == "200":
             self._answers += 1
             if self._answers % self._sample:
@@ -65,25 +66,28 @@ class Ledger:
             tokens=record.tokens,
         )
 
-    def refused(self, tier: str, error: ApiError, reason: str) -> None:
-        """A request is turned away for want of capacity."""
+    def refused(self, tier: str, error: ApiError) -> None:
+        """A request is not served; the error's code is the reason."""
+        reason = error.code or "unknown"
         self.refused_total += 1
         self.metrics.refusals.labels(reason).inc()
         self.refusals.append(
             Refusal(time=self._wall(), tier=tier, status=error.status, reason=reason, detail=error.message)
         )
 
+    def _note_service(self, seconds: float) -> None:
+        share = _SERVICE_SHARE if self._service_s > 0 else 1.0
+        self._service_s += share * (seconds - self._service_s)
+
     def retried(self) -> None:
         self.metrics.retries.inc()
 
-    def rate(self, now: float) -> float:
-        """Answers per second over the last seconds."""
-        ends = self._ends
-        while ends and ends[0] < now - _WINDOW_S:
-            ends.popleft()
-        if len(ends) < 2:
-            return len(ends) / _WINDOW_S
-        return len(ends) / max(now - ends[0], 0.1)
+    def drain_rate(self, in_flight: int) -> float:
+        """Requests per second that end while `in_flight` run, by how long they took lately; 0 for unknown.
+
+        Answers counted over time would show the demand of a router with room to spare, not what it could drain.
+        """
+        return in_flight / self._service_s if self._service_s > 0 else 0.0
 
 
 class _TierMetrics:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from trimode_api.errors import ApiError
 from trimode_api.modes import OperatingPoint
 from trimode_api.wire import PolicyConfig, TierPolicy
-from trimode_router.policy_stub import AdmissionLimits, Staleness
+from trimode_policy.admit import AdmissionLimits
+from trimode_policy.route import Staleness
 
 
 @dataclass(frozen=True, slots=True)

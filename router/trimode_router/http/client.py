@@ -205,7 +205,7 @@ class ClientConnection(asyncio.Protocol):
     # Inside.
 
     def _feed(self, data: bytes) -> None:
-        unfinished = self._state == "head"
+        first = len(self._ready)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -216,8 +216,8 @@ class ClientConnection(asyncio.Protocol):
         head = self._head
         if head is None:
             return
-        if unfinished and self._state == "head":
-            head.grow(len(data))  # a field still growing inside the parser
+        if self._state == "head" and first == len(self._ready):
+            head.feed(len(data))
         if head.problem is not None:
             self._fail(head.problem)
 

@@ -39,6 +39,7 @@ class Head:
 
     __slots__ = (
         "_limits",
+        "_raw",
         "chunked",
         "expects",
         "hosts",
@@ -55,6 +56,7 @@ class Head:
         self._limits = (header_bytes, body_bytes)
         self.url = b""
         self.size = 0
+        self._raw = 0
         self.hosts = 0
         self.length: int | None = None
         self.chunked = False
@@ -98,6 +100,12 @@ class Head:
         limit = self._limits[0]
         if self.size > limit:
             self.fail(431, f"the request's headers are longer than {limit} bytes", "headers_too_large")
+
+    def feed(self, count: int) -> None:
+        """Count bytes read while the head is unfinished: a field still growing is known to the parser only."""
+        self._raw += count
+        if self._raw > self._limits[0]:
+            self.grow(self._raw)
 
     def check(self, version: str) -> None:
         """At the end of the headers: what only the whole head can tell."""

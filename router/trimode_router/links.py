@@ -1,0 +1,90 @@
+"""The way to replicas: kept connections by replica, new ones where none is free.
+
+Belongs here: connecting and the request's head. Which replica it is has been decided.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from trimode_api.wire import REQUEST_ID_HEADER, TIER_HEADER
+from trimode_router.exchange import Exchange
+from trimode_router.fleet import Replica
+from trimode_router.http.upstream import LinkPool
+
+Unreached = Callable[[Exchange, str], None]
+"""(exchange, why): its replica could not be reached."""
+
+
+class Links:
+    """Pools of connections, one by replica id. `unreached` is called for an exchange that still waits for its link."""
+
+    def __init__(self, token: str, connect_seconds: float, unreached: Unreached) -> None:
+        self._authorization = f"authorization: Bearer {token}"
+        self._connect_seconds = connect_seconds
+        self._unreached = unreached
+        self._pools: dict[str, LinkPool] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def send(self, exchange: Exchange, replica: Replica) -> None:
+        """Send the request on a kept connection, or on a new one as soon as there is one."""
+        pool = self._pool(replica)
+        link = pool.take()
+        if link is not None:
+            exchange.send(link, self._head(exchange, pool))
+            return
+        task = asyncio.get_running_loop().create_task(self._connect(exchange, pool))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def keep_only(self, known: Callable[[str], bool]) -> None:
+        """Close what leads to replicas that are no longer known."""
+        for replica_id in [replica_id for replica_id in self._pools if not known(replica_id)]:
+            self._pools.pop(replica_id).close()
+
+    async def close(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for pool in self._pools.values():
+            pool.close()
+
+    async def _connect(self, exchange: Exchange, pool: LinkPool) -> None:
+        turn = exchange.turn
+        try:
+            link = await pool.connect(self._connect_seconds)
+        except OSError as error:
+            if exchange.turn == turn:
+                self._unreached(exchange, f"could not be reached ({error or type(error).__name__})")
+            return
+        # Meanwhile the client may have left, or the replica may have been given up for another.
+        if exchange.turn == turn:
+            exchange.send(link, self._head(exchange, pool))
+        else:
+            pool.keep(link)
+
+    def _pool(self, replica: Replica) -> LinkPool:
+        parts = urlsplit(replica.report.url)
+        host, port = parts.hostname or "", parts.port or 80
+        pool = self._pools.get(replica.replica_id)
+        if pool is None or (pool.host, pool.port) != (host, port):
+            if pool is not None:
+                pool.close()
+            pool = self._pools[replica.replica_id] = LinkPool(host, port)
+        return pool
+
+    def _head(self, exchange: Exchange, pool: LinkPool) -> bytes:
+        request = exchange.request
+        lines = [
+            f"POST {request.path} HTTP/1.1",
+            f"host: {pool.host}:{pool.port}",
+            self._authorization,
+            "content-type: application/json",
+            f"content-length: {len(request.body)}",
+            f"{TIER_HEADER}: {exchange.tier.name}",
+            f"{REQUEST_ID_HEADER}: {request.request_id}",
+            *(f"{name.decode()}: {value.decode('latin-1')}" for name, value in request.passed),
+        ]
+        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
