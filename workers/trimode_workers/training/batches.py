@@ -39,9 +39,14 @@ class Batch:
     answer_lengths: Tensor
 
     @property
-    def answers(self) -> Tensor:
-        """`[b, A]`, `<end>` behind each answer."""
-        return self.tokens[:, self.prompt_columns :]
+    def first(self) -> int:
+        """Column of the last prompt token: known, predicts the answer's first, and starts its first block."""
+        return self.prompt_columns - 1
+
+    @property
+    def blocks(self) -> Tensor:
+        """`[b, 1 + A]`: the last prompt token and the answers, `<end>` behind each; what blocks are cut from."""
+        return self.tokens[:, self.first :]
 
 
 def encode(tokenizer: Tokenizer, sample: Sample, rng: Random | None = None, earlier: Sample | None = None) -> Row:

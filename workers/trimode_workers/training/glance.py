@@ -13,7 +13,7 @@ from torch import Tensor
 from trimode_workers.model import Decoder
 from trimode_workers.training.batches import Batch, Row, collate
 from trimode_workers.training.noise import Noised, block_starts
-from trimode_workers.training.objective import DualStream
+from trimode_workers.training.objective import both_streams
 from trimode_workers.training.tokenizer import MASK
 
 
@@ -51,31 +51,26 @@ def glance(model: Decoder, rows: list[tuple[str, Row]], size: int = 32) -> Glanc
 
 
 def _hide_all(batch: Batch, length: int) -> Noised:
-    b, width = batch.answers.shape
+    b, width = batch.blocks.shape
     starts = block_starts(width, torch.full((b,), length), torch.zeros(b, dtype=torch.long))
     hidden = torch.arange(width) != starts
-    tokens = torch.where(hidden, MASK, batch.answers)
-    return Noised(tokens, starts, hidden, hidden.float())
+    return Noised(torch.where(hidden, MASK, batch.blocks), starts, hidden, hidden.float())
 
 
 def _right(model: Decoder, batch: Batch, noised: Noised) -> tuple[Tensor, Tensor]:
-    """Whole answers right `[b]`, and right guesses of the noisy stream `[b, A]`."""
-    clean, start = batch.tokens, batch.prompt_columns
-    columns = torch.arange(clean.shape[1])
-    positions = torch.cat((columns, columns[start:])).expand(len(clean), -1)
-    attend = DualStream(batch, noised.block_starts)
-    hidden = model.hidden(torch.cat((clean, noised.tokens), 1), positions, attend)
-    next_right = model.logits(hidden[:, start - 1 : clean.shape[1] - 1]).argmax(-1) == batch.answers
-    beyond = torch.arange(batch.answers.shape[1]) >= batch.answer_lengths[:, None]
-    guessed = model.logits(hidden[:, clean.shape[1] :]).argmax(-1) == batch.answers
-    return (next_right | beyond).all(1), guessed
+    """Whole answers right `[b]`, and right guesses of the noisy stream `[b, 1 + A]`."""
+    hidden, width = both_streams(model, batch, noised), batch.tokens.shape[1]
+    answers = batch.blocks[:, 1:]
+    next_right = model.logits(hidden[:, batch.first : width - 1]).argmax(-1) == answers
+    beyond = torch.arange(answers.shape[1]) >= batch.answer_lengths[:, None]
+    return (next_right | beyond).all(1), model.logits(hidden[:, width:]).argmax(-1) == batch.blocks
 
 
 def _leading(right: Tensor, starts: Tensor, answer_lengths: Tensor) -> list[float]:
-    """Right tokens before the first wrong one of every block that begins inside its answer."""
+    """Right tokens before the first wrong one of every block that begins before its answer's end."""
     found = []
     for row, begins, length in zip(right.tolist(), starts.tolist(), answer_lengths.tolist(), strict=True):
         for begin in sorted(set(begins[:length])):
-            block = [good for good, own in zip(row[:length], begins, strict=False) if own == begin]
+            block = [good for good, own in zip(row[: length + 1], begins, strict=False) if own == begin]
             found.append(float([*block, False].index(False)))
     return found

@@ -22,7 +22,7 @@ PAD_WEIGHT = 0.1
 
 @dataclass(frozen=True)
 class Noised:
-    """All `[b, A]`: noisy tokens, start column of each position's block, hidden or not, weight in the loss."""
+    """All `[b, 1 + A]` as `Batch.blocks`: noisy tokens, start column of each position's block, hidden or not, weight in the loss."""
 
     tokens: Tensor
     block_starts: Tensor
@@ -40,8 +40,8 @@ def block_starts(width: int, lengths: Tensor, offsets: Tensor) -> Tensor:
 
 def add_noise(batch: Batch, rng: Generator) -> Noised:
     """Hide answer tokens; one block length and offset per row, one kind and share of noise per block."""
-    answers = batch.answers
-    b, width = answers.shape
+    clean = batch.blocks
+    b, width = clean.shape
     lengths = torch.tensor(BLOCK_LENGTHS)[_choose(_BLOCK_SHARES, (b,), rng)]
     offsets = (torch.rand(b, generator=rng) * lengths).long()
     starts = block_starts(width, lengths, offsets)
@@ -54,11 +54,11 @@ def add_noise(batch: Batch, rng: Generator) -> Noised:
     kind = per_block(_choose(_KIND_SHARES, (b, width), rng))
     share = per_block(torch.rand(b, width, generator=rng))
     hidden = torch.rand(b, width, generator=rng) < torch.where(kind == 0, 1.0, share)
-    hidden &= ~(first & (kind < 2))
-    last = (batch.answer_lengths - 1)[:, None]
+    hidden &= ~(first & (kind < 2)) & (columns > 0)
+    last = batch.answer_lengths[:, None]  # of `<end>`, as the answer starts in column 1
     weights = torch.where(columns <= last, 1.0, PAD_WEIGHT) * (starts <= last)
     hidden &= weights > 0
-    return Noised(torch.where(hidden, MASK, answers), starts, hidden, weights * hidden)
+    return Noised(torch.where(hidden, MASK, clean), starts, hidden, weights * hidden)
 
 
 def _choose(shares: tuple[float, ...], shape: tuple[int, ...], rng: Generator) -> Tensor:
@@ -76,9 +76,9 @@ def clean_mask(batch: Batch) -> Tensor:
 
 
 def noisy_mask(batch: Batch, starts: Tensor) -> Tensor:
-    """Noisy queries, clean then noisy keys: bool `[b, 1, A, T + A]`."""
+    """Noisy queries, clean then noisy keys: bool `[b, 1, 1 + A, T + 1 + A]`."""
     columns = torch.arange(batch.tokens.shape[1])
     real = columns >= (batch.prompt_columns - batch.prompt_lengths)[:, None]
-    earlier = columns < (batch.prompt_columns + starts)[:, :, None]
+    earlier = columns < (batch.first + starts)[:, :, None]
     own = starts[:, :, None] == starts[:, None, :]
     return torch.cat((real[:, None, :] & earlier, own), -1)[:, None]

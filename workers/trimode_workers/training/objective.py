@@ -43,15 +43,19 @@ def _bias(mask: Tensor) -> Tensor:
 
 def losses(model: Decoder, batch: Batch, noised: Noised) -> Losses:
     """One forward over both streams."""
-    clean, start = batch.tokens, batch.prompt_columns
-    answers, width = batch.answers, clean.shape[1]
-    columns = torch.arange(width)
-    positions = torch.cat((columns, columns[start:])).expand(len(clean), -1)
-    attend = DualStream(batch, noised.block_starts)
-    hidden = model.hidden(torch.cat((clean, noised.tokens), 1), positions, attend)
-    written = torch.arange(width - start) < batch.answer_lengths[:, None]
-    ar_logits = model.logits(hidden[:, start - 1 : width - 1][written]).float()
+    hidden, width = both_streams(model, batch, noised), batch.tokens.shape[1]
+    answers = batch.blocks[:, 1:]
+    written = torch.arange(answers.shape[1]) < batch.answer_lengths[:, None]
+    ar_logits = model.logits(hidden[:, batch.first : width - 1][written]).float()
     ar = F.cross_entropy(ar_logits, answers[written], reduction="sum")
     guesses = model.logits(hidden[:, width:][noised.hidden]).float()
-    each = F.cross_entropy(guesses, answers[noised.hidden], reduction="none")
+    each = F.cross_entropy(guesses, batch.blocks[noised.hidden], reduction="none")
     return Losses(ar, (each * noised.weights[noised.hidden]).sum())
+
+
+def both_streams(model: Decoder, batch: Batch, noised: Noised) -> Tensor:
+    """Hidden states `[b, T + 1 + A, hidden]`: of the clean tokens, then of the noisy ones."""
+    columns = torch.arange(batch.tokens.shape[1])
+    positions = torch.cat((columns, columns[batch.first :])).expand(len(batch.tokens), -1)
+    tokens = torch.cat((batch.tokens, noised.tokens), 1)
+    return model.hidden(tokens, positions, DualStream(batch, noised.block_starts))

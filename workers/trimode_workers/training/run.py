@@ -3,19 +3,21 @@
 import math
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 
 import torch
 from tokenizers import Tokenizer
-from torch import Generator, nn
+from torch import Generator, Tensor, nn
 
 from trimode_workers.model import Decoder
 from trimode_workers.tasks import held_out_set, stream
-from trimode_workers.training.batches import collate, draw_rows, encode, split_by_length
+from trimode_workers.training.batches import Batch, collate, draw_rows, encode, split_by_length
 from trimode_workers.training.glance import Glance, glance
-from trimode_workers.training.noise import add_noise
+from trimode_workers.training.noise import Noised, add_noise
 from trimode_workers.training.objective import losses
 from trimode_workers.training.optimiser import build_optimisers, diffusion_weight, learning_rate
 from trimode_workers.training.settings import TINY, Settings
@@ -42,6 +44,9 @@ class Trainer:
         self.settings, self.tokenizer = settings, tokenizer
         self.model = Decoder(TINY)
         _initialise(self.model)
+        self.parameters = list(self.model.parameters())
+        # One thread per forward instead of many threads in one: they meet once a step, not at every operation.
+        self.pool = ThreadPoolExecutor(settings.threads, initializer=torch.set_num_threads, initargs=(1,))
         self.optimisers = build_optimisers(self.model, settings.peak_rate)
         self.steps_done, self.elapsed = 0, 0.0
 
@@ -57,16 +62,24 @@ class Trainer:
         noised = [add_noise(batch, noise_rng) for batch in batches]
         written = sum(int(batch.answer_lengths.sum()) for batch in batches)
         hidden = max(sum(float(n.weights.sum()) for n in noised), 1.0)
-        weight, ar_sum, diffusion_sum = diffusion_weight(progress), 0.0, 0.0
-        for batch, noise in zip(batches, noised, strict=True):
-            with torch.autocast("cpu", torch.bfloat16, enabled=s.bfloat16):
-                found = losses(self.model, batch, noise)
-            (found.ar / written + weight * found.diffusion / hidden).backward()  # type: ignore[no-untyped-call]
-            ar_sum, diffusion_sum = ar_sum + found.ar.item(), diffusion_sum + found.diffusion.item()
+        scales = (1.0 / written, diffusion_weight(progress) / hidden)
+        found = list(self.pool.map(partial(self._gradients, scales), batches, noised))
+        for p, *parts in zip(self.parameters, *(gradients for gradients, _, _ in found), strict=True):
+            p.grad = torch.stack(parts).sum(0)
         self._update(learning_rate(s.peak_rate, self.steps_done, progress))
         self.steps_done += 1
         self.elapsed += time.monotonic() - began
-        return StepReport(self.steps_done, progress, self.elapsed, ar_sum / written, diffusion_sum / hidden)
+        ar, diffusion = sum(ar for _, ar, _ in found) / written, sum(d for _, _, d in found) / hidden
+        return StepReport(self.steps_done, progress, self.elapsed, ar, diffusion)
+
+    def _gradients(
+        self, scales: tuple[float, float], batch: Batch, noised: Noised
+    ) -> tuple[tuple[Tensor, ...], float, float]:
+        """Gradients of the scaled joint loss and both loss sums; runs in a worker thread."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.settings.bfloat16):
+            found = losses(self.model, batch, noised)
+        joint = found.ar * scales[0] + found.diffusion * scales[1]
+        return torch.autograd.grad(joint, self.parameters), found.ar.item(), found.diffusion.item()
 
     def _update(self, rate: float) -> None:
         nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
