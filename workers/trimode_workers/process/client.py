@@ -133,6 +133,7 @@ class EngineClient(asyncio.Protocol):
         """End the process; kills it after `grace_s` seconds. Safe to call twice."""
         self._ready.cancel()
         self._send(Stop())
+        self._end("the replica is shutting down")
         try:
             await asyncio.wait_for(asyncio.shield(self._gone), grace_s)
         except TimeoutError:

@@ -101,10 +101,11 @@ class Replica:
     async def _end(self) -> None:
         if self._reporter is not None:
             await self._reporter.stop()
+        if hasattr(self, "engine"):
+            # Before the shell: what still runs after the drain's time is told so, instead of waiting on.
+            await self.engine.close()
         if self._runner is not None:
             await self._runner.cleanup()
-        if hasattr(self, "engine"):
-            await self.engine.close()
 
     def check(self) -> None:
         """EngineFailed where the engine is dead, or has been silent too long while it has work."""

@@ -1,0 +1,274 @@
+"""The replica's own port, asked by the openai package and by hand; real process, real HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import openai
+import pytest
+
+from trimode_workers.replica.replica import Replica
+from trimode_workers.replica.settings import ReplicaSettings
+
+Body = Callable[..., dict[str, Any]]
+Eventually = Callable[..., Awaitable[None]]
+StartReplica = Callable[[ReplicaSettings], Awaitable[Replica]]
+AUTHORIZED = {"Authorization": "Bearer fleet-secret"}
+CHAT = "/v1/chat/completions"
+
+
+@pytest.fixture
+async def client(replica: Replica) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(base_url=f"{replica.url}/v1", api_key="fleet-secret", max_retries=0) as client:
+        yield client
+
+
+def user(text: str) -> list[Any]:
+    return [{"role": "user", "content": text}]
+
+
+class TestOpenAiPackage:
+    """What OpenAI's own client makes of our answers."""
+
+    async def test_a_chat(self, client: openai.AsyncOpenAI) -> None:
+        answer = await client.chat.completions.create(model="echo", messages=user("héllo"), max_tokens=12)
+        assert answer.choices[0].message.content == "héllohéllo"
+        assert answer.choices[0].finish_reason == "length"
+        assert answer.usage is not None
+        assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (6, 12)
+        assert answer.id.startswith("chatcmpl-")
+        assert answer.to_dict()["trimode"] == {
+            "cycles": {"AR": 12},
+            "tokens": {"AR": 12},
+            "acceptanceLength": 1.0,
+        }
+
+    async def test_a_stream_is_the_same_answer_in_pieces(self, client: openai.AsyncOpenAI) -> None:
+        stream = await client.chat.completions.create(
+            model="echo",
+            messages=user("<stop>héllo"),
+            stream=True,
+            stream_options={"include_usage": True},
+            extra_body={"trimode": {"mode": "SelfSpeculation", "blockLength": 8}},
+        )
+        chunks = [chunk async for chunk in stream]
+        assert chunks[0].choices[0].delta.role == "assistant"
+        assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == "héllo"
+        assert chunks[-2].choices[0].finish_reason == "stop"
+        assert chunks[-1].choices == []
+        assert chunks[-1].usage is not None
+        assert chunks[-1].usage.completion_tokens == 7
+        assert chunks[-1].to_dict()["trimode"] == {
+            "cycles": {"S8": 3},
+            "tokens": {"S8": 7},
+            "acceptanceLength": 2.333,
+        }
+
+    async def test_plain_completions(self, client: openai.AsyncOpenAI) -> None:
+        answer = await client.completions.create(model="echo", prompt="abc", max_tokens=4)
+        assert answer.choices[0].text == "abca"
+        stream = await client.completions.create(model="echo", prompt=[70, 71], max_tokens=3, stream=True)
+        whole = await client.completions.create(model="echo", prompt=[70, 71], max_tokens=3)
+        assert "".join([c.choices[0].text async for c in stream]) == whole.choices[0].text
+
+    async def test_a_stop_string_over_the_border_of_cycles(self, client: openai.AsyncOpenAI) -> None:
+        for pin in ({"mode": "AR"}, {"mode": "SelfSpeculation"}):
+            answer = await client.chat.completions.create(
+                model="echo", messages=user("one two three"), stop=["two t"], extra_body={"trimode": pin}
+            )
+            assert answer.choices[0].message.content == "one "
+            assert answer.choices[0].finish_reason == "stop"
+            assert answer.usage is not None
+            assert answer.usage.completion_tokens == len("one two t")
+
+    async def test_models(self, client: openai.AsyncOpenAI) -> None:
+        assert [model.id async for model in client.models.list()] == ["echo"]
+
+    async def test_a_wrong_token(self, replica: Replica) -> None:
+        async with openai.AsyncOpenAI(base_url=f"{replica.url}/v1", api_key="guess", max_retries=0) as stranger:
+            with pytest.raises(openai.AuthenticationError):
+                await stranger.models.list()
+
+    async def test_sixty_streams_at_once(self, client: openai.AsyncOpenAI) -> None:
+        async def one(number: int) -> str:
+            stream = await client.chat.completions.create(
+                model="echo", messages=user(f"{number:02d}."), max_tokens=9, stream=True
+            )
+            return "".join([c.choices[0].delta.content or "" async for c in stream if c.choices])
+
+        answers = await asyncio.gather(*map(one, range(60)))
+        assert answers == [f"{number:02d}." * 3 for number in range(60)]
+
+
+class TestRefusals:
+    """Bad input over HTTP; the fields one by one are in test_openai_requests."""
+
+    async def test_the_context_has_its_own_code(self, http: aiohttp.ClientSession, body: Body) -> None:
+        async with http.post(CHAT, json=body("x" * 256)) as response:
+            assert (await response.json())["error"]["code"] == "context_length_exceeded"
+        async with http.post(CHAT, json=body("x" * 255)) as response:
+            assert (await response.json())["usage"]["total_tokens"] == 256
+
+    async def test_no_json_object(self, http: aiohttp.ClientSession) -> None:
+        for data in (b"{", b"[1]", b"", b'"x"', b"\xff"):
+            async with http.post(CHAT, data=data) as response:
+                assert response.status == 400
+                assert "JSON" in (await response.json())["error"]["message"]
+
+    async def test_an_unknown_tier(self, http: aiohttp.ClientSession, body: Body) -> None:
+        async with http.post(CHAT, json=body("hi"), headers={"x-trimode-tier": "gold"}) as response:
+            assert response.status == 400
+            assert "['premium', 'standard']" in (await response.json())["error"]["message"]
+
+    async def test_an_unknown_path_and_method(self, http: aiohttp.ClientSession) -> None:
+        async with http.get("/v1/nothing") as response:
+            assert (response.status, (await response.json())["error"]["code"]) == (404, "http_error")
+        async with http.get(CHAT) as response:
+            assert response.status == 405
+
+    async def test_several_problems_are_told_together(self, http: aiohttp.ClientSession, body: Body) -> None:
+        async with http.post(CHAT, json=body("hi", max_tokens=0, top_p=2, foo=1)) as response:
+            message = (await response.json())["error"]["message"]
+            assert all(field in message for field in ("max_tokens", "top_p", "foo"))
+
+
+async def events(response: aiohttp.ClientResponse) -> list[Any]:
+    lines = (await response.text()).splitlines()
+    return [line.removeprefix("data: ") for line in lines if line]
+
+
+class TestStreamsByHand:
+    async def test_every_event_is_one_line_of_json_and_the_last_is_done(
+        self, http: aiohttp.ClientSession, body: Body
+    ) -> None:
+        headers = {"x-request-id": "r-1"}
+        async with http.post(CHAT, json=body("a\nb", stream=True, max_tokens=3), headers=headers) as response:
+            assert response.headers["Content-Type"] == "text/event-stream"
+            assert response.headers["x-request-id"] == "r-1"
+            *chunks, done = await events(response)
+        assert done == "[DONE]"
+        parsed = [json.loads(chunk) for chunk in chunks]
+        assert {chunk["object"] for chunk in parsed} == {"chat.completion.chunk"}
+        assert len({chunk["id"] for chunk in parsed}) == 1
+        assert [c["choices"][0]["delta"].get("content") for c in parsed] == ["", "a", "\n", "b", None]
+        assert parsed[-1]["usage"]["completion_tokens"] == 3
+        assert parsed[-1]["trimode"]["cycles"] == {"AR": 3}
+
+    async def test_a_kept_connection_carries_the_next_request(self, http: aiohttp.ClientSession, body: Body) -> None:
+        for _ in range(3):
+            async with http.post(CHAT, json=body("abc", stream=True, max_tokens=2)) as response:
+                assert (await events(response))[-1] == "[DONE]"
+        assert len(http.connector._conns) == 1  # type: ignore[union-attr]
+
+
+class TestLeaving:
+    """A client that leaves frees its row within a cycle."""
+
+    @pytest.mark.parametrize("stream", [True, False])
+    async def test_the_engine_forgets_the_request(
+        self, replica: Replica, http: aiohttp.ClientSession, body: Body, eventually: Eventually, stream: bool
+    ) -> None:
+        request = asyncio.create_task(http.post(CHAT, json=body("<hang>", stream=stream)))
+        await eventually(lambda: replica.engine.in_flight == 1)
+        request.cancel()
+        await eventually(lambda: replica.engine.in_flight == 0)
+        await eventually(lambda: replica.report().running == 0)
+
+    async def test_in_mid_stream(
+        self, start_replica: StartReplica, settings: ReplicaSettings, body: Body, eventually: Eventually
+    ) -> None:
+        Path(settings.engine.model, "fake.json").write_text('{"cycle_ms": 40}')
+        replica = await start_replica(settings)
+        async with aiohttp.ClientSession(replica.url, headers=AUTHORIZED) as http:
+            response = await http.post(CHAT, json=body("abc", stream=True, max_tokens=250))
+            await response.content.readline()
+            assert replica.engine.in_flight == 1
+            response.close()
+            # Ten seconds of text are still to come.
+            await eventually(lambda: replica.engine.in_flight == 0, within_s=3)
+
+
+async def read_on(response: aiohttp.ClientResponse) -> tuple[bytes, bool]:
+    """All that comes, and whether the body came to its proper end."""
+    received = b""
+    try:
+        async for piece in response.content.iter_any():
+            received += piece
+    except aiohttp.ClientPayloadError:
+        return received, False
+    return received, True
+
+
+class TestEngineDeath:
+    async def test_before_the_first_token_it_is_a_status(
+        self, replica: Replica, http: aiohttp.ClientSession, body: Body, eventually: Eventually
+    ) -> None:
+        request = asyncio.create_task(http.post(CHAT, json=body("<hang>", stream=True)))
+        await eventually(lambda: replica.engine.in_flight == 1)
+        replica.engine.process.send_signal(signal.SIGKILL)
+        response = await request
+        assert response.status == 503
+        assert response.headers["Retry-After"] == "1"
+        assert "signal 9" in (await response.json())["error"]["message"]
+
+    async def test_in_mid_stream_it_is_an_event_and_a_broken_body(
+        self, http: aiohttp.ClientSession, body: Body
+    ) -> None:
+        async with http.post(CHAT, json=body("<crash>xy", stream=True)) as response:
+            received, whole = await read_on(response)
+        assert not whole
+        last = [line for line in received.split(b"\n") if line][-1]
+        assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "engine_lost"
+        assert b"[DONE]" not in received
+
+    async def test_afterwards_the_replica_is_unready_and_says_so(
+        self, replica: Replica, http: aiohttp.ClientSession, body: Body
+    ) -> None:
+        replica.check()
+        async with http.post(CHAT, json=body("<crash>x", max_tokens=9)) as response:
+            assert response.status == 503
+        with pytest.raises(Exception, match="exit code 7"):
+            replica.check()
+        assert not replica.report().ready
+        async with http.post(CHAT, json=body("x")) as response:
+            assert response.status == 503
+        async with http.get("/health") as response:
+            assert response.status == 503
+
+
+class TestDrain:
+    async def test_running_streams_finish_and_new_requests_are_refused(
+        self, replica: Replica, http: aiohttp.ClientSession, body: Body
+    ) -> None:
+        response = await http.post(CHAT, json=body("abc", stream=True, max_tokens=120))
+        await response.content.readline()
+        stopping = asyncio.create_task(replica.stop())
+        await asyncio.sleep(0)
+        async with http.post(CHAT, json=body("abc")) as refused:
+            assert refused.status == 503
+            assert refused.headers["Retry-After"] == "1"
+            assert (await refused.json())["error"]["code"] == "draining"
+        received = await events(response)
+        assert received[-1] == "[DONE]"
+        assert json.loads(received[-2])["usage"]["completion_tokens"] == 120
+        await stopping
+        assert replica.engine.process.returncode == 0
+
+    async def test_a_drain_has_an_end(
+        self, start_replica: StartReplica, settings: ReplicaSettings, body: Body, eventually: Eventually
+    ) -> None:
+        replica = await start_replica(settings.model_copy(update={"drain_timeout_s": 0.05}))
+        async with aiohttp.ClientSession(replica.url, headers=AUTHORIZED) as http:
+            request = asyncio.create_task(http.post(CHAT, json=body("<hang>")))
+            await eventually(lambda: replica.engine.in_flight == 1)
+            await replica.stop()
+            response = await request
+            assert response.status == 503
+            assert "shutting down" in (await response.json())["error"]["message"]
+        assert replica.engine.process.returncode is not None
