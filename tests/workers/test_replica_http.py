@@ -183,7 +183,8 @@ class TestLeaving:
     async def test_in_mid_stream(
         self, start_replica: StartReplica, settings: ReplicaSettings, body: Body, eventually: Eventually
     ) -> None:
-        Path(settings.engine.model, "fake.json").write_text('{"cycle_ms": 40}')
+        slow = Path(settings.engine.model, "fake.json")
+        slow.write_text('{"cycle_ms": 40}')  # noqa: ASYNC240 - nothing else runs yet
         replica = await start_replica(settings)
         async with aiohttp.ClientSession(replica.url, headers=AUTHORIZED) as http:
             response = await http.post(CHAT, json=body("abc", stream=True, max_tokens=250))

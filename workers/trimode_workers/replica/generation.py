@@ -30,6 +30,7 @@ class Generation:
         self._kept: list[str] = []
         self._show: Callable[[str], None] = self._kept.append
         self._stopped = False
+        self._ended = False  # not `done.done()`: cancelling a handler cancels the future it waits for
         loop = asyncio.get_running_loop()
         self.begun: asyncio.Future[None] = loop.create_future()
         self.done: asyncio.Future[Outcome] = loop.create_future()
@@ -60,9 +61,9 @@ class Generation:
 
     def abandon(self) -> None:
         """The client is gone: the engine frees the row before its next cycle. No effect after the end."""
-        if not self.done.done():
+        if not self._ended:
+            self._ended = True
             self._engine.forget(self._request.request_id)
-            self.done.cancel()
 
     def _on_event(self, event: TokenEvent) -> None:
         if event.tokens and not self._stopped:
@@ -80,7 +81,8 @@ class Generation:
             self.begun.set_result(None)
 
     def _end(self, event: TokenEvent, finish: Finish) -> None:
-        if self.done.done():
+        self._ended = True
+        if self.done.done():  # cancelled together with the handler that waited for it
             return
         if finish is Finish.ERROR:
             self.done.set_exception(self._error(event.error))
