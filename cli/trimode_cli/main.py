@@ -1,0 +1,82 @@
+"""`trimode`: the command line.
+
+Belongs here: commands, their options and help. What a command does lives in its own module, imported when it runs,
+so that `trimode --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from trimode_api.errors import TrimodeError
+from trimode_cli import console
+
+app = typer.Typer(
+    name="trimode",
+    help="Serve a tri-mode language model behind one OpenAI-compatible endpoint. It decodes in the mode that is "
+    "fastest now: self-speculation for few users, autoregression for many.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+File = Annotated[
+    str, typer.Option("--file", "-f", metavar="FILE", help="YAML file with a NemotronDeployment; - reads stdin.")
+]
+Host = Annotated[str, typer.Option(help="Interface that the endpoint listens on.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Its port; 0 takes any free one.")]
+
+
+@app.command()
+def up(file: File, host: Host = "127.0.0.1", port: Port = 8000) -> None:
+    """Serve a deployment on this machine until Ctrl-C.
+
+    Starts a Ray of its own, the pools and the router, and ends all of it again. Change it meanwhile with
+    [bold]trimode apply[/bold].
+    """
+    from trimode_cli.up.command import up as run
+
+    run(file, host, port)
+
+
+@app.command()
+def apply(file: File) -> None:
+    """Change the deployment that runs here under the same name.
+
+    Policy, tiers, modes and block lengths reach running engines without a restart or a dropped request; a new model
+    or engine rolls the pools.
+    """
+    from trimode_cli.up.apply import apply as run
+
+    run(file)
+
+
+@app.command()
+def crd() -> None:
+    """Print the CustomResourceDefinition as YAML."""
+    import yaml
+
+    from trimode_api.crd import custom_resource_definition
+
+    sys.stdout.write(yaml.safe_dump(custom_resource_definition(), sort_keys=False, width=100))
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from importlib.metadata import version as of
+
+    sys.stdout.write(f"trimode {of('trimode')}\n")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 fine, 1 something failed, 2 bad input."""
+    try:
+        app(arguments)
+    except TrimodeError as error:
+        sys.exit(console.show_error(error))

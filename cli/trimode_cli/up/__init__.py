@@ -1,0 +1,1 @@
+"""`trimode up` and `trimode apply`: one resource, served on one machine."""

@@ -1,0 +1,35 @@
+"""`trimode apply`: hand a changed resource to the `up` that serves it.
+
+Belongs here: the command's side of the conversation. The file is checked here first, so that a wrong one never
+reaches a running fleet.
+"""
+
+from __future__ import annotations
+
+import os
+
+from rich.text import Text
+
+from trimode_api.resource import GROUP, KIND
+from trimode_cli import console
+from trimode_cli.errors import BadInput, CliError
+from trimode_cli.up.control import send, socket_path
+from trimode_cli.up.load import load
+from trimode_cli.up.plan import plan
+
+
+def apply(file: str) -> None:
+    """Send the resource in `file`; prints what kubectl would, and what changed. Raises TrimodeError."""
+    deployment = load(file)
+    plan(deployment)
+    name = deployment.metadata.name
+    resource = deployment.model_dump(mode="json", by_alias=True, exclude_none=True)
+    answer = send(socket_path(name, os.environ), {"order": "apply", "resource": resource})
+    if "error" in answer:
+        raise (BadInput if answer.get("status") == 2 else CliError)(f"{file}: {answer['error']}")
+    changes = answer["changes"]
+    console.out.print(f"{KIND.lower()}.{GROUP}/{name} {'configured' if changes else 'unchanged'}", soft_wrap=True)
+    for change in changes:
+        console.err.print(Text(f"  {change}"), soft_wrap=True)
+    for action in answer["actions"]:
+        console.err.print(Text(f"  {action}", style="dim"), soft_wrap=True)

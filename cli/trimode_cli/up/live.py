@@ -1,0 +1,111 @@
+"""The live line of `trimode up`: load, point and its reason, speed, switches.
+
+Belongs here: turning a fleet's state into text, and showing it: one line in place on a terminal, a log line
+elsewhere when something worth a line has changed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from trimode_api.fleet import FleetView, ReplicaState
+
+QUIET_S = 30.0
+"""Elsewhere than on a terminal: a line at least this often while there is load, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """What one line says of the fleet. `point` and `reason` are those of most replicas."""
+
+    ready: int
+    replicas: int
+    running: int
+    queued: int
+    point: str
+    reason: str
+    tokens_per_second: float
+    switches: int
+    policy_version: int
+
+    @property
+    def notable(self) -> tuple[object, ...]:
+        """What is worth a new log line where it differs from the last one."""
+        return (self.ready, self.replicas, self.point, self.running > 0, self.policy_version)
+
+
+def glance(fleet: FleetView) -> Glance:
+    """The fleet in one line's worth."""
+    up = [replica for replica in fleet.replicas if replica.freshness != "Dead"]
+    point, reason = _commonest(up)
+    return Glance(
+        ready=sum(pool.ready for pool in fleet.pools),
+        replicas=len(up),
+        running=sum(pool.running for pool in fleet.pools),
+        queued=fleet.router.queued + sum(pool.waiting for pool in fleet.pools),
+        point=point,
+        reason=reason,
+        tokens_per_second=sum(pool.tokens_per_second for pool in fleet.pools),
+        switches=sum(replica.switches for replica in up),
+        policy_version=fleet.policy_version,
+    )
+
+
+def as_text(seen: Glance) -> Text:
+    """`● 64 running  0 queued  AR PredictedGain  8120 tok/s  3 switches`."""
+    healthy = seen.ready == seen.replicas and seen.ready > 0
+    line = Text.assemble(("●", "green" if healthy else "yellow"), " ")
+    if not healthy:
+        line.append(f"{seen.ready} of {seen.replicas} replicas ready  ", style="yellow")
+    line.append(f"{seen.running:>3} running  {seen.queued:>3} queued  ")
+    line.append(f"{seen.point:<7}", style="bold cyan")
+    line.append(f" {seen.reason:<14}", style="dim")
+    line.append(f"{seen.tokens_per_second:>7.0f} tok/s  ", style="bold")
+    line.append(f"{seen.switches} switch{'' if seen.switches == 1 else 'es'}", style="dim")
+    return line
+
+
+class LiveLine:
+    """Shows glances until `close`. `now` is in seconds, of a clock that never goes back."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        self._last: Glance | None = None
+        self._said_at = float("-inf")
+        if self._live is not None:
+            self._live.start()
+
+    def show(self, seen: Glance, now: float) -> None:
+        if self._live is not None:
+            self._live.update(as_text(seen), refresh=True)
+        elif self._worth_a_line(seen, now):
+            self._console.print(as_text(seen), soft_wrap=True)
+            self._last, self._said_at = seen, now
+
+    def say(self, message: str) -> None:
+        """A line above the live one."""
+        self._console.print(message, soft_wrap=True)
+
+    def close(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def _worth_a_line(self, seen: Glance, now: float) -> bool:
+        if self._last is None or seen.notable != self._last.notable:
+            return True
+        return seen.running > 0 and now - self._said_at >= QUIET_S
+
+
+def _commonest(replicas: list[ReplicaState]) -> tuple[str, str]:
+    """The point that most replicas run, and why its first one does."""
+    if not replicas:
+        return "-", ""
+    point = Counter(replica.point for replica in replicas).most_common(1)[0][0]
+    reason = next(replica.decision.reason for replica in replicas if replica.point == point)
+    return point, reason

@@ -1,0 +1,153 @@
+"""What one machine starts for a resource, and what it does when the resource changes.
+
+Belongs here: pure decisions, `plan(resource)` and `diff(old, new)`. Processes are `stack`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trimode_api.errors import InvalidInput, Problem
+from trimode_api.resource import EngineType, NemotronDeployment, Pool
+from trimode_api.values import cores, size_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PoolPlan:
+    """One pool: how many replicas, and what each is given (cores, GPUs, bytes)."""
+
+    name: str
+    replicas: int
+    cores: float
+    gpus: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One field that differs: `spec.switching.policy`, before and after (None: absent)."""
+
+    path: str
+    old: Any
+    new: Any
+
+    def __str__(self) -> str:
+        return f"{self.path}: {_short(self.old)} -> {_short(self.new)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What turns the old resource into the new one, least disturbing first.
+
+    `policy`: push the policy (reaches engines in flight). `scale`: pools whose number of replicas changes. `roll`:
+    pools whose replicas are replaced. `remove`: pools that go. A pool to be rolled is not scaled as well.
+    """
+
+    changes: tuple[Change, ...] = ()
+    policy: bool = False
+    scale: tuple[str, ...] = ()
+    roll: tuple[str, ...] = ()
+    remove: tuple[str, ...] = ()
+
+
+def plan(deployment: NemotronDeployment) -> tuple[PoolPlan, ...]:
+    """The pools that one machine starts; each with its fewest replicas, none while suspended.
+
+    Raises InvalidInput where one machine cannot run the resource (yet).
+    """
+    problems = tuple(_unsupported(deployment))
+    if problems:
+        raise InvalidInput(problems, f"{deployment.metadata.name} on one machine")
+    return tuple(_pool(pool, suspended=deployment.spec.suspend) for pool in deployment.spec.pools)
+
+
+def diff(old: NemotronDeployment, new: NemotronDeployment) -> Update:
+    """What has to be done for `new` where `old` runs. Raises InvalidInput for what cannot change while it runs."""
+    if old.metadata.name != new.metadata.name:
+        raise InvalidInput([Problem("metadata.name", f"is {new.metadata.name!r}, but {old.metadata.name!r} runs")])
+    before = {pool.name: pool for pool in plan(old)}
+    after = {pool.name: pool for pool in plan(new)}
+    changes = tuple(_changes(_dump(old), _dump(new), "spec"))
+    if old.served_name != new.served_name:
+        raise InvalidInput(
+            [Problem("spec.model.servedName", f"cannot change while it runs (now {old.served_name!r}); stop it first")]
+        )
+    kept = [name for name in after if name in before]
+    everywhere = any(change.path.startswith(("spec.engine", "spec.model")) for change in changes)
+    rolled = tuple(
+        name for name in after if name not in before or everywhere or _given(before[name]) != _given(after[name])
+    )
+    return Update(
+        changes=changes,
+        policy=any(_of_policy(change.path) for change in changes),
+        scale=tuple(n for n in kept if n not in rolled and before[n].replicas != after[n].replicas),
+        roll=rolled,
+        remove=tuple(name for name in before if name not in after),
+    )
+
+
+def _of_policy(path: str) -> bool:
+    """Whether the field is part of the policy: all but the model, the engine and what replicas are given."""
+    if path.startswith(("spec.model", "spec.engine", "spec.router", "spec.suspend")):
+        return False
+    return not (path.startswith("spec.pools[") and (".replicas" in path or ".resources" in path))
+
+
+def _unsupported(deployment: NemotronDeployment) -> list[Problem]:
+    spec, problems = deployment.spec, []
+    uri = spec.model.uri
+    if not uri.startswith(("tiny://", "file://")):
+        problems.append(Problem("spec.model.uri", f"{uri!r}: one machine loads tiny:// or file:///PATH so far"))
+    if uri.startswith("file://") and not uri.startswith("file:///"):
+        problems.append(Problem("spec.model.uri", f"{uri!r}: write an absolute path, file:///PATH"))
+    if spec.engine.type is not EngineType.NATIVE:
+        problems.append(Problem("spec.engine.type", f"{spec.engine.type} does not run on one machine yet; use Native"))
+    if spec.model.draft_adapter is not None:
+        problems.append(Problem("spec.model.draftAdapter", "is not loaded on one machine yet; leave it out"))
+    return problems
+
+
+def _pool(pool: Pool, *, suspended: bool) -> PoolPlan:
+    given = pool.resources
+    return PoolPlan(
+        name=pool.name,
+        replicas=0 if suspended else pool.replicas.min,
+        cores=cores(given.cpu),
+        gpus=given.gpus,
+        memory_bytes=size_bytes(given.memory),
+    )
+
+
+def _given(pool: PoolPlan) -> tuple[float, int, int]:
+    return pool.cores, pool.gpus, pool.memory_bytes
+
+
+def _dump(deployment: NemotronDeployment) -> dict[str, Any]:
+    return deployment.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def _changes(old: Any, new: Any, path: str) -> list[Change]:
+    """Differences between two plain values; lists of named things are compared by name."""
+    old_items, new_items = _named(old), _named(new)
+    if old_items is None or new_items is None:
+        return [] if old == new else [Change(path, old, new)]
+    form = path + ("[{}]" if isinstance(new, list) else ".{}")
+    found: list[Change] = []
+    for key in dict.fromkeys((*old_items, *new_items)):
+        found += _changes(old_items.get(key), new_items.get(key), form.format(key))
+    return found
+
+
+def _named(value: Any) -> Mapping[str, Any] | None:
+    if isinstance(value, dict):
+        return value
+    if isinstance(value, list) and value and all(isinstance(item, dict) and "name" in item for item in value):
+        return {item["name"]: item for item in value}
+    return None
+
+
+def _short(value: Any) -> str:
+    text = "absent" if value is None else value if isinstance(value, str) else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,91 @@
+"""What must hold before anything is started: a free port, a model that is there, enough of the machine.
+
+Belongs here: checks that only look. A check that fails says what to do.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import unquote
+
+from trimode_api.resource import NemotronDeployment
+from trimode_cli.errors import BadInput
+from trimode_cli.up.plan import PoolPlan
+
+
+def model_folder(deployment: NemotronDeployment) -> Path:
+    """The folder behind `spec.model.uri`, with the files of a model in it. Raises BadInput."""
+    uri = deployment.spec.model.uri
+    folder = _tiny_folder() if uri == "tiny://" else Path(unquote(uri.removeprefix("file://")))
+    if not folder.is_dir():
+        raise BadInput(f"spec.model.uri: {uri!r}: there is no folder {folder}")
+    missing = [name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
+    if not any(folder.glob("*.safetensors")):
+        missing.append("*.safetensors")
+    if missing:
+        raise BadInput(
+            f"spec.model.uri: {uri!r}: {folder} holds no {', no '.join(missing)}",
+            "A model is a Hugging Face folder: config.json, tokenizer.json and safetensors files.",
+        )
+    return folder
+
+
+def check_port(host: str, port: int) -> None:
+    """Raises BadInput where `host:port` cannot be listened on. Port 0 is any free one."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as exc:
+        raise BadInput(f"--host {host}: {exc.strerror or exc}") from exc
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+            probe.listen()
+        except OSError as exc:
+            raise BadInput(
+                f"cannot listen on {host}:{port}: {exc.strerror or exc}", f"Choose another one: --port {port + 1}"
+            ) from exc
+
+
+def check_machine(pools: Sequence[PoolPlan], gpus: int, cores: int, memory_bytes: int) -> tuple[str, ...]:
+    """Warnings about what the machine is short of; BadInput where a replica could never be placed."""
+    wanted = sum(pool.gpus * pool.replicas for pool in pools)
+    if wanted > gpus:
+        raise BadInput(
+            f"the pools ask for {wanted} GPUs, this machine has {gpus}",
+            "Set resources.gpus of the pools (spec.pools[].resources.gpus), or use a machine that has them.",
+        )
+    warnings = []
+    asked = sum(pool.cores * pool.replicas for pool in pools)
+    if asked > cores:
+        warnings.append(f"the pools ask for {asked:g} cores, this machine has {cores}: expect less speed")
+    memory = sum(pool.memory_bytes * pool.replicas for pool in pools)
+    if memory > memory_bytes:
+        warnings.append(f"the pools ask for {memory >> 20} MiB of memory, this machine has {memory_bytes >> 20}")
+    return tuple(warnings)
+
+
+def machine_gpus() -> int:
+    """NVIDIA GPUs that this process may see."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    present = len([p for p in Path("/dev").glob("nvidia[0-9]*") if p.name[6:].isdigit()])
+    return present if visible is None else min(present, len([v for v in visible.split(",") if v.strip()]))
+
+
+def machine_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+def machine_memory() -> int:
+    """Memory of the machine, in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _tiny_folder() -> Path:
+    import trimode_workers.tiny
+
+    return Path(trimode_workers.tiny.__path__[0])

@@ -1,0 +1,64 @@
+"""From the resource to what `trimode_workers` is started with.
+
+Belongs here: the one translation into `PoolSettings`, and reading back why a replica could not start.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trimode_api.policy_of import policy_of
+from trimode_api.resource import NemotronDeployment
+from trimode_cli.up.plan import plan
+
+if TYPE_CHECKING:
+    from trimode_workers.replica.settings import PoolSettings
+
+APP_PREFIX = "trimode"
+_ERROR = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Failed|Refused|Died)\b[^:]*: (?P<words>.+)$")
+
+
+def pools(deployment: NemotronDeployment, model: Path, version: int, router_url: str) -> list[PoolSettings]:
+    """Settings of every pool, in the resource's order."""
+    from trimode_workers.replica.settings import EngineOptions, PoolSettings
+
+    spec = deployment.spec
+    engine = EngineOptions(
+        model=str(model),
+        dtype=spec.engine.dtype.value,
+        max_context_tokens=spec.engine.max_context_tokens,
+        max_running_requests=spec.engine.max_running_requests,
+    )
+    return [
+        PoolSettings(
+            pool=pool.name,
+            served_name=deployment.served_name,
+            engine=engine,
+            policy=policy_of(deployment, version),
+            router_urls=(router_url,),
+            drain_timeout_s=float(spec.drain.timeout_seconds),
+            min_replicas=pool.replicas,
+            max_replicas=max(pool.replicas, 1),
+            num_cpus=pool.cores,
+            num_gpus=float(pool.gpus),
+        )
+        for pool in plan(deployment)
+    ]
+
+
+def remove(pool: str) -> None:
+    """Drain and end a pool's replicas."""
+    from ray import serve
+
+    serve.delete(f"{APP_PREFIX}-{pool}", _blocking=False)
+
+
+def cause(message: str) -> str:
+    """The last error in Serve's message, which is a traceback in words; its last line where none is found."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    for line in reversed(lines):
+        if (match := _ERROR.match(line)) is not None:
+            return match["words"]
+    return lines[-1] if lines else "no reason given"

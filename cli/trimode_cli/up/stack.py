@@ -1,0 +1,192 @@
+"""All that `trimode up` runs for one resource: router, Ray, pools; started in order, changed, and ended.
+
+Belongs here: the order of things and what is waited for. Each part's own start and end is its module's.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trimode_api.fleet import FleetView
+from trimode_api.policy_of import policy_of
+from trimode_api.resource import NemotronDeployment
+from trimode_api.wire import TOKEN_VARIABLE, RouterConfig
+from trimode_cli.errors import StartFailed
+from trimode_cli.up import ray_local, reaper, settings
+from trimode_cli.up.plan import Update, diff, plan
+from trimode_cli.up.router_process import RouterProcess
+from trimode_cli.up.steps import Checklist
+
+START_TIMEOUT_S = 600.0
+"""A replica that loads billions of weights from a slow disk is given this long."""
+POLL_S = 0.25
+RAY_CORES = 10_000
+"""What Ray is told: cores are a hint on one machine, never a reason not to place a replica."""
+SWEEP_GRACE_S = 3.0
+IN_FORCE_TIMEOUT_S = 5.0
+
+
+class Stopped(Exception):
+    """The user asked to stop while something was being waited for."""
+
+
+@dataclass(slots=True)
+class Stack:
+    """One machine's fleet. `stopping` tells whether to give up, `hurry` whether to end without draining."""
+
+    deployment: NemotronDeployment
+    model: Path
+    host: str
+    port: int
+    folder: Path
+    environment: MutableMapping[str, str]
+    stopping: Callable[[], bool]
+    hurry: Callable[[], bool]
+    version: int = 1
+    router: RouterProcess | None = None
+    ray: ray_local.LocalRay | None = None
+    _token: str = field(default_factory=lambda: secrets.token_urlsafe(32))
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        return ("router", "Ray", *(_step(pool.name) for pool in plan(self.deployment)))
+
+    def start(self, list_: Checklist) -> None:
+        """Bring everything up. Raises StartFailed or Stopped; the caller then calls `stop`."""
+        try:
+            self._start_router(list_)
+            self._start_ray(list_)
+            self._start_pools(list_)
+        except BaseException:
+            list_.failed()
+            raise
+
+    def fleet(self) -> FleetView | None:
+        """The fleet as the router sees it. Raises StartFailed where the router has ended."""
+        assert self.router is not None
+        self.router.check()
+        return self.router.fleet()
+
+    def apply(self, new: NemotronDeployment, model: Path) -> Update:
+        """Make the running fleet what `new` says; returns what was done. Raises InvalidInput, StartFailed."""
+        from trimode_workers import app
+
+        assert self.router is not None
+        update = diff(self.deployment, new)
+        if not update.changes:
+            return update
+        version = self.version + 1
+        policy = policy_of(new, version)
+        if update.policy or update.roll or update.remove:
+            self.router.put_policy(policy)
+        self.deployment, self.model, self.version = new, model, version
+        touched = update.scale + update.roll
+        if touched:
+            app.deploy([pool for pool in self._pools() if pool.pool in touched])
+        for name in update.remove:
+            settings.remove(name)
+        if update.policy:
+            self._await_policy(version)
+        return update
+
+    def stop(self) -> None:
+        """End everything that was started, in whatever state it is: requests first, then processes."""
+        if self.router is not None:
+            self.router.drain(self.hurry)
+        if self.ray is not None:
+            self._stop_serve()
+            self.ray.stop()
+        reaper.sweep(SWEEP_GRACE_S)
+
+    def _start_router(self, list_: Checklist) -> None:
+        list_.working("router")
+        config = RouterConfig(
+            name=self.deployment.metadata.name,
+            model=self.deployment.served_name,
+            host=self.host,
+            port=self.port,
+            replicas_expected=sum(pool.replicas for pool in plan(self.deployment)),
+            policy=policy_of(self.deployment, self.version),
+        )
+        self.router = RouterProcess.start(config, self._token, self.folder)
+        list_.done("router", self.router.url)
+        self._go_on()
+
+    def _start_ray(self, list_: Checklist) -> None:
+        list_.working("Ray", "starting on the loopback interface")
+        self.environment[TOKEN_VARIABLE] = self._token
+        gpus = sum(pool.gpus * pool.replicas for pool in plan(self.deployment))
+        self.ray = ray_local.start(RAY_CORES, gpus)
+        list_.done("Ray")
+        self._go_on()
+
+    def _start_pools(self, list_: Checklist) -> None:
+        from trimode_workers import app
+
+        pools = self._pools()
+        for pool in pools:
+            list_.working(_step(pool.pool), "placing replicas")
+        app.deploy(pools)
+        deadline = time.monotonic() + START_TIMEOUT_S
+        waiting = {pool.name: pool.replicas for pool in plan(self.deployment)}
+        while waiting:
+            self._go_on()
+            if time.monotonic() > deadline:
+                raise StartFailed(f"pool {next(iter(waiting))!r}: not ready within {START_TIMEOUT_S:g} s")
+            fleet = self.fleet()
+            ready = {pool.name: pool.ready for pool in fleet.pools} if fleet is not None else {}
+            for name, wanted in tuple(waiting.items()):
+                if ready.get(name, 0) >= wanted:
+                    list_.done(_step(name), f"{wanted} replica{'' if wanted == 1 else 's'}")
+                    del waiting[name]
+            self._follow(app, pools, waiting, ready, list_)
+            time.sleep(POLL_S)
+
+    def _follow(self, app: Any, pools: Any, waiting: dict[str, int], ready: dict[str, int], list_: Checklist) -> None:
+        """Say how far the pools are; raises StartFailed where one cannot start."""
+        if not waiting:
+            return
+        for state in app.states(pools):
+            if state.pool not in waiting:
+                continue
+            if state.status in ("DEPLOY_FAILED", "UNHEALTHY"):
+                raise StartFailed(f"pool {state.pool!r} did not start: {settings.cause(state.message)}")
+            wanted = waiting[state.pool]
+            list_.working(_step(state.pool), f"loading weights ({ready.get(state.pool, 0)} of {wanted} ready)")
+
+    def _pools(self) -> list[Any]:
+        assert self.router is not None
+        return settings.pools(self.deployment, self.model, self.version, self.router.internal_url)
+
+    def _await_policy(self, version: int) -> None:
+        """Until every live replica runs the policy; late ones get it with their next report all the same."""
+        deadline = time.monotonic() + IN_FORCE_TIMEOUT_S
+        while time.monotonic() < deadline:
+            fleet = self.fleet()
+            live = [r for r in fleet.replicas if r.freshness == "Fresh"] if fleet is not None else []
+            if live and all(replica.policy_version >= version for replica in live):
+                return
+            time.sleep(POLL_S / 5)
+
+    def _stop_serve(self) -> None:
+        """Let Serve end its replicas; in a thread, since a hurried user does not wait for it."""
+        from trimode_workers import app
+
+        ending = threading.Thread(target=app.shutdown, daemon=True)
+        ending.start()
+        while ending.is_alive() and not self.hurry():
+            ending.join(POLL_S)
+
+    def _go_on(self) -> None:
+        if self.stopping():
+            raise Stopped
+
+
+def _step(pool: str) -> str:
+    return f"pool {pool}"
