@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 import pytest
+
 from trimode_router.limits import Limits
 
 BODY = json.dumps({"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}).encode()
@@ -79,7 +80,6 @@ async def test_long_field_in_small_pieces(house: Any) -> None:
         await asyncio.sleep(0)
     async with asyncio.timeout(5):
         assert statuses(await reader.read()) == [431]
-    writer.close()
 
 
 async def test_chunked_body_beyond_the_limit(open_house: Any) -> None:
@@ -97,7 +97,6 @@ async def test_chunked_request_body(house: Any) -> None:
     writer.write(b"0\r\nx-trimode-tier: nonsense\r\n\r\n")
     assert (await read_answer(reader))[0] == 200
     assert house.replicas[0].calls[0].body == BODY
-    writer.close()
 
 
 async def test_byte_by_byte(house: Any) -> None:
@@ -106,7 +105,6 @@ async def test_byte_by_byte(house: Any) -> None:
         writer.write(bytes([byte]))
         await asyncio.sleep(0)
     assert (await read_answer(reader))[0] == 200
-    writer.close()
 
 
 async def test_keep_alive_serves_many_requests_on_one_connection(house: Any) -> None:
@@ -117,7 +115,6 @@ async def test_keep_alive_serves_many_requests_on_one_connection(house: Any) -> 
         assert status == 200
         assert b"connection:" not in head
     assert house.replicas[0].connections == 1
-    writer.close()
 
 
 async def test_pipelined_answers_come_in_order(house: Any) -> None:
@@ -141,7 +138,6 @@ async def test_pipelined_requests_wait_for_a_stream(house: Any) -> None:
         answer = await reader.read()
     assert statuses(answer) == [200, 200, 200]
     assert answer.index(b"[DONE]") < answer.index(b"alive")
-    writer.close()
 
 
 async def _stepwise(call: Any) -> None:
@@ -167,7 +163,6 @@ async def test_expect_continue_invites_the_body(house: Any) -> None:
         assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
     writer.write(BODY)
     assert (await read_answer(reader))[0] == 200
-    writer.close()
 
 
 async def test_expect_continue_is_not_given_where_the_answer_is_known(house: Any) -> None:
@@ -193,7 +188,6 @@ async def test_http10_keep_alive(house: Any) -> None:
         status, head, _ = await read_answer(reader)
         assert status == 200
         assert b"connection: keep-alive" in head
-    writer.close()
 
 
 async def test_upgrade_without_a_body_is_answered_plainly(house: Any) -> None:
@@ -218,7 +212,7 @@ async def test_absolute_form(house: Any) -> None:
     [(b"", None), (b"GET /heal", 408), (POST + b"Content-Length: 10\r\n\r\n{", 408), (GET + b"\r\n", 200)],
 )
 async def test_slow_clients_are_let_go(house: Any, sent: bytes, state: int | None) -> None:
-    reader, writer = await house.raw(sent)
+    reader, _ = await house.raw(sent)
     await house.until(lambda: len(house.router._connections) == 1)
     if sent:
         await house.until(lambda: any(c._state != "idle" or c._phase == "idle" for c in house.router._connections))
@@ -227,7 +221,6 @@ async def test_slow_clients_are_let_go(house: Any, sent: bytes, state: int | Non
     async with asyncio.timeout(5):
         answer = await reader.read()
     assert statuses(answer) == ([] if state is None else [state])
-    writer.close()
 
 
 async def test_a_trickle_does_not_push_the_deadline_out(house: Any) -> None:
@@ -238,7 +231,6 @@ async def test_a_trickle_does_not_push_the_deadline_out(house: Any) -> None:
         house.pass_time(1)
     async with asyncio.timeout(5):
         assert statuses(await reader.read()) == [408]
-    writer.close()
 
 
 async def test_methods_and_paths(house: Any) -> None:

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
 
-CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
+from trimode_router.limits import Limits
+from trimode_router.testing.replica import chunk
+
+CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
+STREAM = CHAT | {"stream": True}
+
+
+def contents(text: str) -> list[str]:
+    events = [line[6:] for line in text.split("\n") if line.startswith("data: ")]
+    return [json.loads(e)["choices"][0]["delta"].get("content", "") for e in events if e != "[DONE]"]
+
+
+def posted(body: bytes) -> bytes:
+    return b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
 
 
 async def test_whole_answer_passes_unchanged(house: Any) -> None:
@@ -18,10 +32,280 @@ async def test_whole_answer_passes_unchanged(house: Any) -> None:
     assert response.headers["content-type"] == "application/json"
 
 
+async def test_text_completions(house: Any) -> None:
+    response = await house.http.post("/v1/completions", json={"model": "tiny", "prompt": "hi", "max_tokens": 2})
+    assert response.json()["choices"][0]["text"] == "t0 t1 "
+    assert house.replicas[0].calls[0].path == "/v1/completions"
+
+
 async def test_stream_passes_unchanged(house: Any) -> None:
-    response = await house.http.post("/v1/chat/completions", json=CHAT | {"stream": True})
-    events = [line[6:] for line in response.text.split("\n") if line.startswith("data: ")]
-    assert events[-1] == "[DONE]"
-    deltas = [json.loads(event)["choices"][0]["delta"].get("content", "") for event in events[:-1]]
-    assert "".join(deltas) == "t0 t1 t2 "
+    response = await house.http.post("/v1/chat/completions", json=STREAM)
+    assert "".join(contents(response.text)) == "t0 t1 t2 "
+    assert response.text.endswith("data: [DONE]\n\n")
     assert response.headers["content-type"] == "text/event-stream"
+
+
+async def test_what_reaches_the_replica(house: Any) -> None:
+    body = json.dumps(CHAT | {"unknown": [1, None], "temperature": 0.5}, indent=3).encode()
+    headers = {
+        "Authorization": "Bearer client-secret",
+        "x-trimode-tier": "premium",
+        "x-request-id": "abc",
+        "traceparent": "00-1-2-03",
+        "x-other": "dropped",
+    }
+    await house.http.post("/v1/chat/completions?x=y", content=body, headers=headers)
+    call = house.replicas[0].calls[0]
+    assert call.body == body
+    assert call.headers == {
+        "host": f"127.0.0.1:{house.replicas[0].port}",
+        "authorization": "Bearer fleet-token",
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        "x-trimode-tier": "premium",
+        "x-request-id": "abc",
+        "traceparent": "00-1-2-03",
+    }
+
+
+async def test_no_tier_is_the_lowest_priority(house: Any) -> None:
+    await house.http.post("/v1/chat/completions", json=CHAT)
+    assert house.replicas[0].calls[0].headers["x-trimode-tier"] == "standard"
+
+
+async def test_first_token_arrives_before_the_second_exists(house: Any) -> None:
+    async def script(call: Any) -> None:
+        await call.begin()
+        await call.say("first")
+        await call.go.wait()
+        await call.end()
+
+    house.replicas[0].script = script
+    async with house.http.stream("POST", "/v1/chat/completions", json=STREAM) as response:
+        lines = response.aiter_lines()
+        assert "first" in await anext(lines)
+        house.replicas[0].calls[0].go.set()
+        rest = [line async for line in lines]
+    assert rest[-2] == "data: [DONE]"
+
+
+async def test_a_client_that_leaves_cancels_its_replica(house: Any) -> None:
+    async def script(call: Any) -> None:
+        await call.begin()
+        await call.say("first")
+        await call.go.wait()
+
+    house.replicas[0].script = script
+    async with house.http.stream("POST", "/v1/chat/completions", json=STREAM) as response:
+        await anext(response.aiter_lines())
+    async with asyncio.timeout(5):
+        await house.replicas[0].calls[0].gone.wait()
+    await house.until(lambda: not house.router.dispatcher.in_flight)
+    assert house.router.fleet.get("r1").in_flight == 0
+
+
+async def test_a_client_that_leaves_before_the_first_byte_cancels_too(house: Any) -> None:
+    async def script(call: Any) -> None:
+        await call.go.wait()
+
+    house.replicas[0].script = script
+    body = json.dumps(STREAM).encode()
+    _, writer = await house.raw(
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+    )
+    writer.write(body)
+    call = await house.replicas[0].next_call()
+    writer.close()
+    async with asyncio.timeout(5):
+        await call.gone.wait()
+    await house.until(lambda: not house.router.dispatcher.in_flight)
+    assert house.router.fleet.get("r1").queued_prompt_tokens == 0
+
+
+async def test_a_slow_client_pauses_its_replica_and_nobody_else(open_house: Any) -> None:
+    house = await open_house(max_running=8)
+    blocked = asyncio.Event()
+
+    async def flood(call: Any) -> None:
+        if call.json["max_tokens"] == 1:
+            await call.begin()
+            await call.end()
+            return
+        await call.begin()
+        for index in range(2000):
+            if index == 1999:
+                blocked.set()
+            await call.say("x" * 16000)
+        await call.end()
+
+    house.replicas[0].script = flood
+    body = json.dumps(STREAM | {"max_tokens": 2}).encode()
+    reader, _ = await house.raw(
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    )
+    await house.until(lambda: any(connection.paused for connection in house.router._connections))
+    for _ in range(5):
+        response = await house.http.post("/v1/chat/completions", json=STREAM | {"max_tokens": 1})
+        assert response.status_code == 200
+    assert not blocked.is_set()
+    (slow,) = [connection for connection in house.router._connections if connection.paused]
+    assert slow.transport.get_write_buffer_size() < 1_000_000
+    total = 0
+    async with asyncio.timeout(20):
+        while not (data := await reader.read(1 << 20)).endswith(b"0\r\n\r\n"):
+            total += len(data)
+    assert total > 2000 * 16000
+    assert blocked.is_set()
+
+
+async def test_a_client_that_never_reads_is_dropped(house: Any) -> None:
+    async def flood(call: Any) -> None:
+        await call.begin()
+        while True:
+            await call.say("x" * 16000)
+
+    house.replicas[0].script = flood
+    body = json.dumps(STREAM).encode()
+    await house.raw(posted(body))
+    call = await house.replicas[0].next_call()
+    await house.until(lambda: any(connection.paused for connection in house.router._connections))
+    house.pass_time(121)
+    async with asyncio.timeout(5):
+        await call.gone.wait()
+
+
+async def test_events_torn_across_packets_reach_the_client_whole(house: Any) -> None:
+    """What the client has is always whole events, so that a stream can be ended or continued cleanly."""
+
+    async def script(call: Any) -> None:
+        await call.begin()
+        data = chunk(b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n')
+        await call.raw(data + data[:20])
+        await call.go.wait()
+        await call.raw(data[20:])
+        await call.end()
+
+    house.replicas[0].script = script
+    body = json.dumps(STREAM).encode()
+    reader, _ = await house.raw(
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    )
+    async with asyncio.timeout(5):
+        await reader.readuntil(b"\r\n\r\n")
+        piece = await reader.read(65536)
+    assert piece.endswith(b"\n\n\r\n")
+    house.replicas[0].calls[0].go.set()
+    async with asyncio.timeout(5):
+        rest = await reader.readuntil(b"0\r\n\r\n")
+    assert rest.count(b'"content":"a"') == 1
+
+
+async def test_a_server_whose_chunks_are_not_events_is_not_held_up(house: Any) -> None:
+    async def script(call: Any) -> None:
+        await call.begin()
+        await call.raw(chunk(b'data: {"choices":[{"delta":{"cont'))
+        await call.go.wait()
+        await call.raw(chunk(b'ent":"a"}}]}\n\n') + b"0\r\n\r\n")
+
+    house.replicas[0].script = script
+    async with house.http.stream("POST", "/v1/chat/completions", json=STREAM) as response:
+        pieces = response.aiter_bytes()
+        first = await anext(pieces)
+        assert first.endswith(b"cont")
+        house.replicas[0].calls[0].go.set()
+        rest = b"".join([piece async for piece in pieces])
+    assert contents((first + rest).decode()) == ["a"]
+
+
+async def test_a_stream_that_ends_with_its_connection(house: Any) -> None:
+    async def script(call: Any) -> None:
+        await call.raw(b'HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: {"a":1}\n\n')
+        await call.raw(b"data: [DONE]\n\n")
+        call.close()
+
+    house.replicas[0].script = script
+    response = await house.http.post("/v1/chat/completions", json=STREAM)
+    assert response.text == 'data: {"a":1}\n\ndata: [DONE]\n\n'
+    assert response.headers["connection"] == "close"
+
+
+async def test_errors_of_the_replica_pass(house: Any) -> None:
+    async def script(call: Any) -> None:
+        await call.answer({"error": {"message": "too long", "type": "invalid_request_error"}}, status=400)
+
+    house.replicas[0].script = script
+    response = await house.http.post("/v1/chat/completions", json=STREAM)
+    assert response.status_code == 400
+    assert response.json()["error"]["message"] == "too long"
+
+
+async def test_large_bodies_both_ways(open_house: Any) -> None:
+    house = await open_house(limits=Limits())
+    text = "y" * 3_000_000
+
+    async def script(call: Any) -> None:
+        await call.answer({"echo": call.json["messages"][0]["content"]})
+
+    house.replicas[0].script = script
+    body = CHAT | {"messages": [{"role": "user", "content": text}]}
+    response = await house.http.post("/v1/chat/completions", json=body)
+    assert response.json()["echo"] == text
+
+
+BAD_BODIES = {
+    "not json": (b"{", 400, None, "not valid JSON"),
+    "not utf-8": (b'{"model": "\xff"}', 400, None, ""),
+    "a list": (b"[]", 400, None, "must be an object"),
+    "no model": (b'{"messages": []}', 400, "model", "is required"),
+    "wrong type": (b'{"model": 3, "messages": []}', 400, "model", "expected str, got int"),
+    "no messages": (b'{"model": "tiny"}', 400, "messages", "is required"),
+    "messages not a list": (b'{"model": "tiny", "messages": "hi"}', 400, "messages", "must be a list"),
+    "negative": (b'{"model": "tiny", "messages": [], "max_tokens": -3}', 400, "max_tokens", "at least 1, got -3"),
+    "quality": (b'{"model": "tiny", "messages": [], "quality": "good"}', 400, "quality", "lossless, lossy-ok"),
+    "mode": (
+        b'{"model": "tiny", "messages": [], "trimode": {"mode": "Fast"}}',
+        400,
+        "trimode.mode",
+        "AR, SelfSpeculation, Diffusion",
+    ),
+    "block": (
+        b'{"model": "tiny", "messages": [], "trimode": {"mode": "SelfSpeculation", "blockLength": 64}}',
+        400,
+        "trimode",
+        "AR, S8, S16, S32",
+    ),
+    "no mode": (b'{"model": "tiny", "messages": [], "trimode": {"blockLength": 8}}', 400, "trimode.mode", "required"),
+    "unknown model": (b'{"model": "gpt", "messages": []}', 404, "model", "served here: tiny"),
+    "empty": (b"", 400, None, "not valid JSON"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_BODIES)
+async def test_bad_bodies_get_a_clear_error(house: Any, name: str) -> None:
+    body, status, param, message = BAD_BODIES[name]
+    response = await house.http.post("/v1/chat/completions", content=body)
+    assert response.status_code == status
+    error = response.json()["error"]
+    assert error["param"] == param
+    assert message in error["message"]
+    assert house.replicas[0].calls == []
+
+
+async def test_unknown_tier_names_the_known(house: Any) -> None:
+    response = await house.http.post("/v1/chat/completions", json=CHAT, headers={"x-trimode-tier": "gold"})
+    assert response.status_code == 400
+    assert "premium, standard" in response.json()["error"]["message"]
+
+
+async def test_unknown_model_has_openais_code(house: Any) -> None:
+    response = await house.http.post("/v1/chat/completions", json=CHAT | {"model": "x"})
+    assert response.json()["error"]["code"] == "model_not_found"
+
+
+async def test_models(house: Any) -> None:
+    listed = (await house.http.get("/v1/models")).json()
+    assert [model["id"] for model in listed["data"]] == ["tiny"]
+    assert (await house.http.get("/v1/models/tiny")).json()["id"] == "tiny"
+    missing = await house.http.get("/v1/models/other")
+    assert missing.status_code == 404
+    assert missing.json()["error"]["code"] == "model_not_found"

@@ -1,0 +1,190 @@
+"""The queue: who waits, who goes first, who is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from trimode_api.fleet import FleetView
+from trimode_api.wire import AdmissionPolicy
+from trimode_router.limits import Limits
+from trimode_router.testing.replica import polite
+
+CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
+PREMIUM = {"x-trimode-tier": "premium"}
+
+
+async def _on_go(call: Any) -> None:
+    await call.go.wait()
+    await polite(call)
+
+
+@pytest.fixture
+async def full(open_house: Any) -> Any:
+    """A house whose one replica takes one request, and has it."""
+    house = await open_house(max_running=1, limits=Limits(slack=0))
+    house.replicas[0].script = _on_go
+    house.first = asyncio.ensure_future(house.http.post("/v1/chat/completions", json=CHAT))
+    house.call = await house.replicas[0].next_call()
+    return house
+
+
+def post(house: Any, name: str, **headers: str) -> asyncio.Task[Any]:
+    body = CHAT | {"user": name}
+    return asyncio.ensure_future(house.http.post("/v1/chat/completions", json=body, headers=headers))
+
+
+async def queued(house: Any, count: int) -> None:
+    await house.until(lambda: len(house.router.dispatcher.queue) == count)
+
+
+async def test_a_queued_request_goes_when_a_slot_frees(full: Any) -> None:
+    second = post(full, "second")
+    await queued(full, 1)
+    assert len(full.replicas[0].calls) == 1
+    full.call.go.set()
+    assert (await full.first).status_code == 200
+    call = await full.replicas[0].next_call()
+    call.go.set()
+    assert (await second).status_code == 200
+
+
+async def test_priority_then_age(full: Any) -> None:
+    tasks = []
+    for name, headers in [("a", {}), ("b", {}), ("c", PREMIUM), ("d", PREMIUM)]:
+        tasks.append(post(full, name, **headers))
+        await queued(full, len(tasks))
+        full.clock.value += 0.01
+    order = []
+    call = full.call
+    for _ in tasks:
+        call.go.set()
+        call = await full.replicas[0].next_call()
+        order.append(call.json["user"])
+    call.go.set()
+    await asyncio.gather(full.first, *tasks)
+    assert order == ["c", "d", "a", "b"]
+
+
+async def test_a_full_queue_refuses(full: Any) -> None:
+    waiting = [post(full, str(index)) for index in range(4)]
+    await queued(full, 4)
+    response = await full.http.post("/v1/chat/completions", json=CHAT)
+    assert response.status_code == 429
+    assert int(response.headers["retry-after"]) >= 1
+    assert response.json()["error"]["type"] == "rate_limit_error"
+    view = FleetView.from_wire((await full.http.get("/fleet")).content)
+    assert [(refusal.status, refusal.reason) for refusal in view.refusals] == [(429, "QueueFull")]
+    assert (view.router.queued, view.router.in_flight, view.router.refused_total) == (4, 1, 1)
+    assert 'trimode_router_refusals_total{reason="QueueFull"} 1.0' in (await full.http.get("/metrics")).text
+    for task in waiting:
+        task.cancel()
+    await queued(full, 0)
+
+
+async def test_a_higher_priority_displaces_the_youngest_of_the_lowest(full: Any) -> None:
+    waiting = []
+    for index in range(4):
+        waiting.append(post(full, str(index)))
+        await queued(full, index + 1)
+    premium = post(full, "premium", **PREMIUM)
+    response = await waiting[3]
+    assert response.status_code == 429
+    assert "priority" in response.json()["error"]["message"]
+    assert len(full.router.dispatcher.queue) == 4
+    full.call.go.set()
+    call = await full.replicas[0].next_call()
+    assert call.json["user"] == "premium"
+    call.go.set()
+    assert (await premium).status_code == 200
+
+
+async def test_waiting_ends(full: Any) -> None:
+    second = post(full, "second")
+    await queued(full, 1)
+    full.pass_time(2.5)
+    response = await second
+    assert response.status_code == 429
+    assert int(response.headers["retry-after"]) >= 1
+    assert "2.5 s" in response.json()["error"]["message"]
+    assert "trimode_router_queue_wait_seconds_count" in (await full.http.get("/metrics")).text
+
+
+async def test_a_client_that_leaves_the_queue_is_forgotten(full: Any) -> None:
+    body = json.dumps(CHAT).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+    _, writer = await full.raw(head + body)
+    await queued(full, 1)
+    writer.close()
+    await queued(full, 0)
+    full.call.go.set()
+    assert (await full.first).status_code == 200
+    assert len(full.replicas[0].calls) == 1
+
+
+async def test_a_new_replica_takes_what_waits(full: Any) -> None:
+    from trimode_router.testing.replica import FakeReplica
+
+    second = post(full, "second")
+    await queued(full, 1)
+    async with FakeReplica("r2") as other:
+        await full.add(other)
+        assert (await second).status_code == 200
+        assert len(other.calls) == 1
+
+
+async def test_nobody_ready_is_503(open_house: Any) -> None:
+    house = await open_house(replicas=0)
+    response = await house.http.post("/v1/chat/completions", json=CHAT)
+    assert response.status_code == 503
+    assert int(response.headers["retry-after"]) >= 1
+    assert (await house.http.get("/readyz")).status_code == 503
+    assert (await house.http.get("/healthz")).status_code == 200
+
+
+@pytest.mark.parametrize("change", [{"ready": False}, {"draining": True}])
+async def test_unready_and_draining_replicas_get_nothing(house: Any, change: dict[str, bool]) -> None:
+    await house.report(house.replicas[0].report(**change))
+    response = await house.http.post("/v1/chat/completions", json=CHAT)
+    assert response.status_code == 503
+    assert house.replicas[0].calls == []
+
+
+async def test_a_pin_that_no_ready_replica_offers(house: Any) -> None:
+    await house.report(house.replicas[0].report(allowed_points=("AR",)))
+    pinned = CHAT | {"trimode": {"mode": "SelfSpeculation", "blockLength": 8}}
+    response = await house.http.post("/v1/chat/completions", json=pinned)
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == "NotOffered"
+
+
+async def test_the_load_of_other_routers_counts(open_house: Any) -> None:
+    house = await open_house(replicas=2)
+    await house.report(house.replicas[0].report(running=4))
+    for _ in range(3):
+        await house.http.post("/v1/chat/completions", json=CHAT)
+    assert [len(replica.calls) for replica in house.replicas] == [0, 3]
+
+
+async def test_own_requests_in_a_report_do_not_count_twice(full: Any) -> None:
+    """A report taken while the request ran must not block the slot that is free by now."""
+    await full.report(full.replicas[0].report(running=1))
+    full.call.go.set()
+    await full.first
+    second = post(full, "second")
+    (await full.replicas[0].next_call()).go.set()
+    assert (await second).status_code == 200
+
+
+async def test_no_queue_at_all(open_house: Any, make_policy: Any) -> None:
+    policy = make_policy(admission=AdmissionPolicy(max_queued_requests=0, max_wait_milliseconds=1000))
+    house = await open_house(policy=policy, max_running=1, limits=Limits(slack=0))
+    house.replicas[0].script = _on_go
+    first = post(house, "first")
+    call = await house.replicas[0].next_call()
+    assert (await house.http.post("/v1/chat/completions", json=CHAT)).status_code == 429
+    call.go.set()
+    assert (await first).status_code == 200
