@@ -18,7 +18,7 @@ from trimode_api.modes import Mode, OperatingPoint
 
 from .curves import Curves, Estimate
 from .decisions import Batch, PointDecision, PointState, Reason, Switching
-from .probing import Probe, candidate, goes_on, regret_seconds
+from .probing import REVISIT_S, Probe, candidate, goes_on, regret_seconds
 from .speed import bucket_of
 
 __all__ = ["Batch", "PointDecision", "PointState", "Reason", "Switching", "choose_point"]
@@ -112,7 +112,8 @@ def _compare(
     if not sure and not switching.dry_run:
         target = candidate(here, known, margin, state.purse, now)
         if target is not None:
-            probe = Probe(target.point, curves.observed_cycles(target.point))
+            patient = REVISIT_S <= target.idle_s < float("inf")
+            probe = Probe(target.point, curves.observed_cycles(target.point), patient)
             return _probing(target, here, replace(state, probe=probe, probes=state.probes + 1))
     if not wins:
         return _keep(state, best, gain, batch)

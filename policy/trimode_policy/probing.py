@@ -35,10 +35,14 @@ GAP_S = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A probe in progress: the point, its measured cycles at the start, and cycles asked for so far."""
+    """A probe in progress: the point, its measured cycles at the start, and cycles asked for so far.
+
+    `patient`: it is not cut short, because what it goes by is old.
+    """
 
     point: OperatingPoint
     seen_before: int
+    patient: bool = False
     asked: int = 1
 
     def cycles(self, observed: int) -> int:
@@ -68,8 +72,14 @@ class Purse:
 
 
 def regret_seconds(here: Estimate, other: Estimate) -> float:
-    """Seconds lost by one cycle of `other` against making the same tokens at `here`'s pace; never negative."""
-    return max(0.0, other.seconds - other.tokens * here.pace)
+    """Seconds that one cycle of `other` is expected to lose against making the same tokens at `here`'s pace.
+
+    The expectation of the positive part under doubt, with a hyperbola for the normal distribution's tail: a rival
+    that looks as good but may be worse costs something, one that looks far better costs next to nothing.
+    """
+    loss = other.seconds - other.tokens * here.pace
+    spread = 0.8 * other.seconds * sqrt(here.variance + other.variance)
+    return 0.5 * (loss + sqrt(loss * loss + spread * spread))
 
 
 def affordable(available: float, cost: float) -> bool:
@@ -90,9 +100,9 @@ def goes_on(here: Estimate, target: Estimate, probe: Probe, observed: int, avail
     """
     cycles = observed - probe.seen_before
     better, doubt = advantage(here, target)
-    if probe.cycles(observed) >= PROBE_MOST or (
-        cycles >= 1 and better + (HOPE if cycles > 1 else 2 * HOPE) * doubt < 0
-    ):
+    hope = HOPE if cycles > 1 else 2 * HOPE
+    hopeless = cycles >= (PROBE_CYCLES if probe.patient else 1) and better + hope * doubt < 0
+    if hopeless or probe.cycles(observed) >= PROBE_MOST:
         return False
     if cycles < PROBE_CYCLES:
         return True

@@ -14,8 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import sqrt
 
-CLIP = 2.5
-"""Standard deviations beyond which one measurement moves the estimate no further and earns it no trust."""
 ALARM_SLACK = 1.0
 """Standard deviations per measurement that change detection forgives (CUSUM's k)."""
 ALARM_LIMIT = 10.0
@@ -28,7 +26,9 @@ MAX_AGE_S = 900.0
 class Drift:
     """Standard deviations: at the start, and gained per square root of a second without a measurement.
 
-    `reset`: the one given back to level and shapes when a sustained shift is detected.
+    `reset`: the one given back to shapes when a sustained shift is detected; `most`: the largest that age gives a
+    shape. `clip`: standard deviations beyond which one measurement moves the estimate no further and earns it no
+    trust.
     """
 
     level_start: float
@@ -37,6 +37,7 @@ class Drift:
     shape_per_s: float
     reset: float
     most: float = 0.6
+    clip: float = 2.5
 
 
 @dataclass(slots=True)
@@ -94,11 +95,12 @@ class Tracker:
         shape.variance, shape.at = self.variance(shape, now), now
         total = slope * slope * (self.level_variance + shape.variance) + noise
         score = surprise / sqrt(total)
-        clipped = min(max(score, -CLIP), CLIP)
+        clip = self.drift.clip
+        clipped = min(max(score, -clip), clip)
         step = clipped * slope / sqrt(total)
         self.level += self.level_variance * step
         shape.mean += shape.variance * step
-        if abs(score) <= CLIP:
+        if abs(score) <= clip:
             share = slope * slope / total
             self.level_variance -= self.level_variance**2 * share
             shape.variance -= shape.variance**2 * share
