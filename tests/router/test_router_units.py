@@ -1,0 +1,134 @@
+"""The pure parts: reading a request, the waiting room, rules."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trimode_api.errors import ApiError
+from trimode_api.modes import AR, OperatingPoint, diffusion, speculation
+from trimode_router.asked import CHAT_PATH, TEXT_PATH, Dial, parse, resolve
+from trimode_router.http.request import split_target
+from trimode_router.limits import Limits
+from trimode_router.waiting import WaitingRoom
+
+POINTS = (AR, speculation(8), speculation(16), diffusion(32, 0.9))
+
+
+def chat(**fields: object) -> bytes:
+    return json.dumps({"model": "m", "messages": [{"role": "user", "content": "x" * 400}], **fields}).encode()
+
+
+def test_defaults_of_a_request() -> None:
+    asked = parse(CHAT_PATH, chat(), POINTS)
+    assert (asked.stream, asked.max_tokens, asked.lossy_ok, asked.pin) == (False, None, False, None)
+    assert 100 <= asked.prompt_tokens <= 130
+
+
+def test_max_completion_tokens_goes_before_max_tokens() -> None:
+    assert parse(CHAT_PATH, chat(max_tokens=5, max_completion_tokens=7), POINTS).max_tokens == 7
+
+
+def test_prompts_of_a_text_completion() -> None:
+    for prompt in ("hi", ["a", "b"], [1, 2, 3]):
+        assert parse(TEXT_PATH, json.dumps({"model": "m", "prompt": prompt}).encode(), POINTS).prompt_tokens >= 1
+    with pytest.raises(ApiError, match="a string or a list"):
+        parse(TEXT_PATH, b'{"model": "m", "prompt": {"a": 1}}', POINTS)
+
+
+@pytest.mark.parametrize(
+    ("dial", "point"),
+    [
+        (Dial(mode="AR"), AR),
+        (Dial(mode="SelfSpeculation"), speculation(8)),
+        (Dial(mode="SelfSpeculation", blockLength=16), speculation(16)),
+        (Dial(mode="Diffusion"), diffusion(32, 0.9)),
+        (Dial(mode="Diffusion", blockLength=32, threshold=0.9), diffusion(32, 0.9)),
+        (Dial(), None),
+    ],
+)
+def test_a_wish_becomes_a_point(dial: Dial, point: OperatingPoint | None) -> None:
+    assert resolve(dial, POINTS) == point
+
+
+@pytest.mark.parametrize("dial", [Dial(mode="Diffusion", threshold=0.5), Dial(mode="SelfSpeculation", blockLength=4)])
+def test_a_wish_that_nothing_fits(dial: Dial) -> None:
+    with pytest.raises(ApiError, match="allowed: AR, S8, S16, D32@0.9"):
+        resolve(dial, POINTS)
+
+
+def test_who_asks_for_diffusion_allows_it() -> None:
+    assert parse(CHAT_PATH, chat(trimode={"mode": "Diffusion"}), POINTS).lossy_ok
+    assert parse(CHAT_PATH, chat(quality="lossy-ok"), POINTS).lossy_ok
+    assert not parse(CHAT_PATH, chat(quality="lossless"), POINTS).lossy_ok
+
+
+@given(st.binary(max_size=200))
+def test_no_body_crashes_the_parser(body: bytes) -> None:
+    try:
+        parse(CHAT_PATH, body, POINTS)
+    except ApiError as error:
+        assert error.status == 400
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda s: st.lists(s, max_size=3)))
+def test_no_value_crashes_the_parser(value: object) -> None:
+    for name in ("model", "messages", "stream", "max_tokens", "quality", "trimode"):
+        try:
+            parse(CHAT_PATH, chat(**{name: value}), POINTS)
+        except ApiError as error:
+            assert error.status == 400
+            assert error.param in (name, None) or error.param.startswith(name)
+
+
+@pytest.mark.parametrize(
+    ("target", "path", "query"),
+    [(b"/a?b=c", "/a", "b=c"), (b"http://x/a", "/a", ""), (b"http://x", "/", ""), (b"*", "*", ""), (b"/", "/", "")],
+)
+def test_targets(target: bytes, path: str, query: str) -> None:
+    assert split_target(target) == (path, query)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=60))
+def test_the_waiting_room_keeps_its_order(people: list[tuple[int, bool]]) -> None:
+    room: WaitingRoom[int] = WaitingRoom()
+    tickets = [room.enter(index, priority, float(index), 1e9) for index, (priority, _) in enumerate(people)]
+    for ticket, (_, leaves) in zip(tickets, people, strict=True):
+        if leaves:
+            room.leave(ticket)
+            room.leave(ticket)
+    stay = [index for index, (_, leaves) in enumerate(people) if not leaves]
+    expected = sorted(stay, key=lambda index: (-people[index][0], index))
+    assert [ticket.item for ticket in room.in_order()] == expected
+    assert [ticket.item for ticket in room.in_order()] == expected  # looking changes nothing
+    assert len(room) == len(stay)
+    assert room.oldest() == (float(min(stay)) if stay else None)
+    last = room.last()
+    assert (last.item if last else None) == (expected[-1] if expected else None)
+    for priority in range(4):
+        assert room.at_or_above(priority) == sum(people[index][0] >= priority for index in stay)
+
+
+def test_the_waiting_room_forgets_those_who_left() -> None:
+    room: WaitingRoom[int] = WaitingRoom()
+    for index in range(10_000):
+        room.leave(room.enter(index, 0, float(index), 0.0))
+    assert len(room._heap) < 200
+
+
+def test_waiting_ends_at_its_time() -> None:
+    room: WaitingRoom[str] = WaitingRoom()
+    room.enter("a", 0, 0.0, 2.0)
+    room.enter("b", 5, 1.0, 3.0)
+    assert [ticket.item for ticket in room.expired(2.0)] == ["a"]
+    assert len(room) == 1
+
+
+def test_defaults_of_the_limits_are_pinned() -> None:
+    limits = Limits()
+    assert (limits.header_bytes, limits.body_bytes) == (16384, 8388608)
+    assert (limits.header_seconds, limits.body_seconds, limits.idle_seconds) == (10, 60, 75)
+    assert (limits.attempts, limits.slack) == (3, 1)
