@@ -91,12 +91,22 @@ def deploy(pools: Sequence[PoolSettings], *, prefix: str = "trimode", wait: bool
 
 def states(pools: Sequence[PoolSettings], *, prefix: str = "trimode") -> tuple[PoolState, ...]:
     """How far each pool is; `message` is Serve's own, with the replica's error where it could not start."""
-    raise NotImplementedError
+    applications = serve.status().applications
+    return tuple(_state(pool.pool, applications.get(f"{prefix}-{pool.pool}")) for pool in pools)
 
 
 def shutdown() -> None:
     """Drain and end all pools, and Serve. Blocks until the last running request is done or its time is up."""
     serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+def _state(pool: str, application: Any) -> PoolState:
+    if application is None:
+        return PoolState(pool, "NOT_STARTED", "", 0)
+    deployment = application.deployments.get(pool)
+    running = 0 if deployment is None else int(deployment.replica_states.get("RUNNING", 0))
+    words = application.message or ("" if deployment is None else deployment.message)
+    return PoolState(pool, str(application.status.value), words, running)
 
 
 def _scaling(settings: PoolSettings) -> dict[str, Any]:
