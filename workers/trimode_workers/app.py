@@ -7,13 +7,16 @@ so that no deployment record, log line or dashboard shows it.
 
 from __future__ import annotations
 
+import hashlib
 import os
+import time
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ray import serve
 from ray.serve import Application
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
 from trimode_api.wire import TOKEN_VARIABLE
 from trimode_workers.replica.replica import Replica
@@ -21,7 +24,9 @@ from trimode_workers.replica.settings import PoolSettings, ReplicaSettings
 
 HEALTH_PERIOD_S = 1.0
 HEALTH_TIMEOUT_S = 10.0
-STOP_MARGIN_S = 5.0
+START_TRIES = 2
+POLL_S = 0.1
+STOP_MARGIN_S = 10.0
 """Serve kills a replica this much later than its own drain ends, in seconds."""
 
 
@@ -70,9 +75,12 @@ def build_app(settings: PoolSettings) -> Application:
         health_check_timeout_s=HEALTH_TIMEOUT_S,
         graceful_shutdown_wait_loop_s=0.1,
         graceful_shutdown_timeout_s=settings.drain_timeout_s + STOP_MARGIN_S,
+        max_constructor_retry_count=START_TRIES,
         **_scaling(settings),
     )
-    application: Application = decorate(ReplicaServer).bind(settings.replica())
+    # Serve would otherwise take every deployment for a new version and replace all replicas when one is added.
+    versioned = decorate(ReplicaServer).options(version=_version(settings), _internal=True)
+    application: Application = versioned.bind(settings.replica())
     return application
 
 
@@ -95,8 +103,17 @@ def states(pools: Sequence[PoolSettings], *, prefix: str = "trimode") -> tuple[P
     return tuple(_state(pool.pool, applications.get(f"{prefix}-{pool.pool}")) for pool in pools)
 
 
-def shutdown() -> None:
-    """Drain and end all pools, and Serve. Blocks until the last running request is done or its time is up."""
+def shutdown(timeout_s: float | None = None) -> None:
+    """Drain and end all pools, then Serve. Blocks until the last running request is done.
+
+    `timeout_s` bounds the wait; None leaves it to each pool's own `drain_timeout_s`.
+    """
+    for name in serve.status().applications:
+        serve.delete(name, _blocking=False)
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    # Serve's own shutdown and blocking delete give up after 30 and 60 seconds.
+    while serve.status().applications and (deadline is None or time.monotonic() < deadline):
+        time.sleep(POLL_S)
     serve.shutdown()  # type: ignore[no-untyped-call]
 
 
@@ -110,4 +127,23 @@ def _state(pool: str, application: Any) -> PoolState:
 
 
 def _scaling(settings: PoolSettings) -> dict[str, Any]:
-    return {"num_replicas": settings.min_replicas}
+    if settings.min_replicas == settings.max_replicas:
+        return {"num_replicas": settings.min_replicas}
+    return {
+        "num_replicas": "auto",
+        "autoscaling_config": AutoscalingConfig(
+            min_replicas=settings.min_replicas,
+            max_replicas=settings.max_replicas,
+            policy=AutoscalingPolicy(policy_function="trimode_workers.replica.scaling:scale"),
+            metrics_interval_s=1.0,
+            look_back_period_s=10.0,
+            upscale_delay_s=10.0,
+            downscale_delay_s=300.0,
+        ),
+    }
+
+
+def _version(settings: PoolSettings) -> str:
+    """Changes with what a running replica cannot take over: not with their number, nor with the policy."""
+    text = settings.replica().model_dump_json(exclude={"policy"})
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
