@@ -1,0 +1,288 @@
+"""One simulated replica: iteration-level continuous batching in macro-steps.
+
+Belongs here: rows, prefill, decoding, preemption. Who gets a request, and who is killed, is the fleet's business.
+
+While nothing changes, k cycles are advanced at once. Requests of one kind progress alike, so each kind has one
+progress counter, and a request ends when the counter reaches a target fixed as it joins: a step costs the same for
+one row and for hundreds. Cycles are whole: a request ends with the cycle that emits its last token.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
+from math import ceil, exp, sqrt
+
+from trimode_api.modes import AR, OperatingPoint
+
+from ..curves import Observation
+from .measures import Account, Series
+from .pilots import Pilot
+from .randomness import Randomness
+from .truth import Truth
+from .workload import Job
+
+_EPSILON = 1e-6
+SAMPLES = 2
+"""Cycles of a macro-step whose noisy measurement the policy sees; production sees all of them."""
+STALL_S = 2.0
+"""Seconds over which `stalled` is averaged."""
+TOKENS_SPREAD = 0.6
+"""Standard deviation over mean of one request's tokens in one cycle."""
+
+
+@dataclass(slots=True)
+class Request:
+    """A job under way. `emitted`: tokens that survived a preemption or a kill. `missing`: tokens to prefill."""
+
+    job: Job
+    order: int
+    emitted: float = 0.0
+    first_at: float = -1.0
+    missing: int = 0
+    start: float = 0.0
+
+    @property
+    def cached(self) -> int:
+        """Tokens in the cache as it joins."""
+        return self.job.prompt + int(self.emitted)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLimits:
+    """`rows`: requests at a time. `capacity`: cached tokens over all rows. `prefill_budget`: prompt tokens per cycle.
+
+    `noise`: standard deviation of the logarithm of one cycle's seconds. `longest_s`: most seconds in one macro-step.
+    """
+
+    rows: int
+    capacity: float
+    prefill_budget: int = 2048
+    noise: float = 0.05
+    longest_s: float = 0.25
+
+
+@dataclass(slots=True)
+class Step:
+    """What is running: `cycles` of `seconds` each since `began`; `point` is None while only prompts are computed."""
+
+    began: float
+    seconds: float
+    cycles: int
+    point: OperatingPoint | None
+    prefill: int
+    prefill_share: float
+    mean_s: float
+    version: int
+
+    @property
+    def ends(self) -> float:
+        """When the last cycle is over."""
+        return self.began + self.cycles * self.seconds
+
+
+@dataclass(slots=True)
+class Engine:
+    """Mutable. `context`: cached tokens of all decoding rows. By kind: `progress`, `counts` and `ends` (a heap).
+
+    `stalled`: share of the last seconds that went to prompts, which only a clairvoyant reads.
+    """
+
+    truth: Truth
+    limits: EngineLimits
+    pilot: Pilot
+    chance: Randomness
+    priorities: tuple[int, ...]
+    waiting: list[tuple[int, int, Request]] = field(default_factory=list)
+    behind: deque[Request] = field(default_factory=deque)
+    joined: list[Request] = field(default_factory=list)
+    progress: list[float] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+    ends: list[list[tuple[float, int, Request]]] = field(default_factory=list)
+    running: int = 0
+    context: float = 0.0
+    reserved: int = 0
+    step: Step | None = None
+    version: int = 0
+    preemptions: int = 0
+    stalled: float = 0.0
+
+    def __post_init__(self) -> None:
+        kinds = self.truth.kinds
+        self.progress, self.counts, self.ends = [0.0] * kinds, [0] * kinds, [[] for _ in range(kinds)]
+
+    @property
+    def in_flight(self) -> int:
+        """Requests held: waiting, prefilling and decoding."""
+        return len(self.waiting) + len(self.behind) + self.running
+
+    @property
+    def queued_tokens(self) -> int:
+        """Prompt tokens not computed yet."""
+        return sum(r.cached for _, _, r in self.waiting) + sum(r.missing for r in self.behind)
+
+    def accept(self, request: Request, now: float) -> bool:
+        """Take a request; returns whether the fleet must (re)schedule this engine's next event."""
+        heappush(self.waiting, (-self.priorities[request.job.tier], request.order, request))
+        if self.step is None:
+            return self.begin(now)
+        if self.running + len(self.behind) >= self.limits.rows or self.step.cycles == 1:
+            return False
+        cut = max(1, ceil((now - self.step.began) / self.step.seconds - _EPSILON))
+        if cut >= self.step.cycles:
+            return False
+        self.step.cycles = cut
+        self.version += 1
+        self.step.version = self.version
+        return True
+
+    def begin(self, now: float) -> bool:
+        """Plan the next macro-step; False where there is nothing to do."""
+        self._make_room()
+        self._admit()
+        prefill = self._prefill()
+        if not (prefill or self.running):
+            self.step = None
+            return False
+        seconds, cycles, point = 0.0, 1, None
+        if self.running:
+            context = self.context / self.running
+            point, most = self.pilot.point(self.running, context, self.counts, now)
+            seconds = self.truth.hardware.seconds(point, self.running, context)
+            if not prefill:
+                cycles = self._until_change(point, min(most, int(self.limits.longest_s / seconds) or 1), now)
+        prompts = self.truth.hardware.prefill_seconds(prefill) if prefill else 0.0
+        mean = seconds + prompts
+        real = mean * max(0.2, 1.0 + self.limits.noise / sqrt(cycles) * self.chance.gauss(0.0, 1.0))
+        self.version += 1
+        self.step = Step(now, real, cycles, point, prefill, prompts / mean, mean, self.version)
+        return True
+
+    def finish(self, now: float, account: Account, series: Series | None) -> list[Request]:
+        """End the macro-step at `now`: returns the requests that are done, with what was measured learned."""
+        step = self.step
+        assert step is not None, "finish without a step"
+        account.busy_s += now - step.began
+        self.stalled += min(1.0, (now - step.began) / STALL_S) * (step.prefill_share - self.stalled)
+        if step.point is None:
+            return []
+        account.seconds_at[step.point] = account.seconds_at.get(step.point, 0.0) + now - step.began
+        if series is not None:
+            series.ran(step.point, step.began, now - step.began)
+        rates = self.truth.tokens(step.point, step.began)
+        mean = sum(count * rate for count, rate in zip(self.counts, rates, strict=True))
+        if self.pilot.learns:
+            self._learn(step, mean, now)
+        for request in self.joined:
+            if request.first_at < 0:
+                request.first_at = now
+        self.joined.clear()
+        self.context += step.cycles * mean
+        done: list[Request] = []
+        for kind, count in enumerate(self.counts):
+            if count:
+                self.progress[kind] += step.cycles * rates[kind]
+                self._collect(kind, done)
+        return done
+
+    def evict_all(self) -> list[Request]:
+        """The replica died: everything it held, with the tokens already emitted."""
+        out = [r for _, _, r in self.waiting] + list(self.behind)
+        for kind, heap in enumerate(self.ends):
+            for _, _, request in heap:
+                self._leave(request, kind)
+                out.append(request)
+            heap.clear()
+        self.waiting.clear()
+        self.behind.clear()
+        self.joined.clear()
+        self.reserved, self.context, self.step = 0, 0.0, None
+        self.version += 1
+        return sorted(out, key=lambda r: r.order)
+
+    def _admit(self) -> None:
+        limits = self.limits
+        while self.waiting and self.running + len(self.behind) < limits.rows:
+            request = self.waiting[0][2]
+            held = self.context + self.reserved
+            rows = self.running + len(self.behind)
+            if rows and held + request.cached + 64.0 * (rows + 1) > limits.capacity:
+                return
+            heappop(self.waiting)
+            request.missing = request.cached
+            self.reserved += request.missing
+            self.behind.append(request)
+
+    def _prefill(self) -> int:
+        """Spend the cycle's budget of prompt tokens; requests whose prompt is complete join the batch."""
+        budget = self.limits.prefill_budget
+        while self.behind and budget:
+            request = self.behind[0]
+            spent = min(budget, request.missing)
+            request.missing -= spent
+            budget -= spent
+            if request.missing:
+                break
+            self.behind.popleft()
+            self._join(request)
+        return self.limits.prefill_budget - budget
+
+    def _join(self, request: Request) -> None:
+        kind = request.job.kind
+        self.reserved -= request.cached
+        self.context += request.cached
+        request.start = self.progress[kind]
+        target = request.start + max(1.0, request.job.output - request.emitted)
+        heappush(self.ends[kind], (target, request.order, request))
+        self.counts[kind] += 1
+        self.running += 1
+        self.joined.append(request)
+
+    def _collect(self, kind: int, done: list[Request]) -> None:
+        heap, progress = self.ends[kind], self.progress[kind]
+        while heap and heap[0][0] <= progress + _EPSILON:
+            request = heappop(heap)[2]
+            self._leave(request, kind)
+            done.append(request)
+
+    def _leave(self, request: Request, kind: int) -> None:
+        """Take a decoding request out; `emitted` becomes what it has by now."""
+        grown = self.progress[kind] - request.start
+        self.context -= request.cached + grown
+        request.emitted += grown
+        self.counts[kind] -= 1
+        self.running -= 1
+
+    def _make_room(self) -> None:
+        """Preempt the least urgent (lowest priority, then youngest) while the cache is over full."""
+        while self.running > 1 and self.context + self.reserved > self.limits.capacity:
+            rows = (r for heap in self.ends for _, _, r in heap)
+            victim = max(rows, key=lambda r: (-self.priorities[r.job.tier], r.order))
+            heap = self.ends[victim.job.kind]
+            heap[:] = [entry for entry in heap if entry[2] is not victim]
+            heapify(heap)
+            self._leave(victim, victim.job.kind)
+            self.preemptions += 1
+            heappush(self.waiting, (-self.priorities[victim.job.tier], victim.order, victim))
+
+    def _until_change(self, point: OperatingPoint, most: int, now: float) -> int:
+        """Cycles until the first request ends, at most `most`."""
+        rates = self.truth.tokens(point, now)
+        cycles = float(most)
+        for kind, count in enumerate(self.counts):
+            if count:
+                cycles = min(cycles, (self.ends[kind][0][0] - self.progress[kind]) / rates[kind])
+        return max(1, ceil(cycles - _EPSILON))
+
+    def _learn(self, step: Step, mean_tokens: float, now: float) -> None:
+        point, batch = step.point, self.running
+        assert point is not None, "nothing was decoded"
+        context = self.context / batch
+        for _ in range(min(step.cycles, SAMPLES)):
+            tokens = mean_tokens
+            if point != AR:
+                tokens += TOKENS_SPREAD * mean_tokens / sqrt(batch) * self.chance.gauss(0.0, 1.0)
+                tokens = min(max(tokens, batch), batch * point.block_length)
+            seconds = step.mean_s * exp(self.limits.noise * self.chance.gauss(0.0, 1.0))
+            self.pilot.learn(Observation(point, batch, context, step.prefill, seconds, round(tokens)), now)

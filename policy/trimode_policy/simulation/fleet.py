@@ -1,0 +1,309 @@
+"""A fleet of simulated replicas behind one router, event by event.
+
+Belongs here: the event loop, the router's queue, kills and conversions. Who is picked is the dispatcher's choice, who
+is converted the controller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from heapq import heapify, heappop, heappush
+from typing import Protocol
+
+from trimode_api.modes import OperatingPoint
+
+from .engine import Engine, Request
+from .measures import Account, Series
+from .pilots import Pilot
+from .workload import Goal, Job
+
+TICK_S = 1.0
+"""Seconds between two looks of the controller and at waiting requests whose time is up."""
+REPORT_S = 0.2
+"""Seconds between two reports of a replica."""
+PATIENCE_S = 3600.0
+"""Seconds after the last arrival at which a run is given up; what is then under way counts as refused."""
+
+
+class Phase(IntEnum):
+    """What a replica may do. Only `READY` gets requests; `DRAINING` finishes what it holds."""
+
+    READY = 0
+    DRAINING = 1
+    LOADING = 2
+    DEAD = 3
+
+
+class Kind(IntEnum):
+    """What an event is about."""
+
+    STEP = 0
+    LOADED = 1
+    KILL = 2
+    RETURN = 3
+    TICK = 4
+
+
+@dataclass(slots=True)
+class Member:
+    """A replica and its last report. `then`: what it becomes once drained."""
+
+    index: int
+    engine: Engine
+    pool: str
+    points: tuple[OperatingPoint, ...]
+    phase: Phase = Phase.READY
+    reported_at: float = 0.0
+    running: int = 0
+    waiting: int = 0
+    queued_tokens: int = 0
+    then: Conversion | None = None
+
+    def report(self, now: float) -> None:
+        """Tell the router what it sees."""
+        engine = self.engine
+        self.reported_at, self.running = now, engine.running
+        self.waiting, self.queued_tokens = engine.in_flight - engine.running, engine.queued_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """A replica's next life: another pool, its points and who pilots them."""
+
+    pool: str
+    points: tuple[OperatingPoint, ...]
+    pilot: Callable[[], Pilot]
+
+    def __deepcopy__(self, memo: object) -> Conversion:
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A member's index, or None: to be queued, or refused."""
+
+    index: int | None = None
+    refused: bool = False
+
+
+class Dispatcher(Protocol):
+    """The router's decisions."""
+
+    def admit(self, job: Job, fleet: Fleet) -> Placement:
+        """A new request."""
+        ...
+
+    def again(self, job: Job, fleet: Fleet) -> int | None:
+        """The member for a request that waits in the router or was on a replica that died; None: it waits on."""
+        ...
+
+
+class Controller(Protocol):
+    """The slow loop."""
+
+    def tick(self, fleet: Fleet, now: float) -> None:
+        """Look at the fleet, and convert replicas by `fleet.convert`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """Replica `index` dies at `since` and is ready again at `until` (seconds)."""
+
+    index: int
+    since: float
+    until: float
+
+
+@dataclass(slots=True)
+class Fleet:
+    """Mutable; `offer` jobs in order of arrival, then `settle`. `switch_s`: seconds a conversion takes once drained.
+    `max_wait_s`: longest wait in the router's queue; looked at once per tick. `between_s`: mean seconds between two
+    ends of requests, lately."""
+
+    members: list[Member]
+    goals: tuple[Goal, ...]
+    dispatcher: Dispatcher
+    controller: Controller | None = None
+    switch_s: float = 0.0
+    max_wait_s: float = 2.0
+    series: Series | None = None
+    account: Account = field(init=False)
+    now: float = 0.0
+    orders: int = 0
+    between_s: float = 1.0
+    queue: list[tuple[int, int, float, Request]] = field(default_factory=list)
+    events: list[tuple[float, int, Kind, int, int]] = field(default_factory=list)
+    _sequence: int = 0
+    _last_finish: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.account = Account.empty(self.goals)
+        self._push(TICK_S, Kind.TICK, 0, 0)
+
+    def fail(self, outages: Sequence[Outage]) -> None:
+        """Plan outages."""
+        for outage in outages:
+            self._push(outage.since, Kind.KILL, outage.index, 0)
+            self._push(outage.until, Kind.RETURN, outage.index, 0)
+
+    def offer(self, job: Job) -> None:
+        """Advance to the job's arrival and let it in."""
+        self.advance(job.at)
+        self.now = job.at
+        self.account.offered[job.tier] += 1
+        if self.series is not None:
+            self.series.offered[self.series.slice_of(job.at)] += 1
+        self.orders += 1
+        request = Request(job, self.orders)
+        self._place(request, self.dispatcher.admit(job, self), job.at)
+
+    def advance(self, until: float) -> None:
+        """Handle every event up to and at `until`."""
+        events = self.events
+        while events and events[0][0] <= until:
+            now, _, kind, index, version = heappop(events)
+            self.now = now
+            if kind == Kind.STEP:
+                self._step(self.members[index], version, now)
+            elif kind == Kind.TICK:
+                self._tick(now)
+            elif kind == Kind.LOADED:
+                self._loaded(self.members[index], version, now)
+            elif kind == Kind.KILL:
+                self._kill(self.members[index], now)
+            else:
+                self._return(self.members[index], now)
+
+    def settle(self) -> None:
+        """Run until every request has ended."""
+        limit = self.now + PATIENCE_S
+        while self.busy and self.now < limit:
+            self.advance(self.events[0][0])
+        for _, _, _, request in self.queue:
+            self.account.refused[request.job.tier] += 1
+        self.queue.clear()
+        for member in self.members:
+            for request in member.engine.evict_all():
+                self.account.refused[request.job.tier] += 1
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is under way."""
+        return bool(self.queue) or any(member.engine.in_flight for member in self.members)
+
+    def convert(self, member: Member, conversion: Conversion) -> None:
+        """Move a ready replica to another pool: it drains, loads for `switch_s` and returns."""
+        self.account.moves += 1
+        member.then = conversion
+        member.phase = Phase.DRAINING
+        self._when_drained(member, self.now)
+
+    def _push(self, at: float, kind: Kind, index: int, version: int) -> None:
+        self._sequence += 1
+        heappush(self.events, (at, self._sequence, kind, index, version))
+
+    def _schedule(self, member: Member) -> None:
+        step = member.engine.step
+        if step is not None:
+            self._push(step.ends, Kind.STEP, member.index, step.version)
+
+    def _step(self, member: Member, version: int, now: float) -> None:
+        engine = member.engine
+        if engine.step is None or engine.step.version != version:
+            return  # it was cut short, or its replica died
+        done = engine.finish(now, self.account, self.series)
+        for request in done:
+            self._record(request, now)
+        if engine.begin(now):
+            self._schedule(member)
+        if now - member.reported_at >= REPORT_S:
+            member.report(now)
+        if done:
+            if self.queue:
+                self._drain_queue(now)
+            if member.phase is Phase.DRAINING:
+                self._when_drained(member, now)
+
+    def _record(self, request: Request, now: float) -> None:
+        job = request.job
+        self.between_s += 0.02 * (now - self._last_finish - self.between_s)
+        self._last_finish = now
+        tpot = (now - request.first_at) / (job.output - 1) if job.output > 1 else 0.0
+        good = self.account.finish(job.tier, job.output, request.first_at - job.at, tpot)
+        if self.series is not None and good:
+            self.series.good[self.series.slice_of(job.at)] += 1
+
+    def _place(self, request: Request, placement: Placement, since: float) -> None:
+        if placement.index is not None:
+            member = self.members[placement.index]
+            if member.engine.accept(request, self.now):
+                self._schedule(member)
+            if self.now - member.reported_at >= REPORT_S:
+                member.report(self.now)
+        elif placement.refused:
+            self.account.refused[request.job.tier] += 1
+        else:
+            heappush(self.queue, (-self.goals[request.job.tier].priority, request.order, since, request))
+
+    def _drain_queue(self, now: float) -> None:
+        while self.queue:
+            index = self.dispatcher.again(self.queue[0][3].job, self)
+            if index is None:
+                return
+            _, _, since, request = heappop(self.queue)
+            self._place(request, Placement(index), since)
+
+    def _tick(self, now: float) -> None:
+        self._push(now + TICK_S, Kind.TICK, 0, 0)
+        for member in self.members:
+            if member.phase is not Phase.DEAD:
+                self.account.up_s += TICK_S
+                member.report(now)
+        if self.controller is not None:
+            self.controller.tick(self, now)
+        self._expire(now)
+        self._drain_queue(now)
+
+    def _expire(self, now: float) -> None:
+        """Refuse those who waited too long, but never one that has its first token."""
+        late = [e for e in self.queue if now - e[2] > self.max_wait_s and e[3].first_at < 0]
+        if late:
+            for _, _, _, request in late:
+                self.account.refused[request.job.tier] += 1
+            self.queue = [e for e in self.queue if now - e[2] <= self.max_wait_s or e[3].first_at >= 0]
+            heapify(self.queue)
+
+    def _when_drained(self, member: Member, now: float) -> None:
+        if member.engine.in_flight == 0:
+            member.phase = Phase.LOADING
+            member.engine.version += 1
+            self._push(now + self.switch_s, Kind.LOADED, member.index, member.engine.version)
+
+    def _loaded(self, member: Member, version: int, now: float) -> None:
+        if member.phase is not Phase.LOADING or member.engine.version != version or member.then is None:
+            return  # it died while loading
+        self.account.switches += member.engine.pilot.switches
+        member.pool, member.points = member.then.pool, member.then.points
+        member.engine.pilot = member.then.pilot()
+        member.then, member.phase = None, Phase.READY
+        member.report(now)
+        self._drain_queue(now)
+
+    def _kill(self, member: Member, now: float) -> None:
+        member.phase = Phase.DEAD
+        orphans = member.engine.evict_all()
+        member.report(now)
+        for request in orphans:
+            self._place(request, Placement(self.dispatcher.again(request.job, self)), now)
+
+    def _return(self, member: Member, now: float) -> None:
+        if member.then is not None:  # it comes back as what it was to become
+            member.pool, member.points = member.then.pool, member.then.points
+            self.account.switches += member.engine.pilot.switches
+            member.engine.pilot, member.then = member.then.pilot(), None
+        member.phase = Phase.READY
+        member.report(now)
+        self._drain_queue(now)

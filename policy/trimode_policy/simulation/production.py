@@ -1,0 +1,86 @@
+"""The router's own decisions in the simulated fleet: `admit` and `route`, as production runs them.
+
+Belongs here: turning the simulated fleet into the views those functions take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ..admit import AdmissionLimits, Outcome, QueueView, admit
+from ..route import ReplicaView, RequestView, Staleness, route
+from .fleet import Fleet, Member, Phase, Placement
+from .workload import Goal, Job
+
+
+@dataclass(slots=True)
+class ProductionDispatcher:
+    """`capacity`: by pool, most requests a replica of it is sent (a cap on spill); other pools take a full engine."""
+
+    goals: tuple[Goal, ...]
+    limits: AdmissionLimits
+    staleness: Staleness
+    capacity: Mapping[str, int] = field(default_factory=dict)
+    _views: dict[int, tuple[tuple[object, ...], ReplicaView]] = field(default_factory=dict)
+
+    def admit(self, job: Job, fleet: Fleet) -> Placement:
+        """Accept and route, queue or refuse. What is accepted and finds no replica waits in the queue."""
+        request = self._request(job)
+        views = self._all_views(fleet)
+        decision = admit(request, self._queue(request, views, fleet), self.limits)
+        if decision.outcome is Outcome.REFUSE:
+            return Placement(refused=True)
+        if decision.outcome is Outcome.QUEUE:
+            return Placement()
+        return Placement(self._route(request, views, fleet))
+
+    def again(self, job: Job, fleet: Fleet) -> int | None:
+        """Route it, if there is room."""
+        return self._route(self._request(job), self._all_views(fleet), fleet)
+
+    def _route(self, request: RequestView, views: list[ReplicaView], fleet: Fleet) -> int | None:
+        decision = route(request, views, self.staleness, fleet.orders)
+        return None if decision.replica_id is None else int(decision.replica_id)
+
+    def _request(self, job: Job) -> RequestView:
+        goal = self.goals[job.tier]
+        return RequestView(goal.name, goal.priority, job.prompt)
+
+    def _queue(self, request: RequestView, views: list[ReplicaView], fleet: Fleet) -> QueueView:
+        ready = [view for view in views if view.ready]
+        oldest = min((entry[2] for entry in fleet.queue), default=fleet.now)
+        return QueueView(
+            queued=len(fleet.queue),
+            oldest_wait_s=fleet.now - oldest,
+            in_flight=sum(view.in_flight for view in ready),
+            capacity=sum(view.capacity for view in ready),
+            drain_rate_rps=1.0 / fleet.between_s,
+            ready_replicas=len(ready),
+            queued_below=sum(1 for entry in fleet.queue if -entry[0] < request.priority),
+        )
+
+    def _all_views(self, fleet: Fleet) -> list[ReplicaView]:
+        return [self._view(member) for member in fleet.members]
+
+    def _view(self, member: Member) -> ReplicaView:
+        """The view of one replica, made anew only where something changed."""
+        key = (member.engine.in_flight, member.reported_at, member.phase, member.pool)
+        cached = self._views.get(member.index)
+        if cached is not None and cached[0] == key:
+            return cached[1]
+        view = ReplicaView(
+            replica_id=str(member.index),
+            pool=member.pool,
+            ready=member.phase is Phase.READY,
+            draining=member.phase is Phase.DRAINING,
+            age_s=0.0,  # living replicas report at least once per tick; a broken connection shows at once
+            in_flight=member.engine.in_flight,
+            running=member.running,
+            waiting=member.waiting,
+            queued_prompt_tokens=member.queued_tokens,
+            capacity=self.capacity.get(member.pool, member.engine.limits.rows),
+            points=member.points,
+        )
+        self._views[member.index] = (key, view)
+        return view
