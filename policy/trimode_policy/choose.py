@@ -25,7 +25,7 @@ __all__ = ["Batch", "PointDecision", "PointState", "Reason", "Switching", "choos
 
 SURE = 1.0
 """A switch needs a predicted gain of this many standard deviations of doubt, and a measurement at this batch."""
-SURE_OF_LITTLE = 2.5
+SURE_OF_LITTLE = 1.5
 """The same for a gain below the full margin, which only patience makes worth a switch."""
 PATIENCE_S = 20.0
 """The margin shrinks with the time a point is held, to half of it after this long and never below `LEAST_MARGIN`."""
@@ -180,9 +180,9 @@ def _settle(
 ) -> PointState:
     """The probe is over: pay for it by what it turned out to cost."""
     target = _of(probe.point, known)
-    cycles = probe.cycles(curves.observed_cycles(probe.point))
-    cost = 0.0 if target is None else cycles * regret_seconds(here, target)
-    return replace(state, probe=None, purse=state.purse.pay(cost, now))
+    observed = curves.observed_cycles(probe.point)
+    cost = 0.0 if target is None else probe.cycles(observed) * regret_seconds(here, target)
+    return replace(state, probe=None, purse=state.purse.pay(cost, now, barren=observed == probe.seen_before))
 
 
 def _of(point: OperatingPoint, known: Sequence[Estimate]) -> Estimate | None:

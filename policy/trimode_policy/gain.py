@@ -15,7 +15,7 @@ from .tracker import Drift, Shape, Tracker
 
 SPREAD = 0.85
 """Standard deviation over mean of one request's tokens in one cycle."""
-DRIFT = Drift(level_start=1.0, shape_start=0.2, level_per_s=0.05, shape_per_s=0.01, reset=0.3, clip=6.0)
+DRIFT = Drift(level_start=1.0, shape_start=0.2, level_per_s=0.03, shape_per_s=0.01, reset=0.3, clip=6.0)
 """Of log-odds; near typical values one unit is half of the tokens. Yields are bounded, so little is clipped."""
 TOKENS_PER_ODDS = 0.5
 """Change of log tokens per unit of log-odds, near typical values: turns doubt of one into doubt of the other."""

@@ -31,6 +31,8 @@ REVISIT_S = 60.0
 be out of date, and nothing else would ever show that."""
 GAP_S = 0.25
 """Seconds between two probes of points already measured at this batch."""
+BARREN_S = 5.0
+"""Seconds before another probe of whatever point after one that measured nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +54,13 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Purse:
-    """Seconds of regret that may be spent; `at`: when that was counted; `probed_at`: end of the last probe."""
+    """Seconds of regret that may be spent; `at`: when that was counted; `probed_at`: end of the last probe;
+    `barren`: it measured nothing."""
 
     seconds: float = FULL_S
     at: float = 0.0
     probed_at: float = float("-inf")
+    barren: bool = False
 
     def available(self, now: float) -> float:
         """What may be spent now; a clock that jumps fills it at most once."""
@@ -66,9 +70,14 @@ class Purse:
         """No busy time since `at`: nothing is earned for it."""
         return replace(self, at=now)
 
-    def pay(self, cost: float, now: float) -> Purse:
+    def pay(self, cost: float, now: float, barren: bool) -> Purse:
         """After a probe that cost this much; the purse may go below zero and is then filled again first."""
-        return Purse(self.available(now) - cost, now, now)
+        return Purse(self.available(now) - cost, now, now, barren)
+
+    def rests(self, now: float, new: bool) -> bool:
+        """Whether it is too soon for another probe; of a point that is `new` here only after a barren one."""
+        rest_s = BARREN_S if self.barren else 0.0 if new else GAP_S
+        return 0 <= now - self.probed_at < rest_s
 
 
 def regret_seconds(here: Estimate, other: Estimate) -> float:
@@ -118,7 +127,6 @@ def candidate(here: Estimate, known: Iterable[Estimate], margin: float, purse: P
     """
     if here.seen < 2:
         return None
-    settled = not 0 <= now - purse.probed_at < GAP_S
     best: Estimate | None = None
     best_better = margin
     other_mode: Estimate | None = None
@@ -127,12 +135,12 @@ def candidate(here: Estimate, known: Iterable[Estimate], margin: float, purse: P
             continue
         if other.point.mode is not here.point.mode and (other_mode is None or other.pace < other_mode.pace):
             other_mode = other
-        if not settled and other.seen:
+        if purse.rests(now, new=other.seen == 0):
             continue
         better = log(here.pace / other.pace) + HOPE * sqrt(here.variance + other.variance)
         if better > best_better and affordable(purse.available(now), PROBE_CYCLES * regret_seconds(here, other)):
             best, best_better = other, better
-    if best is None and settled and other_mode is not None and other_mode.idle_s >= REVISIT_S:
+    if best is None and other_mode is not None and other_mode.idle_s >= REVISIT_S and not purse.rests(now, False):
         affords = affordable(purse.available(now), PROBE_CYCLES * regret_seconds(here, other_mode))
         best = other_mode if affords else None
     return best

@@ -18,9 +18,9 @@ class ReplicaView:
     """One replica at one moment, as one router knows it.
 
     `age_s`: seconds since its last report (infinite before the first). `in_flight`: requests this router has with
-    it now, its own counter. From the last report: `running` and `waiting` requests of all routers,
-    `queued_prompt_tokens` not yet prefilled, `tokens_per_s`. `capacity`: requests it may run at once.
-    `points`: operating points its pool allows.
+    it now, its own counter; it is raised to what was reported unless that is stale. From the last report:
+    `running` and `waiting` requests of all routers, `queued_prompt_tokens` not yet prefilled, `tokens_per_s`.
+    `capacity`: requests it may run at once. `points`: operating points its pool allows.
     """
 
     replica_id: str
@@ -40,11 +40,6 @@ class ReplicaView:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lossless", any(point.mode.lossless for point in self.points))
-
-    def load(self, stale: bool) -> int:
-        """Requests it has: the own counter, raised by what it reported unless that is stale."""
-        reported = self.running + self.waiting
-        return self.in_flight if stale or reported < self.in_flight else reported
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +101,7 @@ def route(request: RequestView, replicas: Sequence[ReplicaView], staleness: Stal
     alive = [r for r in replicas if r.ready and not r.draining and r.age_s <= staleness.dead_after_s]
     if not alive:
         return RouteDecision(None, RouteReason.NONE_READY, f"none of {len(replicas)} replicas is ready")
-    able = alive if _anyone_may(request) and all(r.lossless for r in alive) else _able(request, alive)
+    able = [r for r in alive if may_serve(request, r.points)] if _choosy(request, alive) else alive
     if not able:
         wanted = str(request.pin) if request.pin is not None else "lossless answers"
         return RouteDecision(None, RouteReason.NOT_OFFERED, f"none of {len(alive)} ready replicas offers {wanted}")
@@ -120,31 +115,33 @@ def may_serve(request: RequestView, points: Iterable[OperatingPoint]) -> bool:
     return bool(allowed) if request.pin is None else request.pin in allowed
 
 
-def _anyone_may(request: RequestView) -> bool:
-    return request.pin is None
-
-
-def _able(request: RequestView, alive: Sequence[ReplicaView]) -> list[ReplicaView]:
-    return [replica for replica in alive if may_serve(request, replica.points)]
+def _choosy(request: RequestView, alive: Sequence[ReplicaView]) -> bool:
+    """Whether replicas have to be looked at one by one: hardly ever, and it costs."""
+    return request.pin is not None or not all(r.lossless for r in alive)
 
 
 def _pick(able: Sequence[ReplicaView], staleness: Staleness, seed: int) -> RouteDecision:
     """Fresh before stale, then the smallest share of capacity in use, then the fewest queued prompt tokens."""
     stale_after = staleness.stale_after_s
     best: ReplicaView | None = None
-    best_score = (True, 0.0, 0)
+    best_score = (True, 2.0, 0)
     for replica in able:
         stale = replica.age_s > stale_after
-        load = replica.load(stale)
-        if load >= replica.capacity:
+        load, capacity = replica.in_flight, replica.capacity
+        if not stale and replica.running + replica.waiting > load:
+            load = replica.running + replica.waiting
+        if load >= capacity:
             continue
-        score = (stale, load / replica.capacity, 0 if stale else replica.queued_prompt_tokens)
+        share = load / capacity
+        if stale == best_score[0] and share > best_score[1]:
+            continue
+        score = (stale, share, 0 if stale else replica.queued_prompt_tokens)
         if best is None or score < best_score or (score == best_score and _turn(replica, seed) < _turn(best, seed)):
             best, best_score = replica, score
     if best is None:
         return RouteDecision(None, RouteReason.ALL_BUSY, f"all {len(able)} replicas run as much as they may")
     reason = RouteReason.STALE if best_score[0] else RouteReason.LEAST_LOADED
-    load = best.load(best_score[0])
+    load = round(best_score[1] * best.capacity)
     detail = f"{best.replica_id} has {load} of {best.capacity} requests, {best_score[2]} prompt tokens queued"
     return RouteDecision(best.replica_id, reason, detail)
 

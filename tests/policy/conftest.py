@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cache
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from trimode_api.modes import AR, OperatingPoint, speculation
 from trimode_policy.acceptance import log_odds_for
@@ -16,6 +17,10 @@ from trimode_policy.choose import Batch, PointDecision, PointState, Reason, Swit
 from trimode_policy.curves import Curves, Observation
 from trimode_policy.profiles import generic_cpu
 from trimode_policy.roofline import Roofline
+
+# A busy machine is no reason to fail a property.
+settings.register_profile("policy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("policy")
 
 POINTS = (AR, speculation(8), speculation(16), speculation(32))
 # Milliseconds per cycle by batch, in the order of POINTS: a real measurement of the packaged model on two cores.

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trimode_api.modes import AR, diffusion, speculation
+from trimode_policy.route import ReplicaView, RequestView, RouteReason, Staleness, route
+
+S8, D32 = speculation(8), diffusion(32, 0.9)
+STALENESS = Staleness(stale_after_s=2.0, dead_after_s=10.0)
+ANY = RequestView()
+
+
+def replica(name: str = "a", **changes: object) -> ReplicaView:
+    view = ReplicaView(
+        replica_id=name, pool="flex", ready=True, draining=False, age_s=0.1, in_flight=0, running=0, waiting=0,
+        queued_prompt_tokens=0, capacity=8, points=(AR, S8), tokens_per_s=100.0,
+    )  # fmt: skip
+    return replace(view, **changes)  # type: ignore[arg-type]
+
+
+def test_the_least_loaded_wins() -> None:
+    decision = route(ANY, [replica("a", in_flight=3), replica("b", in_flight=1)], STALENESS, 0)
+    assert (decision.replica_id, decision.reason) == ("b", RouteReason.LEAST_LOADED)
+    assert "1 of 8" in decision.detail
+
+
+def test_load_is_a_share_of_capacity() -> None:
+    assert route(ANY, [replica("a", in_flight=3, capacity=4), replica("b", in_flight=5, capacity=64)], STALENESS, 0).replica_id == "b"  # fmt: skip  # noqa: E501
+
+
+def test_other_routers_requests_count() -> None:
+    assert route(ANY, [replica("a", running=5, waiting=1), replica("b", in_flight=2)], STALENESS, 0).replica_id == "b"
+
+
+def test_queued_prompt_tokens_decide_among_equals() -> None:
+    assert route(ANY, [replica("a", queued_prompt_tokens=9), replica("b")], STALENESS, 0).replica_id == "b"
+
+
+@pytest.mark.parametrize(
+    "out", [{"ready": False}, {"draining": True}, {"age_s": 10.1}, {"age_s": math.inf}, {"in_flight": 8}]
+)
+def test_never_to_one_that_must_not(out: dict[str, object]) -> None:
+    assert route(ANY, [replica("a", **out), replica("b", in_flight=7)], STALENESS, 0).replica_id == "b"
+    assert route(ANY, [replica("a", **out)], STALENESS, 0).replica_id is None
+
+
+def test_stale_reports_are_not_believed_and_rank_behind_fresh_ones() -> None:
+    stale = replica("a", age_s=5.0, running=8, waiting=50)
+    decision = route(ANY, [stale], STALENESS, 0)
+    assert (decision.replica_id, decision.reason) == ("a", RouteReason.STALE)
+    assert route(ANY, [stale, replica("b", in_flight=7)], STALENESS, 0).replica_id == "b"
+    assert route(ANY, [stale, replica("b", in_flight=8)], STALENESS, 0).replica_id == "a"
+
+
+def test_why_nobody() -> None:
+    assert route(ANY, [], STALENESS, 0).reason is RouteReason.NONE_READY
+    assert route(ANY, [replica(ready=False)], STALENESS, 0).reason is RouteReason.NONE_READY
+    assert route(ANY, [replica(in_flight=8)], STALENESS, 0).reason is RouteReason.ALL_BUSY
+    pinned = RequestView(pin=speculation(64))
+    decision = route(pinned, [replica()], STALENESS, 0)
+    assert (decision.reason, "S64" in decision.detail) == (RouteReason.NOT_OFFERED, True)
+
+
+def test_pins_and_quality_are_respected() -> None:
+    ar, fast, lossy = replica("ar", points=(AR,)), replica("s", points=(S8,), in_flight=5), replica("d", points=(D32,))
+    everyone = [ar, fast, lossy]
+    assert route(RequestView(pin=S8), everyone, STALENESS, 0).replica_id == "s"
+    assert route(RequestView(pin=D32, lossy_ok=True), everyone, STALENESS, 0).replica_id == "d"
+    assert route(RequestView(pin=D32), everyone, STALENESS, 0).reason is RouteReason.NOT_OFFERED
+    assert route(ANY, [lossy], STALENESS, 0).reason is RouteReason.NOT_OFFERED
+    assert route(RequestView(lossy_ok=True), [lossy], STALENESS, 0).replica_id == "d"
+
+
+def test_equals_share_the_load_over_seeds() -> None:
+    chosen = Counter(route(ANY, [replica(n) for n in "abcd"], STALENESS, seed).replica_id for seed in range(400))
+    assert set(chosen) == set("abcd")
+    assert min(chosen.values()) > 60
+
+
+@pytest.mark.parametrize(("stale", "dead"), [(0.0, 1.0), (2.0, 1.0), (-1.0, 1.0), (math.nan, 1.0)])
+def test_staleness_refuses_nonsense(stale: float, dead: float) -> None:
+    with pytest.raises(ValueError, match="stale_after_s"):
+        Staleness(stale, dead)
+
+
+views = st.builds(
+    ReplicaView,
+    replica_id=st.text("abcdefgh", min_size=1, max_size=4), pool=st.just("p"), ready=st.booleans(),
+    draining=st.booleans(), age_s=st.sampled_from((0.0, 1.0, 3.0, 9.9, 10.1, math.inf)),
+    in_flight=st.integers(0, 10), running=st.integers(0, 10), waiting=st.integers(0, 10),
+    queued_prompt_tokens=st.integers(0, 5000), capacity=st.integers(0, 10),
+    points=st.sets(st.sampled_from((AR, S8, D32))).map(tuple), tokens_per_s=st.floats(0, 1e4),
+)  # fmt: skip
+fleets = st.lists(views, max_size=8, unique_by=lambda r: r.replica_id)
+requests = st.builds(
+    RequestView, tier=st.just("t"), priority=st.integers(0, 9), prompt_tokens=st.integers(0, 9000),
+    lossy_ok=st.booleans(), pin=st.sampled_from((None, None, AR, S8, D32)),
+)  # fmt: skip
+
+
+def may(request: RequestView, view: ReplicaView) -> bool:
+    """The rule, written another way."""
+    load = view.in_flight if view.age_s > 2.0 else max(view.in_flight, view.running + view.waiting)
+    alive = view.ready and not view.draining and view.age_s <= 10.0 and load < view.capacity
+    offered = {p for p in view.points if request.lossy_ok or p != D32}
+    return alive and bool(offered if request.pin is None else offered & {request.pin})
+
+
+@given(requests, fleets, st.integers(0, 9))
+def test_only_a_replica_that_may_and_always_one_if_any_may(
+    request: RequestView, fleet: list[ReplicaView], seed: int
+) -> None:
+    picked = route(request, fleet, STALENESS, seed).replica_id
+    able = {view.replica_id for view in fleet if may(request, view)}
+    assert picked in able if able else picked is None
+
+
+@given(requests, fleets, st.integers(0, 9), st.randoms(use_true_random=False))
+def test_the_order_of_replicas_does_not_matter(
+    request: RequestView, fleet: list[ReplicaView], seed: int, rng: object
+) -> None:
+    shuffled = list(fleet)
+    rng.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert route(request, fleet, STALENESS, seed) == route(request, shuffled, STALENESS, seed)
+
+
+@given(requests, fleets, st.integers(0, 9))
+def test_a_fresh_replica_goes_before_a_stale_one(request: RequestView, fleet: list[ReplicaView], seed: int) -> None:
+    picked = route(request, fleet, STALENESS, seed).replica_id
+    fresh = {view.replica_id for view in fleet if view.age_s <= 2.0 and may(request, view)}
+    assert not fresh or picked in fresh
+
+
+@given(requests, fleets, st.integers(0, 9))
+def test_less_load_never_turns_a_request_away(request: RequestView, fleet: list[ReplicaView], seed: int) -> None:
+    lighter = [replace(v, in_flight=v.in_flight // 2, running=v.running // 2, waiting=v.waiting // 2) for v in fleet]
+    if route(request, fleet, STALENESS, seed).replica_id is not None:
+        assert route(request, lighter, STALENESS, seed).replica_id is not None
+
+
+@given(requests, fleets, st.integers(0, 9), st.integers(2, 5))
+def test_scaling_all_units_changes_nothing(
+    request: RequestView, fleet: list[ReplicaView], seed: int, factor: int
+) -> None:
+    scaled = [
+        replace(
+            v, age_s=v.age_s * factor, in_flight=v.in_flight * factor, running=v.running * factor,
+            waiting=v.waiting * factor, capacity=v.capacity * factor,
+            queued_prompt_tokens=v.queued_prompt_tokens * factor,
+        ) for v in fleet
+    ]  # fmt: skip
+    staleness = Staleness(2.0 * factor, 10.0 * factor)
+    assert route(request, fleet, STALENESS, seed).replica_id == route(request, scaled, staleness, seed).replica_id
+
+
+@given(requests, fleets, st.integers(0, 9))
+def test_a_killed_replica_gets_nothing_and_its_return_restores_the_pick(
+    request: RequestView, fleet: list[ReplicaView], seed: int
+) -> None:
+    before = route(request, fleet, STALENESS, seed)
+    if before.replica_id is None:
+        return
+    killed = [replace(v, ready=False) if v.replica_id == before.replica_id else v for v in fleet]
+    assert route(request, killed, STALENESS, seed).replica_id != before.replica_id
+    assert route(request, fleet, STALENESS, seed) == before
