@@ -178,7 +178,7 @@ class Fleet:
                 self._return(self.members[index], now)
 
     def settle(self) -> None:
-        """Run until every request has ended."""
+        """Run until every request has ended, and close the account. Call it once."""
         limit = self.now + PATIENCE_S
         while self.busy and self.now < limit:
             self.advance(self.events[0][0])
@@ -188,6 +188,8 @@ class Fleet:
         for member in self.members:
             for request in member.engine.evict_all():
                 self.account.refused[request.job.tier] += 1
+            self.account.switches += member.engine.pilot.switches
+            self.account.preemptions += member.engine.preemptions
 
     @property
     def busy(self) -> bool:

@@ -1,0 +1,113 @@
+"""Running the comparison: every policy under every load and switching cost.
+
+Belongs here: the order of runs, their seeds and their progress. Nothing here prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+from trimode_cli.simulate.results import LoadResult, PolicyResult, Results, policy_result
+from trimode_cli.simulate.world import NamedLoad
+from trimode_policy.simulation.bound import upper_bound
+from trimode_policy.simulation.fleet import Fleet
+from trimode_policy.simulation.measures import Account, Series
+from trimode_policy.simulation.oracle import Search, best_found, searches
+from trimode_policy.simulation.policies import ORACLE, fleet_for
+from trimode_policy.simulation.scenario import Scenario
+
+SLICES = 200
+REPORT_EVERY = 500
+"""Requests between two updates of the progress bar."""
+
+Progress = Callable[[str, float], None]
+"""Told what is running and how much of it (0 to 1) is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One load in one world."""
+
+    load: NamedLoad
+    scenario: Scenario
+
+
+@dataclass(slots=True)
+class Detail:
+    """What one case leaves for the table and the plots, beyond the contract.
+
+    `bound_rps`: the proven upper bound on goodput, None where it was not computed.
+    """
+
+    case: Case
+    accounts: dict[str, Account] = field(default_factory=dict)
+    series: dict[str, Series] = field(default_factory=dict)
+    bound_rps: float | None = None
+
+
+def compare(
+    case: Case, policies: Sequence[str], seed: int, search: Search, progress: Progress
+) -> tuple[LoadResult, Detail]:
+    """All `policies` under one load. The oracle is the best of its own searches and of all other policies run."""
+    detail = Detail(case)
+    for policy in policies:
+        if policy != ORACLE:
+            _keep(detail, policy, _run(case, policy, seed, progress))
+    if ORACLE in policies:
+        _keep(detail, ORACLE, _search(case, seed, search, progress))
+        best = max(detail.accounts, key=lambda name: sum(detail.accounts[name].good))
+        detail.accounts[ORACLE], detail.series[ORACLE] = detail.accounts[best], detail.series[best]
+        bound = upper_bound(case.scenario, list(case.load.jobs()))
+        detail.bound_rps = None if bound is None else bound / case.load.duration_s
+    oracle = detail.accounts.get(ORACLE)
+    rows: list[PolicyResult] = [
+        policy_result(name, detail.accounts[name], case.load.duration_s, case.scenario.replicas, oracle)
+        for name in policies
+    ]
+    return LoadResult(name=case.load.name, switch_cost_s=case.scenario.switch_s, policies=tuple(rows)), detail
+
+
+def compare_all(
+    cases: Sequence[Case], policies: Sequence[str], seed: int, search: Search, progress: Progress
+) -> tuple[Results, list[Detail]]:
+    """Every case in turn."""
+    found = [compare(case, policies, seed, search, progress) for case in cases]
+    return Results(loads=tuple(result for result, _ in found)), [detail for _, detail in found]
+
+
+def _keep(detail: Detail, policy: str, fleet: Fleet) -> None:
+    detail.accounts[policy] = fleet.account
+    if fleet.series is not None:
+        detail.series[policy] = fleet.series
+
+
+def _series(case: Case) -> Series:
+    return Series(case.load.duration_s / SLICES, SLICES)
+
+
+def _run(case: Case, policy: str, seed: int, progress: Progress) -> Fleet:
+    """One policy; requests are drawn as they come, so memory does not grow with the load."""
+    fleet = fleet_for(policy, case.scenario, Random(seed + 1), _series(case))
+    progress(policy, 0.0)
+    for number, job in enumerate(case.load.jobs()):
+        fleet.offer(job)
+        if number % REPORT_EVERY == 0:
+            progress(policy, job.at / case.load.duration_s)
+    fleet.settle()
+    progress(policy, 1.0)
+    return fleet
+
+
+def _search(case: Case, seed: int, search: Search, progress: Progress) -> Fleet:
+    jobs = list(case.load.jobs())
+    total, done = searches(case.scenario, search, case.load.duration_s), 0
+
+    def advanced() -> None:
+        nonlocal done
+        done += 1
+        progress(ORACLE, min(1.0, done / total))
+
+    progress(ORACLE, 0.0)
+    return best_found(case.scenario, jobs, search, lambda: Random(seed + 1), lambda: _series(case), advanced)
