@@ -23,7 +23,7 @@ def run_console(arguments: argparse.Namespace) -> int:
     console = Console()
     minutes = 60.0 if arguments.minutes is None and arguments.steps is None else arguments.minutes
     settings = Settings(minutes, arguments.steps, arguments.seed, arguments.threads)
-    torch.set_num_threads(1)  # the trainer has its own threads
+    torch.set_num_threads(1)  # the trainer brings its own threads
     out: Path = arguments.out
     checkpoint = out / "checkpoint.pt"
     tokenizer = train_tokenizer(training_texts(_TOKENIZER_SEED, _TOKENIZER_SAMPLES))
@@ -36,6 +36,7 @@ def run_console(arguments: argparse.Namespace) -> int:
         trainer.resume(checkpoint)
     if not arguments.export_only:
         _train_with_progress(trainer, checkpoint, console)
+    trainer.gradients.close()
     save_decoder(trainer.model, out)
     console.print(f"wrote {out} after {trainer.steps_done} steps, {trainer.elapsed / 60:.1f} minutes")
     return 0

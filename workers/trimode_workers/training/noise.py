@@ -22,7 +22,7 @@ PAD_WEIGHT = 0.1
 
 @dataclass(frozen=True)
 class Noised:
-    """All `[b, 1 + A]` as `Batch.blocks`: noisy tokens, start column of each position's block, hidden or not, weight in the loss."""
+    """All `[b, 1 + A]` as `Batch.blocks`: noisy tokens, first column of each one's block, hidden or not, weight."""
 
     tokens: Tensor
     block_starts: Tensor

@@ -130,13 +130,15 @@ def diffusion(block: int, threshold: float) -> Cycle:
 
     def cycle(state: Decoding) -> None:
         tokens, steps = _blank(state, block), torch.zeros(len(state.outputs), dtype=torch.long)
-        while bool((busy := _unfinished(tokens, state)).any()):
-            probabilities = state.cache.forward(tokens, state.lengths, causal=False).softmax(-1)
-            confidence, guesses = probabilities.max(-1)
-            confidence = confidence.masked_fill(tokens != state.config.mask_token_id, -1.0)
+        hidden = torch.arange(block).expand_as(tokens) > 0  # by place, as the seed itself might be a mask token
+        while bool((busy := _unfinished(tokens, hidden, state)).any()):
+            logits = state.cache.forward(tokens, state.lengths, causal=False)
+            logits[:, :, state.config.mask_token_id] = float("-inf")  # a mask is never an answer to a mask
+            confidence, guesses = logits.softmax(-1).max(-1)
+            confidence = confidence.masked_fill(~hidden, -1.0)
             best = confidence == confidence.max(1, keepdim=True).values
-            chosen = (best | (confidence >= threshold)) & (confidence >= 0) & busy[:, None]
-            tokens = torch.where(chosen, guesses, tokens)
+            chosen = (best | (confidence >= threshold)) & hidden & busy[:, None]
+            tokens, hidden = torch.where(chosen, guesses, tokens), hidden & ~chosen
             steps += busy
         seed = state.cache.forward(tokens, state.lengths, causal=True)[:, -1].argmax(-1)
         for index in state.running():
@@ -151,9 +153,9 @@ def _blank(state: Decoding, block: int) -> Tensor:
     return torch.cat((state.seeds(), masks), 1)
 
 
-def _unfinished(tokens: Tensor, state: Decoding) -> Tensor:
-    """Rows `[b]` with a mask that no `<end>` precedes, among those still running."""
-    ended = torch.isin(tokens, torch.tensor(state.config.eos_token_ids)).int().cumsum(1) > 0
+def _unfinished(tokens: Tensor, hidden: Tensor, state: Decoding) -> Tensor:
+    """Rows `[b]` with a hidden place that no `<end>` precedes, among those still running."""
+    ends = torch.isin(tokens, torch.tensor(state.config.eos_token_ids)) & ~hidden
     running = torch.zeros(len(tokens), dtype=torch.bool)
     running[state.running()] = True
-    return ((tokens == state.config.mask_token_id) & ~ended).any(1) & running
+    return (hidden & (ends.int().cumsum(1) == 0)).any(1) & running

@@ -3,22 +3,20 @@
 import math
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from random import Random
 
 import torch
 from tokenizers import Tokenizer
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 
 from trimode_workers.model import Decoder
 from trimode_workers.tasks import held_out_set, stream
-from trimode_workers.training.batches import Batch, collate, draw_rows, encode, split_by_length
+from trimode_workers.training.batches import collate, draw_rows, encode, split_by_length
 from trimode_workers.training.glance import Glance, glance
-from trimode_workers.training.noise import Noised, add_noise
-from trimode_workers.training.objective import losses
+from trimode_workers.training.gradients import Gradients, Part
+from trimode_workers.training.noise import add_noise
 from trimode_workers.training.optimiser import build_optimisers, diffusion_weight, learning_rate
 from trimode_workers.training.settings import TINY, Settings
 
@@ -44,9 +42,7 @@ class Trainer:
         self.settings, self.tokenizer = settings, tokenizer
         self.model = Decoder(TINY)
         _initialise(self.model)
-        self.parameters = list(self.model.parameters())
-        # One thread per forward instead of many threads in one: they meet once a step, not at every operation.
-        self.pool = ThreadPoolExecutor(settings.threads, initializer=torch.set_num_threads, initargs=(1,))
+        self.gradients = Gradients(self.model, settings.threads, settings.bfloat16)
         self.optimisers = build_optimisers(self.model, settings.peak_rate)
         self.steps_done, self.elapsed = 0, 0.0
 
@@ -62,24 +58,13 @@ class Trainer:
         noised = [add_noise(batch, noise_rng) for batch in batches]
         written = sum(int(batch.answer_lengths.sum()) for batch in batches)
         hidden = max(sum(float(n.weights.sum()) for n in noised), 1.0)
-        scales = (1.0 / written, diffusion_weight(progress) / hidden)
-        found = list(self.pool.map(partial(self._gradients, scales), batches, noised))
-        for p, *parts in zip(self.parameters, *(gradients for gradients, _, _ in found), strict=True):
-            p.grad = torch.stack(parts).sum(0)
+        weight = diffusion_weight(progress)
+        parts = [Part(b, n, 1.0 / written, weight / hidden) for b, n in zip(batches, noised, strict=True)]
+        ar, diffusion = self.gradients.compute(parts)
         self._update(learning_rate(s.peak_rate, self.steps_done, progress))
         self.steps_done += 1
         self.elapsed += time.monotonic() - began
-        ar, diffusion = sum(ar for _, ar, _ in found) / written, sum(d for _, _, d in found) / hidden
-        return StepReport(self.steps_done, progress, self.elapsed, ar, diffusion)
-
-    def _gradients(
-        self, scales: tuple[float, float], batch: Batch, noised: Noised
-    ) -> tuple[tuple[Tensor, ...], float, float]:
-        """Gradients of the scaled joint loss and both loss sums; runs in a worker thread."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.settings.bfloat16):
-            found = losses(self.model, batch, noised)
-        joint = found.ar * scales[0] + found.diffusion * scales[1]
-        return torch.autograd.grad(joint, self.parameters), found.ar.item(), found.diffusion.item()
+        return StepReport(self.steps_done, progress, self.elapsed, ar / written, diffusion / hidden)
 
     def _update(self, rate: float) -> None:
         nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
@@ -118,7 +103,7 @@ def train(
 ) -> None:
     """Step until the settings' end, with checkpoints and glances in between and a checkpoint at the end."""
     s = trainer.settings
-    looked_at = [(x.task, encode(trainer.tokenizer, x)) for x in held_out_set(16, seed=1)]
+    looked_at = [(x.task, encode(trainer.tokenizer, x)) for x in held_out_set(s.glance_per_task, seed=1)]
     saved = glanced = trainer.elapsed
     while s.progress(trainer.steps_done, trainer.elapsed) < 1.0:
         report = trainer.step()

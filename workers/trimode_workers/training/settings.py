@@ -40,6 +40,7 @@ class Settings:
     bfloat16: bool = True  # matrix products only; attention, norms and weights stay in float32
     checkpoint_seconds: float = 120.0
     glance_seconds: float = 180.0
+    glance_per_task: int = 16
 
     def progress(self, step: int, elapsed: float) -> float:
         """Share of the run done, from `elapsed` seconds and finished steps."""
