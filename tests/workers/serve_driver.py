@@ -6,33 +6,40 @@ Bound to the loopback interface. Prints `deployed`, and `stopped` when everythin
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
 
-import ray
-
-from trimode_workers import app
+from trimode_cli.up import ray_local
 from trimode_workers.replica.settings import PoolSettings
 
 
 def main() -> None:
     settings = PoolSettings.model_validate_json(Path(sys.argv[1]).read_bytes())
-    ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        _node_ip_address="127.0.0.1",
-        object_store_memory=80 * 1024 * 1024,
-        log_to_driver=False,
-    )
+    ray_local.adopt_environment()
+    with tempfile.TemporaryDirectory(dir=ray_local.short_folder(), ignore_cleanup_errors=True) as folder:
+        local = ray_local.start(Path(folder), num_cpus=4, num_gpus=0)
+        try:
+            run(settings)
+        finally:
+            local.stop()
+    print("stopped", flush=True)
+
+
+def run(settings: PoolSettings) -> None:
+    from trimode_workers import app
+
     app.deploy([settings])
     print("deployed", flush=True)
     for line in sys.stdin:
-        if line.strip() == "states":
+        if line.startswith("scale "):
+            count = int(line.split()[1])
+            settings = settings.model_copy(update={"min_replicas": count, "max_replicas": count})
+            app.deploy([settings])
+        elif line.strip() == "states":
             print(app.states([settings]), flush=True)
         else:
             break
     app.shutdown()
-    ray.shutdown()
-    print("stopped", flush=True)
 
 
 main()

@@ -80,11 +80,7 @@ async def driver(reports: Reports, policy: PolicyConfig, tmp_path: Path) -> Asyn
     )
     path = tmp_path / "settings.json"
     path.write_text(settings.model_dump_json())
-    environment = os.environ | {
-        "TRIMODE_TOKEN": TOKEN,
-        "RAY_AUTH_MODE": "disabled",
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
+    environment = os.environ | {"TRIMODE_TOKEN": TOKEN}
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
         sys.executable, str(DRIVER), str(path), stdin=pipe, stdout=pipe, env=environment, start_new_session=True
@@ -123,7 +119,8 @@ def _payloads(text: str) -> list[str]:
 async def test_a_pool_lives_is_healed_and_drained(
     driver: asyncio.subprocess.Process, reports: Reports, eventually: Eventually
 ) -> None:
-    await eventually(lambda: bool(reports.ready()), within_s=READY_S)
+    await eventually(lambda: bool(reports.ready()) or driver.returncode is not None, within_s=READY_S)
+    assert driver.returncode is None, "the driver ended; its own words are above"
     (first,) = reports.ready()
     assert first.pool == "flex"
     assert first.allowed_points == ("AR", "S8", "S16", "D32@0.9")

@@ -134,7 +134,9 @@ def _scaling(settings: PoolSettings) -> dict[str, Any]:
         "autoscaling_config": AutoscalingConfig(
             min_replicas=settings.min_replicas,
             max_replicas=settings.max_replicas,
-            policy=AutoscalingPolicy(policy_function="trimode_workers.replica.scaling:scale"),
+            policy=AutoscalingPolicy(  # type: ignore[no-untyped-call]
+                policy_function="trimode_workers.replica.scaling:scale"
+            ),
             metrics_interval_s=1.0,
             look_back_period_s=10.0,
             upscale_delay_s=10.0,
