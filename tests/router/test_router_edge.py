@@ -132,7 +132,7 @@ async def test_pipelined_requests_wait_for_a_stream(house: Any) -> None:
     reader, writer = await house.raw(POST + b"Content-Length: %d\r\n\r\n" % len(body) + body)
     call = await house.replicas[0].next_call()
     writer.write(GET + b"\r\n" + GET + b"Connection: close\r\n\r\n")
-    await house.until(lambda: all(connection._backlog for connection in house.router._connections))
+    await house.until(lambda: all(connection.backlog for connection in house.router._connections))
     call.go.set()
     async with asyncio.timeout(5):
         answer = await reader.read()
@@ -215,7 +215,7 @@ async def test_slow_clients_are_let_go(house: Any, sent: bytes, state: int | Non
     reader, _ = await house.raw(sent)
     await house.until(lambda: len(house.router._connections) == 1)
     if sent:
-        await house.until(lambda: any(c._state != "idle" or c._phase == "idle" for c in house.router._connections))
+        await house.until(lambda: any(c.deadline for c in house.router._connections))
         await asyncio.sleep(0)
     house.pass_time(80)
     async with asyncio.timeout(5):

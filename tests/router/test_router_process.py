@@ -16,6 +16,8 @@ import httpx
 import pytest
 
 from trimode_api.wire import REPORT_PATH, TOKEN_VARIABLE, RouterConfig
+from trimode_router.__main__ import main
+from trimode_router.server import Router
 from trimode_router.testing.replica import FakeReplica
 
 CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "stream": True}
@@ -46,12 +48,10 @@ class Process:
 async def spawn(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
     started: list[Process] = []
 
-    async def make(config: RouterConfig | bytes, token: str | None = TOKEN) -> Process:
+    async def make(config: RouterConfig) -> Process:
         file = tmp_path / "router.json"
-        file.write_bytes(config if isinstance(config, bytes) else config.to_wire())
-        environment = {name: value for name, value in os.environ.items() if name != TOKEN_VARIABLE}
-        if token is not None:
-            environment[TOKEN_VARIABLE] = token
+        file.write_bytes(config.to_wire())
+        environment = os.environ | {TOKEN_VARIABLE: TOKEN}
         command = [sys.executable, "-m", "trimode_router", "--config", str(file)]
         pipe = asyncio.subprocess.PIPE
         process = Process(await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe, env=environment))
@@ -163,31 +163,46 @@ async def test_a_port_in_use_is_one_line_and_exit_2(spawn: Any, config: RouterCo
     assert "in use" in line
 
 
-async def test_an_internal_port_in_use(spawn: Any, config: RouterConfig) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
+async def test_an_internal_port_in_use_leaves_the_public_port_free(make_policy: Any) -> None:
+    with socket.socket() as taken, socket.socket() as free:
+        for one in (taken, free):
+            one.bind(("127.0.0.1", 0))
         taken.listen()
-        port = taken.getsockname()[1]
-        process = await spawn(config.model_copy(update={"internal_port": port}))
-        code, err = await process.ended()
-    assert code == 2
-    assert f"127.0.0.1:{port}" in err
-    assert len(err.splitlines()) == 1
+        public, internal = free.getsockname()[1], taken.getsockname()[1]
+        free.close()
+        config = RouterConfig(name="demo", model="tiny", port=public, internal_port=internal, policy=make_policy())
+        router = Router(config, TOKEN, now=lambda: 0.0, wall=lambda: 0.0)
+        with pytest.raises(OSError, match="in use"):
+            await router.start()
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", public)
 
 
 @pytest.mark.parametrize(
     ("content", "message"), [(b"{", "JSON"), (b'{"name": "x"}', "model: is required"), (b'{"port": "a"}', "port: ")]
 )
-async def test_bad_configuration(spawn: Any, content: bytes, message: str) -> None:
-    process = await spawn(content)
-    code, err = await process.ended()
-    assert code == 2
-    assert message in err
-    assert len(err.splitlines()) == 1
+def test_bad_configuration(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    content: bytes,
+    message: str,
+) -> None:
+    monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)
+    file = tmp_path / "router.json"
+    file.write_bytes(content)
+    assert main(["--config", str(file)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
 
 
-async def test_no_token(spawn: Any, config: RouterConfig) -> None:
-    process = await spawn(config, token=None)
-    code, err = await process.ended()
-    assert code == 2
-    assert TOKEN_VARIABLE in err
+def test_no_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)
+    assert main(["--config", str(tmp_path / "none.json")]) == 2
+    assert "No such file" in capsys.readouterr().err
+
+
+def test_no_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
+    assert main(["--config", str(tmp_path / "none.json")]) == 2
+    assert TOKEN_VARIABLE in capsys.readouterr().err
