@@ -71,7 +71,7 @@ def simulate(
     """Compare policies on a load: static modes, a split, hysteresis, trimode's own and an oracle."""
     for name, value, least in (("time-scale", time_scale, 1e-9), ("duration", duration, 1.0), ("window", window, 1.0)):
         _at_least(name, value, least)
-    costs = [0.0] if not switch_cost else switch_cost
+    costs = switch_cost or [0.0]
     for cost in costs:
         _at_least("switch-cost", cost, 0.0)
     if not 0 <= premium <= 1:
@@ -134,15 +134,11 @@ def _compare(
 ) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
     with Progress(*columns, TimeElapsedColumn(), console=console.err, transient=True) as bar:
-        total = len(cases) * len(policies)
-        task = bar.add_task("starting", total=total)
-        begun = -1
+        task = bar.add_task("starting", total=len(cases) * len(policies))
 
-        def progress(policy: str, share: float) -> None:
-            nonlocal begun
-            begun += share == 0.0
-            case = cases[min(len(cases) - 1, begun // len(policies))]
-            bar.update(task, description=f"{case.load.name}, {policy}", completed=begun + share)
+        def progress(number: int, policy: str, share: float) -> None:
+            done = number * len(policies) + policies.index(policy) + share
+            bar.update(task, description=f"{cases[number].load.name}, {policy}", completed=done)
 
         results, details = compare_all(cases, policies, seed, search, progress)
     path = out / "results.json"

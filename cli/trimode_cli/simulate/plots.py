@@ -11,13 +11,13 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402  (after the backend is chosen)
+from matplotlib import pyplot
 
-from trimode_api.modes import OperatingPoint  # noqa: E402
-from trimode_cli.simulate.results import LoadResult  # noqa: E402
-from trimode_cli.simulate.run import Detail  # noqa: E402
-from trimode_policy.simulation.measures import Series  # noqa: E402
-from trimode_policy.simulation.policies import TRIMODE  # noqa: E402
+from trimode_api.modes import OperatingPoint
+from trimode_cli.simulate.results import LoadResult
+from trimode_cli.simulate.run import Detail
+from trimode_policy.simulation.measures import Series
+from trimode_policy.simulation.policies import TRIMODE
 
 
 def draw(results: Sequence[LoadResult], details: Sequence[Detail], folder: Path) -> list[Path]:
@@ -25,8 +25,8 @@ def draw(results: Sequence[LoadResult], details: Sequence[Detail], folder: Path)
     paths = []
     for result, detail in zip(results, details, strict=True):
         name = f"{result.name}-{result.switch_cost_s:g}s"
-        for policy in (TRIMODE,) if TRIMODE in detail.series else tuple(detail.series)[:1]:
-            paths.append(_over_time(detail.series[policy], f"{name}: {policy}", folder / f"{name}-points.png"))
+        policy = TRIMODE if TRIMODE in detail.series else next(iter(detail.series))
+        paths.append(_over_time(detail.series[policy], f"{name}: {policy}", folder / f"{name}-points.png"))
         paths.append(_attainment(result, name, folder / f"{name}-attainment.png"))
     if any(row.regret_percent is not None for result in results for row in result.policies):
         paths.append(_regret(results, folder / "regret.png"))

@@ -66,9 +66,7 @@ def policy_result(
         policy=policy,
         goodput_rps=round(good / duration_s, 4),
         offered_rps=round(sum(account.offered) / duration_s, 4),
-        attainment_percent={
-            goal.name: round(account.attainment(tier), 3) for tier, goal in enumerate(account.goals)
-        },
+        attainment_percent={goal.name: round(account.attainment(tier), 3) for tier, goal in enumerate(account.goals)},
         ttft_ms=Percentiles.of(account.ttft),
         tpot_ms=Percentiles.of(account.tpot),
         switches_per_replica_hour=round(account.switches * 3600.0 / duration_s / replicas, 3),

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 
-from trimode_cli.simulate.results import LoadResult, PolicyResult, Results, policy_result
+from trimode_cli.simulate.results import LoadResult, Results, policy_result
 from trimode_cli.simulate.world import NamedLoad
 from trimode_policy.simulation.bound import upper_bound
-from trimode_policy.simulation.fleet import Fleet
 from trimode_policy.simulation.measures import Account, Series
 from trimode_policy.simulation.oracle import Search, best_found, searches
-from trimode_policy.simulation.policies import ORACLE, fleet_for
+from trimode_policy.simulation.policies import ORACLE, SPLIT, fleet_for
 from trimode_policy.simulation.scenario import Scenario
 
 SLICES = 200
@@ -24,6 +24,8 @@ REPORT_EVERY = 500
 
 Progress = Callable[[str, float], None]
 """Told what is running and how much of it (0 to 1) is done."""
+CaseProgress = Callable[[int, str, float], None]
+"""The same, with the number of the case in front."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,60 +49,66 @@ class Detail:
     bound_rps: float | None = None
 
 
+Known = dict[tuple[str, str], tuple[Account, Series]]
+"""Runs by load and policy that hold for every switching cost, because nothing is ever converted."""
+
+
 def compare(
-    case: Case, policies: Sequence[str], seed: int, search: Search, progress: Progress
+    case: Case, policies: Sequence[str], seed: int, search: Search, progress: Progress, known: Known | None = None
 ) -> tuple[LoadResult, Detail]:
     """All `policies` under one load. The oracle is the best of its own searches and of all other policies run."""
-    detail = Detail(case)
+    detail, known = Detail(case), {} if known is None else known
     for policy in policies:
         if policy != ORACLE:
-            _keep(detail, policy, _run(case, policy, seed, progress))
+            key = (case.load.name, policy)
+            run = known.get(key) or _run(case, policy, seed, progress)
+            progress(policy, 1.0)
+            detail.accounts[policy], detail.series[policy] = run
+            if policy.startswith("static:") or policy == SPLIT:
+                known[key] = run
     if ORACLE in policies:
-        _keep(detail, ORACLE, _search(case, seed, search, progress))
+        detail.accounts[ORACLE], detail.series[ORACLE] = _search(case, seed, search, progress)
         best = max(detail.accounts, key=lambda name: sum(detail.accounts[name].good))
         detail.accounts[ORACLE], detail.series[ORACLE] = detail.accounts[best], detail.series[best]
         bound = upper_bound(case.scenario, list(case.load.jobs()))
         detail.bound_rps = None if bound is None else bound / case.load.duration_s
     oracle = detail.accounts.get(ORACLE)
-    rows: list[PolicyResult] = [
+    rows = tuple(
         policy_result(name, detail.accounts[name], case.load.duration_s, case.scenario.replicas, oracle)
         for name in policies
-    ]
-    return LoadResult(name=case.load.name, switch_cost_s=case.scenario.switch_s, policies=tuple(rows)), detail
+    )
+    return LoadResult(name=case.load.name, switch_cost_s=case.scenario.switch_s, policies=rows), detail
 
 
 def compare_all(
-    cases: Sequence[Case], policies: Sequence[str], seed: int, search: Search, progress: Progress
+    cases: Sequence[Case], policies: Sequence[str], seed: int, search: Search, progress: CaseProgress
 ) -> tuple[Results, list[Detail]]:
     """Every case in turn."""
-    found = [compare(case, policies, seed, search, progress) for case in cases]
+    known: Known = {}
+    found = []
+    for number, case in enumerate(cases):
+        found.append(compare(case, policies, seed, search, partial(progress, number), known))
     return Results(loads=tuple(result for result, _ in found)), [detail for _, detail in found]
-
-
-def _keep(detail: Detail, policy: str, fleet: Fleet) -> None:
-    detail.accounts[policy] = fleet.account
-    if fleet.series is not None:
-        detail.series[policy] = fleet.series
 
 
 def _series(case: Case) -> Series:
     return Series(case.load.duration_s / SLICES, SLICES)
 
 
-def _run(case: Case, policy: str, seed: int, progress: Progress) -> Fleet:
+def _run(case: Case, policy: str, seed: int, progress: Progress) -> tuple[Account, Series]:
     """One policy; requests are drawn as they come, so memory does not grow with the load."""
-    fleet = fleet_for(policy, case.scenario, Random(seed + 1), _series(case))
+    series = _series(case)
+    fleet = fleet_for(policy, case.scenario, Random(seed + 1), series)
     progress(policy, 0.0)
     for number, job in enumerate(case.load.jobs()):
         fleet.offer(job)
         if number % REPORT_EVERY == 0:
             progress(policy, job.at / case.load.duration_s)
     fleet.settle()
-    progress(policy, 1.0)
-    return fleet
+    return fleet.account, series
 
 
-def _search(case: Case, seed: int, search: Search, progress: Progress) -> Fleet:
+def _search(case: Case, seed: int, search: Search, progress: Progress) -> tuple[Account, Series]:
     jobs = list(case.load.jobs())
     total, done = searches(case.scenario, search, case.load.duration_s), 0
 
@@ -110,4 +118,5 @@ def _search(case: Case, seed: int, search: Search, progress: Progress) -> Fleet:
         progress(ORACLE, min(1.0, done / total))
 
     progress(ORACLE, 0.0)
-    return best_found(case.scenario, jobs, search, lambda: Random(seed + 1), lambda: _series(case), advanced)
+    best = best_found(case.scenario, jobs, search, lambda: Random(seed + 1), lambda: _series(case), advanced)
+    return best.account, best.series or _series(case)

@@ -19,7 +19,6 @@ from trimode_cli.errors import BadInput
 from trimode_cli.simulate.tables import rows
 from trimode_policy.simulation.workload import Job
 
-
 _EPOCH = datetime(1970, 1, 1)
 
 
@@ -75,7 +74,7 @@ def _azure(path: Path) -> Iterator[Arrival]:
 
 
 def _burstgpt(path: Path) -> Iterator[Arrival]:
-    """BurstGPT: Timestamp (seconds), Request tokens, Response tokens; failed requests (0 response tokens) are left out."""
+    """BurstGPT: Timestamp (seconds), Request tokens, Response tokens; failed requests (no response) are left out."""
     for row in rows(path, ("Timestamp", "Request tokens", "Response tokens")):
         output = int(row.number("Response tokens"))
         if output:

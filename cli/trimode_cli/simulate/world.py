@@ -15,8 +15,8 @@ from trimode_api.resource import NemotronDeployment
 from trimode_cli.errors import BadInput
 from trimode_cli.simulate.acceptance import Acceptance
 from trimode_cli.simulate.hardware import Machine
-from trimode_policy.simulation.engine import EngineLimits
-from trimode_policy.simulation.fleet import Outage
+from trimode_policy.simulation.parts import Outage
+from trimode_policy.simulation.rows import EngineLimits
 from trimode_policy.simulation.scenario import Scenario
 from trimode_policy.simulation.truth import Truth
 from trimode_policy.simulation.workload import Goal, Job, Load, diurnal, random_walk, spikes, steps, tiers
@@ -74,9 +74,7 @@ def scenario_of(deployment: NemotronDeployment, machine: Machine, acceptance: Ac
 def goals_of(deployment: NemotronDeployment) -> tuple[Goal, ...]:
     """The tiers, the most urgent first."""
     ordered = sorted(deployment.spec.tiers, key=lambda tier: -tier.priority)
-    return tuple(
-        Goal(t.name, t.ttft_milliseconds / 1e3, t.tpot_milliseconds / 1e3, t.priority) for t in ordered
-    )
+    return tuple(Goal(t.name, t.ttft_milliseconds / 1e3, t.tpot_milliseconds / 1e3, t.priority) for t in ordered)
 
 
 def _known(machine: Machine, points: tuple[OperatingPoint, ...]) -> dict[OperatingPoint, float]:
@@ -88,9 +86,7 @@ def generated(name: str, scenario: Scenario, rate: float, duration_s: float, see
     if name not in LOADS:
         raise BadInput(f"--load is {name!r}, must be one of {', '.join(LOADS)}")
     load = LOADS[name](rate, duration_s)
-    return NamedLoad(
-        name, duration_s, lambda: load.jobs(len(scenario.goals), scenario.truth.kinds, Random(seed))
-    )
+    return NamedLoad(name, duration_s, lambda: load.jobs(len(scenario.goals), scenario.truth.kinds, Random(seed)))
 
 
 def stressed(scenario: Scenario, duration_s: float) -> Scenario:

@@ -16,13 +16,13 @@ taken from a greedy filling, cheapest request first. The bound holds for every s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import ceil
 
 from trimode_api.modes import OperatingPoint
-
-from ..roofline import Roofline, forwards
-from .scenario import Scenario
-from .workload import Job
+from trimode_policy.roofline import Roofline, forwards
+from trimode_policy.simulation.scenario import Scenario
+from trimode_policy.simulation.workload import Job
 
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Shares of reading against arithmetic; each gives a valid bound, the least is used."""
@@ -68,9 +68,7 @@ def _tokens(scenario: Scenario, point: OperatingPoint, kind: int, factor: float)
     return min(float(point.block_length), 1.0 + (calm - 1.0) * factor)
 
 
-def _hull(
-    scenario: Scenario, roofline: Roofline, kind: int, weight: float, factor: float
-) -> list[tuple[float, float]]:
+def _hull(scenario: Scenario, roofline: Roofline, kind: int, weight: float, factor: float) -> list[tuple[float, float]]:
     """Lower convex hull of (user's seconds per token, machine seconds per token) without anybody's context."""
     pairs = []
     for point in scenario.points:
@@ -98,7 +96,7 @@ def _above(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float
 def _at(hull: Sequence[tuple[float, float]], x: float) -> float | None:
     if x < hull[0][0]:
         return None
-    for (x0, y0), (x1, y1) in zip(hull, hull[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(hull):
         if x <= x1:
             return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
     return hull[-1][1]

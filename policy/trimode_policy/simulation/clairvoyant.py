@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from math import inf
 
 from trimode_api.modes import OperatingPoint
-
-from .fleet import Fleet, Member, Phase, Placement
-from .truth import Truth
-from .workload import Goal, Job
+from trimode_policy.simulation.fleet import Fleet
+from trimode_policy.simulation.parts import Member, Phase, Placement
+from trimode_policy.simulation.truth import Truth
+from trimode_policy.simulation.workload import Goal, Job
 
 
 @dataclass(frozen=True, slots=True)

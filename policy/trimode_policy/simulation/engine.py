@@ -15,13 +15,12 @@ from heapq import heapify, heappop, heappush
 from math import ceil, exp, sqrt
 
 from trimode_api.modes import AR, OperatingPoint
-
-from ..curves import Observation
-from .measures import Account, Series
-from .pilots import Pilot
-from .randomness import Randomness
-from .truth import Truth
-from .workload import Job
+from trimode_policy.curves import Observation
+from trimode_policy.simulation.measures import Account, Series
+from trimode_policy.simulation.pilots import Pilot
+from trimode_policy.simulation.randomness import Randomness
+from trimode_policy.simulation.rows import EngineLimits, Request, Step
+from trimode_policy.simulation.truth import Truth
 
 _EPSILON = 1e-6
 SAMPLES = 2
@@ -30,56 +29,6 @@ STALL_S = 2.0
 """Seconds over which `stalled` is averaged."""
 TOKENS_SPREAD = 0.6
 """Standard deviation over mean of one request's tokens in one cycle."""
-
-
-@dataclass(slots=True)
-class Request:
-    """A job under way. `emitted`: tokens that survived a preemption or a kill. `missing`: tokens to prefill."""
-
-    job: Job
-    order: int
-    emitted: float = 0.0
-    first_at: float = -1.0
-    missing: int = 0
-    start: float = 0.0
-
-    @property
-    def cached(self) -> int:
-        """Tokens in the cache as it joins."""
-        return self.job.prompt + int(self.emitted)
-
-
-@dataclass(frozen=True, slots=True)
-class EngineLimits:
-    """`rows`: requests at a time. `capacity`: cached tokens over all rows. `prefill_budget`: prompt tokens per cycle.
-
-    `noise`: standard deviation of the logarithm of one cycle's seconds. `longest_s`: most seconds in one macro-step.
-    """
-
-    rows: int
-    capacity: float
-    prefill_budget: int = 2048
-    noise: float = 0.05
-    longest_s: float = 0.25
-
-
-@dataclass(slots=True)
-class Step:
-    """What is running: `cycles` of `seconds` each since `began`; `point` is None while only prompts are computed."""
-
-    began: float
-    seconds: float
-    cycles: int
-    point: OperatingPoint | None
-    prefill: int
-    prefill_share: float
-    mean_s: float
-    version: int
-
-    @property
-    def ends(self) -> float:
-        """When the last cycle is over."""
-        return self.began + self.cycles * self.seconds
 
 
 @dataclass(slots=True)

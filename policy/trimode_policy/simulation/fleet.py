@@ -6,18 +6,15 @@ is converted the controller's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from heapq import heapify, heappop, heappush
-from typing import Protocol
 
-from trimode_api.modes import OperatingPoint
-
-from .engine import Engine, Request
-from .measures import Account, Series
-from .pilots import Pilot
-from .workload import Goal, Job
+from trimode_policy.simulation.measures import Account, Series
+from trimode_policy.simulation.parts import Controller, Conversion, Dispatcher, Member, Outage, Phase, Placement
+from trimode_policy.simulation.rows import Request
+from trimode_policy.simulation.workload import Goal, Job
 
 TICK_S = 1.0
 """Seconds between two looks of the controller and at waiting requests whose time is up."""
@@ -25,15 +22,6 @@ REPORT_S = 0.2
 """Seconds between two reports of a replica."""
 PATIENCE_S = 3600.0
 """Seconds after the last arrival at which a run is given up; what is then under way counts as refused."""
-
-
-class Phase(IntEnum):
-    """What a replica may do. Only `READY` gets requests; `DRAINING` finishes what it holds."""
-
-    READY = 0
-    DRAINING = 1
-    LOADING = 2
-    DEAD = 3
 
 
 class Kind(IntEnum):
@@ -44,77 +32,6 @@ class Kind(IntEnum):
     KILL = 2
     RETURN = 3
     TICK = 4
-
-
-@dataclass(slots=True)
-class Member:
-    """A replica and its last report. `then`: what it becomes once drained."""
-
-    index: int
-    engine: Engine
-    pool: str
-    points: tuple[OperatingPoint, ...]
-    phase: Phase = Phase.READY
-    reported_at: float = 0.0
-    running: int = 0
-    waiting: int = 0
-    queued_tokens: int = 0
-    then: Conversion | None = None
-
-    def report(self, now: float) -> None:
-        """Tell the router what it sees."""
-        engine = self.engine
-        self.reported_at, self.running = now, engine.running
-        self.waiting, self.queued_tokens = engine.in_flight - engine.running, engine.queued_tokens
-
-
-@dataclass(frozen=True, slots=True)
-class Conversion:
-    """A replica's next life: another pool, its points and who pilots them."""
-
-    pool: str
-    points: tuple[OperatingPoint, ...]
-    pilot: Callable[[], Pilot]
-
-    def __deepcopy__(self, memo: object) -> Conversion:
-        return self
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """A member's index, or None: to be queued, or refused."""
-
-    index: int | None = None
-    refused: bool = False
-
-
-class Dispatcher(Protocol):
-    """The router's decisions."""
-
-    def admit(self, job: Job, fleet: Fleet) -> Placement:
-        """A new request."""
-        ...
-
-    def again(self, job: Job, fleet: Fleet) -> int | None:
-        """The member for a request that waits in the router or was on a replica that died; None: it waits on."""
-        ...
-
-
-class Controller(Protocol):
-    """The slow loop."""
-
-    def tick(self, fleet: Fleet, now: float) -> None:
-        """Look at the fleet, and convert replicas by `fleet.convert`."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Outage:
-    """Replica `index` dies at `since` and is ready again at `until` (seconds)."""
-
-    index: int
-    since: float
-    until: float
 
 
 @dataclass(slots=True)

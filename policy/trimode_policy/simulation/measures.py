@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from math import exp, log
 
 from trimode_api.modes import OperatingPoint
-
-from .workload import Goal
+from trimode_policy.simulation.workload import Goal
 
 _RATIO = log(1.01)
 _LEAST = 1e-5

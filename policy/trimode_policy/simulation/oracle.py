@@ -11,15 +11,16 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 
 from trimode_api.modes import AR
-
-from .clairvoyant import ClairvoyantDispatcher, Plan
-from .fleet import Fleet, Phase
-from .measures import Account, Series
-from .pilots import Clairvoyant
-from .policies import AR_POOL, FAST_POOL, FLEX_POOL, Seat, assemble, conversion, fixed_seat
-from .randomness import Randomness
-from .scenario import Scenario
-from .workload import Job
+from trimode_policy.simulation.clairvoyant import ClairvoyantDispatcher, Plan
+from trimode_policy.simulation.fleet import Fleet
+from trimode_policy.simulation.measures import Account, Series
+from trimode_policy.simulation.parts import Phase
+from trimode_policy.simulation.pilots import Clairvoyant
+from trimode_policy.simulation.policies import assemble
+from trimode_policy.simulation.pools import AR_POOL, FAST_POOL, FLEX_POOL, Seat, conversion, fixed_seat
+from trimode_policy.simulation.randomness import Randomness
+from trimode_policy.simulation.scenario import Scenario
+from trimode_policy.simulation.workload import Job
 
 
 @dataclass(frozen=True, slots=True)

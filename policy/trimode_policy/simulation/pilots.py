@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from trimode_api.modes import OperatingPoint
-
-from ..choose import choose_point
-from ..curves import Curves, Observation
-from ..decisions import Batch, PointState, Reason, Switching
-from .truth import Truth
+from trimode_policy.choose import choose_point
+from trimode_policy.curves import Curves, Observation
+from trimode_policy.decisions import Batch, PointState, Reason, Switching
+from trimode_policy.simulation.truth import Truth
 
 UNTIL_CHANGE = 1 << 20
 """Cycles: not asked again before the batch changes."""
@@ -23,7 +22,10 @@ UNTIL_CHANGE = 1 << 20
 class Pilot(Protocol):
     """Asked before cycles, told what they took."""
 
-    switches: int
+    @property
+    def switches(self) -> int:
+        """Changes of the point so far."""
+        ...
 
     def point(
         self, running: int, context_tokens: float, counts: Sequence[int], now: float

@@ -5,25 +5,31 @@ Belongs here: how each is put together from pilots, dispatchers and controllers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-
 from trimode_api.modes import AR, OperatingPoint
-
-from ..admit import AdmissionLimits
-from ..curves import Curves
-from ..decisions import PointState, Switching
-from ..route import Staleness
-from .engine import Engine
-from .fleet import Controller, Conversion, Dispatcher, Fleet, Member, Phase
-from .measures import Series
-from .pilots import Fixed, Hysteresis, Learning, Pilot
-from .production import ProductionDispatcher
-from .randomness import Randomness
-from .scenario import Scenario
+from trimode_policy.admit import AdmissionLimits
+from trimode_policy.curves import Curves
+from trimode_policy.decisions import PointState, Switching
+from trimode_policy.rebalance import Moves
+from trimode_policy.route import Staleness
+from trimode_policy.simulation.engine import Engine
+from trimode_policy.simulation.fleet import Fleet
+from trimode_policy.simulation.measures import Series
+from trimode_policy.simulation.parts import Controller, Dispatcher, Member
+from trimode_policy.simulation.pilots import Hysteresis, Learning, Pilot
+from trimode_policy.simulation.pools import (
+    AR_POOL,
+    FAST_POOL,
+    FLEX_POOL,
+    FlipByLoad,
+    Rebalancing,
+    Seat,
+    fixed_seat,
+)
+from trimode_policy.simulation.production import ProductionDispatcher
+from trimode_policy.simulation.randomness import Randomness
+from trimode_policy.simulation.scenario import Scenario
 
 SPLIT, HYSTERESIS, TRIMODE, ORACLE = "split", "hysteresis", "trimode", "oracle"
-AR_POOL, FAST_POOL, FLEX_POOL = "ar", "fast", "flex"
 DOWN = 0.7
 """Hysteresis goes back at this share of the batch at which it left."""
 
@@ -31,15 +37,6 @@ DOWN = 0.7
 def policy_names(scenario: Scenario) -> tuple[str, ...]:
     """Every policy of a comparison, the oracle last."""
     return (*(f"static:{point}" for point in scenario.points), SPLIT, HYSTERESIS, TRIMODE, ORACLE)
-
-
-@dataclass(frozen=True, slots=True)
-class Seat:
-    """One replica at the start: its pool, the points it may run and its pilot."""
-
-    pool: str
-    points: tuple[OperatingPoint, ...]
-    pilot: Callable[[], Pilot]
 
 
 def fleet_for(policy: str, scenario: Scenario, chance: Randomness, series: Series | None = None) -> Fleet:
@@ -73,9 +70,7 @@ def assemble(
         )
         for index, seat in enumerate(seats)
     ]
-    fleet = Fleet(
-        members, scenario.goals, dispatcher, controller, scenario.switch_s, scenario.max_wait_s, series
-    )
+    fleet = Fleet(members, scenario.goals, dispatcher, controller, scenario.switch_s, scenario.max_wait_s, series)
     fleet.fail(scenario.outages)
     return fleet
 
@@ -95,7 +90,7 @@ def _composed(policy: str, scenario: Scenario) -> Composition:
         return [learning_seat(FLEX_POOL, scenario.points, scenario)] * scenario.replicas, {}, None
     if policy == TRIMODE:
         fast = learning_seat(FAST_POOL, scenario.speculative, scenario)
-        return _pools(scenario, max(1, scenario.replicas // 4), fast), _cap(scenario), None
+        return _pools(scenario, max(1, scenario.replicas // 4), fast), {}, _rebalancing(scenario, fast)
     raise ValueError(f"policy: {policy!r} is not one of {', '.join(policy_names(scenario))}")
 
 
@@ -103,11 +98,6 @@ def typical(scenario: Scenario) -> OperatingPoint:
     """The block length one would configure by hand: the middle one."""
     points = scenario.speculative
     return points[len(points) // 2] if points else AR
-
-
-def fixed_seat(pool: str, point: OperatingPoint) -> Seat:
-    """A replica that runs one point."""
-    return Seat(pool, (point,), lambda: Fixed(point))
 
 
 def learning_seat(pool: str, points: tuple[OperatingPoint, ...], scenario: Scenario) -> Seat:
@@ -142,32 +132,6 @@ def _hysteresis(scenario: Scenario) -> Composition:
     return seats, {}, FlipByLoad(low, up, down)
 
 
-@dataclass(slots=True)
-class FlipByLoad:
-    """Hysteresis where a change costs seconds: a replica flips as a whole when its own load says so.
-
-    The load is smoothed over about 5 s; the last ready replica never leaves.
-    """
-
-    low: OperatingPoint
-    up: int
-    down: int
-    smooth: dict[int, float] = field(default_factory=dict)
-
-    def tick(self, fleet: Fleet, now: float) -> None:
-        """Convert those whose load asks for the other point."""
-        for member in fleet.members:
-            level = self.smooth.get(member.index, 0.0)
-            level = self.smooth[member.index] = level + 0.2 * (member.engine.running - level)
-            ready = sum(1 for m in fleet.members if m.phase is Phase.READY)
-            if member.phase is not Phase.READY or ready < 2:
-                continue
-            if member.pool == FAST_POOL and level >= self.up:
-                fleet.convert(member, conversion(fixed_seat(AR_POOL, AR)))
-            elif member.pool == AR_POOL and level <= self.down:
-                fleet.convert(member, conversion(fixed_seat(FAST_POOL, self.low)))
-
-
-def conversion(seat: Seat) -> Conversion:
-    """What a replica becomes to take that seat."""
-    return Conversion(seat.pool, seat.points, seat.pilot)
+def _rebalancing(scenario: Scenario, fast: Seat) -> Controller:
+    moves = Moves(switch_s=scenario.switch_s, every_s=max(60.0, 2 * scenario.switch_s))
+    return Rebalancing({AR_POOL: fixed_seat(AR_POOL, AR), FAST_POOL: fast}, scenario.prior, moves)

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ..admit import AdmissionLimits, Outcome, QueueView, admit
-from ..route import ReplicaView, RequestView, Staleness, route
-from .fleet import Fleet, Member, Phase, Placement
-from .workload import Goal, Job
+from trimode_policy.admit import AdmissionLimits, Outcome, QueueView, admit
+from trimode_policy.route import ReplicaView, RequestView, Staleness, route
+from trimode_policy.simulation.fleet import Fleet
+from trimode_policy.simulation.parts import Member, Phase, Placement
+from trimode_policy.simulation.workload import Goal, Job
 
 
 @dataclass(slots=True)

@@ -8,13 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from trimode_api.modes import AR, Mode, OperatingPoint
-
-from ..acceptance import prior_tokens
-from ..roofline import Roofline
-from .engine import EngineLimits
-from .fleet import Outage
-from .truth import Truth
-from .workload import Goal
+from trimode_policy.acceptance import prior_tokens
+from trimode_policy.roofline import Roofline
+from trimode_policy.simulation.parts import Outage
+from trimode_policy.simulation.rows import EngineLimits
+from trimode_policy.simulation.truth import Truth
+from trimode_policy.simulation.workload import Goal
 
 
 @dataclass(frozen=True, slots=True)

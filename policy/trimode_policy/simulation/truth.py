@@ -12,8 +12,7 @@ from math import exp, log
 from typing import Protocol
 
 from trimode_api.modes import Mode, OperatingPoint
-
-from ..roofline import Roofline
+from trimode_policy.roofline import Roofline
 
 GAIN_BY_LENGTH = {4: 0.29, 8: 0.48, 16: 0.71, 32: 1.0, 64: 1.2}
 """Tokens beyond the first per cycle, relative to those at 32: the 8B model's averages on SPEED-Bench are 4.17, 5.68
@@ -90,7 +89,7 @@ class Truth:
     accepted: tuple[float, ...] = (7.6,)
     drift: tuple[tuple[float, float], ...] = ()
     measured: Mapping[OperatingPoint, float] = field(default_factory=dict)
-    _cache: dict[tuple[OperatingPoint, float], tuple[float, ...]] = field(default_factory=dict)
+    _cache: dict[float, dict[OperatingPoint, tuple[float, ...]]] = field(default_factory=dict)
 
     def __deepcopy__(self, memo: object) -> Truth:
         return self
@@ -111,10 +110,13 @@ class Truth:
 
     def tokens(self, point: OperatingPoint, now: float) -> tuple[float, ...]:
         """Mean tokens per request and cycle, by kind."""
-        key = (point, self.factor(now) if self.drift else 1.0)
-        found = self._cache.get(key)
+        factor = self.factor(now) if self.drift else 1.0
+        table = self._cache.get(factor)
+        if table is None:
+            table = self._cache[factor] = {}
+        found = table.get(point)
         if found is None:
-            found = self._cache[key] = tuple(self._tokens(point, a, key[1]) for a in self.accepted)
+            found = table[point] = tuple(self._tokens(point, accepted, factor) for accepted in self.accepted)
         return found
 
     def _tokens(self, point: OperatingPoint, accepted: float, factor: float) -> float:

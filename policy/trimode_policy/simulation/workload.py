@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import cos, exp, log, pi, sqrt
 
-from .randomness import Randomness
+from trimode_policy.simulation.randomness import Randomness
 
 
 @dataclass(frozen=True, slots=True)

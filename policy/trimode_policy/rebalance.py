@@ -1,0 +1,171 @@
+"""Moving a replica between pools whose engines cannot change their mode without a restart.
+
+Belongs here: the slow decision of the fleet. Traffic moves between pools at once (`route`); replicas move rarely.
+
+A split of the replicas is judged by the mean pace its users get where `route` spreads the requests evenly, for the
+calm and for the busy part of the last minute. A move is made where the new split promises
+a clear gain in both, where the gain over `horizon_s` outweighs what is lost while the replica is away, and where the
+rest could carry the load meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+
+@dataclass(frozen=True, slots=True)
+class PoolView:
+    """One pool: `replicas` it has, `moving` those draining or loading towards it or away from it.
+
+    `pace(batch)`: predicted seconds per token of one user at that many requests per replica, None where it cannot be
+    predicted. `least`: replicas it must keep. `capacity`: most requests per replica.
+    """
+
+    name: str
+    replicas: int
+    moving: int
+    pace: Callable[[int], float | None]
+    capacity: int
+    least: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """Requests in flight over all pools: the calm and the busy end of the last minute (10th and 90th percentile)."""
+
+    calm: float
+    busy: float
+
+
+@dataclass(frozen=True, slots=True)
+class Moves:
+    """`margin`: predicted gain in pace below which nothing moves. `every_s`: seconds between two moves.
+
+    `switch_s`: seconds a replica is away. `horizon_s`: seconds over which a move has to pay.
+    """
+
+    margin: float = 0.1
+    every_s: float = 60.0
+    switch_s: float = 180.0
+    horizon_s: float = 900.0
+
+
+class MoveReason(StrEnum):
+    """Why a replica moves, or why none does."""
+
+    PREDICTED_GAIN = "PredictedGain"
+    KEPT = "Kept"
+    IN_TRANSITION = "InTransition"
+    DWELL = "Dwell"
+    REST_CANNOT_CARRY = "RestCannotCarry"
+    NOT_WORTH_IT = "NotWorthIt"
+    NO_DATA = "NoData"
+
+
+@dataclass(frozen=True, slots=True)
+class MoveDecision:
+    """Move one replica from pool `source` to pool `target`, or none (both None); why, with numbers."""
+
+    source: str | None
+    target: str | None
+    reason: MoveReason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class MoveState:
+    """When the last move was made."""
+
+    moved_at: float = float("-inf")
+
+
+def rebalance(
+    pools: Sequence[PoolView], demand: Demand, moves: Moves, state: MoveState, now: float
+) -> tuple[MoveDecision, MoveState]:
+    """At most one move. Never while one is under way, never below a pool's `least`, never on a guess."""
+    if any(pool.moving for pool in pools):
+        return _stay(MoveReason.IN_TRANSITION, "a replica is on its way between pools"), state
+    since = now - state.moved_at
+    if 0 <= since < moves.every_s:
+        return _stay(MoveReason.DWELL, f"the last move was {since:.0f} s ago, one per {moves.every_s:g} s"), state
+    present = _paces(pools, demand)
+    if present is None:
+        return _stay(MoveReason.NO_DATA, "the pace of some pool cannot be predicted"), state
+    options = []
+    for source in pools:
+        for target in pools:
+            if source.name != target.name and source.replicas > source.least:
+                paces = _paces(_moved(pools, source, target), demand)
+                if paces is not None:
+                    # The worse of the two gains counts: a move that helps one half of the minute only is a gamble.
+                    options.append((min(_gains(present, paces)), source, target))
+    best = max(options, key=lambda option: option[0], default=None)
+    if best is None or best[0] <= moves.margin:
+        gain = "none is possible" if best is None else f"the best one gains {best[0]:.1%}"
+        return _stay(MoveReason.KEPT, f"no move is worth it: {gain}"), state
+    gain, source, target = best
+    return _checked(pools, source, target, gain, present, demand, moves, state, now)
+
+
+def _checked(
+    pools: Sequence[PoolView],
+    source: PoolView,
+    target: PoolView,
+    gain: float,
+    present: tuple[float, float],
+    demand: Demand,
+    moves: Moves,
+    state: MoveState,
+    now: float,
+) -> tuple[MoveDecision, MoveState]:
+    """Could the rest carry it, and does it pay?"""
+    rest = [replace(p, replicas=p.replicas - 1) if p.name == source.name else p for p in pools]
+    if demand.busy > sum(pool.replicas * pool.capacity for pool in rest):
+        return _stay(MoveReason.REST_CANNOT_CARRY, f"{demand.busy:.0f} requests exceed what the others can run"), state
+    away = _paces(rest, demand)
+    if away is None:
+        return _stay(MoveReason.REST_CANNOT_CARRY, "the others could not carry the load meanwhile"), state
+    loss = max(0.0, -min(_gains(present, away)))
+    if gain * moves.horizon_s <= loss * moves.switch_s:
+        detail = f"{gain:.1%} for {moves.horizon_s:g} s does not outweigh {loss:.1%} for {moves.switch_s:g} s"
+        return _stay(MoveReason.NOT_WORTH_IT, detail), state
+    detail = (
+        f"{source.name} -> {target.name}: tokens come {gain:.0%} faster at {demand.calm:.0f} to {demand.busy:.0f} "
+        "requests in flight"
+    )
+    return MoveDecision(source.name, target.name, MoveReason.PREDICTED_GAIN, detail), MoveState(now)
+
+
+def _stay(reason: MoveReason, detail: str) -> MoveDecision:
+    return MoveDecision(None, None, reason, detail)
+
+
+def _moved(pools: Sequence[PoolView], source: PoolView, target: PoolView) -> list[PoolView]:
+    change = {source.name: -1, target.name: 1}
+    return [replace(pool, replicas=pool.replicas + change.get(pool.name, 0)) for pool in pools]
+
+
+def _gains(before: tuple[float, float], after: tuple[float, float]) -> tuple[float, float]:
+    return before[0] / after[0] - 1.0, before[1] / after[1] - 1.0
+
+
+def _paces(pools: Sequence[PoolView], demand: Demand) -> tuple[float, float] | None:
+    calm, busy = _pace(pools, demand.calm), _pace(pools, demand.busy)
+    return None if calm is None or busy is None else (calm, busy)
+
+
+def _pace(pools: Sequence[PoolView], requests: float) -> float | None:
+    """Mean seconds per token where every replica holds the same number of requests, as `route` spreads them."""
+    count = sum(pool.replicas for pool in pools)
+    if count < 1:
+        return None
+    batch = max(1, round(requests / count))
+    total = 0.0
+    for pool in pools:
+        pace = pool.pace(min(batch, pool.capacity)) if pool.replicas else 0.0
+        if pace is None:
+            return None
+        total += pace * pool.replicas
+    return total / count
