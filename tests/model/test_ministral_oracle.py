@@ -73,3 +73,15 @@ def test_logits_equal_those_of_ministral(rope: dict[str, object], fused: bool) -
         found = network.logits(network.hidden(tokens, positions, causal))
     assert expected.std() > 0.1
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_fused_decoder_in_bfloat16_stays_near() -> None:
+    torch.manual_seed(0)
+    special = {"model_type": "nemotron_labs_diffusion", "mask_token_id": 3}
+    decoder = Decoder(ModelConfig.from_dict(raw_config(SCALED) | special)).eval().requires_grad_(False)
+    tokens, positions = torch.randint(0, 61, (1, 40)), torch.arange(40)[None]
+    exact = decoder.logits(decoder.hidden(tokens, positions, causal))
+    fused = decoder.to(torch.bfloat16).fused()
+    near = fused.logits(fused.hidden(tokens, positions, causal))
+    assert near.dtype == torch.bfloat16
+    assert (near.float() - exact).abs().max() < 0.05 * exact.abs().max()

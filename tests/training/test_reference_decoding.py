@@ -7,7 +7,7 @@ from torch import Tensor
 
 from trimode_workers.model import Decoder, ModelConfig
 from trimode_workers.training.batches import Row
-from trimode_workers.training.evaluate import Marks, tables
+from trimode_workers.training.evaluate import Marks, insert, tables
 from trimode_workers.training.reference import autoregressive, decode, diffusion, self_speculation
 
 CONFIG = ModelConfig(
@@ -83,3 +83,11 @@ def test_tables_name_every_point_and_task() -> None:
     assert "| S8 | 0.750 | 1.000 | 2.00 | 1.00 |" in text
     assert "| task | AR | D8@0.95 |" in text
     assert "| sort | 1.00 | 1.00 |" in text
+
+
+def test_a_card_keeps_all_but_its_tables() -> None:
+    card = "# A\n<!-- marks: begin -->\nold\n<!-- marks: end -->\nrest\n"
+    assert insert(card, "new") == card.replace("old", "new")
+    assert insert(insert(card, "x"), "old") == card
+    with pytest.raises(ValueError, match="the card has no"):
+        insert("# A", "new")

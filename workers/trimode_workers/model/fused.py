@@ -1,8 +1,8 @@
 """The decoder for inference: fewer, larger operations.
 
 At small batches a forward is bound by the number of operations, not by arithmetic. So q, k and v are one
-matrix, gate and up are one, norm weights are folded into the matrix behind them, and residual additions ride
-on the matrix product. Results equal `Decoder`'s up to rounding.
+matrix, gate and up are one, norm weights are folded into the matrix behind them, residual additions ride on the
+matrix product, and a norm is three operations. Results equal `Decoder`'s up to rounding.
 """
 
 import torch
@@ -14,11 +14,11 @@ from trimode_workers.model.rotary import angles, query_scale, rotate
 
 
 class _FusedLayer:
-    """One layer's packed weights, each stored transposed: `[in, out]`."""
+    """One layer's packed weights, the norms' ones folded in times `gain`."""
 
-    def __init__(self, layer: Layer) -> None:
+    def __init__(self, layer: Layer, gain: float) -> None:
         attention, mlp = layer.self_attn, layer.mlp
-        before, after = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
+        before, after = layer.input_layernorm.weight * gain, layer.post_attention_layernorm.weight * gain
         qkv = torch.cat((attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight))
         self.qkv = (qkv * before).detach()
         self.o = attention.o_proj.weight.detach().t()
@@ -30,10 +30,15 @@ class FusedDecoder:
     """Same contract as `Decoder`, inference only; holds copies of the packed weights."""
 
     def __init__(self, decoder: Decoder) -> None:
-        self.config = decoder.config
+        c = decoder.config
+        self.config = c
         self.embedding = decoder.encoder.embed_tokens.weight.detach()
-        self.layers = [_FusedLayer(layer) for layer in decoder.encoder.layers if isinstance(layer, Layer)]
-        self.norm = decoder.encoder.norm.weight.detach()
+        # x / hypot(|x|, sqrt(h eps)) is RMSNorm over sqrt(h); below float32 the sum of squares would be too coarse
+        self._quick = self.embedding.dtype == torch.float32
+        gain = c.hidden_size**0.5 if self._quick else 1.0
+        self._floor = torch.tensor((c.hidden_size * c.norm_eps) ** 0.5, device=self.embedding.device)
+        self.layers = [_FusedLayer(layer, gain) for layer in decoder.encoder.layers if isinstance(layer, Layer)]
+        self.norm = (decoder.encoder.norm.weight * gain).detach()
         self.head = decoder.diffusion_head.weight.detach()
         self.frequencies = decoder.frequencies
         self.magnitude = decoder.magnitude
@@ -49,19 +54,23 @@ class FusedDecoder:
             cos, sin = cos * self.magnitude, sin * self.magnitude
         cos, sin = torch.cat((cos, cos), -1).to(x.dtype), torch.cat((-sin, sin), -1).to(x.dtype)
         scale = query_scale(positions, c.rope).to(x.dtype) if c.rope.query_scaling_beta else None
-        width, turned = (c.hidden_size,), c.heads + c.kv_heads
+        turned = c.heads + c.kv_heads
         for index, layer in enumerate(self.layers):
-            qkv = F.linear(F.rms_norm(x, width, None, c.norm_eps), layer.qkv)
-            heads = qkv.view(b, n, -1, c.head_dim).transpose(1, 2)
+            heads = F.linear(self._normed(x), layer.qkv).view(b, n, -1, c.head_dim).transpose(1, 2)
             qk = rotate(heads[:, :turned], cos, sin)
             q = qk[:, : c.heads] if scale is None else qk[:, : c.heads] * scale
             o = attend(index, q, qk[:, c.heads :], heads[:, turned:])
             x = torch.addmm(x, o.transpose(1, 2).reshape(b * n, -1), layer.o)
-            gate_up = F.linear(F.rms_norm(x, width, None, c.norm_eps), layer.gate_up)
-            gate, up = gate_up.chunk(2, -1)
+            gate, up = F.linear(self._normed(x), layer.gate_up).chunk(2, -1)
             x = torch.addmm(x, F.silu(gate) * up, layer.down)
-        return F.rms_norm(x, width, self.norm, c.norm_eps).view(b, n, -1)
+        return (self._normed(x) * self.norm).view(b, n, -1)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """`[..., hidden]` -> `[..., vocab]`."""
         return F.linear(hidden, self.head)
+
+    def _normed(self, x: Tensor) -> Tensor:
+        """RMSNorm without its weight (over sqrt(hidden) in float32, which the weights make up for)."""
+        if self._quick:
+            return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self._floor)
+        return F.rms_norm(x, (self.config.hidden_size,), None, self.config.norm_eps)

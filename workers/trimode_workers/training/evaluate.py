@@ -21,6 +21,7 @@ from trimode_workers.training.reference import Cycle, Decoded, autoregressive, d
 SPECULATION_BLOCKS = (4, 8, 16, 32, 64)
 DIFFUSION_POINTS = tuple((block, threshold) for block in (8, 16, 32) for threshold in (0.8, 0.9, 0.95, 0.99))
 _ROWS_PER_BATCH = 64
+_MARKERS = ("<!-- marks: begin -->", "<!-- marks: end -->")
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,15 @@ def tables(marks: list[Marks], samples: int) -> str:
     return "\n".join(lines)
 
 
+def insert(card: str, table: str) -> str:
+    """`card` with what stands between its two markers replaced. Raises ValueError if one is missing."""
+    before, begin, rest = card.partition(_MARKERS[0])
+    _, end, after = rest.partition(_MARKERS[1])
+    if not (begin and end):
+        raise ValueError(f"the card has no {_MARKERS[0]} ... {_MARKERS[1]}")
+    return f"{before}{begin}\n{table}\n{end}{after}"
+
+
 def main() -> int:
     """Mark the folder named on the command line; the tables go to standard output, progress to standard error."""
     parser = argparse.ArgumentParser(prog="python -m trimode_workers.training.evaluate", description=__doc__)
@@ -105,12 +115,16 @@ def main() -> int:
     parser.add_argument("--per-task", type=int, default=40, help="held-out prompts of each task")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--json", type=Path, help="also write the marks here")
+    parser.add_argument("--card", type=Path, help="README.md whose tables (between its markers) are replaced")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     decoder, _ = load_decoder(arguments.folder)
     tokenizer = Tokenizer.from_file(str(arguments.folder / "tokenizer.json"))
     samples = held_out_set(arguments.per_task)
     marks = evaluate(decoder.fused(), tokenizer, samples, Console(stderr=True))
+    if arguments.card is not None:
+        card = arguments.card.read_text(encoding="utf-8")
+        arguments.card.write_text(insert(card, tables(marks, len(samples))), encoding="utf-8")
     Console(soft_wrap=True).print(tables(marks, len(samples)), highlight=False, markup=False)
     if arguments.json is not None:
         arguments.json.write_text(json.dumps([vars(m) for m in marks], indent=2) + "\n", encoding="utf-8")

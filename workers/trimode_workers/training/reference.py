@@ -96,8 +96,8 @@ Cycle = Callable[[Decoding], None]
 
 
 @torch.inference_mode()
-def decode(model: Network, rows: list[Row], cycle: Cycle, limit: int = 160, spare: int = 64) -> list[Decoded]:
-    """Decode all rows, at most `limit` tokens each; `spare` cache columns for blocks that overhang the limit."""
+def decode(model: Network, rows: list[Row], cycle: Cycle, limit: int = 160, spare: int = 128) -> list[Decoded]:
+    """Decode all rows, at most `limit` tokens each; `spare`: cache columns for two blocks behind that."""
     state = Decoding(model, rows, limit, spare)
     while state.running():
         cycle(state)
