@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from trimode_api.errors import ApiError
 from trimode_policy.admit import Admission, Outcome, QueueView, admit, retry_after_seconds
-from trimode_policy.route import RequestView, RouteDecision, RouteReason, route
+from trimode_policy.route import RouteDecision, RouteReason, route
 from trimode_router.exchange import Exchange
 from trimode_router.fleet import Fleet, Replica
 from trimode_router.ledger import Ledger
@@ -41,9 +41,8 @@ class Dispatcher:
     def submit(self, exchange: Exchange) -> None:
         """A new request: send it, queue it, or refuse it."""
         now = self.now()
-        admission = admit(
-            _request_view(exchange), self._queue_view(exchange.tier.priority, now), self._fleet.rules.admission
-        )
+        view = self._queue_view(exchange.tier.priority, now)
+        admission = admit(exchange.wish, view, self._fleet.rules.admission)
         if admission.outcome is Outcome.REFUSE:
             self._refuse(exchange, _refusal(admission))
         elif admission.outcome is Outcome.QUEUE:
@@ -160,7 +159,7 @@ class Dispatcher:
         """Route, and send where there is a way."""
         self._seed += 1
         views = self._fleet.views(now, exchange.tried)
-        decision = route(_request_view(exchange), views, self._fleet.rules.staleness, self._seed)
+        decision = route(exchange.wish, views, self._fleet.rules.staleness, self._seed)
         replica = self._fleet.get(decision.replica_id) if decision.replica_id is not None else None
         if replica is not None:
             self._fleet.occupy(replica, exchange.asked.prompt_tokens)
@@ -211,7 +210,13 @@ class Dispatcher:
         return ApiError(429, message, code=code, retry_after_s=retry)
 
     def _has_slot(self, now: float) -> bool:
-        return any(self._fleet.usable(v) and v.load(False) < v.capacity for v in self._fleet.views(now))
+        """Whether `route` could place anything at all; spares asking it for each of a long queue."""
+        stale_after_s = self._fleet.rules.staleness.stale_after_s
+        for view in self._fleet.views(now):
+            load = view.in_flight if view.age_s > stale_after_s else view.running + view.waiting
+            if load < view.capacity and self._fleet.usable(view):
+                return True
+        return False
 
     def _queue_view(self, priority: int, now: float) -> QueueView:
         usable = [view for view in self._fleet.views(now) if self._fleet.usable(view)]
@@ -225,17 +230,6 @@ class Dispatcher:
             drain_rate_rps=self._ledger.drain_rate(len(self.in_flight)),
             ready_replicas=len(usable),
         )
-
-
-def _request_view(exchange: Exchange) -> RequestView:
-    asked = exchange.asked
-    return RequestView(
-        tier=exchange.tier.name,
-        priority=exchange.tier.priority,
-        prompt_tokens=asked.prompt_tokens,
-        lossy_ok=asked.lossy_ok,
-        pin=asked.pin,
-    )
 
 
 def _refusal(admission: Admission) -> ApiError:

@@ -6,35 +6,22 @@ on bytes pass as they came, in pieces that end with a whole event.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from trimode_api.errors import ApiError
-from trimode_api.wire import REQUEST_ID_HEADER
+from trimode_policy.route import RequestView
+from trimode_router import answers
 from trimode_router.asked import Asked
 from trimode_router.http.client import ClientConnection
-from trimode_router.http.outgoing import (
-    LAST_CHUNK,
-    answer,
-    chunk,
-    connection_field,
-    error_bytes,
-    error_fields,
-    event,
-    head,
-)
+from trimode_router.http.outgoing import LAST_CHUNK, chunk, error_bytes, event
 from trimode_router.http.request import Request
 from trimode_router.http.upstream import AnswerHead, Link
 from trimode_router.limits import Limits
 from trimode_router.rules import Tier
 
-_USAGE = re.compile(rb'"completion_tokens"\s*:\s*(\d+)')
 _DONE = b"data: [DONE]"
-_HOP_BY_HOP = frozenset(
-    (b"connection", b"keep-alive", b"proxy-authenticate", b"te", b"trailer", b"upgrade", b"date", b"server")
-) | {REQUEST_ID_HEADER.encode()}
 RETRIABLE = frozenset((429, 502, 503, 504))
 """Statuses of a replica that say nothing about the request: another replica may serve it."""
 
@@ -75,7 +62,7 @@ class Exchange:
 
     __slots__ = (
         "_aligned", "_boundary", "_desk", "_framing", "_held", "_passing", "_previous", "_sent", "_tail", "asked",
-        "client", "link", "over", "record", "request", "tier", "tried", "turn",
+        "client", "link", "over", "record", "request", "tier", "tried", "turn", "wish",
     )  # fmt: skip
 
     def __init__(self, client: ClientConnection, request: Request, asked: Asked, tier: Tier, desk: Desk) -> None:
@@ -83,6 +70,13 @@ class Exchange:
         self.request = request
         self.asked = asked
         self.tier = tier
+        self.wish = RequestView(
+            tier=tier.name,
+            priority=tier.priority,
+            prompt_tokens=asked.prompt_tokens,
+            lossy_ok=asked.lossy_ok,
+            pin=asked.pin,
+        )
         self.tried: Collection[str] = ()
         self.link: Link | None = None
         self.over = False
@@ -132,7 +126,7 @@ class Exchange:
     def on_complete(self) -> None:
         self.link = None
         self._flush(whole=True)
-        self.record.tokens = self._usage()
+        self.record.tokens = answers.output_tokens(self._previous, self._tail)
         self._end(str(self._framing.status) if self._framing else "200")
         self.client.finished()
 
@@ -171,7 +165,7 @@ class Exchange:
         self._drop_link()
         self.record.refusal = error.code or ""
         self._end(str(error.status))
-        answer_error(self.client, self.request, error)
+        answers.refuse(self.client, self.request, error)
 
     # Inside.
 
@@ -200,39 +194,17 @@ class Exchange:
         """Write what is held, after the head if that has not gone yet. `whole`: nothing stays behind."""
         data, self._held = self._held, b""
         if not self._sent:
-            data = self._client_head() + data
-            self._sent = True
-            self.record.first_byte = self._desk.now()
-            self._desk.first_byte(self)
+            data = self._begin() + data
         if data:
             self._previous, self._tail = self._tail, data
             self.client.write(data)
 
-    def _client_head(self) -> bytes:
-        framing = self._framing
-        if framing is None:
-            return b""
-        request = self.request
-        if self._must_close():
-            request.keep = False
-        fields = [field for field in framing.fields if field[0].lower() not in _HOP_BY_HOP]
-        if request.http10:
-            fields = [field for field in fields if field[0].lower() != b"transfer-encoding"]
-        if framing.status in (429, 503) and not framing.field(b"retry-after"):
-            fields.append((b"retry-after", b"1"))
-        fields.append((REQUEST_ID_HEADER.encode(), request.request_id.encode()))
-        fields.extend(connection_field(request.keep, request.http10))
-        return head(framing.status, fields)
-
-    def _must_close(self) -> bool:
-        """Whether only the connection's end can tell the client where this answer ends."""
-        framing = self._framing
-        return framing is not None and framing.length is None and (self.request.http10 or not framing.chunked)
-
-    def _usage(self) -> int | None:
-        """Output tokens, from the usage in the answer's last bytes."""
-        found = _USAGE.findall(self._previous[-4096:] + self._tail[-4096:])
-        return int(found[-1]) if found else None
+    def _begin(self) -> bytes:
+        """The head for the client, which from now on can not be taken back."""
+        self._sent = True
+        self.record.first_byte = self._desk.now()
+        self._desk.first_byte(self)
+        return answers.head_for(self.request, self._framing) if self._framing is not None else b""
 
     def _break_off(self, why: str) -> None:
         """End a begun answer: an error event where the client can still read one, else a cut connection."""
@@ -247,7 +219,7 @@ class Exchange:
             data = event(error_bytes(ApiError(502, f"the replica {why} in mid-stream", code="stream_broken")))
         if framing.chunked and not self.request.http10:
             data = (chunk(data) if data else b"") + LAST_CHUNK
-        self.record.tokens = self._usage()
+        self.record.tokens = answers.output_tokens(self._previous, self._tail)
         self._end(str(framing.status) if whole else "broken")
         self.client.write(data)
         self.client.finished()
@@ -261,14 +233,3 @@ class Exchange:
         self.over = True
         self.record.status = status
         self._desk.over(self)
-
-
-def answer_error(client: ClientConnection, request: Request, error: ApiError) -> None:
-    """A whole error answer to a request that no exchange serves (any longer)."""
-    fields = [
-        (REQUEST_ID_HEADER.encode(), request.request_id.encode()),
-        *error_fields(error),
-        *connection_field(request.keep, request.http10),
-    ]
-    client.write(answer(error.status, error_bytes(error), fields, bare=request.method == "HEAD"))
-    client.finished()

@@ -19,6 +19,8 @@ from trimode_router.rules import Rules
 
 RING = 50
 """Point changes and refusals kept for `/fleet`."""
+VIEW_SECONDS = 0.1
+"""Error allowed in a view's age; limits on it are whole seconds."""
 FORGET_AFTER_DEATHS = 6.0
 """A replica silent for this many times `dead_after` is no longer shown."""
 
@@ -49,6 +51,8 @@ class Replica:
     failures: int = 0
     cool_until: float = 0.0
     dead: bool = False
+    cached: ReplicaView | None = None
+    """The view last made; None after a change. A little older than told it may be, see `VIEW_SECONDS`."""
 
     @property
     def replica_id(self) -> str:
@@ -65,13 +69,20 @@ class Replica:
         return Freshness.STALE if age > rules.staleness.stale_after_s else Freshness.FRESH
 
     def view(self, rules: Rules, slack: int, now: float) -> ReplicaView:
+        """The frozen view; made anew after each change, as making it costs more than all that reads it."""
+        view, age = self.cached, now - self.heard_at
+        if view is None or age - view.age_s > VIEW_SECONDS:
+            view = self.cached = self._view(rules, slack, age)
+        return view
+
+    def _view(self, rules: Rules, slack: int, age_s: float) -> ReplicaView:
         report = self.report
         return ReplicaView(
             replica_id=report.replica_id,
             pool=report.pool,
             ready=report.ready,
             draining=self.draining,
-            age_s=now - self.heard_at,
+            age_s=age_s,
             in_flight=self.in_flight,
             # A report lags: what this router counts itself is taken from its counter, the rest from the report.
             running=self.in_flight + self.others,
@@ -118,6 +129,7 @@ class Fleet:
             replica.report, replica.heard_at, replica.dead = report, now, False
             replica.others = max(0, report.running + report.waiting - replica.peak)
             replica.peak = replica.in_flight
+        replica.cached = None
         if replica.drain is False and not report.draining:
             replica.drain = None  # fulfilled: a later drain is the replica's own will
         return ReportAnswer(
@@ -137,6 +149,8 @@ class Fleet:
                 409, f"another policy of version {policy.version} is in force; raise the version", "same_version"
             )
         self.rules = Rules.of(policy)
+        for replica in self:
+            replica.cached = None
         return policy != present
 
     def drain(self, replica_id: str, drain: bool) -> None:
@@ -146,6 +160,7 @@ class Fleet:
             known = ", ".join(self._replicas) or "none"
             raise FleetError(404, f"replica {replica_id!r} is unknown; known: {known}", "unknown_replica")
         replica.drain = drain
+        replica.cached = None
 
     # This router's own counters.
 
@@ -154,12 +169,15 @@ class Fleet:
         replica.in_flight += 1
         replica.peak = max(replica.peak, replica.in_flight)
         replica.queued_prompt_tokens += prompt_tokens
+        replica.cached = None
 
     def prefilled(self, replica: Replica, prompt_tokens: int) -> None:
         replica.queued_prompt_tokens -= prompt_tokens
+        replica.cached = None
 
     def vacate(self, replica: Replica) -> None:
         replica.in_flight -= 1
+        replica.cached = None
 
     def failed(self, replica: Replica, now: float) -> None:
         """It failed a request: passed over for 0.25 s, doubled with each failure in a row, at most 5 s."""

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from trimode_api.errors import ApiError
 from trimode_api.fleet import HISTORY_PATH, PUBLIC_FLEET_PATH
 from trimode_api.wire import REQUEST_ID_HEADER
+from trimode_router import answers
 from trimode_router.asked import CHAT_PATH, TEXT_PATH, parse
 from trimode_router.dispatch import Dispatcher
-from trimode_router.exchange import Exchange, answer_error
+from trimode_router.exchange import Exchange
 from trimode_router.fleet import Fleet
 from trimode_router.http.client import ClientConnection
 from trimode_router.http.outgoing import JSON, MethodNotAllowed, answer, connection_field
@@ -67,7 +68,7 @@ class Surface:
                 return
             small = self._small(request)
         except ApiError as error:
-            answer_error(client, request, error)
+            answers.refuse(client, request, error)
             return
         bare = request.method == "HEAD"
         fields = [
