@@ -4,6 +4,7 @@
     +-- CliError            a command cannot do what was asked; shown without a traceback
         +-- BadInput        the user's input is the cause: exit status 2
         +-- StartFailed     something that was started did not come up, or ended: exit status 1
+        +-- Stopped         the user asked to stop while something was waited for; no failure
 
 Belongs here: error values of the commands. Their text is written where they are raised.
 """
@@ -32,3 +33,12 @@ class BadInput(CliError):
 
 class StartFailed(CliError):
     """A part did not come up, or ended while it was needed."""
+
+
+class Stopped(CliError):
+    """The user asked to stop while something was being waited for."""
+
+    status = 0
+
+    def __init__(self) -> None:
+        super().__init__("stopped")

@@ -31,6 +31,9 @@ File = Annotated[
 Host = Annotated[str, typer.Option(help="Interface that the endpoint listens on.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Its port; 0 takes any free one.")]
 
+Url = Annotated[str, typer.Option(help="The endpoint.")]
+DEFAULT_URL = "http://127.0.0.1:8000"
+
 
 @app.command()
 def up(file: File, host: Host = "127.0.0.1", port: Port = 8000) -> None:
@@ -54,6 +57,20 @@ def apply(file: File) -> None:
     from trimode_cli.up.apply import apply as run
 
     run(file)
+
+
+@app.command()
+def chat(
+    url: Url = DEFAULT_URL,
+    mode: Annotated[str | None, typer.Option(help="Pin the mode: AR, SelfSpeculation or Diffusion.")] = None,
+    block_length: Annotated[int | None, typer.Option(help="Pin its block length: 4, 8, 16, 32 or 64.")] = None,
+    temperature: Annotated[float, typer.Option(min=0, max=2, help="0 is greedy.")] = 0.0,
+    system: Annotated[str | None, typer.Option(help="A system prompt.")] = None,
+) -> None:
+    """Talk to the model; each answer says how it was decoded."""
+    from trimode_cli.chat import chat as run
+
+    run(url, mode, block_length, temperature, system)
 
 
 @app.command()

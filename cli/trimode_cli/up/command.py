@@ -22,12 +22,13 @@ from rich.text import Text
 from trimode_api.resource import NemotronDeployment
 from trimode_cli import console
 from trimode_cli.console import Terminal, own_terminal
+from trimode_cli.errors import Stopped
 from trimode_cli.up import orders, preflight, progress, ray_local, reaper
 from trimode_cli.up.control import Control, Order, socket_path
 from trimode_cli.up.live import LiveLine, glance
 from trimode_cli.up.load import load
 from trimode_cli.up.plan import plan
-from trimode_cli.up.stack import Stack, Stopped
+from trimode_cli.up.stack import Stack
 
 LOOK_S = 0.5
 """Time between two looks at the fleet, in seconds."""
@@ -62,7 +63,7 @@ def up(file: str, host: str, port: int) -> None:
     with ExitStack() as closing:
         control = Control(socket_path(deployment.metadata.name, os.environ), inbox)
         closing.callback(control.close)
-        folder = Path(tempfile.mkdtemp(prefix="trimode-up-"))
+        folder = Path(tempfile.mkdtemp(prefix="trimode-", dir=ray_local.short_folder()))
         closing.callback(shutil.rmtree, folder, ignore_errors=True)
         terminal = closing.enter_context(own_terminal(folder / "up.log"))
         ray_local.adopt_environment()

@@ -1,7 +1,8 @@
 """What each of Ray's worker processes does first.
 
-Belongs here: one function, named in the runtime environment. Every Serve replica opens a port for calls between
-deployments, on all interfaces and without a password, although nobody calls it here: keep it on the loopback.
+Belongs here: one function, run on import, because Ray's workers import the modules they are told to. Every Serve
+replica opens a port for calls between deployments, on all interfaces and without a password, although nobody calls
+it here: keep it on the loopback.
 """
 
 from __future__ import annotations
@@ -19,3 +20,6 @@ def loopback_only() -> None:
         return original(server, address.replace("[::]:", "127.0.0.1:").replace("0.0.0.0:", "127.0.0.1:"))
 
     tls_utils.add_port_to_grpc_server = bind
+
+
+loopback_only()

@@ -17,7 +17,7 @@ from trimode_api.fleet import FleetView
 from trimode_api.policy_of import policy_of
 from trimode_api.resource import NemotronDeployment
 from trimode_api.wire import TOKEN_VARIABLE, RouterConfig
-from trimode_cli.errors import StartFailed
+from trimode_cli.errors import StartFailed, Stopped
 from trimode_cli.up import ray_local, reaper, settings
 from trimode_cli.up.plan import Update, diff, plan
 from trimode_cli.up.router_process import RouterProcess
@@ -30,10 +30,6 @@ RAY_CORES = 10_000
 """What Ray is told: cores are a hint on one machine, never a reason not to place a replica."""
 SWEEP_GRACE_S = 3.0
 IN_FORCE_TIMEOUT_S = 5.0
-
-
-class Stopped(Exception):
-    """The user asked to stop while something was being waited for."""
 
 
 @dataclass(slots=True)
@@ -122,7 +118,7 @@ class Stack:
         list_.working("Ray", "starting on the loopback interface")
         self.environment[TOKEN_VARIABLE] = self._token
         gpus = sum(pool.gpus * pool.replicas for pool in plan(self.deployment))
-        self.ray = ray_local.start(RAY_CORES, gpus)
+        self.ray = ray_local.start(self.folder / "r", RAY_CORES, gpus, self._go_on)
         list_.done("Ray")
         self._go_on()
 
