@@ -14,7 +14,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from trimode_api.wire import PolicyConfig
-from trimode_workers.replica.replica import Replica
+from trimode_workers.replica.replica import Replica, engine_process
 from trimode_workers.replica.settings import EngineOptions, ReplicaSettings
 from trimode_workers.text.detokenize import byte_alphabet
 
@@ -86,7 +86,7 @@ async def start_replica() -> AsyncIterator[StartReplica]:
     async with AsyncExitStack() as stack:
 
         async def start(settings: ReplicaSettings) -> Replica:
-            replica = await Replica.start(settings, TOKEN, FAKE)
+            replica = await Replica.start(settings, TOKEN, engine_process(FAKE))
             stack.push_async_callback(replica.stop)
             return replica
 

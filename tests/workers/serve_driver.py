@@ -17,7 +17,7 @@ def main() -> None:
     settings = PoolSettings.model_validate_json(Path(sys.argv[1]).read_bytes())
     ray_local.adopt_environment()
     with tempfile.TemporaryDirectory(dir=ray_local.short_folder(), ignore_cleanup_errors=True) as folder:
-        local = ray_local.start(Path(folder), num_cpus=4, num_gpus=0)
+        local = ray_local.start(Path(folder), num_cpus=4, num_gpus=0, go_on=lambda: None)
         try:
             run(settings)
         finally:

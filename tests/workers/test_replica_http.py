@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -212,7 +211,7 @@ class TestEngineDeath:
     ) -> None:
         request = asyncio.create_task(http.post(CHAT, json=body("<hang>", stream=True)))
         await eventually(lambda: replica.engine.in_flight == 1)
-        replica.engine.process.send_signal(signal.SIGKILL)
+        replica.engine.process.kill()
         response = await request
         assert response.status == 503
         assert response.headers["Retry-After"] == "1"
@@ -259,7 +258,7 @@ class TestDrain:
         assert received[-1] == "[DONE]"
         assert json.loads(received[-2])["usage"]["completion_tokens"] == 120
         await stopping
-        assert replica.engine.process.returncode == 0
+        assert replica.engine.process.wait(0) == 0
 
     async def test_a_drain_has_an_end(
         self, start_replica: StartReplica, settings: ReplicaSettings, body: Body, eventually: Eventually
@@ -272,4 +271,4 @@ class TestDrain:
             response = await request
             assert response.status == 503
             assert "shutting down" in (await response.json())["error"]["message"]
-        assert replica.engine.process.returncode is not None
+        replica.engine.process.wait(0)

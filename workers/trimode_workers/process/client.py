@@ -11,7 +11,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import cast
+from typing import Protocol, cast
 
 from trimode_workers.engine.messages import (
     Cancel,
@@ -34,6 +34,16 @@ OnEvent = Callable[[TokenEvent], None]
 _log = logging.getLogger(__name__)
 
 
+class Process(Protocol):
+    """What is asked of the engine's process; `subprocess.Popen` is one."""
+
+    pid: int
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def kill(self) -> None: ...
+
+
 class EngineFailed(Exception):
     """The engine cannot start, or has ended; the message is one line for a person."""
 
@@ -41,12 +51,12 @@ class EngineFailed(Exception):
 class EngineClient(asyncio.Protocol):
     """One engine process. All methods are for the loop it was started in.
 
-    `started` holds the engine's limits, `stats` the latest state (None before the first), `emitted_total` the tokens
-    seen, `lost` why the engine is gone (empty while it lives). `on_change` is called when the operating point or the
-    set of waiting requests may have changed and when the engine is lost.
+    `started` holds the engine's limits, `stats` its latest state (both None until it is warm), `emitted_total` the
+    tokens seen, `lost` why the engine is gone (empty while it lives). `on_change` is called when the operating point
+    has changed and when the engine is lost.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], on_change: Callable[[], None]) -> None:
+    def __init__(self, process: Process, on_change: Callable[[], None]) -> None:
         self.process = process
         self.started: Started | None = None
         self.stats: Stats | None = None
@@ -60,7 +70,7 @@ class EngineClient(asyncio.Protocol):
         self._empty = asyncio.Event()
         self._empty.set()
         loop = asyncio.get_running_loop()
-        self._ready: asyncio.Future[Started] = loop.create_future()
+        self._ready: asyncio.Future[None] = loop.create_future()
         self._gone: asyncio.Future[None] = loop.create_future()
 
     @classmethod
@@ -80,9 +90,14 @@ class EngineClient(asyncio.Protocol):
                 stdin=subprocess.DEVNULL,
                 env=None if env is None else dict(env),
             )
-        ours.setblocking(False)
+        return await cls.connect(ours, process, on_change)
+
+    @classmethod
+    async def connect(cls, sock: socket.socket, process: Process, on_change: Callable[[], None]) -> EngineClient:
+        """Talk to an engine that is being started, and wait until it is warm."""
+        sock.setblocking(False)
         client = cls(process, on_change)
-        await asyncio.get_running_loop().create_connection(lambda: client, sock=ours)
+        await asyncio.get_running_loop().create_connection(lambda: client, sock=sock)
         try:
             await asyncio.shield(client._ready)
         except BaseException:
@@ -166,8 +181,6 @@ class EngineClient(asyncio.Protocol):
             self._cycle(reply)
         elif isinstance(reply, Started):
             self.started = reply
-            if not self._ready.done():
-                self._ready.set_result(reply)
         else:
             assert isinstance(reply, Failed)
             self._end(reply.error)
@@ -184,6 +197,9 @@ class EngineClient(asyncio.Protocol):
         if cycle.stats is not None:
             moved = self.stats is None or self.stats.point != cycle.stats.point
             self.stats = cycle.stats
+            if not self._ready.done():
+                # The engine's first words after `Started`: from now on both are there.
+                self._ready.set_result(None)
             if moved:
                 self._on_change()
 
@@ -212,7 +228,7 @@ def _tell(listener: OnEvent, event: TokenEvent) -> None:
         _log.exception("request %s failed while handling an event", event.request_id)
 
 
-def _how(process: subprocess.Popen[bytes]) -> str:
+def _how(process: Process) -> str:
     try:
         # The socket closes a moment before the exit code is there.
         code = process.wait(timeout=0.2)

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from trimode_api.errors import InvalidInput, problems_of
 from trimode_api.wire import TOKEN_VARIABLE
 from trimode_workers.process.client import EngineFailed
-from trimode_workers.replica.replica import ENGINE_MODULE, Replica
+from trimode_workers.replica.replica import ENGINE_MODULE, Replica, engine_process
 from trimode_workers.replica.settings import ReplicaSettings
 from trimode_workers.text.errors import TokenizerError
 
@@ -29,7 +29,7 @@ async def serve(settings: ReplicaSettings, token: str, engine_module: str) -> No
     """Run until SIGINT or SIGTERM, then drain. A second signal ends the wait."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    replica = await Replica.start(settings, token, engine_module)
+    replica = await Replica.start(settings, token, engine_process(engine_module))
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     sys.stdout.write(json.dumps({"id": replica.replica_id, "url": replica.url}) + "\n")

@@ -11,12 +11,14 @@ import logging
 import os
 import secrets
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from aiohttp import web
 
 from trimode_api.errors import ApiError
 from trimode_api.wire import TOKEN_VARIABLE, Command, PolicyConfig, ReplicaReport, ReportAnswer
+from trimode_workers.engine.messages import Configure
 from trimode_workers.openai.defaults import SamplingDefaults, load_defaults
 from trimode_workers.openai.prepare import Offer
 from trimode_workers.process.client import EngineClient, EngineFailed
@@ -24,7 +26,7 @@ from trimode_workers.process.life import engine_argv
 from trimode_workers.replica.policy import configure_for, pool_points
 from trimode_workers.replica.report import Moment, RateWindow, Self, build_report
 from trimode_workers.replica.reporter import Reporter
-from trimode_workers.replica.settings import ReplicaSettings
+from trimode_workers.replica.settings import EngineOptions, ReplicaSettings
 from trimode_workers.replica.shell import build_shell
 from trimode_workers.text.tokenizer import TextModel, load_text_model
 
@@ -34,6 +36,20 @@ CLOSE_TIMEOUT_S = 5.0
 """After the drain: how long answers may still be on their way to slow clients."""
 
 _log = logging.getLogger(__name__)
+
+
+StartEngine = Callable[[EngineOptions, Configure, Callable[[], None]], Awaitable[EngineClient]]
+"""Starts an engine; the last argument is to be called on changes, see `EngineClient`."""
+
+
+def engine_process(module: str = ENGINE_MODULE) -> StartEngine:
+    """Starts `python -m module` as the engine's process."""
+
+    async def start(options: EngineOptions, configure: Configure, on_change: Callable[[], None]) -> EngineClient:
+        argv = engine_argv(module, options, configure)
+        return await EngineClient.start(argv, env=_engine_environment(options.threads), on_change=on_change)
+
+    return start
 
 
 class Replica:
@@ -55,28 +71,28 @@ class Replica:
         self._runner: web.AppRunner | None = None
 
     @classmethod
-    async def start(cls, settings: ReplicaSettings, token: str, engine_module: str = ENGINE_MODULE) -> Replica:
-        """Load, warm up, listen, report. EngineFailed or TokenizerError say why it cannot; nothing is left behind."""
+    async def start(cls, settings: ReplicaSettings, token: str, start_engine: StartEngine | None = None) -> Replica:
+        """Load, warm up, listen, report. EngineFailed or TokenizerError say why it cannot; nothing is left behind.
+
+        `start_engine` None is the real engine in a process of its own.
+        """
         if not token:
             raise EngineFailed(f"no fleet token: set {TOKEN_VARIABLE} in the environment")
         folder = Path(settings.engine.model)
         text = await asyncio.to_thread(load_text_model, folder)
         replica = cls(settings, text, load_defaults(folder))
         try:
-            await replica._start(token, engine_module)
+            await replica._start(token, start_engine or engine_process())
         except BaseException:
             await replica._end()
             raise
         return replica
 
-    async def _start(self, token: str, engine_module: str) -> None:
+    async def _start(self, token: str, start_engine: StartEngine) -> None:
         settings = self._settings
         configure = configure_for(settings.policy, settings.pool)
         assert configure is not None  # the settings have been checked for it
-        argv = engine_argv(engine_module, settings.engine, configure)
-        self.engine = await EngineClient.start(
-            argv, env=_engine_environment(settings.engine.threads), on_change=self._changed
-        )
+        self.engine = await start_engine(settings.engine, configure, self._changed)
         # A client that leaves cancels its handler, and the handler frees the engine's row.
         self._runner = web.AppRunner(
             build_shell(self, token), handler_cancellation=True, access_log=None, shutdown_timeout=CLOSE_TIMEOUT_S
@@ -91,7 +107,9 @@ class Replica:
         _log.info("replica %s answers at %s", self.replica_id, self.url)
 
     async def stop(self) -> None:
-        """Refuse new requests, let running ones finish for `drain_timeout_s`, end everything."""
+        """Refuse new requests, let running ones finish for `drain_timeout_s`, end everything. Once."""
+        if self._stopping:
+            return
         self._stopping = self.draining = True
         self._changed()
         with contextlib.suppress(TimeoutError):
@@ -108,7 +126,9 @@ class Replica:
             await self._runner.cleanup()
 
     def check(self) -> None:
-        """EngineFailed where the engine is dead, or has been silent too long while it has work."""
+        """EngineFailed where the engine is dead or silent too long while it has work, or reports have ended."""
+        if self._reporter is not None and self._reporter.broken and not self._stopping:
+            raise EngineFailed("the reports to the routers have ended; the log has more")
         if self.engine.lost:
             raise EngineFailed(self.engine.lost)
         if self.engine.silent_s > self._settings.stall_after_s:

@@ -49,6 +49,11 @@ class Reporter:
         for router in self._routers:
             router.poked.set()
 
+    @property
+    def broken(self) -> bool:
+        """Whether a bug has ended the reports to some router."""
+        return any(task.done() for task in self._tasks)
+
     async def stop(self) -> None:
         """One last report to every router, then silence."""
         for task in self._tasks:
