@@ -106,6 +106,7 @@ class Client(asyncio.Protocol):
             self._tally.first_bytes.append(time.perf_counter() - self._sent)
             if not data.startswith(b"HTTP/1.1 200"):
                 self._tally.errors += 1
+        self._tally.chunks += data.count(b"token ")
         self._tail = (self._tail + data)[-8:]
         if self._tail.endswith(b"\r\n0\r\n\r\n"):
             self._tally.requests += 1
@@ -117,6 +118,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.requests = 0
+        self.chunks = 0
         self.errors = 0
         self.first_bytes: list[float] = []
 
@@ -129,7 +131,7 @@ async def load(scenario: Scenario, port: int, process: int) -> Result:
         (await loop.create_connection(lambda: Client(tally), "127.0.0.1", port))[1] for _ in range(scenario.clients)
     ]
     await asyncio.sleep(0.5)
-    tally.requests, tally.errors = 0, 0
+    tally.requests = tally.chunks = tally.errors = 0
     tally.first_bytes.clear()
     cpu, started = _cpu_seconds(process), time.perf_counter()
     await asyncio.sleep(scenario.seconds)
@@ -137,8 +139,6 @@ async def load(scenario: Scenario, port: int, process: int) -> Result:
     for client in clients:
         client.transport.abort()
     requests = max(1, tally.requests)
-    # Streams under way at either end cancel out; the pace tells how many chunks passed.
-    chunks = requests * scenario.chunks
     ranked = sorted(tally.first_bytes) or [0.0]
     return Result(
         name=scenario.name,
@@ -146,7 +146,7 @@ async def load(scenario: Scenario, port: int, process: int) -> Result:
         errors=tally.errors,
         requests_per_s=round(tally.requests / elapsed, 1),
         cpu_ms_per_request=round(1000 * cpu / requests, 4),
-        cpu_us_per_chunk=round(1e6 * cpu / chunks, 2),
+        cpu_us_per_chunk=round(1e6 * cpu / max(1, tally.chunks), 2),
         first_byte_ms_p50=round(1000 * statistics.median(ranked), 3),
         first_byte_ms_p99=round(1000 * ranked[int(len(ranked) * 0.99)], 3),
         memory_mb=round(_memory_mb(process), 1),

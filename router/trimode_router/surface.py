@@ -9,6 +9,8 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import structlog
+
 from trimode_api.errors import ApiError
 from trimode_api.fleet import HISTORY_PATH, PUBLIC_FLEET_PATH
 from trimode_api.wire import REQUEST_ID_HEADER
@@ -69,6 +71,13 @@ class Surface:
             small = self._small(request)
         except ApiError as error:
             answers.refuse(client, request, error)
+            return
+        except Exception:  # noqa: BLE001 - a fault in one request must not cost its connection, or others their turn
+            structlog.get_logger("router").exception("request", id=request.request_id, path=request.path)
+            if client.flight is not None:
+                client.flight.client_gone()
+            if client.current is request:
+                answers.refuse(client, request, ApiError(500, "the router failed at this request", code="internal"))
             return
         bare = request.method == "HEAD"
         fields = [

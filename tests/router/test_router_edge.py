@@ -248,3 +248,13 @@ async def test_request_ids(house: Any) -> None:
     assert response.headers["x-request-id"] == "mine-1"
     response = await house.http.get("/healthz", headers={"x-request-id": "bad id!"})
     assert response.headers["x-request-id"].startswith("req-")
+
+
+async def test_a_fault_of_our_own_is_answered_and_costs_nobody_else(house: Any) -> None:
+    rules, house.router.fleet.rules = house.router.fleet.rules, None
+    response = await house.http.post("/v1/chat/completions", content=BODY)
+    assert response.status_code == 500
+    assert response.json()["error"]["type"] == "server_error"
+    house.router.fleet.rules = rules
+    assert (await house.http.post("/v1/chat/completions", content=BODY)).status_code == 200
+    assert not house.router.dispatcher.in_flight
