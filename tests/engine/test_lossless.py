@@ -48,8 +48,8 @@ def test_drafts_are_accepted_sometimes_or_these_tests_show_nothing(tools: Any, d
 
 request_strategy = st.fixed_dictionaries(
     {
-        "prompt": st.lists(st.integers(2, 11), min_size=1, max_size=50),
-        "max_new_tokens": st.integers(1, 30),
+        "prompt": st.lists(st.integers(2, 11), min_size=1, max_size=25),
+        "max_new_tokens": st.integers(1, 50),
         "pin": st.sampled_from([None, None, None, "AR", "S4", "S16", "D4@0.5", "D8@0.9"]),
         "priority": st.integers(0, 2),
         "arrives": st.integers(0, 12),
@@ -70,7 +70,7 @@ request_strategy = st.fixed_dictionaries(
     judge=st.integers(0, DECODERS - 1),
     mix=st.lists(request_strategy, min_size=1, max_size=9),
     rows=st.integers(1, 5),
-    spare=st.integers(0, 120),
+    spare=st.integers(0, 90),
     budget=st.integers(1, 64),
     seed=st.integers(0, 1000),
 )
@@ -154,7 +154,9 @@ def test_sampled_answers_are_keyed_by_seed_and_position_alone(tools: Any, decode
     ]
     requests.append(Submit("greedy", prompts(4, 1)[0], 20))
     expected = {r.request_id: reference.answer(r) for r in requests}
-    crowd = tools.build_engine(decoder, points=["AR"], max_running_requests=9, max_context_tokens=70, capacity_tokens=100)
+    crowd = tools.build_engine(
+        decoder, points=["AR"], max_running_requests=9, max_context_tokens=70, capacity_tokens=100
+    )
     for request in requests:
         crowd.submit(request)
     assert tools.drain(crowd).tokens == expected
@@ -172,7 +174,9 @@ def test_sampled_answers_do_not_depend_on_neighbours_or_preemption(point: str, t
         engine = tools.build_engine(decoder, points=[point])
         engine.submit(request)
         alone |= tools.drain(engine).tokens
-    crowd = tools.build_engine(decoder, points=[point], max_running_requests=9, max_context_tokens=70, capacity_tokens=100)
+    crowd = tools.build_engine(
+        decoder, points=[point], max_running_requests=9, max_context_tokens=70, capacity_tokens=100
+    )
     for request in requests:
         crowd.submit(request)
     assert tools.drain(crowd).tokens == alone
@@ -212,7 +216,8 @@ def causal_state(decoder: Any, tokens: list[int]) -> torch.Tensor:
     found: list[torch.Tensor] = []
 
     def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        found.append(torch.stack((k[0], v[0])).transpose(1, 2))
+        paired = k.unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)  # the order in which engines keep k
+        found.append(torch.stack((paired[0], v[0])).transpose(1, 2))
         return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
 
     n = len(tokens)

@@ -19,6 +19,7 @@ from trimode_workers.engine.commit import commit
 from trimode_workers.engine.counters import Counters
 from trimode_workers.engine.errors import RequestRefused
 from trimode_workers.engine.helm import Chooser, Helm
+from trimode_workers.engine.memory import keep_freed_memory
 from trimode_workers.engine.messages import Configure, Cycle, Finish, Stats, Submit, TokenEvent
 from trimode_workers.engine.modes import MODES
 from trimode_workers.engine.plan import Limits, Schedule, groups, schedule, swaps
@@ -44,7 +45,11 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
         chooser: Chooser | None = None,
     ) -> None:
-        """`chooser` takes the policy's place (tests). Raises ValueError where `configure` contradicts itself."""
+        """`chooser` takes the policy's place (tests). Sets torch's threads and the allocator for the whole process.
+
+        Raises ValueError where `configure` contradicts itself.
+        """
+        keep_freed_memory()
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         network: Network = decoder.fused() if isinstance(decoder, Decoder) else decoder

@@ -1,0 +1,127 @@
+"""The engine's pure decisions, by tables and random cases."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trimode_api.modes import AR, speculation
+from trimode_workers.engine.commit import commit
+from trimode_workers.engine.messages import Finish, Submit
+from trimode_workers.engine.plan import Limits, chunks, groups, schedule, swaps
+from trimode_workers.engine.sequence import Sequence
+
+LIMITS = Limits(capacity=200, context=100, growth=8, prefill_budget=32, rows=4)
+
+
+def sequence(arrival: int, tokens: int = 10, cached: int | None = None, row: int = -1, priority: int = 0) -> Sequence:
+    request = Submit(str(arrival), [5] * tokens, 50, priority=priority)
+    made = Sequence.of(request, None, arrival, 100, frozenset())
+    made.cached, made.row = tokens - 1 if cached is None else cached, row
+    return made
+
+
+def names(found: Any) -> list[str]:
+    return [s.request_id for s in found]
+
+
+@pytest.mark.parametrize(
+    ("proposed", "room", "kept", "finish"),
+    [
+        ([7, 8], 5, [7, 8], None),
+        ([7, 8], 2, [7, 8], Finish.LENGTH),
+        ([7, 8, 9], 2, [7, 8], Finish.LENGTH),
+        ([7, 1, 9], 5, [7], Finish.STOP),
+        ([1], 5, [], Finish.STOP),
+        ([7, 1], 2, [7], Finish.STOP),
+        ([7, 8, 1], 2, [7, 8], Finish.LENGTH),
+    ],
+)
+def test_commit(proposed: list[int], room: int, kept: list[int], finish: Finish | None) -> None:
+    assert commit(proposed, room, frozenset({1})) == (kept, finish)
+
+
+def test_all_that_runs_and_fits_decodes() -> None:
+    running = [sequence(i, row=i) for i in range(3)]
+    todo = schedule(running, [], LIMITS)
+    assert (todo.preempt, todo.admit, todo.prefill, names(todo.decode)) == ((), (), (), ["0", "1", "2"])
+
+
+def test_the_queue_is_admitted_in_order_and_a_large_head_blocks() -> None:
+    running = [sequence(0, tokens=80)]
+    waiting = [sequence(1, tokens=99, cached=0), sequence(2, tokens=2, cached=0)]
+    assert names(schedule(running, waiting, LIMITS).admit) == []
+    assert names(schedule(running, waiting[1:], LIMITS).admit) == ["2"]
+
+
+def test_an_idle_engine_admits_whatever_was_accepted() -> None:
+    waiting = [sequence(1, tokens=99, cached=0)]
+    limits = Limits(capacity=100, context=100, growth=64, prefill_budget=32, rows=4)
+    assert names(schedule([], waiting, limits).admit) == ["1"]
+
+
+def test_rows_limit_admission() -> None:
+    waiting = [sequence(i, tokens=2, cached=0) for i in range(9)]
+    assert names(schedule([], waiting, LIMITS).admit) == ["0", "1", "2", "3"]
+
+
+def test_the_least_urgent_leave_first_but_never_all() -> None:
+    running = [sequence(0, 70), sequence(1, 70, priority=1), sequence(2, 70), sequence(3, 70, priority=1)]
+    assert names(schedule(running, [], LIMITS).preempt) == ["2", "0"]
+    tight = Limits(capacity=10, context=100, growth=8, prefill_budget=32, rows=4)
+    assert names(schedule(running, [sequence(4)], tight).decode) == ["1"]
+    assert schedule(running, [sequence(4)], tight).admit == ()
+
+
+def test_the_prefill_budget_goes_to_the_most_urgent() -> None:
+    behind = [sequence(0, 30, cached=0), sequence(1, 20, cached=0), sequence(2, 20, cached=0, priority=1)]
+    shares = {s.request_id: tokens for s, tokens in chunks(behind, 40)}
+    assert shares == {"2": 19, "0": 21}
+    todo = schedule(behind, [], LIMITS)
+    assert names(todo.decode) == ["2"]
+
+
+def test_groups_are_by_point_and_in_row_order() -> None:
+    rows = [sequence(i, row=3 - i) for i in range(4)]
+    pinned = speculation(8)
+    found = groups(rows, lambda s: pinned if s.arrival % 2 else AR)
+    assert [(p, [s.row for s in members]) for p, members in found] == [(pinned, [0, 2]), (AR, [1, 3])]
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=30))
+def test_swaps_line_groups_up_and_touch_nobody_else(assigned: list[int]) -> None:
+    members = [[row for row, group in enumerate(assigned) if group == g] for g in range(4)]
+    holds = dict(enumerate(assigned))
+    wanted = sorted(assigned)
+    misplaced = sum(a != b for a, b in zip(assigned, wanted, strict=True))
+    done = swaps(members)
+    for a, b in done:
+        holds[a], holds[b] = holds[b], holds[a]
+    assert [holds[row] for row in range(len(assigned))] == wanted
+    assert len(done) <= max(0, misplaced - 1) or misplaced == 0
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    running=st.lists(st.tuples(st.integers(1, 99), st.floats(0, 1), st.integers(0, 2)), max_size=4),
+    waiting=st.lists(st.tuples(st.integers(1, 99), st.integers(0, 2)), max_size=6),
+    capacity=st.integers(100, 400),
+    budget=st.integers(1, 120),
+)
+def test_any_schedule_keeps_the_limits(running: Any, waiting: Any, capacity: int, budget: int) -> None:
+    limits = Limits(capacity, 100, 8, budget, 4)
+    live = [sequence(i, n, cached=int(share * (n - 1)), row=i, priority=p) for i, (n, share, p) in enumerate(running)]
+    queue = sorted((sequence(10 + i, n, 0, priority=p) for i, (n, p) in enumerate(waiting)), key=lambda s: s.urgency)
+    todo = schedule(live, queue, limits)
+    kept = [s for s in live if s not in todo.preempt] + list(todo.admit)
+    assert list(todo.admit) == queue[: len(todo.admit)]
+    assert len(kept) <= 4
+    assert len(kept) <= 1 or sum(min(len(s.tokens) + 8, 100) for s in kept) <= capacity
+    assert sum(tokens for _, tokens in todo.prefill) <= budget
+    assert all(0 < tokens <= s.missing and s in kept for s, tokens in todo.prefill)
+    assert kept == [] or todo.prefill or todo.decode, "nothing moves"
+    assert bool(kept) or not (live or queue)
