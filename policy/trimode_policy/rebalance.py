@@ -93,7 +93,7 @@ def rebalance(
     present = _paces(pools, demand)
     if present is None:
         return _stay(MoveReason.NO_DATA, "the pace of some pool cannot be predicted"), state
-    options = []
+    options: list[tuple[float, PoolView, PoolView]] = []
     for source in pools:
         for target in pools:
             if source.name != target.name and source.replicas > source.least:
@@ -103,8 +103,8 @@ def rebalance(
                     options.append((min(_gains(present, paces)), source, target))
     best = max(options, key=lambda option: option[0], default=None)
     if best is None or best[0] <= moves.margin:
-        gain = "none is possible" if best is None else f"the best one gains {best[0]:.1%}"
-        return _stay(MoveReason.KEPT, f"no move is worth it: {gain}"), state
+        found = "none is possible" if best is None else f"the best one gains {best[0]:.1%}"
+        return _stay(MoveReason.KEPT, f"no move is worth it: {found}"), state
     gain, source, target = best
     return _checked(pools, source, target, gain, present, demand, moves, state, now)
 

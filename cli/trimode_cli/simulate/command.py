@@ -13,6 +13,7 @@ from random import Random
 from typing import Annotated
 
 import typer
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from trimode_cli import console
@@ -141,10 +142,11 @@ def _compare(
             bar.update(task, description=f"{cases[number].load.name}, {policy}", completed=done)
 
         results, details = compare_all(cases, policies, seed, search, progress)
+    wide = Console(width=max(console.out.width, WIDTH), highlight=False)
     path = out / "results.json"
     path.write_text(results.model_dump_json(indent=2) + "\n", encoding="utf-8")
     for result, detail in zip(results.loads, details, strict=True):
-        console.out.print(table_of(result, detail, price), width=max(console.out.width, WIDTH), crop=False)
+        wide.print(table_of(result, detail, price))
         if ORACLE in policies:
             console.out.print(_about(detail), style="dim", soft_wrap=True)
     written = [path]

@@ -19,7 +19,7 @@ from trimode_policy.simulation.workload import Goal, Job
 TICK_S = 1.0
 """Seconds between two looks of the controller and at waiting requests whose time is up."""
 REPORT_S = 0.2
-"""Seconds between two reports of a replica."""
+"""Seconds between two reports of a replica; one is sent at once when requests end."""
 PATIENCE_S = 3600.0
 """Seconds after the last arrival at which a run is given up; what is then under way counts as refused."""
 
@@ -138,7 +138,7 @@ class Fleet:
             self._record(request, now)
         if engine.begin(now):
             self._schedule(member)
-        if now - member.reported_at >= REPORT_S:
+        if done or now - member.reported_at >= REPORT_S:
             member.report(now)
         if done:
             if self.queue:
