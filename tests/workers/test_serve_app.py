@@ -26,7 +26,7 @@ from trimode_workers.replica.settings import EngineOptions, PoolSettings
 TINY = Path(trimode_workers.__path__[0], "tiny")
 DRIVER = Path(__file__).with_name("serve_driver.py")
 TOKEN = "fleet-secret"
-READY_S = 200
+READY_S = 300
 
 pytestmark = [
     pytest.mark.ray,
@@ -115,7 +115,7 @@ def _payloads(text: str) -> list[str]:
     return [line.removeprefix("data: ") for line in text.splitlines() if line]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 async def test_a_pool_lives_is_healed_and_drained(
     driver: asyncio.subprocess.Process, reports: Reports, eventually: Eventually
 ) -> None:
