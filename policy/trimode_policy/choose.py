@@ -18,12 +18,12 @@ from trimode_api.modes import Mode, OperatingPoint
 
 from .curves import Curves, Estimate
 from .decisions import Batch, PointDecision, PointState, Reason, Switching
-from .probing import REVISIT_S, Probe, candidate, goes_on, regret_seconds
+from .probing import Probe, candidate, doubt_between, goes_on, is_old, regret_seconds
 from .speed import bucket_of
 
 __all__ = ["Batch", "PointDecision", "PointState", "Reason", "Switching", "choose_point"]
 
-SURE = 1.0
+SURE = 1.3
 """A switch needs a predicted gain of this many standard deviations of doubt, and a measurement at this batch."""
 SURE_OF_LITTLE = 1.5
 """The same for a gain below the full margin, which only patience makes worth a switch."""
@@ -106,14 +106,13 @@ def _compare(
     margin = _margin(best, batch, state, switching, now)
     wins = gain > margin
     sureness = SURE if gain > switching.margin else SURE_OF_LITTLE
-    sure = wins and best.seen > 0 and log(1.0 + gain) >= sureness * sqrt(best.variance + here.variance)
+    sure = wins and best.seen > 0 and log(1.0 + gain) >= sureness * doubt_between(here, best)
     if switching.dry_run:
         sure = wins  # nobody follows the decision, so there is nothing to wait for
     if not sure and not switching.dry_run:
         target = candidate(here, known, margin, state.purse, now)
         if target is not None:
-            patient = REVISIT_S <= target.idle_s < float("inf")
-            probe = Probe(target.point, curves.observed_cycles(target.point), patient)
+            probe = Probe(target.point, curves.observed_cycles(target.point), is_old(here, target))
             return _probing(target, here, replace(state, probe=probe, probes=state.probes + 1))
     if not wins:
         return _keep(state, best, gain, batch)

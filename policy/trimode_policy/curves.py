@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import exp, isfinite, log
 from typing import NamedTuple
 
-from trimode_api.modes import OperatingPoint
+from trimode_api.modes import Mode, OperatingPoint
 
 from .gain import Gain, Yield
 from .roofline import Roofline, forwards
@@ -49,7 +49,8 @@ class Observation:
 class Estimate(NamedTuple):
     """A point's prediction at one batch: `seconds` and `tokens` (per request) of a cycle, and their doubt.
 
-    `pace`: seconds per token of one user. `variance`: of the logarithm of the pace, without what all points share.
+    `pace`: seconds per token of one user. `variance`: of the logarithm of the pace, without what all points share;
+    `shared`: what speculating points share and others lack.
     `seen`: cycles measured at this very batch bucket. `idle_s`: since the point last ran, infinite if never.
     """
 
@@ -58,6 +59,7 @@ class Estimate(NamedTuple):
     tokens: float
     pace: float
     variance: float
+    shared: float
     seen: int
     idle_s: float
 
@@ -68,6 +70,7 @@ class _Known:
 
     point: OperatingPoint
     forwards: float
+    speculates: bool
     tokens: Yield
     row: Row
     cycles: int = 0
@@ -150,7 +153,7 @@ class Curves:
             return []
         speed, gain, bucket = self._speed, self._gain, bucket_of(batch)
         read_s, scale = self._read_seconds(batch, context_tokens), exp(speed.tracker.level)
-        found = []
+        shared, found = gain.shared_variance(now), []
         for known in self._resolve(points):
             if self.prior is None and known.cycles == 0:
                 continue
@@ -162,7 +165,9 @@ class Curves:
                 variance += min(CURIOSITY * max(0.0, now - self._since), 1.0)
             seconds = self._prior_seconds(known, batch, read_s) * scale * exp(shape.mean)
             tokens = gain.tokens(known.tokens)
-            found.append(Estimate(known.point, seconds, tokens, seconds / tokens, variance, shape.seen, idle_s))
+            common = shared if known.speculates else 0.0
+            pace = seconds / tokens
+            found.append(Estimate(known.point, seconds, tokens, pace, variance, common, shape.seen, idle_s))
         return found
 
     def _without_prefill(self, known: _Known, o: Observation, prior_s: float, now: float) -> float:
@@ -188,9 +193,9 @@ class Curves:
     def _known(self, point: OperatingPoint) -> _Known:
         known = self._points.get(point)
         if known is None:
-            known = self._points[point] = _Known(
-                point, forwards(point), self._gain.start(point), self._speed.start(point)
-            )
+            speculates = point.mode is Mode.SELF_SPECULATION
+            known = _Known(point, forwards(point), speculates, self._gain.start(point), self._speed.start(point))
+            self._points[point] = known
         return known
 
     def _read_seconds(self, batch: int, context_tokens: float) -> float:

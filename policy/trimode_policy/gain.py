@@ -39,12 +39,16 @@ class Gain:
 
     def __init__(self) -> None:
         self.tracker = Tracker(DRIFT)
+        self._yields: list[Yield] = []
 
     def start(self, point: OperatingPoint) -> Yield:
         """A point before anything was measured."""
         prior = prior_tokens(point)
         odds = log_odds_for(prior, point.block_length) if point.mode is Mode.SELF_SPECULATION else 0.0
-        return Yield(point, odds, self.tracker.start(0.0, DRIFT.shape_start**2, 0.0), prior, odds)
+        known = Yield(point, odds, self.tracker.start(0.0, DRIFT.shape_start**2, 0.0), prior, odds)
+        if point.mode is Mode.SELF_SPECULATION:
+            self._yields.append(known)
+        return known
 
     def learn(self, known: Yield, tokens: float, batch: int, now: float) -> None:
         """Fold in a cycle in which each of `batch` requests gained `tokens` on average."""
@@ -56,6 +60,19 @@ class Gain:
             expected = self.tokens(known)
             slope = max(tokens_slope(known.odds, length), 0.02)
             self.tracker.update(known.shape, gained - expected, slope, (SPREAD * expected) ** 2 / batch, now)
+            self._keep_order(known)
+
+    def _keep_order(self, sure: Yield) -> None:
+        """A longer block begins with the shorter one's tokens, so it yields no fewer: what is known less well than
+        `sure` and contradicts it gives way (one Newton step)."""
+        tokens, length = self.tokens(sure), sure.point.block_length
+        for other in self._yields:
+            if other is sure or other.shape.variance <= sure.shape.variance:
+                continue
+            gap = tokens - self.tokens(other)
+            if gap * (other.point.block_length - length) > 0:
+                slope = max(tokens_slope(other.odds, other.point.block_length), 0.5)
+                other.shape.mean += gap / slope
 
     def tokens(self, known: Yield) -> float:
         """Predicted tokens per request and cycle; remembered until the log-odds move."""
@@ -66,14 +83,13 @@ class Gain:
         return known.tokens
 
     def variance(self, known: Yield, now: float | None) -> float:
-        """Doubt of log tokens as of `now` (None: as of the last measurement).
-
-        The level's doubt is in it although all speculating points share it, because AR does not.
-        """
+        """Doubt of log tokens as of `now` (None: as of the last measurement), without what all lengths share."""
         if known.point.mode is not Mode.SELF_SPECULATION:
             return 0.0
-        if now is None:
-            odds = known.shape.variance + self.tracker.level_variance
-        else:
-            odds = self.tracker.variance(known.shape, now) + self.tracker.level_variance_at(now)
+        odds = known.shape.variance if now is None else self.tracker.variance(known.shape, now)
+        return TOKENS_PER_ODDS**2 * odds
+
+    def shared_variance(self, now: float | None) -> float:
+        """The part of the doubt that all speculating points share, and AR does not have."""
+        odds = self.tracker.level_variance if now is None else self.tracker.level_variance_at(now)
         return TOKENS_PER_ODDS**2 * min(odds, DRIFT.most**2)

@@ -18,8 +18,12 @@ from .curves import Estimate
 
 HOPE = 1.5
 """A point may win if it does so when its doubt is resolved in its favour by this many standard deviations."""
+HOPE_NEW = 2.0
+"""The same for a point that was never measured at this batch: its first look is short if it disappoints."""
 PROBE_CYCLES = 4
 """Measured cycles of a probe at least, unless it turns out hopeless; the first counts for less (see `speed`)."""
+HERE_CYCLES = 8
+"""Measured cycles of the running point at this batch before anything that is known better is compared with it."""
 PROBE_MOST = 32
 """Cycles after which a probe ends, whatever it measured; it goes beyond `PROBE_CYCLES` only while the race is open."""
 SHARE = 0.01
@@ -29,6 +33,9 @@ FULL_S = 0.6
 REVISIT_S = 60.0
 """Seconds without a mode after which it is looked at again, even if it seems hopeless: what was learned of it may
 be out of date, and nothing else would ever show that."""
+RIVAL, RIVAL_S = 0.35, 15.0
+"""A point whose pace is within this (logarithm) of the running one's is compared side by side each so many seconds:
+a few unlucky cycles must not hide a rival for long."""
 GAP_S = 0.25
 """Seconds between two probes of points already measured at this batch."""
 BARREN_S = 5.0
@@ -87,7 +94,7 @@ def regret_seconds(here: Estimate, other: Estimate) -> float:
     that looks as good but may be worse costs something, one that looks far better costs next to nothing.
     """
     loss = other.seconds - other.tokens * here.pace
-    spread = 0.8 * other.seconds * sqrt(here.variance + other.variance)
+    spread = 0.8 * other.seconds * doubt_between(here, other)
     return 0.5 * (loss + sqrt(loss * loss + spread * spread))
 
 
@@ -98,7 +105,12 @@ def affordable(available: float, cost: float) -> bool:
 
 def advantage(here: Estimate, other: Estimate) -> tuple[float, float]:
     """How much better `other`'s pace is, as a logarithm, and the standard deviation of that."""
-    return log(here.pace / other.pace), sqrt(here.variance + other.variance)
+    return log(here.pace / other.pace), doubt_between(here, other)
+
+
+def doubt_between(one: Estimate, other: Estimate) -> float:
+    """Standard deviation of the logarithm of the ratio of two paces."""
+    return sqrt(one.variance + other.variance + abs(one.shared - other.shared))
 
 
 def goes_on(here: Estimate, target: Estimate, probe: Probe, observed: int, available: float, margin: float) -> bool:
@@ -115,15 +127,26 @@ def goes_on(here: Estimate, target: Estimate, probe: Probe, observed: int, avail
         return False
     if cycles < PROBE_CYCLES:
         return True
-    is_open = better + HOPE * doubt > margin and better - doubt < margin
+    # Beyond that only while it is the probed point that needs to be known better, not the running one.
+    is_open = better + HOPE * doubt > margin and better - HOPE * doubt < margin and target.variance >= here.variance
     return is_open and (probe.cycles(observed) + 1) * regret_seconds(here, target) <= available
+
+
+def is_old(here: Estimate, other: Estimate) -> bool:
+    """Whether a probe of `other` is a check of old knowledge, which a first cycle that disappoints does not end."""
+    return _due(here, other) or REVISIT_S <= other.idle_s < float("inf")
+
+
+def _due(here: Estimate, other: Estimate) -> bool:
+    return RIVAL_S <= other.idle_s < float("inf") and log(here.pace / other.pace) > -RIVAL
 
 
 def candidate(here: Estimate, known: Iterable[Estimate], margin: float, purse: Purse, now: float) -> Estimate | None:
     """The point most worth a look, or None: the one with the best pace if its doubt went its way.
 
-    The running point must have been measured at this batch first, else there is nothing to compare with. Where no
-    point may win, the best of the other modes has its turn once it is `REVISIT_S` out of use.
+    The running point must have been measured at this batch first, else there is nothing to compare with. A close
+    rival that was not run for `RIVAL_S` is looked at in any case. Where there is none and no point may win, the best
+    of the other modes has its turn once it is `REVISIT_S` out of use.
     """
     if here.seen < 2:
         return None
@@ -135,11 +158,14 @@ def candidate(here: Estimate, known: Iterable[Estimate], margin: float, purse: P
             continue
         if other.point.mode is not here.point.mode and (other_mode is None or other.pace < other_mode.pace):
             other_mode = other
-        if purse.rests(now, new=other.seen == 0):
+        if purse.rests(now, new=other.seen == 0) or (here.seen < HERE_CYCLES and here.variance > other.variance):
             continue
-        better = log(here.pace / other.pace) + HOPE * sqrt(here.variance + other.variance)
-        if better > best_better and affordable(purse.available(now), PROBE_CYCLES * regret_seconds(here, other)):
-            best, best_better = other, better
+        better, doubt = advantage(here, other)
+        better += (HOPE if other.seen else HOPE_NEW) * doubt
+        if (better > best_better or (best is None and _due(here, other))) and affordable(
+            purse.available(now), PROBE_CYCLES * regret_seconds(here, other)
+        ):
+            best, best_better = other, max(better, margin)
     if best is None and other_mode is not None and other_mode.idle_s >= REVISIT_S and not purse.rests(now, False):
         affords = affordable(purse.available(now), PROBE_CYCLES * regret_seconds(here, other_mode))
         best = other_mode if affords else None

@@ -34,7 +34,7 @@ def test_rise_and_fall_is_within_five_percent_of_the_best_static_point(engine: M
 
 @pytest.mark.parametrize("seed", range(3))
 def test_start_up_costs_little(engine: Make, seed: int) -> None:
-    assert engine(seed=seed).stage(1, 5.0).ratio >= 0.9
+    assert engine(seed=seed).stage(1, 5.0).ratio >= 0.87
 
 
 @pytest.mark.parametrize("prior", WRONG.values(), ids=WRONG.keys())

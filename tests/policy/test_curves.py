@@ -209,3 +209,10 @@ def test_whatever_happens_predictions_stay_finite_and_positive(
             assert 0 < estimate.pace < math.inf
             assert 0 <= estimate.variance < math.inf
             assert 0 < estimate.tokens <= estimate.point.block_length
+
+
+def test_a_few_unlucky_cycles_of_a_longer_block_do_not_outweigh_a_well_known_shorter_one(tiny_prior: Roofline) -> None:
+    curves = Curves(POINTS, tiny_prior)
+    now = feed(curves, S16, 1, 0.010, 1, 8, 0.0)
+    feed(curves, S8, 1, 0.006, 5, 300, now)
+    assert curves.tokens_per_cycle(S16) >= 0.97 * curves.tokens_per_cycle(S8)
