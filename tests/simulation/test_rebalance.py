@@ -26,7 +26,7 @@ def test_few_requests_move_a_replica_to_the_fast_pool_and_many_back() -> None:
     decision, state = rebalance([ar(3), fast(1)], Demand(8, 16), MOVES, MoveState(), 100.0)
     assert (decision.source, decision.target, decision.reason) == ("ar", "fast", MoveReason.PREDICTED_GAIN)
     assert state.moved_at == 100.0
-    decision, _ = rebalance([ar(1), fast(3)], Demand(220, 240), MOVES, MoveState(), 100.0)
+    decision, _ = rebalance([ar(1), fast(3)], Demand(150, 180), MOVES, MoveState(), 100.0)
     assert (decision.source, decision.target) == ("fast", "ar")
 
 
