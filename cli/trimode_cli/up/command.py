@@ -63,7 +63,7 @@ def up(file: str, host: str, port: int) -> None:
     with ExitStack() as closing:
         control = Control(socket_path(deployment.metadata.name, os.environ), inbox)
         closing.callback(control.close)
-        folder = Path(tempfile.mkdtemp(prefix="trimode-", dir=ray_local.short_folder()))
+        folder = _own_folder(Path(ray_local.short_folder()))
         closing.callback(shutil.rmtree, folder, ignore_errors=True)
         terminal = closing.enter_context(own_terminal(folder / "up.log"))
         ray_local.adopt_environment()
@@ -84,6 +84,15 @@ def _look_first(deployment: NemotronDeployment, host: str, port: int) -> Path:
         console.err.print(Text.assemble(("warning: ", "yellow"), warning), soft_wrap=True)
     preflight.check_port(host, port)
     return model
+
+
+def _own_folder(base: Path) -> Path:
+    """A new folder for this process; those of processes that were killed are removed."""
+    for old in base.glob("trimode-up-*-*"):
+        pid = old.name.split("-")[2]
+        if pid.isdigit() and old.stat().st_uid == os.getuid() and not Path("/proc", pid).exists():
+            shutil.rmtree(old, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"trimode-up-{os.getpid()}-", dir=base))
 
 
 def _run(stack: Stack, terminal: Terminal, signals: Signals) -> None:

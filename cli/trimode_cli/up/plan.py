@@ -16,10 +16,11 @@ from trimode_api.values import cores, size_bytes
 
 @dataclass(frozen=True, slots=True)
 class PoolPlan:
-    """One pool: how many replicas, and what each is given (cores, GPUs, bytes)."""
+    """One pool: how many replicas at first and at most, and what each is given (cores, GPUs, bytes)."""
 
     name: str
     replicas: int
+    most: int
     cores: float
     gpus: int
     memory_bytes: int
@@ -53,14 +54,14 @@ class Update:
 
 
 def plan(deployment: NemotronDeployment) -> tuple[PoolPlan, ...]:
-    """The pools that one machine starts; each with its fewest replicas, none while suspended.
+    """The pools that one machine starts, each with its fewest replicas; no pool while suspended.
 
     Raises InvalidInput where one machine cannot run the resource (yet).
     """
     problems = tuple(_unsupported(deployment))
     if problems:
         raise InvalidInput(problems, f"{deployment.metadata.name} on one machine")
-    return tuple(_pool(pool, suspended=deployment.spec.suspend) for pool in deployment.spec.pools)
+    return () if deployment.spec.suspend else tuple(_pool(pool) for pool in deployment.spec.pools)
 
 
 def diff(old: NemotronDeployment, new: NemotronDeployment) -> Update:
@@ -82,7 +83,7 @@ def diff(old: NemotronDeployment, new: NemotronDeployment) -> Update:
     return Update(
         changes=changes,
         policy=any(_of_policy(change.path) for change in changes),
-        scale=tuple(n for n in kept if n not in rolled and before[n].replicas != after[n].replicas),
+        scale=tuple(n for n in kept if n not in rolled and _size(before[n]) != _size(after[n])),
         roll=rolled,
         remove=tuple(name for name in before if name not in after),
     )
@@ -109,11 +110,12 @@ def _unsupported(deployment: NemotronDeployment) -> list[Problem]:
     return problems
 
 
-def _pool(pool: Pool, *, suspended: bool) -> PoolPlan:
+def _pool(pool: Pool) -> PoolPlan:
     given = pool.resources
     return PoolPlan(
         name=pool.name,
-        replicas=0 if suspended else pool.replicas.min,
+        replicas=pool.replicas.min,
+        most=pool.replicas.max,
         cores=cores(given.cpu),
         gpus=given.gpus,
         memory_bytes=size_bytes(given.memory),
@@ -122,6 +124,10 @@ def _pool(pool: Pool, *, suspended: bool) -> PoolPlan:
 
 def _given(pool: PoolPlan) -> tuple[float, int, int]:
     return pool.cores, pool.gpus, pool.memory_bytes
+
+
+def _size(pool: PoolPlan) -> tuple[int, int]:
+    return pool.replicas, pool.most
 
 
 def _dump(deployment: NemotronDeployment) -> dict[str, Any]:

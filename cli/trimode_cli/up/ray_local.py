@@ -10,9 +10,11 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -43,6 +45,7 @@ QUIET = {
     "RAY_enable_worker_prestart": "0",
     "RAY_prestart_worker_first_driver": "0",
     "RAY_gcs_server_request_timeout_seconds": "15",
+    "RAY_worker_niceness": "0",
     "RAY_preload_python_modules": "trimode_cli.up.ray_worker",
 }
 
@@ -125,16 +128,24 @@ def start(folder: Path, num_cpus: int, num_gpus: int, go_on: Callable[[], None])
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
         node = Head(params, head=True, shutdown_at_exit=False, spawn_reaper=True)
-        ray.init(
-            address=node.gcs_address,
-            log_to_driver=False,
-            configure_logging=False,
-        )
+        with _own_signals():
+            ray.init(address=node.gcs_address, log_to_driver=False, configure_logging=False)
     except CliError:
         raise
     except Exception as exc:  # Ray raises bare Exception here
         raise StartFailed(f"Ray did not start: {exc}", "Is the machine very busy? Try again.") from exc
     return LocalRay(node)
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Put the handlers back that Ray replaces: its own end the process on the spot."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _without_agents(start: Callable[..., Any]) -> Callable[..., Any]:

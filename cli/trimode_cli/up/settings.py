@@ -40,7 +40,7 @@ def pools(deployment: NemotronDeployment, model: Path, version: int, router_url:
             router_urls=(router_url,),
             drain_timeout_s=float(spec.drain.timeout_seconds),
             min_replicas=pool.replicas,
-            max_replicas=max(pool.replicas, 1),
+            max_replicas=pool.most,
             num_cpus=pool.cores,
             num_gpus=float(pool.gpus),
         )

@@ -174,7 +174,8 @@ class Stack:
         """Let Serve end its replicas; in a thread, since a hurried user does not wait for it."""
         from trimode_workers import app
 
-        ending = threading.Thread(target=app.shutdown, daemon=True)
+        limit = float(self.deployment.spec.drain.timeout_seconds) + SWEEP_GRACE_S
+        ending = threading.Thread(target=app.shutdown, args=(limit,), daemon=True)
         ending.start()
         while ending.is_alive() and not self.hurry():
             ending.join(POLL_S)
