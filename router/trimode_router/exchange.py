@@ -22,6 +22,7 @@ from trimode_router.limits import Limits
 from trimode_router.rules import Tier
 
 _DONE = b"data: [DONE]"
+_ERROR = b'data: {"error"'
 RETRIABLE = frozenset((429, 502, 503, 504))
 """Statuses of a replica that say nothing about the request: another replica may serve it."""
 
@@ -107,7 +108,8 @@ class Exchange:
     # The replica's side.
 
     def on_head(self, head: AnswerHead) -> None:
-        if head.status in RETRIABLE and self._desk.elsewhere(self):
+        # 401: it does not take the router's token, which no client can mend.
+        if head.status == 401 or (head.status in RETRIABLE and self._desk.elsewhere(self)):
             self._drop_link()
             self._desk.failed(self, f"answered {head.status}", untouched=False)
             return
@@ -215,7 +217,7 @@ class Exchange:
             self.client.abort()
             return
         data = b""
-        if not whole:
+        if not whole and _ERROR not in self._tail:  # a replica that could still speak has said why
             data = event(error_bytes(ApiError(502, f"the replica {why} in mid-stream", code="stream_broken")))
         if framing.chunked and not self.request.http10:
             data = (chunk(data) if data else b"") + LAST_CHUNK

@@ -297,3 +297,30 @@ async def test_a_replica_that_speaks_unasked_loses_its_connection(house: Any) ->
     response = await house.http.post("/v1/chat/completions", json=CHAT)
     assert response.json()["choices"][0]["message"]["content"] == "t0 t1 t2 "
     assert replica.connections == 2
+
+
+async def test_an_error_event_of_the_replica_is_not_repeated(house: Any) -> None:
+    async def script(call: Any) -> None:
+        await call.begin()
+        await call.say("one")
+        await call.event({"error": {"message": "the engine ended", "type": "server_error"}})
+        call.close()
+
+    house.replicas[0].script = script
+    response = await house.http.post("/v1/chat/completions", json=STREAM)
+    events = [line for line in response.text.split("\n") if line]
+    assert len(events) == 2
+    assert "the engine ended" in events[1]
+    assert 'status="broken"' in (await house.http.get("/metrics")).text
+
+
+async def test_a_replica_with_another_token_is_the_fleets_fault_not_the_clients(open_house: Any) -> None:
+    house = await open_house(replicas=1)
+
+    async def script(call: Any) -> None:
+        await call.answer({"error": {"message": "the fleet's token is wrong"}}, status=401)
+
+    house.replicas[0].script = script
+    response = await house.http.post("/v1/chat/completions", json=CHAT)
+    assert response.status_code == 503
+    assert "answered 401" in response.json()["error"]["message"]

@@ -25,7 +25,7 @@ async def fleet(house: Any) -> FleetView:
 @pytest.mark.parametrize("value", [None, "Bearer wrong", "Bearer fleet-token2", "fleet-token", "Bearer \xe9"])
 async def test_nothing_without_the_token(house: Any, method: str, path: str, value: str | None) -> None:
     async with httpx.AsyncClient(base_url=house.router.internal_url, verify=False) as client:
-        headers = {} if value is None else {"Authorization": value.encode("latin-1")}
+        headers = httpx.Headers([] if value is None else [(b"Authorization", value.encode("latin-1"))])
         response = await client.request(method, path, headers=headers, content=b"{}")
     assert response.status_code == 401
     assert response.json()["error"]["type"] == "authentication_error"

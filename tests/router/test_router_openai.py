@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
-import httpx
 import openai
 import pytest
 
@@ -18,7 +17,7 @@ async def client(house: Any) -> AsyncIterator[openai.AsyncOpenAI]:
         api_key="none",
         base_url=house.router.url + "/v1",
         max_retries=0,
-        http_client=httpx.AsyncClient(verify=False, timeout=5),
+        http_client=openai.DefaultAsyncHttpxClient(verify=False, timeout=5),
     ) as made:
         yield made
 

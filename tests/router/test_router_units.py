@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 from trimode_api.errors import ApiError
 from trimode_api.modes import AR, OperatingPoint, diffusion, speculation
 from trimode_router.asked import CHAT_PATH, TEXT_PATH, Dial, parse, resolve
-from trimode_router.http.request import split_target
+from trimode_router.http.reader import RequestReader
+from trimode_router.http.request import Request, split_target
 from trimode_router.limits import Limits
 from trimode_router.waiting import WaitingRoom
 
@@ -140,3 +142,43 @@ def test_defaults_of_the_limits_are_pinned() -> None:
     assert (limits.header_bytes, limits.body_bytes) == (16384, 8388608)
     assert (limits.header_seconds, limits.body_seconds, limits.idle_seconds) == (10, 60, 75)
     assert (limits.attempts, limits.slack) == (3, 1)
+
+
+PIECES = (
+    b"GET /a HTTP/1.1\r\nHost: x\r\nx-request-id: one\r\n\r\n",
+    b"POST /b?c HTTP/1.1\r\nHost: x\r\nContent-Length: 11\r\n\r\nhello world",
+    b"POST /d HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nT: t\r\n\r\n",
+    b"HEAD http://x/e HTTP/1.1\r\nHost: x\r\nx-trimode-tier: gold\r\n\r\n",
+    b"POST /f HTTP/1.0\r\nContent-Length: 0\r\nConnection: keep-alive\r\n\r\n",
+    b"NONSENSE\r\n\r\n",
+    b"POST /g HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    b"GET /h HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+    b"GET /i HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 600 + b"\r\n\r\n",
+)
+
+
+def read(data: bytes, cuts: list[int]) -> list[Request]:
+    reader = RequestReader(Limits(header_bytes=500, body_bytes=100), lambda: "id", lambda method, path: None)
+    edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
+    for start, end in itertools.pairwise(edges):
+        if start < end and not reader.deaf:
+            reader.feed(data[start:end])
+    return list(reader.ready)
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=5), st.lists(st.integers(0, 5000), max_size=8))
+def test_requests_do_not_depend_on_how_their_bytes_were_cut(pieces: list[bytes], cuts: list[int]) -> None:
+    def told(requests: list[Request]) -> list[tuple[object, ...]]:
+        return [
+            (r.problem.status,) if r.problem else (r.method, r.path, r.body, r.keep, r.request_id, r.tier)
+            for r in requests
+        ]
+
+    data = b"".join(pieces)
+    assert told(read(data, cuts)) == told(read(data, []))
+
+
+@given(st.binary(max_size=300), st.lists(st.integers(0, 300), max_size=4))
+def test_no_bytes_crash_the_reader(data: bytes, cuts: list[int]) -> None:
+    for request in read(b"POST /a HTTP/1.1\r\nHost: x\r\n" + data, cuts):
+        assert request.problem is None or 400 <= request.problem.status < 600
