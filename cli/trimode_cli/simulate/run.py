@@ -5,12 +5,12 @@ Belongs here: the order of runs, their seeds and their progress. Nothing here pr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
 
-from trimode_cli.simulate.results import LoadResult, Results, policy_result
+from trimode_cli.simulate.results import LoadResult, policy_result
 from trimode_cli.simulate.world import NamedLoad
 from trimode_policy.simulation.bound import upper_bound
 from trimode_policy.simulation.measures import Account, Series
@@ -82,13 +82,11 @@ def compare(
 
 def compare_all(
     cases: Sequence[Case], policies: Sequence[str], seed: int, search: Search, progress: CaseProgress
-) -> tuple[Results, list[Detail]]:
-    """Every case in turn."""
+) -> Iterator[tuple[LoadResult, Detail]]:
+    """Every case in turn, each as soon as it is done."""
     known: Known = {}
-    found = []
     for number, case in enumerate(cases):
-        found.append(compare(case, policies, seed, search, partial(progress, number), known))
-    return Results(loads=tuple(result for result, _ in found)), [detail for _, detail in found]
+        yield compare(case, policies, seed, search, partial(progress, number), known)
 
 
 def _series(case: Case) -> Series:
