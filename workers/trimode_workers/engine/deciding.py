@@ -51,7 +51,8 @@ class Pilot:
     def decide(self, batch: Batch, now: float) -> OperatingPoint:
         """The point to run now."""
         self._age += 1
-        if self._age >= ASK_EVERY or batch.running != self._asked:
+        # A probe is asked about every cycle: a hopeless one must end after its first, which may be a slow one.
+        if self._age >= ASK_EVERY or batch.running != self._asked or self.decision.reason is Reason.PROBE:
             self._age, self._asked, self._fresh = 0, batch.running, False
             self.decision, self.state = choose_point(batch, self.points, self._curves, self.state, self.switching, now)
             self.point = self.switching.fallback if self.switching.dry_run else self.decision.point
