@@ -1,8 +1,10 @@
 """The decoder for inference: fewer, larger operations.
 
-At small batches a forward is bound by the number of operations, not by arithmetic. So q, k and v are one
-matrix, gate and up are one, norm weights are folded into the matrix behind them, residual additions ride on the
-matrix product, and a norm is three operations. Results equal `Decoder`'s up to rounding.
+At small batches a forward is bound by the number of operations and by reading weights, not by arithmetic. So q, k
+and v are one matrix, gate and up are one, all are stored `[in, out]` (small products run up to 1.8 times faster),
+norm weights are folded into the matrix behind them, residual additions ride on the matrix product, a norm is three
+operations, and rotation is one complex product: the dimensions of q and k are reordered so that rotated pairs are
+neighbours, which leaves their products unchanged. Results equal `Decoder`'s up to rounding.
 """
 
 import torch
@@ -10,24 +12,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trimode_workers.model.decoder import Attend, Decoder, Layer
-from trimode_workers.model.rotary import angles, query_scale, rotate
+from trimode_workers.model.rotary import query_scale
 
-
-class _FusedLayer:
-    """One layer's packed weights, the norms' ones folded in times `gain`."""
-
-    def __init__(self, layer: Layer, gain: float) -> None:
-        attention, mlp = layer.self_attn, layer.mlp
-        before, after = layer.input_layernorm.weight * gain, layer.post_attention_layernorm.weight * gain
-        qkv = torch.cat((attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight))
-        self.qkv = (qkv * before).detach()
-        self.o = attention.o_proj.weight.detach().t()
-        self.gate_up = (torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)) * after).detach()
-        self.down = mlp.down_proj.weight.detach().t()
+_FIRST_POSITIONS = 4096
+"""Length of the first rotation table; it at least doubles when a position lies beyond it."""
 
 
 class FusedDecoder:
-    """Same contract as `Decoder`, inference only; holds copies of the packed weights."""
+    """Same contract as `Decoder`, inference only, with packed copies of the weights.
+
+    `attend` gets the dimensions of q and k reordered, which no product of the two can tell.
+    """
 
     def __init__(self, decoder: Decoder) -> None:
         c = decoder.config
@@ -37,40 +32,74 @@ class FusedDecoder:
         self._quick = self.embedding.dtype == torch.float32
         gain = c.hidden_size**0.5 if self._quick else 1.0
         self._floor = torch.tensor((c.hidden_size * c.norm_eps) ** 0.5, device=self.embedding.device)
-        self.layers = [_FusedLayer(layer, gain) for layer in decoder.encoder.layers if isinstance(layer, Layer)]
+        layers = (layer for layer in decoder.encoder.layers if isinstance(layer, Layer))
+        self.layers = [_FusedLayer(layer, gain, c.head_dim) for layer in layers]
         self.norm = (decoder.encoder.norm.weight * gain).detach()
-        self.head = decoder.diffusion_head.weight.detach()
-        self.frequencies = decoder.frequencies
-        self.magnitude = decoder.magnitude
+        self.head = _packed(decoder.diffusion_head.weight)
+        self.frequencies, self.magnitude = decoder.frequencies, decoder.magnitude
+        self._turns = self._table(_FIRST_POSITIONS)
 
     def hidden(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """tokens `[b, n]` int64, positions `[b, n]` -> `[b, n, hidden]` after the final norm."""
         c = self.config
         b, n = tokens.shape
+        heads, rotated = c.heads, c.heads + c.kv_heads
         x = F.embedding(tokens.reshape(-1), self.embedding)
-        turn = angles(positions, self.frequencies)
-        cos, sin = turn.cos(), turn.sin()
-        if self.magnitude != 1.0:
-            cos, sin = cos * self.magnitude, sin * self.magnitude
-        cos, sin = torch.cat((cos, cos), -1).to(x.dtype), torch.cat((-sin, sin), -1).to(x.dtype)
-        scale = query_scale(positions, c.rope).to(x.dtype) if c.rope.query_scaling_beta else None
-        turned = c.heads + c.kv_heads
+        turn, scale = self._turn(positions)
         for index, layer in enumerate(self.layers):
-            heads = F.linear(self._normed(x), layer.qkv).view(b, n, -1, c.head_dim).transpose(1, 2)
-            qk = rotate(heads[:, :turned], cos, sin)
-            q = qk[:, : c.heads] if scale is None else qk[:, : c.heads] * scale
-            o = attend(index, q, qk[:, c.heads :], heads[:, turned:])
+            qkv = torch.mm(self._normed(x), layer.qkv).view(b, n, -1, c.head_dim)
+            pairs = torch.view_as_complex(qkv[:, :, :rotated].float().unflatten(-1, (-1, 2)))
+            qk = torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype).transpose(1, 2)
+            q = qk[:, :heads] if scale is None else qk[:, :heads] * scale
+            o = attend(index, q, qk[:, heads:], qkv[:, :, rotated:].transpose(1, 2))
             x = torch.addmm(x, o.transpose(1, 2).reshape(b * n, -1), layer.o)
-            gate, up = F.linear(self._normed(x), layer.gate_up).chunk(2, -1)
-            x = torch.addmm(x, F.silu(gate) * up, layer.down)
-        return (self._normed(x) * self.norm).view(b, n, -1)
+            gate, up = torch.mm(self._normed(x), layer.gate_up).chunk(2, -1)
+            x = torch.addmm(x, F.silu(gate).mul_(up), layer.down)
+        return self._normed(x).mul_(self.norm).view(b, n, -1)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """`[..., hidden]` -> `[..., vocab]`."""
-        return F.linear(hidden, self.head)
+        return torch.matmul(hidden, self.head)
 
     def _normed(self, x: Tensor) -> Tensor:
         """RMSNorm without its weight (over sqrt(hidden) in float32, which the weights make up for)."""
         if self._quick:
             return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self._floor)
         return F.rms_norm(x, (self.config.hidden_size,), None, self.config.norm_eps)
+
+    def _turn(self, positions: Tensor) -> tuple[Tensor, Tensor | None]:
+        """positions `[b, n]` -> complex rotation `[b, n, 1, head_dim / 2]`, and the query's factor where not 1."""
+        last, rope = int(positions.max()), self.config.rope
+        if last >= self._turns.shape[0]:
+            self._turns = self._table(max(last + 1, 2 * self._turns.shape[0]))
+        turn = torch.view_as_complex(self._turns[positions].unflatten(-1, (1, -1, 2)))
+        if not rope.query_scaling_beta or last < rope.original_max_positions:
+            return turn, None
+        return turn, query_scale(positions, rope).to(self.embedding.dtype)
+
+    def _table(self, count: int) -> Tensor:
+        """Cosine and sine of every pair at positions 0 to `count - 1`: `[count, head_dim]`, interleaved."""
+        angles = torch.arange(count, device=self.frequencies.device)[:, None].float() * self.frequencies
+        return torch.stack((angles.cos(), angles.sin()), -1).flatten(1) * self.magnitude
+
+
+class _FusedLayer:
+    """One layer's packed weights, `[in, out]`, the norms' ones folded in times `gain`."""
+
+    def __init__(self, layer: Layer, gain: float, head_dim: int) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        before, after = layer.input_layernorm.weight * gain, layer.post_attention_layernorm.weight * gain
+        q, k = (_neighbours(p.weight, head_dim) for p in (attention.q_proj, attention.k_proj))
+        self.qkv = _packed(torch.cat((q, k, attention.v_proj.weight)) * before)
+        self.o = _packed(attention.o_proj.weight)
+        self.gate_up = _packed(torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)) * after)
+        self.down = _packed(mlp.down_proj.weight)
+
+
+def _packed(weight: Tensor) -> Tensor:
+    return weight.detach().t().contiguous()
+
+
+def _neighbours(weight: Tensor, head_dim: int) -> Tensor:
+    """Reorder the outputs of each head so that the two halves of a rotated pair follow one another."""
+    return weight.view(-1, 2, head_dim // 2, weight.shape[-1]).transpose(1, 2).reshape(weight.shape)
