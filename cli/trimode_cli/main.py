@@ -74,6 +74,29 @@ def chat(
 
 
 @app.command()
+def bench(
+    out: Annotated[str, typer.Option(metavar="DIR", help="Where the JSON and the picture go.")] = ".",
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer concurrencies, one round: a smoke test.")] = False,
+    engine_only: Annotated[bool, typer.Option("--engine-only", help="Leave the router out.")] = False,
+    ramp: Annotated[bool, typer.Option("--ramp", help="A load that rises and falls instead; ramp.json, .png.")] = False,
+    url: Annotated[str | None, typer.Option(help="Measure this endpoint instead of starting one.")] = None,
+) -> None:
+    """Measure static points against the adaptive policy, in the engine alone and through the router.
+
+    Writes bench.json and bench.png.
+    """
+    from trimode_cli.bench import command
+    from trimode_cli.errors import BadInput
+
+    if engine_only and (ramp or url):
+        raise BadInput("--engine-only goes neither with --ramp nor with --url: the engine alone has no endpoint")
+    if ramp:
+        command.bench_ramp(out, quick, url)
+    else:
+        command.bench(out, quick, engine_only, url)
+
+
+@app.command()
 def crd() -> None:
     """Print the CustomResourceDefinition as YAML."""
     import yaml
@@ -97,3 +120,7 @@ def main(arguments: list[str] | None = None) -> None:
         app(arguments)
     except TrimodeError as error:
         sys.exit(console.show_error(error))
+
+
+if __name__ == "__main__":
+    main()

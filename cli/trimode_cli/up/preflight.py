@@ -19,7 +19,7 @@ from trimode_cli.up.plan import PoolPlan
 def model_folder(deployment: NemotronDeployment) -> Path:
     """The folder behind `spec.model.uri`, with the files of a model in it. Raises BadInput."""
     uri = deployment.spec.model.uri
-    folder = _tiny_folder() if uri == "tiny://" else Path(unquote(uri.removeprefix("file://")))
+    folder = tiny_folder() if uri == "tiny://" else Path(unquote(uri.removeprefix("file://")))
     if not folder.is_dir():
         raise BadInput(f"spec.model.uri: {uri!r}: there is no folder {folder}")
     missing = [name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
@@ -85,7 +85,8 @@ def machine_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _tiny_folder() -> Path:
+def tiny_folder() -> Path:
+    """Where the packaged model lies."""
     import trimode_workers.tiny
 
     return Path(trimode_workers.tiny.__path__[0])
