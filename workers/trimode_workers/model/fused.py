@@ -48,7 +48,7 @@ class FusedDecoder:
         turn, scale = self._turn(positions)
         for index, layer in enumerate(self.layers):
             qkv = torch.mm(self._normed(x), layer.qkv).view(b, n, -1, c.head_dim)
-            pairs = torch.view_as_complex(qkv[:, :, :rotated].float().unflatten(-1, (-1, 2)))
+            pairs = torch.view_as_complex(torch.unflatten(qkv[:, :, :rotated].float(), -1, (-1, 2)))
             qk = torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype).transpose(1, 2)
             q = qk[:, :heads] if scale is None else qk[:, :heads] * scale
             o = attend(index, q, qk[:, heads:], qkv[:, :, rotated:].transpose(1, 2))
@@ -72,7 +72,7 @@ class FusedDecoder:
         last, rope = int(positions.max()), self.config.rope
         if last >= self._turns.shape[0]:
             self._turns = self._table(max(last + 1, 2 * self._turns.shape[0]))
-        turn = torch.view_as_complex(self._turns[positions].unflatten(-1, (1, -1, 2)))
+        turn = torch.view_as_complex(torch.unflatten(self._turns[positions], -1, (1, -1, 2)))
         if not rope.query_scaling_beta or last < rope.original_max_positions:
             return turn, None
         return turn, query_scale(positions, rope).to(self.embedding.dtype)
