@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -272,3 +274,13 @@ class TestDrain:
             assert response.status == 503
             assert "shutting down" in (await response.json())["error"]["message"]
         replica.engine.process.wait(0)
+
+
+def test_the_shell_carries_neither_torch_nor_ray() -> None:
+    """A replica's actor stays small: only the engine's process pays for torch."""
+    code = (
+        "import sys, trimode_workers.replica.replica\n"
+        "print([name for name in ('torch', 'ray', 'numpy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
