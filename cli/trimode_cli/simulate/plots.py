@@ -39,11 +39,11 @@ def _over_time(series: Series, title: str, path: Path) -> Path:
     above.plot(minutes, [n / series.every_s for n in series.offered], color="grey", label="offered")
     above.plot(minutes, [n / series.every_s for n in series.good], color="tab:green", label="met objectives")
     above.set(ylabel="requests/s", title=title)
-    above.legend(loc="upper left")
+    above.legend(loc="upper left", bbox_to_anchor=(1, 1))
     points = sorted(series.at, key=lambda point: point.block_length)
     below.stackplot(minutes, _shares(series, points), labels=[str(point) for point in points])
     below.set(xlabel="minutes", ylabel="share of decoding time", ylim=(0, 1))
-    below.legend(loc="upper left")
+    below.legend(loc="upper left", bbox_to_anchor=(1, 1), reverse=True)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
     return path
@@ -67,7 +67,7 @@ def _attainment(result: LoadResult, title: str, path: Path) -> Path:
         )
     axes.set_xticks([i + 0.4 - width / 2 for i in range(len(result.policies))], [r.policy for r in result.policies])
     axes.set(ylabel="requests within objectives, %", title=title, ylim=(0, 105))
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
     return path
@@ -82,7 +82,7 @@ def _regret(results: Sequence[LoadResult], path: Path) -> Path:
         axes.barh([i + place * height for i in range(len(results))], regrets, height=height, label=policy)
     axes.set_yticks([i + 0.4 for i in range(len(results))], [f"{r.name}, {r.switch_cost_s:g} s" for r in results])
     axes.set(xlabel="goodput lost against the oracle, %")
-    axes.legend(loc="upper right", fontsize="small")
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), reverse=True)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
     return path

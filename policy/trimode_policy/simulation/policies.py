@@ -15,7 +15,7 @@ from trimode_policy.simulation.engine import Engine
 from trimode_policy.simulation.fleet import Fleet
 from trimode_policy.simulation.measures import Series
 from trimode_policy.simulation.parts import Controller, Dispatcher, Member
-from trimode_policy.simulation.pilots import Hysteresis, Learning, Pilot
+from trimode_policy.simulation.pilots import Clairvoyant, Hysteresis, Learning, Pilot
 from trimode_policy.simulation.pools import (
     AR_POOL,
     FAST_POOL,
@@ -30,6 +30,9 @@ from trimode_policy.simulation.randomness import Randomness
 from trimode_policy.simulation.scenario import Scenario
 
 SPLIT, HYSTERESIS, TRIMODE, ORACLE = "split", "hysteresis", "trimode", "oracle"
+TRUE_POINTS = "true-points"
+"""Run only when asked for: production's routing, with points chosen by someone who knows the true curves. What
+separates it from `trimode` is the price of learning; what separates it from the oracle is routing and admission."""
 DOWN = 0.7
 """Hysteresis goes back at this share of the batch at which it left."""
 
@@ -86,6 +89,9 @@ def _composed(policy: str, scenario: Scenario) -> Composition:
         return _pools(scenario, scenario.replicas // 2, fixed_seat(FAST_POOL, typical(scenario))), _cap(scenario), None
     if policy == HYSTERESIS:
         return _hysteresis(scenario)
+    if policy == TRUE_POINTS:
+        seat = Seat(FLEX_POOL, scenario.points, lambda: Clairvoyant(scenario.points, scenario.truth))
+        return [seat] * scenario.replicas, {}, None
     if policy == TRIMODE and scenario.free:
         return [learning_seat(FLEX_POOL, scenario.points, scenario)] * scenario.replicas, {}, None
     if policy == TRIMODE:
