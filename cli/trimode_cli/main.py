@@ -117,7 +117,7 @@ def version() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 fine, 1 something failed, 2 bad input."""
     try:
-        app(arguments)
+        app(arguments, prog_name="trimode")
     except TrimodeError as error:
         sys.exit(console.show_error(error))
 

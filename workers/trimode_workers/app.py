@@ -122,7 +122,8 @@ def _state(pool: str, application: Any) -> PoolState:
         return PoolState(pool, "NOT_STARTED", "", 0)
     deployment = application.deployments.get(pool)
     running = 0 if deployment is None else int(deployment.replica_states.get("RUNNING", 0))
-    words = application.message or ("" if deployment is None else deployment.message)
+    # The deployment says why, the application only that it failed.
+    words = ("" if deployment is None else deployment.message) or application.message
     return PoolState(pool, str(application.status.value), words, running)
 
 

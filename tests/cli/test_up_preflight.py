@@ -1,0 +1,75 @@
+"""What is looked at before anything is started."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from trimode_api.resource import NemotronDeployment
+from trimode_cli.errors import BadInput
+from trimode_cli.up.plan import PoolPlan
+from trimode_cli.up.preflight import check_machine, check_port, model_folder, tiny_folder
+
+
+def resource(uri: str) -> NemotronDeployment:
+    return NemotronDeployment.parse(
+        {
+            "apiVersion": "trimode.dev/v1alpha1",
+            "kind": "NemotronDeployment",
+            "metadata": {"name": "tiny"},
+            "spec": {"model": {"uri": uri}, "pools": [{"name": "flex", "modes": ["AR"]}]},
+        }
+    )
+
+
+def pool(cores: float = 1, gpus: int = 0, memory: int = 0, replicas: int = 1) -> PoolPlan:
+    return PoolPlan("flex", replicas, replicas, cores, gpus, memory)
+
+
+def test_a_port_in_use_is_named() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(BadInput, match=f"cannot listen on 127.0.0.1:{port}: Address already in use") as error:
+            check_port("127.0.0.1", port)
+    assert "--port" in error.value.hint
+    check_port("127.0.0.1", port)
+
+
+def test_a_host_that_is_none_is_named() -> None:
+    with pytest.raises(BadInput, match="--host"):
+        check_port("no such host", 0)
+
+
+def test_a_model_folder_is_a_folder_with_a_model(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="there is no folder"):
+        model_folder(resource(f"file://{tmp_path}/none"))
+    with pytest.raises(BadInput, match=r"holds no config.json, no tokenizer.json, no \*.safetensors"):
+        model_folder(resource(f"file://{tmp_path}"))
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (tmp_path / name).touch()
+    assert model_folder(resource(f"file://{tmp_path}")) == tmp_path
+
+
+def test_a_folder_with_a_space_in_its_name(tmp_path: Path) -> None:
+    folder = tmp_path / "a model"
+    folder.mkdir()
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (folder / name).touch()
+    assert model_folder(resource(f"file://{tmp_path}/a%20model")) == folder
+
+
+def test_the_packaged_model_lies_in_the_package() -> None:
+    assert tiny_folder().name == "tiny"
+
+
+def test_too_many_gpus_is_an_error_too_many_cores_a_warning() -> None:
+    assert check_machine([pool()], gpus=0, cores=2, memory_bytes=1) == ()
+    with pytest.raises(BadInput, match="ask for 4 GPUs, this machine has 3"):
+        check_machine([pool(gpus=2, replicas=2)], gpus=3, cores=2, memory_bytes=1)
+    warnings = check_machine([pool(cores=2, replicas=2, memory=1 << 30)], gpus=0, cores=2, memory_bytes=1 << 30)
+    assert [warning.partition(",")[0] for warning in warnings] == [
+        "the pools ask for 4 cores",
+        "the pools ask for 2048 MiB of memory",
+    ]
