@@ -244,35 +244,42 @@ def crowd(network: Planted, dry_run: bool = False) -> Engine:
     return Engine(network, EngineSettings(32, 2048), configure, lambda: network.now)
 
 
+def cycles_until(engine: Engine, point: str, most: int = 1000) -> None:
+    """Step until the policy has chosen `point` (a probe of it is no choice)."""
+    for _ in range(most):
+        engine.step()
+        stats = engine.stats()
+        if stats.decision_point == point and stats.reason == "Kept":
+            return
+    raise AssertionError(f"after {most} cycles still {stats.point}: {stats.detail}")
+
+
 def test_the_policy_finds_speculation_for_one_and_plain_decoding_for_many(decoder: Any) -> None:
     network = Planted(decoder.config)
     engine = crowd(network)
-    engine.submit(endless("0", [2], 1500))
-    for _ in range(100):
-        engine.step()
-    assert (engine.stats().point, engine.stats().switches_total) == ("S8", 1)
+    engine.submit(endless("0", [2], 2000))
+    cycles_until(engine, "S8")
+    assert engine.stats().switches_total == 1
     for i in range(1, 32):
-        engine.submit(endless(str(i), [2], 400))
-    for _ in range(60):
-        engine.step()
+        engine.submit(endless(str(i), [2], 2000))
+    cycles_until(engine, "AR")
     stats = engine.stats()
-    assert (stats.running, stats.point, stats.decision_point) == (32, "AR", "AR")
-    assert stats.switches_total == 2
+    assert (stats.running, stats.point, stats.switches_total) == (32, "AR", 2)
     assert {p.point for p in stats.curves} == {"AR", "S4", "S8"}
-    assert sum(stats.cycles_total.values()) == 160
     assert sum(stats.seconds_total.values()) == pytest.approx(network.now, rel=0.02)
 
 
 def test_a_dry_run_decides_and_stays(decoder: Any) -> None:
     network = Planted(decoder.config)
     engine = crowd(network, dry_run=True)
-    engine.submit(endless("0", [2], 1500))
-    engine.submit(endless("1", [2], 1500, pin="S8"))
-    for _ in range(100):
+    engine.submit(endless("0", [2], 2000))
+    engine.submit(endless("1", [2], 2000, pin="S8"))
+    engine.submit(endless("2", [2], 2000, pin="S4"))
+    for _ in range(150):
         engine.step()
     stats = engine.stats()
-    assert (stats.point, stats.cycles_total["AR"]) == ("AR", 100)
-    assert stats.decision_point == "S8"
+    assert (stats.point, stats.cycles_total["AR"]) == ("AR", 150)
+    assert stats.decision_point in {"S4", "S8"}
 
 
 def test_statistics_ride_along_a_few_times_a_second(decoder: Any) -> None:
