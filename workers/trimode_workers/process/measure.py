@@ -166,6 +166,7 @@ def compare(args: argparse.Namespace) -> None:
             argv = [sys.executable, "-m", __spec__.name, *sys.argv[1:], "--variant", variant]
             done = subprocess.run(argv, stdout=subprocess.PIPE, check=True)
             seconds.append(float(done.stdout.split()[-1]))
+            sys.stderr.write(f"  {variant:8} {seconds[-1] * 1e3:8.3f} ms\n")
     base = median(taken["alone"])
     for variant, seconds in taken.items():
         middle = median(seconds)
