@@ -24,8 +24,10 @@ from trimode_workers.model.loading import load_decoder
 
 ADAPTIVE = "adaptive"
 """The name of the policy among the points to measure."""
-WARM_S, TURN_S, TURN_CYCLES = 1.0, 0.4, 5
-"""Seconds before the first measurement of each point; seconds and cycles that one turn lasts at least."""
+WARM_S, LEARN_S = 0.5, 4.0
+"""Seconds before the first measurement of a point, and of the policy, which has to look at the points first."""
+TURN_S, TURN_CYCLES = 0.4, 5
+"""Seconds and cycles that one turn lasts at least."""
 
 Progress = Callable[[str, int, int], None]
 """(point, concurrency, round) as it begins."""
@@ -48,6 +50,7 @@ class _Turn:
     seconds: float = 0.0
     cycles: int = 0
     tokens: int = 0
+    finished: int = 0
 
 
 class _Load:
@@ -67,13 +70,14 @@ class _Load:
     def _submit(self, max_new_tokens: int) -> None:
         self.engine.submit(Submit(str(next(self._ids)), next(self._prompts), max_new_tokens))
 
-    def run(self, seconds: float, cycles: int) -> _Turn:
-        """At least that long and that many cycles."""
+    def run(self, seconds: float, cycles: int, finished: int = 0) -> _Turn:
+        """At least that long, that many cycles, and until that many requests have finished."""
         turn, began = _Turn(), time.perf_counter()
-        while turn.seconds < seconds or turn.cycles < cycles:
+        while turn.seconds < seconds or turn.cycles < cycles or turn.finished < finished:
             for event in self.engine.step().events:
                 turn.tokens += len(event.tokens)
                 if event.finish is not None:
+                    turn.finished += 1
                     self._submit(self._max_new_tokens)
             turn.cycles += 1
             turn.seconds = time.perf_counter() - began
@@ -98,7 +102,8 @@ def measure(
             fixed = None if point == ADAPTIVE else point
             configure = Configure(points=static or ["AR"], fallback=fixed or (static or ["AR"])[0], fixed=fixed)
             loads[point] = _Load(network, configure, concurrency, prompts, max_new_tokens)
-            loads[point].run(WARM_S, TURN_CYCLES)
+            # Until the first ones, which end early by design, are gone.
+            loads[point].run(WARM_S if fixed else LEARN_S, TURN_CYCLES, 2 * concurrency)
         turns: dict[str, list[_Turn]] = {point: [] for point in points}
         for number in range(rounds):
             for point, load in loads.items():
