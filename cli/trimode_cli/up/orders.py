@@ -6,7 +6,7 @@ fleet goes on as it was.
 
 from __future__ import annotations
 
-from trimode_api.errors import TrimodeError
+from trimode_api.errors import InvalidInput, TrimodeError
 from trimode_api.resource import NemotronDeployment
 from trimode_cli.errors import BadInput
 from trimode_cli.up import preflight
@@ -25,7 +25,7 @@ def take(order: Order, stack: Stack) -> str:
             raise BadInput(f"unknown order {order.name!r}; this `up` knows apply and status")
         update = _apply(order, stack)
     except TrimodeError as exc:
-        order.answer(error=str(exc), status=2 if isinstance(exc, BadInput) else 1)
+        order.answer(error=str(exc), status=2 if isinstance(exc, BadInput | InvalidInput) else 1)
         return f"apply refused: {str(exc).splitlines()[0]}"
     except Exception as exc:
         order.answer(error=f"{type(exc).__name__}: {exc}", status=1)

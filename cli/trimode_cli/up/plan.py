@@ -67,13 +67,16 @@ def plan(deployment: NemotronDeployment) -> tuple[PoolPlan, ...]:
 def diff(old: NemotronDeployment, new: NemotronDeployment) -> Update:
     """What has to be done for `new` where `old` runs. Raises InvalidInput for what cannot change while it runs."""
     if old.metadata.name != new.metadata.name:
-        raise InvalidInput([Problem("metadata.name", f"is {new.metadata.name!r}, but {old.metadata.name!r} runs")])
+        raise InvalidInput(
+            [Problem("metadata.name", f"is {new.metadata.name!r}, but {old.metadata.name!r} runs")], "the change"
+        )
     before = {pool.name: pool for pool in plan(old)}
     after = {pool.name: pool for pool in plan(new)}
     changes = tuple(_changes(_dump(old), _dump(new), "spec"))
     if old.served_name != new.served_name:
         raise InvalidInput(
-            [Problem("spec.model.servedName", f"cannot change while it runs (now {old.served_name!r}); stop it first")]
+            [Problem("spec.model.servedName", f"cannot change while it runs (now {old.served_name!r}); stop it first")],
+            "the change",
         )
     kept = [name for name in after if name in before]
     everywhere = any(change.path.startswith(("spec.engine", "spec.model")) for change in changes)
