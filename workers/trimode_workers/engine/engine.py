@@ -57,7 +57,7 @@ class Engine:
         self._settings, self._clock = settings, clock
         self._context, self._vocabulary = settings.max_context_tokens, config.vocab_size
         self._eos = frozenset(config.eos_token_ids)
-        slots = self._context + max(WIDEST_BLOCK, settings.prefill_budget_tokens)
+        slots = self._context + WIDEST_BLOCK
         weights = network.logits(torch.zeros(1, config.hidden_size))
         self._cache = KVCache(config, settings.max_running_requests, slots, weights.dtype, weights.device)
         self._primitive = Primitive(network, self._cache)
@@ -68,6 +68,7 @@ class Engine:
         self._known: dict[str, Sequence] = {}
         self._cancelled: list[TokenEvent] = []
         self._counters = Counters()
+        self._decoded = 0  # tokens that the last cycle ran to decode
         self._arrivals, self._stats_at, self._stats_point = 0, float("-inf"), ""
 
     @property
@@ -106,13 +107,14 @@ class Engine:
         """Run one cycle: every request that can decode gets at least one token, prompts advance by the budget."""
         began = self._clock()
         events, self._cancelled = self._cancelled, []
-        todo = schedule(self._running, self._waiting, self._limits)
+        todo = schedule(self._running, self._waiting, self._limits, self._decoded)
         self._make_room(todo)
         self._prefill(todo)
         batch = self._helm.decide(todo.decode, began)
         parts = groups(todo.decode, self._helm.point_of)
         if any(members[-1].row - members[0].row != len(members) - 1 for _, members in parts):
             self._line_up([members for _, members in parts])
+        self._decoded = sum(point.block_length * len(members) for point, members in parts)
         for point, members in parts:
             events += self._decode(point, members)
         if self._settings.check_invariants:
@@ -182,11 +184,9 @@ class Engine:
         """One causal forward without logits over a piece of every prompt that has its turn."""
         if not todo.prefill:
             return
-        turn = sorted(todo.prefill, key=lambda item: item[0].row)
-        n = max(tokens for _, tokens in turn)
-        window = self._primitive.window([s.row for s, _ in turn], [s.cached for s, _ in turn], n)
+        turn = todo.prefill
         pieces = [s.tokens[s.cached : s.cached + tokens] for s, tokens in turn]
-        self._primitive.store(self._primitive.tensor([p + [0] * (n - len(p)) for p in pieces]), window)
+        self._primitive.prefill(pieces, [s.row for s, _ in turn], [s.cached for s, _ in turn])
         for sequence, tokens in turn:
             sequence.cached += tokens
 

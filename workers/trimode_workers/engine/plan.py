@@ -43,8 +43,11 @@ class Schedule:
 Group = tuple[OperatingPoint, list[Sequence]]
 
 
-def schedule(running: Seq[Sequence], waiting: Seq[Sequence], limits: Limits) -> Schedule:
-    """Plan one cycle. `waiting` is in order of urgency.
+def schedule(running: Seq[Sequence], waiting: Seq[Sequence], limits: Limits, decoded: int = 0) -> Schedule:
+    """Plan one cycle. `waiting` is in order of urgency, `decoded` the tokens that the last cycle ran to decode.
+
+    Where decoding runs more tokens than the prefill budget, prompts get as many: they lengthen such a cycle by half
+    at most (a block is run twice), and rows are not left waiting for their prompts.
 
     The least urgent (lowest priority, then youngest) are preempted until the rest fits, never the last one. Nobody
     overtakes the first in the queue, so a long prompt is not starved by short ones.
@@ -52,7 +55,7 @@ def schedule(running: Seq[Sequence], waiting: Seq[Sequence], limits: Limits) -> 
     preempt = preempted(running, limits)
     kept = [s for s in running if s not in preempt] if preempt else running
     admit = () if preempt or not waiting else admitted(kept, waiting, limits)
-    prefill = chunks([s for s in (*kept, *admit) if s.missing], limits.prefill_budget)
+    prefill = chunks([s for s in (*kept, *admit) if s.missing], max(limits.prefill_budget, decoded))
     ready = {s for s, tokens in prefill if tokens == s.missing}
     decode = tuple(s for s in (*kept, *admit) if s in ready or not s.missing)
     return Schedule(preempt, admit, prefill, decode)

@@ -3,7 +3,7 @@
 Query i of a row has position `length + i`, sees the cached prefix `[:length]`, and inside its own tokens sees the
 earlier ones (causal) or all of them (block). Keys and values of the tokens are written behind the prefix, where
 attention finds them without a copy; whether they count is the caller's decision (`Sequence.cached`), and after a
-block forward they never do. Prefill is the same call with many tokens and no logits.
+block forward they never do. Prefill is the same with many tokens and no logits.
 """
 
 from __future__ import annotations
@@ -76,33 +76,50 @@ class Primitive:
 
     def forward(self, tokens: Tensor, window: Window, attention: Attention, first: int = 0) -> Tensor:
         """tokens `[b, n]` -> logits `[b, n - first, vocab]` of the queries from `first` on. Writes the window."""
-        hidden = self.store(tokens, window, attention)
-        return self.network.logits(hidden[:, first:] if first else hidden)
-
-    def store(self, tokens: Tensor, window: Window, attention: Attention = Attention.CAUSAL) -> Tensor:
-        """The same without logits: hidden states `[b, n, hidden]`. Prefill needs no more."""
-        cache, rows, reach, slots = self.cache, window.rows, window.reach, window.slots
-        mask = window.mask(attention, cache.memory.dtype)
-        # One query per row: its heads attend as if they were queries of their KV head, twice as fast as grouping.
-        fold = window.n == 1
+        mask = window.mask(attention, self.cache.memory.dtype)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            write = (slots.shape[0], *k.shape[1:2], k.shape[3])
-            cache.flat_keys[layer].index_copy_(0, slots, k.transpose(1, 2).reshape(write))
-            cache.flat_values[layer].index_copy_(0, slots, v.transpose(1, 2).reshape(write))
-            keys, values = cache.keys[layer], cache.values[layer]
-            if isinstance(rows, slice):
-                keys, values = keys[rows, :reach], values[rows, :reach]
-            else:
-                keys = keys[:, :reach].index_select(0, rows)
-                values = values[:, :reach].index_select(0, rows)
-            keys, values = keys.transpose(1, 2), values.transpose(1, 2)
-            if not fold:
-                return F.scaled_dot_product_attention(q, keys, values, mask, enable_gqa=True)
-            out = F.scaled_dot_product_attention(q.reshape(q.shape[0], k.shape[1], -1, q.shape[3]), keys, values, mask)
-            return out.reshape(q.shape)
+            self._write(layer, window.slots, k, v)
+            return self._attend(layer, q, window, mask)
 
-        return self.network.hidden(tokens, window.positions, attend)
+        hidden = self.network.hidden(tokens, window.positions, attend)
+        return self.network.logits(hidden[:, first:] if first else hidden)
+
+    def prefill(self, pieces: Seq[Seq[int]], rows: Seq[int], lengths: Seq[int]) -> None:
+        """Write the causal state of a piece of each row's prompt, pieces of any length, without padding: the
+        network runs them as one row, only attention tells them apart. Computes no logits."""
+        parts = [self.window([r], [at], len(p)) for p, r, at in zip(pieces, rows, lengths, strict=True)]
+        positions = torch.cat([part.positions for part in parts], 1)
+        slots = torch.cat([part.slots for part in parts])
+        masks = [part.mask(Attention.CAUSAL, self.cache.memory.dtype) for part in parts]
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            self._write(layer, slots, k, v)
+            queries = q.split([part.n for part in parts], 2)
+            found = zip(queries, parts, masks, strict=True)
+            return torch.cat([self._attend(layer, query, part, mask) for query, part, mask in found], 2)
+
+        self.network.hidden(self.tensor([[token for piece in pieces for token in piece]]), positions, attend)
+
+    def _write(self, layer: int, slots: Tensor, k: Tensor, v: Tensor) -> None:
+        shape = (slots.shape[0], k.shape[1], k.shape[3])
+        self.cache.flat_keys[layer].index_copy_(0, slots, k.transpose(1, 2).reshape(shape))
+        self.cache.flat_values[layer].index_copy_(0, slots, v.transpose(1, 2).reshape(shape))
+
+    def _attend(self, layer: int, q: Tensor, window: Window, mask: Tensor | None) -> Tensor:
+        """q `[b, heads, n, head_dim]` -> the same shape, over all slots of the window's rows up to its reach."""
+        keys, values = self.cache.keys[layer], self.cache.values[layer]
+        if isinstance(window.rows, slice):
+            keys, values = keys[window.rows, : window.reach], values[window.rows, : window.reach]
+        else:
+            keys = keys[:, : window.reach].index_select(0, window.rows)
+            values = values[:, : window.reach].index_select(0, window.rows)
+        keys, values = keys.transpose(1, 2), values.transpose(1, 2)
+        if window.n > 1:
+            return F.scaled_dot_product_attention(q, keys, values, mask, enable_gqa=True)
+        # One query per row: its heads attend as if they were queries of their KV head, twice as fast as grouping.
+        folded = q.reshape(q.shape[0], keys.shape[1], -1, q.shape[3])
+        return F.scaled_dot_product_attention(folded, keys, values, mask).reshape(q.shape)
 
 
 def _steps(n: int, device: torch.device) -> Tensor:
