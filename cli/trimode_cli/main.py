@@ -13,6 +13,7 @@ import typer
 
 from trimode_api.errors import TrimodeError
 from trimode_cli import console
+from trimode_cli.simulate.command import simulate
 
 app = typer.Typer(
     name="trimode",
@@ -94,6 +95,9 @@ def bench(
         command.bench_ramp(out, quick, url)
     else:
         command.bench(out, quick, engine_only, url)
+
+
+app.command()(simulate)
 
 
 @app.command()

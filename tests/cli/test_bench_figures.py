@@ -8,7 +8,7 @@ from trimode_cli.bench.figures import ADAPTIVE, Figures, Ratio, Row, best_static
 from trimode_cli.bench.load import Job
 from trimode_cli.bench.measure import pin, questions
 from trimode_cli.bench.plot import draw, spread
-from trimode_cli.bench.ramp import Sample
+from trimode_cli.bench.ramp import Sample, _stretches
 from trimode_cli.bench.ramp import draw as draw_ramp
 
 ROWS = (
@@ -72,6 +72,12 @@ def test_the_ramp_is_drawn(tmp_path: Path) -> None:
     samples = [Sample(float(t), 1, 1, 0, "AR" if t < 5 else "S8", "Kept", 100.0 * t, 0) for t in range(9)]
     draw_ramp(samples, tmp_path / "r.png")
     assert (tmp_path / "r.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_probes_do_not_break_a_stretch() -> None:
+    said = [("AR", "Idle"), ("S8", "Kept"), ("S16", "Probe"), ("S8", "Kept"), ("AR", "PredictedGain"), ("AR", "Kept")]
+    samples = [Sample(float(t), 1, 1, 0, point, reason, 1.0, 0) for t, (point, reason) in enumerate(said)]
+    assert _stretches(samples) == [(0.0, 1.0, "AR"), (1.0, 4.0, "S8"), (4.0, 5.0, "AR")]
 
 
 def test_the_questions_are_many_and_always_the_same() -> None:

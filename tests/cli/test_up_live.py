@@ -134,6 +134,7 @@ def test_elsewhere_than_on_a_terminal_only_news_is_a_line() -> None:
     assert lines_after(seen(), 1000) == 1  # idle: silence
     assert lines_after(seen(running=1), 1001) == 2
     assert lines_after(seen(running=5), 1002) == 2  # more load alone is no news
+    assert lines_after(seen(running=5, point="S16", reason="Probe"), 1003) == 2  # a probe is none either
     assert lines_after(seen(running=5, point="S8"), 1003) == 3
     assert lines_after(seen(running=5, point="S8"), 1003 + QUIET_S) == 4
     live.close()

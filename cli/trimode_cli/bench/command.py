@@ -20,7 +20,15 @@ from trimode_api.fleet import PUBLIC_FLEET_PATH, FleetView
 from trimode_cli import console
 from trimode_cli.bench import machine, ramp
 from trimode_cli.bench.figures import ADAPTIVE, POINTS, Figures, Row, best_static, concurrencies, ratios, speed
-from trimode_cli.bench.measure import QUICK, Effort, Progress, engine_alone, questions, through_router
+from trimode_cli.bench.measure import (
+    LEAST_ANSWER_CHARACTERS,
+    QUICK,
+    Effort,
+    Progress,
+    engine_alone,
+    questions,
+    through_router,
+)
 from trimode_cli.bench.plot import draw
 from trimode_cli.bench.served import Load, endpoint
 from trimode_cli.errors import BadInput
@@ -41,7 +49,12 @@ def bench(out: str, quick: bool, engine_only: bool, url: str | None) -> None:
             alone = () if url else engine_alone(tiny_folder(), prompts, effort, progress)
             figures = Figures(alone, _router(url, prompts, effort, progress))
     about = _about()
-    content = about | {"rows": figures.as_json(), "ratios": _ratios(figures)}
+    workload = {
+        "prompts": len(prompts),
+        "leastAnswerCharacters": LEAST_ANSWER_CHARACTERS,
+        "maxTokens": effort.max_tokens,
+    }
+    content = about | {"workload": workload, "rows": figures.as_json(), "ratios": _ratios(figures)}
     (folder / "bench.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     facts = about["machine"]
     subtitle = f"tiny model, greedy, {facts['processor']}, {facts['cores']} cores; medians, points in turns"

@@ -46,9 +46,9 @@ def draw(parts: Mapping[str, Sequence[Row]], title: str, subtitle: str, file: Pa
         for axis, (name, rows) in zip(axes[0], parts.items(), strict=True):
             _panel(axis, name, rows)
         axes[0][0].set_ylabel("tokens per second, all clients")
-        figure.suptitle(title, x=0.02, y=0.985, ha="left", fontsize=14, fontweight="bold")
-        figure.text(0.02, 0.905, subtitle, ha="left", fontsize=9.5, color=FAINT)
-        figure.tight_layout(rect=(0, 0, 1, 0.91))
+        figure.suptitle(title, x=0.02, y=0.975, ha="left", fontsize=14, fontweight="bold")
+        figure.text(0.02, 0.895, subtitle, ha="left", fontsize=9.5, color=FAINT)
+        figure.tight_layout(rect=(0, 0, 1, 0.935))
         figure.savefig(file, dpi=160)
         plt.close(figure)
 

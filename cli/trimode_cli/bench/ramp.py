@@ -21,7 +21,7 @@ from trimode_cli.bench.plot import COLOURS, FAINT, GRID, axes_style
 from trimode_cli.bench.served import Load
 from trimode_cli.client import Endpoint
 from trimode_cli.errors import StartFailed
-from trimode_cli.up.live import glance
+from trimode_cli.up.live import PROBE, glance
 
 STEPS = (1, 2, 4, 8, 16, 32, 64, 32, 16, 8, 4, 2, 1)
 PERIOD_S = 0.25
@@ -112,7 +112,7 @@ def draw(samples: Sequence[Sample], file: Path) -> None:
                 axis.axvspan(start, end, color=COLOURS.get(point, GRID), alpha=0.13, linewidth=0)
         top = above.get_ylim()[1]
         for start, end, point in _stretches(samples):
-            if end - start > (seconds[-1] - seconds[0]) / 40:
+            if end - start > (seconds[-1] - seconds[0]) / 22:
                 above.text((start + end) / 2, top * 0.97, point, ha="center", va="top", color=COLOURS.get(point, FAINT))
         above.set_title("A load that rises and falls: the point that runs", loc="left", fontweight="bold")
         figure.tight_layout()
@@ -121,11 +121,12 @@ def draw(samples: Sequence[Sample], file: Path) -> None:
 
 
 def _stretches(samples: Sequence[Sample]) -> list[tuple[float, float, str]]:
-    """From, to and point of each time without a change."""
+    """From, to and point of each time without a change; a probe is none."""
     found: list[tuple[float, float, str]] = []
     for before, after in pairwise(samples):
-        if found and found[-1][2] == before.point and found[-1][1] == before.seconds:
-            found[-1] = (found[-1][0], after.seconds, before.point)
+        point = found[-1][2] if found and before.reason == PROBE else before.point
+        if found and found[-1][2] == point:
+            found[-1] = (found[-1][0], after.seconds, point)
         else:
-            found.append((before.seconds, after.seconds, before.point))
+            found.append((before.seconds, after.seconds, point))
     return found

@@ -7,13 +7,16 @@ elsewhere when something worth a line has changed.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
 from trimode_api.fleet import FleetView, ReplicaState
+
+PROBE = "Probe"
+"""The reason of a decision that only measures."""
 
 QUIET_S = 30.0
 """Elsewhere than on a terminal: a line at least this often while there is load, in seconds."""
@@ -97,7 +100,11 @@ class LiveLine:
             self._live.stop()
 
     def _worth_a_line(self, seen: Glance, now: float) -> bool:
-        if self._last is None or seen.notable != self._last.notable:
+        if self._last is None:
+            return True
+        if seen.reason == PROBE:  # a look at another point for some cycles is no change of mind
+            seen = replace(seen, point=self._last.point)
+        if seen.notable != self._last.notable:
             return True
         return seen.running > 0 and now - self._said_at >= QUIET_S
 
