@@ -2,7 +2,8 @@
 
 Belongs here: the measurement behind the choice of a process for the engine. Three variants, taken in turns, each in
 fresh processes: the engine alone; the engine in a process of its own behind the HTTP shell with open streams; the
-engine in a thread of the shell's process, with the same streams. Prints the median seconds per cycle of each.
+engine in a thread of the shell's process, with the same streams. Prints medians per cycle: time on the wall, and
+processor time of the engine and of the shell (as one, where they share a process), which tells more on a busy machine.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from statistics import median
 
@@ -33,17 +36,26 @@ PROMPT = list(range(8, 40))
 CONTEXT_TOKENS = 4096
 
 
-def alone(args: argparse.Namespace) -> float:
-    """Seconds per cycle of the bare engine, all rows decoding."""
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Seconds per cycle: on the wall, of processor by the engine, of processor by the shell."""
+
+    wall: float
+    engine: float
+    shell: float
+
+
+def alone(args: argparse.Namespace) -> Taken:
+    """The bare engine, all rows decoding."""
     from trimode_workers.process.build import build
 
     engine, _ = build(_options(args), _configure(args.point))
     for number in range(args.streams):
         engine.submit(Submit(str(number), PROMPT, CONTEXT_TOKENS - 64, ignore_eos=True))
     _cycle_until(engine.step, time.perf_counter() + args.warm)
-    began = time.perf_counter()
+    began, spent = time.perf_counter(), time.process_time()
     cycles = _cycle_until(engine.step, began + args.seconds)
-    return (time.perf_counter() - began) / cycles
+    return Taken((time.perf_counter() - began) / cycles, (time.process_time() - spent) / cycles, 0.0)
 
 
 def _cycle_until(step: Callable[[], object], end: float) -> int:
@@ -54,8 +66,8 @@ def _cycle_until(step: Callable[[], object], end: float) -> int:
     return cycles
 
 
-async def served(args: argparse.Namespace) -> float:
-    """Seconds per cycle of the engine behind the shell, with all streams open, read by another process."""
+async def served(args: argparse.Namespace) -> Taken:
+    """The engine behind the shell, with all streams open, read by another process."""
     start = engine_process() if args.variant == "process" else _in_thread
     replica = await Replica.start(_settings(args), TOKEN, start)
     argv = [sys.executable, "-m", __spec__.name, "--variant", "load", "--url", replica.url]
@@ -64,9 +76,11 @@ async def served(args: argparse.Namespace) -> float:
         while replica.report().running < args.streams:  # noqa: ASYNC110 - a measurement, nothing else waits
             await asyncio.sleep(0.05)
         await asyncio.sleep(args.warm)
-        began, before = time.perf_counter(), _cycles(replica)
+        pid = replica.engine.process.pid
+        began, before = (time.perf_counter(), _spent(pid), time.process_time()), _cycles(replica)
         await asyncio.sleep(args.seconds)
-        return (time.perf_counter() - began) / (_cycles(replica) - before)
+        ended, cycles = (time.perf_counter(), _spent(pid), time.process_time()), _cycles(replica) - before
+        return Taken(*((end - begin) / cycles for begin, end in zip(began, ended, strict=True)))
     finally:
         load.kill()
         await load.wait()
@@ -76,6 +90,14 @@ async def served(args: argparse.Namespace) -> float:
 def _cycles(replica: Replica) -> float:
     """Cycles as seen by the shell: tokens by row; exact in AR, where a row emits one token a cycle."""
     return replica.engine.emitted_total / replica.engine.in_flight
+
+
+def _spent(pid: int) -> float:
+    """Processor time of another process so far, in seconds; 0 for none (pid 0)."""
+    if not pid:
+        return 0.0
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class _Thread:
@@ -160,17 +182,25 @@ def _settings(args: argparse.Namespace) -> ReplicaSettings:
 
 def compare(args: argparse.Namespace) -> None:
     """All variants in turns; medians over the rounds."""
-    taken: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
+    taken: dict[str, list[Taken]] = {variant: [] for variant in VARIANTS}
     for _ in range(args.rounds):
-        for variant, seconds in taken.items():
+        for variant, found in taken.items():
             argv = [sys.executable, "-m", __spec__.name, *sys.argv[1:], "--variant", variant]
             done = subprocess.run(argv, stdout=subprocess.PIPE, check=True)
-            seconds.append(float(done.stdout.split()[-1]))
-            sys.stderr.write(f"  {variant:8} {seconds[-1] * 1e3:8.3f} ms\n")
-    base = median(taken["alone"])
-    for variant, seconds in taken.items():
-        middle = median(seconds)
-        sys.stdout.write(f"{variant:8} {middle * 1e3:8.3f} ms per cycle  {middle / base:6.3f} of alone\n")
+            found.append(Taken(*json.loads(done.stdout.splitlines()[-1])))
+            sys.stderr.write(f"  {variant:8} {_words(found[-1])}\n")
+    medians = {
+        variant: Taken(*(median(column) for column in zip(*map(astuple, found), strict=True)))
+        for variant, found in taken.items()
+    }
+    for variant, each in medians.items():
+        share = each.wall / medians["alone"].wall
+        sys.stdout.write(f"{variant:8} {_words(each)}   {share:.3f} of alone\n")
+
+
+def _words(taken: Taken) -> str:
+    wall, engine, shell = (1e3 * each for each in astuple(taken))
+    return f"{wall:8.3f} ms per cycle, processor: engine {engine:7.3f} ms, shell {shell:7.3f} ms"
 
 
 def main() -> None:
@@ -182,7 +212,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--warm", type=float, default=1.0)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--variant", choices=[*VARIANTS, "load"], help="one variant only; prints seconds per cycle")
+    parser.add_argument("--variant", choices=[*VARIANTS, "load"], help="one variant only; prints seconds as JSON")
     parser.add_argument("--url", help="for the load: where the streams are")
     args = parser.parse_args()
     if args.variant is None:
@@ -193,7 +223,7 @@ def main() -> None:
         import uvloop
 
         value = alone(args) if args.variant == "alone" else uvloop.run(served(args))
-        sys.stdout.write(f"{value}\n")
+        sys.stdout.write(json.dumps(astuple(value)) + "\n")
 
 
 if __name__ == "__main__":
