@@ -95,7 +95,7 @@ class Primitive:
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             self._write(layer, slots, k, v)
-            queries = q.split([part.n for part in parts], 2)
+            queries = q.split_with_sizes([part.n for part in parts], 2)
             found = zip(queries, parts, masks, strict=True)
             return torch.cat([self._attend(layer, query, part, mask) for query, part, mask in found], 2)
 

@@ -69,9 +69,8 @@ def _fill(
 
 def _close_behind_end(block: Tensor, masked: Tensor, sequences: Seq[Sequence]) -> None:
     """Where an end of sequence has no mask to its left, nothing behind it will be read: stop denoising there."""
-    for i, sequence in enumerate(sequences):
-        if sequence.eos and not sequence.eos.isdisjoint(row := block[i, 1:].tolist()):
-            end = next(j for j, token in enumerate(row, 1) if token in sequence.eos)
-            if not bool(masked[i, :end].any()):
-                block[i] = torch.where(masked[i], row[end - 1], block[i])
-                masked[i] = False
+    for i, (sequence, row) in enumerate(zip(sequences, block.tolist(), strict=True)):
+        end = next((j for j, token in enumerate(row) if j and token in sequence.eos), None)
+        if end is not None and not bool(masked[i, :end].any()):
+            block[i] = torch.where(masked[i], row[end], block[i])
+            masked[i] = False
