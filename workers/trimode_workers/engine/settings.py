@@ -17,8 +17,8 @@ class EngineSettings:
     `max_running_requests`: rows of the cache. `max_context_tokens`: longest prompt and output together.
     `capacity_tokens`: cached tokens over all rows before the youngest request is preempted (None: every row may be
     full). `prefill_budget_tokens`: prompt tokens per cycle (as many as are decoded, where that is more), so that
-    prompts do not stall those who decode. `threads`: torch's threads (None: as torch found them). `stats_every_s`: seconds between two `Stats`.
-    `check_invariants`: run the checker after each cycle (tests).
+    prompts do not stall those who decode. `threads`: torch's threads (None: as torch found them).
+    `stats_every_s`: seconds between two `Stats`. `check_invariants`: run the checker after each cycle (tests).
     """
 
     max_running_requests: int = 64
