@@ -18,6 +18,8 @@ from trimode_workers.model.config import ModelConfig
 
 ASK_EVERY = 4
 """Cycles between two questions while the batch stays the same size: a dwell time spans many."""
+STEADY_S, JUMP = 2.0, 2.0
+"""Seconds over which the batch is averaged for decisions; the ratio between two batches that is a jump."""
 _CPU_FLOPS_PER_S, _CPU_BYTES_PER_S, _CPU_OVERHEAD_S = 8e10, 1.5e10, 8e-4
 """Prior for eager torch on two cores; only ratios matter, measurements correct the rest."""
 
@@ -33,6 +35,7 @@ class Pilot:
         self.state = PointState.initial(AR, now)
         self.point = AR
         self._asked, self._age, self._fresh = -1, ASK_EVERY, True
+        self._load, self._load_at = 0.0, now
 
     def configure(self, points: Seq[OperatingPoint], configured: Points, c: Configure) -> None:
         """Use `points`. Where this class may not use the fixed or fallback point, the safest one replaces it."""
@@ -51,12 +54,22 @@ class Pilot:
     def decide(self, batch: Batch, now: float) -> OperatingPoint:
         """The point to run now."""
         self._age += 1
+        batch = Batch(self._steady(batch.running, now), batch.context_tokens)
         # A probe is asked about every cycle: a hopeless one must end after its first, which may be a slow one.
         if self._age >= ASK_EVERY or batch.running != self._asked or self.decision.reason is Reason.PROBE:
             self._age, self._asked, self._fresh = 0, batch.running, False
             self.decision, self.state = choose_point(batch, self.points, self._curves, self.state, self.switching, now)
             self.point = self.switching.fallback if self.switching.dry_run else self.decision.point
         return self.point
+
+    def _steady(self, running: int, now: float) -> int:
+        """The batch averaged over `STEADY_S`: requests that come and go at one load are no change of load. A jump
+        by `JUMP` or to nothing counts at once."""
+        old, weight = self._load, min(1.0, max(0.0, now - self._load_at) / STEADY_S)
+        self._load_at = now
+        near = 0 < running < JUMP * old + 1 and old < JUMP * running + 1
+        self._load = old + weight * (running - old) if near else float(running)
+        return round(self._load) or running
 
     def age(self, now: float) -> float:
         """Seconds since the chosen point changed."""
