@@ -21,7 +21,6 @@ from trimode_cli import console
 from trimode_cli.bench import machine, ramp
 from trimode_cli.bench.figures import ADAPTIVE, POINTS, Figures, Row, best_static, concurrencies, ratios, speed
 from trimode_cli.bench.measure import (
-    LEAST_ANSWER_CHARACTERS,
     QUICK,
     Effort,
     Progress,
@@ -51,7 +50,6 @@ def bench(out: str, quick: bool, engine_only: bool, url: str | None) -> None:
     about = _about()
     workload = {
         "prompts": len(prompts),
-        "leastAnswerCharacters": LEAST_ANSWER_CHARACTERS,
         "maxTokens": effort.max_tokens,
     }
     content = about | {"workload": workload, "rows": figures.as_json(), "ratios": _ratios(figures)}

@@ -35,7 +35,8 @@ def pools(deployment: NemotronDeployment, model: Path, version: int, router_url:
         PoolSettings(
             pool=pool.name,
             served_name=deployment.served_name,
-            engine=engine,
+            # One thread per core given: on shared cores a second one waits for the first at every operation.
+            engine=engine.model_copy(update={"threads": max(1, int(pool.cores))}),
             policy=policy_of(deployment, version),
             router_urls=(router_url,),
             drain_timeout_s=float(spec.drain.timeout_seconds),
