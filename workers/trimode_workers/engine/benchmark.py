@@ -26,7 +26,7 @@ ADAPTIVE = "adaptive"
 """The name of the policy among the points to measure."""
 WARM_S, LEARN_S = 0.5, 4.0
 """Seconds before the first measurement of a point, and of the policy, which has to look at the points first."""
-TURN_S, TURN_CYCLES = 0.4, 5
+TURN_S, TURN_CYCLES = 0.8, 5
 """Seconds and cycles that one turn lasts at least."""
 
 Progress = Callable[[str, int, int], None]
