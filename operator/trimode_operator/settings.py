@@ -1,0 +1,84 @@
+"""What the platform engineer configures once for all resources: images, resources of our own pods, the cluster's names.
+
+Belongs here: frozen settings with defaults. The edge reads them from a file and the environment; the plan takes them
+as an argument.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from trimode_api.values import Cpu, Memory, Name
+
+IMAGE = "trimode:0.1.0"
+RAY_VERSION = "2.60.0"
+"""Ray in the image; KubeRay wants to know."""
+
+
+class Part(BaseModel):
+    """Frozen, camelCase in files; unknown fields are errors."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", alias_generator=to_camel, validate_by_name=True, validate_by_alias=True
+    )
+
+
+class PodResources(Part):
+    """Cores and memory: what a pod asks for, and its bound of memory (no bound of cores: it would only throttle)."""
+
+    cpu: Cpu = "1"
+    memory: Memory = "1Gi"
+
+
+class Gateway(Part):
+    """The Gateway that HTTPRoutes attach to; `hostnames` empty is every host."""
+
+    name: Name
+    namespace: Name | None = None
+    section_name: Name | None = None
+    hostnames: tuple[str, ...] = ()
+
+
+class EndpointPicker(Part):
+    """The Service of an endpoint picker, for clusters that route by InferencePool."""
+
+    name: Name
+    port: int = Field(default=9002, ge=1, le=65535)
+
+
+class PeerSelector(Part):
+    """Pods elsewhere: those with `pod_labels` in namespaces with `namespace_labels`. Empty labels are all."""
+
+    namespace_labels: dict[str, str] = {}
+    pod_labels: dict[str, str] = {}
+
+
+class Settings(Part):
+    """Settings of the operator that shape what it makes.
+
+    `image` holds operator, router and worker. `operator` and `kuberay` say where those pods are, for NetworkPolicies.
+    """
+
+    image: str = Field(default=IMAGE, min_length=1)
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    image_pull_secrets: tuple[Name, ...] = ()
+    ray_version: str = Field(default=RAY_VERSION, pattern=r"^\d+\.\d+\.\d+$")
+    cluster_domain: str = Field(default="cluster.local", min_length=1)
+    run_as_user: int = Field(default=65532, ge=1)
+    router: PodResources = PodResources(cpu="1", memory="512Mi")
+    head: PodResources = PodResources(cpu="1", memory="2Gi")
+    autoscaler: PodResources = PodResources(cpu="200m", memory="512Mi")
+    gpu_resource: str = Field(default="nvidia.com/gpu", min_length=1)
+    node_selector: dict[str, str] = {}
+    tolerations: tuple[dict[str, str | int], ...] = ()
+    model_cache_claim: Name | None = Field(
+        default=None, description="PersistentVolumeClaim that keeps hf:// models; an emptyDir where left out."
+    )
+    network_policies: bool = True
+    operator: PeerSelector = PeerSelector(pod_labels={"app.kubernetes.io/name": "trimode-operator"})
+    kuberay: PeerSelector = PeerSelector(pod_labels={"app.kubernetes.io/name": "kuberay-operator"})
+    gateway: Gateway | None = None
+    endpoint_picker: EndpointPicker | None = None
