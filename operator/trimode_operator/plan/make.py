@@ -5,10 +5,17 @@ Belongs here: which children there are and in which order. What each looks like 
 
 from __future__ import annotations
 
+from trimode_api.errors import InvalidInput, Problem
 from trimode_api.policy_of import policy_of
-from trimode_api.resource import NemotronDeployment
+from trimode_api.resource import EngineType, NemotronDeployment
+from trimode_operator.plan.budgets import budgets
+from trimode_operator.plan.edges import http_route, inference_pool, service_monitor
 from trimode_operator.plan.model import Capabilities, ChildKind, Manifest, Note, Observed, Owner, Plan
 from trimode_operator.plan.names import Names, selector
+from trimode_operator.plan.network import network_policies
+from trimode_operator.plan.objects import secret, service_account
+from trimode_operator.plan.ray import ray_service
+from trimode_operator.plan.router import config_map, router_config, router_deployment, services
 from trimode_operator.settings import Settings
 
 ALWAYS = (
@@ -25,6 +32,23 @@ MONITOR = ChildKind("monitoring.coreos.com/v1", "ServiceMonitor", "servicemonito
 ROUTE = ChildKind("gateway.networking.k8s.io/v1", "HTTPRoute", "httproutes")
 INFERENCE_POOL = ChildKind("inference.networking.k8s.io/v1", "InferencePool", "inferencepools")
 
+KUBERAY_MISSING = (
+    "the cluster does not know RayService (ray.io/v1), so no workers are made; install KubeRay: "
+    "helm repo add kuberay https://ray-project.github.io/kuberay-helm && "
+    "helm install kuberay-operator kuberay/kuberay-operator -n kuberay-system --create-namespace"
+)
+BUDGETS_MISSING = (
+    "the cluster does not know PodDisruptionBudget in policy/v1 (Kubernetes 1.21 and later do), so evictions are not "
+    "bounded"
+)
+GATEWAY_MISSING = (
+    "the operator's settings name a gateway, but the cluster does not know HTTPRoute (gateway.networking.k8s.io/v1)"
+)
+INFERENCE_POOL_MISSING = (
+    "the operator's settings name an endpoint picker, but the cluster does not know InferencePool "
+    "(inference.networking.k8s.io/v1)"
+)
+
 
 def make_plan(
     deployment: NemotronDeployment, owner: Owner, settings: Settings, capabilities: Capabilities, observed: Observed
@@ -33,16 +57,75 @@ def make_plan(
 
     Raises InvalidInput, with the fields' paths, where a valid resource asks for what a cluster cannot run.
     """
-    Names(owner.name, owner.namespace, settings.cluster_domain)
-    children: list[Manifest] = []
-    notes: list[Note] = []
+    problems = unsupported(deployment)
+    if problems:
+        raise InvalidInput(problems, f"{owner.name} on a cluster")
+    names = Names(owner.name, owner.namespace, settings.cluster_domain)
+    policy = policy_of(deployment, owner.generation)
+    config = router_config(deployment, policy)
+    children: list[Manifest] = [
+        service_account(owner, names),
+        secret(owner, names, observed.token),
+        config_map(owner, names, config),
+        # Before the pods they guard.
+        *(network_policies(owner, names, settings) if settings.network_policies else ()),
+        *services(owner, names),
+        router_deployment(deployment, owner, names, settings, config, observed),
+    ]
+    optional, notes = _optional(deployment, owner, names, settings, capabilities, observed)
     return Plan(
-        children=tuple(children),
-        policy=policy_of(deployment, owner.generation),
-        notes=tuple(notes),
+        children=(*children, *optional),
+        policy=policy,
+        notes=notes,
         prune_kinds=prunable(capabilities),
         prune_selector=selector(owner.name),
     )
+
+
+def _optional(
+    deployment: NemotronDeployment,
+    owner: Owner,
+    names: Names,
+    settings: Settings,
+    capabilities: Capabilities,
+    observed: Observed,
+) -> tuple[tuple[Manifest, ...], tuple[Note, ...]]:
+    """Children that need an API which not every cluster has, and a note where one is missed."""
+    children: list[Manifest] = []
+    notes: list[Note] = []
+    if capabilities.kuberay:
+        children.append(ray_service(deployment, owner, names, settings, observed))
+    else:
+        notes.append(Note(RAY_SERVICE.kind, "KubeRayMissing", KUBERAY_MISSING))
+    if capabilities.pdb_v1:
+        children += budgets(deployment, owner, names)
+    else:
+        notes.append(Note(BUDGET.kind, "BudgetsMissing", BUDGETS_MISSING))
+    if capabilities.service_monitor:
+        children.append(service_monitor(owner, names))
+    if settings.gateway is not None:
+        if capabilities.http_route:
+            children.append(http_route(owner, names, settings.gateway))
+        else:
+            notes.append(Note(ROUTE.kind, "GatewayMissing", GATEWAY_MISSING))
+    if settings.endpoint_picker is not None:
+        if capabilities.inference_pool:
+            children.append(inference_pool(owner, names, settings.endpoint_picker))
+        else:
+            notes.append(Note(INFERENCE_POOL.kind, "InferencePoolMissing", INFERENCE_POOL_MISSING))
+    return tuple(children), tuple(notes)
+
+
+def unsupported(deployment: NemotronDeployment) -> list[Problem]:
+    """What the schema allows and a cluster cannot run (yet)."""
+    spec, problems = deployment.spec, []
+    if spec.model.uri.startswith("file://") and not spec.model.uri.startswith("file:///"):
+        problems.append(Problem("spec.model.uri", f"{spec.model.uri!r}: write an absolute path, file:///PATH"))
+    if spec.engine.type is not EngineType.NATIVE:
+        problems.append(Problem("spec.engine.type", f"{spec.engine.type} does not run on a cluster yet; use Native"))
+    if spec.model.draft_adapter is not None:
+        problems.append(Problem("spec.model.draftAdapter", "is not loaded on a cluster yet; leave it out"))
+    return problems
 
 
 def prunable(capabilities: Capabilities) -> tuple[ChildKind, ...]:

@@ -51,6 +51,10 @@ class Names:
         return self._with("reports")
 
     @property
+    def head(self) -> str:
+        return self._with("head")
+
+    @property
     def workers(self) -> str:
         return self._with("workers")
 

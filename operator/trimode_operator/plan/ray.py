@@ -1,0 +1,186 @@
+"""The RayService: Ray's head, a worker group per pool, and what Serve runs on them.
+
+Belongs here: pure construction of the manifest. KubeRay answers almost any change of `rayClusterConfig` with a second
+cluster beside the first, which takes over when it is ready: right for another model or image, and twice the GPUs for
+as long as it lasts. Bounds of worker groups and pools added at the end are taken over in place.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from trimode_api.resource import NemotronDeployment, Pool
+from trimode_api.values import cores
+from trimode_operator.plan.model import Manifest, Observed, Owner
+from trimode_operator.plan.names import SERVE_PORT, Names, labels
+from trimode_operator.plan.objects import child
+from trimode_operator.plan.pods import (
+    ROLL_ANNOTATION,
+    container_security,
+    digest,
+    grace_seconds,
+    home_variable,
+    http_probe,
+    placement,
+    pod_security,
+    resources,
+    tmp_mount,
+    tmp_volume,
+    token_variable,
+)
+from trimode_operator.plan.serve import application_args, placement_resource, serve_config
+from trimode_operator.plan.weights import Weights, weights
+from trimode_operator.settings import Settings
+
+AGENT_PORT = 52365
+HEALTH_PATH = "/api/healthz"
+"""Of Ray's agent in every pod: its node manager, and on the head the cluster's store, are alive."""
+PROXY_HEALTH_PATH = "/-/healthz"
+HEAD_PORTS = {"gcs": 6379, "dashboard": 8265, "client": 10001, "serve": SERVE_PORT}
+POOL_LABEL = "trimode.dev/pool"
+OLD_CLUSTER_STAYS_S = 60
+
+
+def ray_service(
+    deployment: NemotronDeployment, owner: Owner, names: Names, settings: Settings, observed: Observed
+) -> Manifest:
+    """The RayService; while suspended it keeps its shape and runs nothing."""
+    spec = deployment.spec
+    source = weights(spec.model.uri, settings)
+    return {
+        **child("ray.io/v1", "RayService", names.ray_service, owner, "worker"),
+        "spec": {
+            "suspend": spec.suspend,
+            "upgradeStrategy": {"type": "NewCluster"},
+            "rayClusterDeletionDelaySeconds": OLD_CLUSTER_STAYS_S,
+            "excludeHeadPodFromServeSvc": True,
+            "serveConfigV2": serve_config(deployment, names, source, observed),
+            "rayClusterConfig": {
+                "rayVersion": settings.ray_version,
+                "authOptions": {"mode": "token"},
+                # Always: turning it on later would make a new cluster.
+                "enableInTreeAutoscaling": True,
+                "autoscalerOptions": _autoscaler(settings),
+                "headGroupSpec": _head(deployment, owner, settings),
+                "workerGroupSpecs": [
+                    _group(deployment, pool, owner, names, settings, source, observed) for pool in spec.pools
+                ],
+            },
+        },
+    }
+
+
+def _autoscaler(settings: Settings) -> dict[str, Any]:
+    return {
+        "upscalingMode": "Default",
+        "idleTimeoutSeconds": 60,
+        "imagePullPolicy": settings.image_pull_policy,
+        "resources": resources(settings.autoscaler),
+        "securityContext": container_security(),
+        "env": [home_variable()],
+        "volumeMounts": [tmp_mount()],
+    }
+
+
+def _head(deployment: NemotronDeployment, owner: Owner, settings: Settings) -> dict[str, Any]:
+    container = {
+        "name": "ray-head",
+        "image": settings.image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "env": [home_variable(), *_ray_environment()],
+        "ports": [{"name": name, "containerPort": port} for name, port in HEAD_PORTS.items()],
+        "resources": resources(settings.head),
+        "securityContext": container_security(),
+        "volumeMounts": [tmp_mount()],
+        "livenessProbe": http_probe(HEALTH_PATH, AGENT_PORT, failures=24),
+        "readinessProbe": http_probe(HEALTH_PATH, AGENT_PORT, failures=2),
+    }
+    return {
+        # No cores: nothing of ours is placed on the head.
+        "rayStartParams": {"num-cpus": "0", "dashboard-host": "0.0.0.0"},
+        "template": {
+            "metadata": {"labels": labels(owner.name, "head")},
+            "spec": {
+                **placement(settings),
+                "securityContext": pod_security(settings),
+                "terminationGracePeriodSeconds": grace_seconds(deployment.spec.drain.timeout_seconds),
+                "containers": [container],
+                "volumes": [tmp_volume()],
+            },
+        },
+    }
+
+
+def _group(
+    deployment: NemotronDeployment,
+    pool: Pool,
+    owner: Owner,
+    names: Names,
+    settings: Settings,
+    source: Weights,
+    observed: Observed,
+) -> dict[str, Any]:
+    # No `replicas`: that number is the autoscaler's.
+    return {
+        "groupName": pool.name,
+        "minReplicas": pool.replicas.min,
+        "maxReplicas": pool.replicas.max,
+        "rayStartParams": _start_parameters(pool),
+        "template": {
+            "metadata": {
+                "labels": labels(owner.name, "worker") | {POOL_LABEL: pool.name},
+                "annotations": {
+                    ROLL_ANNOTATION: digest(application_args(deployment, pool, names, source), observed.token)
+                },
+            },
+            "spec": {
+                **placement(settings),
+                "serviceAccountName": names.service_account,
+                "automountServiceAccountToken": False,
+                "securityContext": pod_security(settings),
+                "terminationGracePeriodSeconds": grace_seconds(deployment.spec.drain.timeout_seconds),
+                "containers": [_worker(pool, names, settings, source)],
+                "volumes": [tmp_volume(), *source.volumes],
+            },
+        },
+    }
+
+
+def _start_parameters(pool: Pool) -> dict[str, str]:
+    """KubeRay puts these on a shell's command line, and so the resources are quoted twice."""
+    only_ours = json.dumps(json.dumps({placement_resource(pool.name): 1}))
+    return {
+        "num-cpus": str(max(1, math.ceil(cores(pool.resources.cpu)))),
+        "num-gpus": str(pool.resources.gpus),
+        "resources": f"'{only_ours}'",
+    }
+
+
+def _worker(pool: Pool, names: Names, settings: Settings, source: Weights) -> dict[str, Any]:
+    return {
+        "name": "ray-worker",
+        "image": settings.image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "env": [home_variable(), token_variable(names), *source.environment, *_ray_environment()],
+        "ports": [{"name": "serve", "containerPort": SERVE_PORT}],
+        "resources": _given(pool, settings),
+        "securityContext": container_security(),
+        "volumeMounts": [tmp_mount(), *source.mounts],
+        "livenessProbe": http_probe(HEALTH_PATH, AGENT_PORT, failures=24),
+        "readinessProbe": http_probe(PROXY_HEALTH_PATH, SERVE_PORT, failures=1),
+    }
+
+
+def _given(pool: Pool, settings: Settings) -> dict[str, Any]:
+    given = pool.resources
+    gpus = {settings.gpu_resource: str(given.gpus)} if given.gpus else {}
+    return {
+        "requests": {"cpu": given.cpu, "memory": given.memory, **gpus},
+        "limits": {"memory": given.memory, **gpus},
+    }
+
+
+def _ray_environment() -> list[dict[str, Any]]:
+    return [{"name": "RAY_USAGE_STATS_ENABLED", "value": "0"}]

@@ -1,0 +1,102 @@
+"""`serveConfigV2`: what Ray Serve runs, one application per pool.
+
+Belongs here: pure construction of Serve's configuration. Nothing volatile goes into an application's `args`: Serve
+replaces every replica when they change. What may change while replicas run (bounds of their number) is a deployment's
+option; policy, tiers and mode are neither, replicas hear them from the routers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from trimode_api.resource import NemotronDeployment, Pool
+from trimode_api.values import cores
+from trimode_operator.plan.model import Observed
+from trimode_operator.plan.names import SERVE_PORT, Names
+from trimode_operator.plan.pods import grace_seconds
+from trimode_operator.plan.weights import Weights
+
+IMPORT_PATH = "trimode_workers.app:build"
+SCALING_POLICY = "trimode_workers.replica.scaling:scale"
+POD_MARGIN_S = 15
+"""Serve gives up on a replica this much earlier than the pod's grace ends, in seconds."""
+
+
+def serve_config(deployment: NemotronDeployment, names: Names, weights: Weights, observed: Observed) -> str:
+    """The whole configuration as YAML."""
+    config = {
+        # KubeRay asks the proxy in each pod for its health; requests never pass through it.
+        "proxy_location": "EveryNode",
+        "http_options": {"host": "0.0.0.0", "port": SERVE_PORT},
+        "applications": [
+            _application(deployment, pool, names, weights, observed.targets.get(pool.name))
+            for pool in deployment.spec.pools
+        ],
+    }
+    text: str = yaml.safe_dump(config, sort_keys=False, width=120)
+    return text
+
+
+def application_args(deployment: NemotronDeployment, pool: Pool, names: Names, weights: Weights) -> dict[str, Any]:
+    """What a pool's replicas are started with; running ones cannot take over a change of it."""
+    engine = deployment.spec.engine
+    return {
+        "pool": pool.name,
+        "served_name": deployment.served_name,
+        "engine": {
+            "model": weights.uri,
+            "dtype": engine.dtype.value,
+            "max_context_tokens": engine.max_context_tokens,
+            "max_running_requests": engine.max_running_requests,
+            # One thread per core given: on shared cores a second one waits for the first at every operation.
+            "threads": max(1, int(cores(pool.resources.cpu))),
+        },
+        "router_urls": [names.reports_url],
+    }
+
+
+def placement_resource(pool: str) -> str:
+    """Ray resource that only the pool's own pods have, one each: a replica per pod, and never in another's."""
+    return f"trimode-{pool}"
+
+
+def _application(
+    deployment: NemotronDeployment, pool: Pool, names: Names, weights: Weights, target: int | None
+) -> dict[str, Any]:
+    return {
+        "name": pool.name,
+        "route_prefix": f"/{pool.name}",
+        "import_path": IMPORT_PATH,
+        "args": application_args(deployment, pool, names, weights),
+        "deployments": [
+            {
+                "name": pool.name,
+                # Autoscaling even between equal bounds: turning it on later would replace the replicas.
+                "num_replicas": "auto",
+                "autoscaling_config": _autoscaling(pool, target),
+                "graceful_shutdown_timeout_s": grace_seconds(deployment.spec.drain.timeout_seconds) - POD_MARGIN_S,
+                "ray_actor_options": {
+                    "num_cpus": 0,
+                    "num_gpus": pool.resources.gpus,
+                    "resources": {placement_resource(pool.name): 1},
+                },
+            }
+        ],
+    }
+
+
+def _autoscaling(pool: Pool, target: int | None) -> dict[str, Any]:
+    least, most = pool.replicas.min, pool.replicas.max
+    if target is not None:
+        least = most = max(least, min(target, most))
+    return {
+        "min_replicas": least,
+        "max_replicas": max(1, most),
+        "policy": {"policy_function": SCALING_POLICY},
+        "metrics_interval_s": 1.0,
+        "look_back_period_s": 10.0,
+        "upscale_delay_s": 10.0,
+        "downscale_delay_s": 300.0,
+    }

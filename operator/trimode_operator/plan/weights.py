@@ -1,0 +1,50 @@
+"""Where a worker finds the model, by the scheme of its URI.
+
+Belongs here: pure translation of `spec.model` into what the worker is told and what its pod mounts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from trimode_operator.settings import Settings
+
+MODEL_MOUNT = "/models"
+CACHE_MOUNT = "/cache"
+VOLUME = "model"
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """`uri`: what the worker loads. `volumes`, `mounts`, `environment`: what its pod needs for that."""
+
+    uri: str
+    volumes: tuple[dict[str, Any], ...] = ()
+    mounts: tuple[dict[str, Any], ...] = ()
+    environment: tuple[dict[str, Any], ...] = ()
+
+
+def weights(uri: str, settings: Settings) -> Weights:
+    """`tiny://` and `file://` are in the image; `pvc://CLAIM/PATH` is mounted, read only; `hf://` gets a cache."""
+    if uri.startswith("pvc://"):
+        claim, _, path = uri.removeprefix("pvc://").partition("/")
+        return Weights(
+            f"file://{MODEL_MOUNT}/{path}",
+            volumes=({"name": VOLUME, "persistentVolumeClaim": {"claimName": claim, "readOnly": True}},),
+            mounts=({"name": VOLUME, "mountPath": MODEL_MOUNT, "readOnly": True},),
+        )
+    if uri.startswith("hf://"):
+        return Weights(
+            uri,
+            volumes=({"name": VOLUME, **_cache(settings)},),
+            mounts=({"name": VOLUME, "mountPath": CACHE_MOUNT},),
+            environment=({"name": "HF_HOME", "value": CACHE_MOUNT},),
+        )
+    return Weights(uri)
+
+
+def _cache(settings: Settings) -> dict[str, Any]:
+    if settings.model_cache_claim is None:
+        return {"emptyDir": {}}
+    return {"persistentVolumeClaim": {"claimName": settings.model_cache_claim}}
