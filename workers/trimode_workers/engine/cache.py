@@ -16,20 +16,21 @@ from trimode_workers.model.config import ModelConfig
 
 
 class KVCache:
-    """`keys[layer]` and `values[layer]` are views `[rows, slots, kv_heads, head_dim]` of one tensor.
+    """`keys[layer]` and `values[layer]` are views `[rows, kv_heads, slots, head_dim]` of one tensor: the tokens of
+    one head lie together, since attention reads them head by head.
 
     The memory starts zeroed (masked attention multiplies it by 0, which must not meet a NaN); the operating system
     backs a page when it is first written, so unused rows cost address space only.
     """
 
     def __init__(self, config: ModelConfig, rows: int, slots: int, dtype: torch.dtype, device: torch.device) -> None:
-        shape = (config.layers, 2, rows, slots, config.kv_heads, config.head_dim)
+        shape = (config.layers, 2, rows, config.kv_heads, slots, config.head_dim)
         self.memory = torch.zeros(shape, dtype=dtype, device=device)
         self.keys: list[Tensor] = [layer[0] for layer in self.memory]
         self.values: list[Tensor] = [layer[1] for layer in self.memory]
-        self.flat_keys: list[Tensor] = [k.flatten(0, 1) for k in self.keys]
-        self.flat_values: list[Tensor] = [v.flatten(0, 1) for v in self.values]
-        self.rows, self.slots = rows, slots
+        self.flat_keys: list[Tensor] = [k.flatten(0, 2) for k in self.keys]
+        self.flat_values: list[Tensor] = [v.flatten(0, 2) for v in self.values]
+        self.rows, self.heads, self.slots = rows, config.kv_heads, slots
         self._free = list(range(rows))
 
     @property
@@ -49,12 +50,12 @@ class KVCache:
     def move(self, row: int, length: int) -> int:
         """Move `length` cached tokens from `row` to the lowest free row and free `row`; returns the new row."""
         target = self.acquire()
-        self.memory[:, :, target, :length].copy_(self.memory[:, :, row, :length])
+        self.memory[:, :, target, :, :length].copy_(self.memory[:, :, row, :, :length])
         self.release(row)
         return target
 
     def swap(self, a: int, b: int, length: int) -> None:
         """Exchange the first `length` slots of two rows."""
-        kept = self.memory[:, :, a, :length].clone()
-        self.memory[:, :, a, :length].copy_(self.memory[:, :, b, :length])
-        self.memory[:, :, b, :length].copy_(kept)
+        kept = self.memory[:, :, a, :, :length].clone()
+        self.memory[:, :, a, :, :length].copy_(self.memory[:, :, b, :, :length])
+        self.memory[:, :, b, :, :length].copy_(kept)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import torch
 
-from trimode_api.modes import OperatingPoint
+from trimode_api.modes import Mode, OperatingPoint
 from trimode_workers.engine import intake, invariants
 from trimode_workers.engine.cache import KVCache
 from trimode_workers.engine.commit import commit
@@ -109,9 +109,10 @@ class Engine:
         events, self._cancelled = self._cancelled, []
         todo = schedule(self._running, self._waiting, self._limits, self._decoded)
         self._make_room(todo)
-        self._prefill(todo)
         batch = self._helm.decide(todo.decode, began)
         parts = groups(todo.decode, self._helm.point_of)
+        riding = {s for point, members in parts if point.mode is Mode.AR for s in members if s.missing}
+        self._prefill([(s, tokens) for s, tokens in todo.prefill if s not in riding])
         if any(members[-1].row - members[0].row != len(members) - 1 for _, members in parts):
             self._line_up([members for _, members in parts])
         self._decoded = sum(point.block_length * len(members) for point, members in parts)
@@ -180,15 +181,16 @@ class Engine:
             last = max(self._running, key=lambda s: s.row)
             last.row = self._cache.move(last.row, last.cached)
 
-    def _prefill(self, todo: Schedule) -> None:
+    def _prefill(self, turn: list[tuple[Sequence, int]]) -> None:
         """One causal forward without logits over a piece of every prompt that has its turn."""
-        if not todo.prefill:
+        if not turn:
             return
-        turn = todo.prefill
+        began = self._clock()
         pieces = [s.tokens[s.cached : s.cached + tokens] for s, tokens in turn]
-        self._primitive.prefill(pieces, [s.row for s, _ in turn], [s.cached for s, _ in turn])
+        self._primitive.advance(pieces, [s.row for s, _ in turn], [s.cached for s, _ in turn])
         for sequence, tokens in turn:
             sequence.cached += tokens
+        self._helm.prefilled(sum(tokens for _, tokens in turn), self._clock() - began)
 
     def _line_up(self, members: list[list[Sequence]]) -> None:
         """Exchange rows so that each group is a run of rows, which attention reads without copying."""
@@ -207,6 +209,7 @@ class Engine:
         """One cycle of one group, from the model to events; the curves learn from it."""
         began = self._clock()
         context = sum(s.cached for s in members) / len(members)
+        riding = sum(s.missing for s in members)
         proposals = MODES[point.mode](self._primitive, members, point)
         name, events, emitted = str(point), [], 0
         for sequence, proposed in zip(members, proposals, strict=True):
@@ -223,7 +226,7 @@ class Engine:
             self._running = [s for s in self._running if s.row >= 0]
         seconds = self._clock() - began
         self._counters.add(name, seconds, emitted)
-        self._helm.observe(point, len(members), context, seconds, emitted, self._clock())
+        self._helm.observe(point, len(members), context, seconds, emitted, riding, self._clock())
         return events
 
     def _end(self, sequence: Sequence, tokens: list[int], finish: Finish) -> TokenEvent:

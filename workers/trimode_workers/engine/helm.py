@@ -21,13 +21,18 @@ from trimode_workers.model.config import ModelConfig
 Chooser = Callable[[Batch, Seq[OperatingPoint]], OperatingPoint]
 """What tests put in the policy's place: the load and the points allowed -> the point to run."""
 
+_PREFILL_MEMORY = 1000
+"""Prompt tokens over which their cost is averaged."""
+
 
 class Helm:
     """What the engine asks: the point of each sequence, and what the policy thinks. Learns from every cycle."""
 
     def __init__(self, config: ModelConfig, configure: Configure, now: float, chooser: Chooser | None) -> None:
         self.points = Points.parse(configure)
-        self.curves = Curves(self.points.every, prior(config))
+        roofline = prior(config)
+        self.curves = Curves(self.points.every, roofline)
+        self._prefill_s = roofline.flops_per_token / roofline.flops_per_s
         self._chooser = chooser
         self._lossless, self._lossy = Pilot(self.curves, now), Pilot(self.curves, now)
         self._shown = self._lossless
@@ -86,10 +91,24 @@ class Helm:
         """The point of this cycle for `sequence`."""
         return sequence.pin or self._now[sequence.lossy_ok]
 
+    def prefilled(self, tokens: int, seconds: float) -> None:
+        """Learn what a prompt token costs where prompts run apart."""
+        weight = tokens / (tokens + _PREFILL_MEMORY)
+        self._prefill_s += weight * (seconds / tokens - self._prefill_s)
+
     def observe(
-        self, point: OperatingPoint, batch: int, context_tokens: float, seconds: float, tokens: int, now: float
+        self,
+        point: OperatingPoint,
+        batch: int,
+        context_tokens: float,
+        seconds: float,
+        tokens: int,
+        riding: int,
+        now: float,
     ) -> None:
-        """Learn from one group's cycle; prefill is timed apart, so none of it is in `seconds`."""
+        """Learn from one group's cycle. `riding` prompt tokens ran along: what they would have cost apart, as they
+        do beside other points, is taken off, so that points are compared by decoding alone."""
+        seconds = max(seconds - riding * self._prefill_s, seconds * batch / (batch + riding))
         self.curves.observe(Observation(point, batch, context_tokens, 0, seconds, tokens), now)
 
 

@@ -1,7 +1,8 @@
 """The modes: each a function (primitive, sequences, point) -> proposed tokens per sequence, one cycle long.
 
 A mode starts and ends in the engine's invariant: `sequences` (in ascending row order) have exactly one token that
-is not cached, and the k tokens it proposes for one of them leave k more causal tokens in its row. No mode knows of
+is not cached, and the k tokens it proposes for one of them leave k more causal tokens in its row. AR also takes
+sequences that miss more, and caches it. No mode knows of
 batching policy, of what ends a request, or of how requests arrive.
 """
 
