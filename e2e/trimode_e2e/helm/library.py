@@ -1,4 +1,4 @@
-"""Helm's library, asked from outside: one job as JSON on stdin, one answer as JSON on stdout.
+"""Helm's library, asked from outside: a job as JSON in each line of stdin, its answer in a line of stdout.
 
 Runs under a Python (3.12 or newer) that has `helm-sdkpy`, which embeds Helm's own Go library. The library has no
 `helm template`: what it renders, it installs. So `render` installs into an API server of this process that knows
@@ -17,7 +17,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-import helm_sdkpy
+import helm_sdkpy  # type: ignore[import-not-found]
 
 # Group versions that every cluster has and that charts may name: (plural, kind, namespaced).
 BUILT_IN: dict[str, list[tuple[str, str, bool]]] = {
@@ -56,9 +56,10 @@ class Cluster(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, optional: list[str]) -> None:
+    def __init__(self, optional: list[str], version: str) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.kinds = BUILT_IN | {group: OPTIONAL[group] for group in optional}
+        self.version = version
         self.objects: dict[str, Any] = {}
 
     @property
@@ -77,7 +78,8 @@ class Cluster(ThreadingHTTPServer):
             group, _, version = name.rpartition("/")
             groups.setdefault(group, []).append(version)
         if path == "/version":
-            return {"major": "1", "minor": "34", "gitVersion": "v1.34.0"}
+            major, minor, _ = self.version.split(".")
+            return {"major": major, "minor": minor, "gitVersion": f"v{self.version}"}
         if path == "/api":
             return {"kind": "APIVersions", "versions": ["v1"]}
         if path == "/apis":
@@ -106,8 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, format: str, *args: Any) -> None:
-        if os.environ.get("HELM_LIBRARY_TRACE"):
-            super().log_message(format, *args)
+        """Silent: who talks to it is in this very process."""
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
@@ -146,7 +147,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 async def render(job: dict[str, Any]) -> dict[str, Any]:
     """The manifest and the notes of an installation into a cluster that has the job's `optional` APIs."""
-    cluster = Cluster(job["optional"])
+    cluster = Cluster(job["optional"], job["version"])
     threading.Thread(target=cluster.serve_forever, daemon=True).start()
     try:
         return await install(job | {"kubeconfig": cluster.kubeconfig})
@@ -155,9 +156,16 @@ async def render(job: dict[str, Any]) -> dict[str, Any]:
 
 
 async def install(job: dict[str, Any]) -> dict[str, Any]:
-    """Installs without waiting for pods."""
+    """Installs without waiting for pods; makes the namespace where the job's cluster is a real one."""
     config = helm_sdkpy.Configuration(namespace=job["namespace"], kubeconfig=job["kubeconfig"])
-    await helm_sdkpy.Install(config).run(job["release"], job["chart"], values=job["values"], wait=False, timeout=60)
+    await helm_sdkpy.Install(config).run(
+        job["release"],
+        job["chart"],
+        values=job["values"],
+        create_namespace=job["do"] == "install",
+        wait=False,
+        timeout=60,
+    )
     return dict(await helm_sdkpy.Status(config).run(job["release"]))
 
 
@@ -176,21 +184,29 @@ async def uninstall(job: dict[str, Any]) -> dict[str, Any]:
 
 async def lint(job: dict[str, Any]) -> dict[str, Any]:
     """Helm's findings on a chart with its default values."""
-    config = helm_sdkpy.Configuration(kubeconfig=Cluster([]).kubeconfig)
+    config = helm_sdkpy.Configuration()
     return dict(await helm_sdkpy.Lint(config).run(job["chart"]))
 
 
 JOBS = {"render": render, "install": install, "upgrade": upgrade, "uninstall": uninstall, "lint": lint}
 
 
-def main() -> None:
-    """Exit code 0 with an answer either way: {"result": ...} or {"error": text}."""
-    job = json.load(sys.stdin)
+def answer(line: str) -> dict[str, Any]:
+    """{"result": ...} or {"error": text}: what Helm refuses is an answer too."""
+    job = json.loads(line)
     try:
-        answer: dict[str, Any] = {"result": asyncio.run(JOBS[job["do"]](job))}
+        return {"result": asyncio.run(JOBS[job["do"]](job))}
     except helm_sdkpy.HelmError as error:
-        answer = {"error": str(error)}
-    json.dump(answer, sys.stdout)
+        return {"error": str(error)}
+
+
+def main() -> None:
+    # Helm logs to stdout here and there, so answers go to the file that stdout was.
+    with os.fdopen(os.dup(1), "w") as answers:
+        os.dup2(2, 1)
+        for line in sys.stdin:
+            answers.write(json.dumps(answer(line)) + "\n")
+            answers.flush()
 
 
 if __name__ == "__main__":
