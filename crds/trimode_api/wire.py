@@ -77,6 +77,15 @@ class DecisionReport(WireModel):
     age_seconds: float = Field(description="how long this decision has stood", ge=0)
 
 
+class SwitchReport(WireModel):
+    """The engine's last switch: a change of the decided point. A probe is none."""
+
+    from_point: PointName
+    to_point: PointName
+    reason: str
+    detail: str = ""
+
+
 class ReplicaReport(WireModel):
     """One replica's state. `sequence` grows by one a report and restarts with the replica, whose id is then new."""
 
@@ -99,6 +108,7 @@ class ReplicaReport(WireModel):
     allowed_points: tuple[PointName, ...] = ()
     points: tuple[PointReport, ...] = ()
     switches: int = Field(ge=0, description="changes of the decided point since start, probes not counted")
+    last_switch: SwitchReport | None = None
     preemptions: int = Field(default=0, ge=0)
     tokens_per_second: float = Field(ge=0, description="emitted by the replica over the last seconds")
     policy_version: int = Field(ge=0, description="version of the policy in force here")

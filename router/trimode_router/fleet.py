@@ -216,17 +216,18 @@ class Fleet:
         return died
 
     def _note_change(self, old: ReplicaReport, new: ReplicaReport, wall: float) -> None:
-        if old.decision.point == new.decision.point:
+        switch = new.last_switch
+        if switch is None or new.switches == old.switches:
             return
         self.changes.append(
             PointChange(
                 time=wall,
                 replica_id=new.replica_id,
                 pool=new.pool,
-                from_point=old.decision.point,
-                to_point=new.decision.point,
-                reason=new.decision.reason,
-                detail=new.decision.detail,
+                from_point=switch.from_point,
+                to_point=switch.to_point,
+                reason=switch.reason,
+                detail=switch.detail,
             )
         )
 

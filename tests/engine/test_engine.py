@@ -265,6 +265,8 @@ def test_the_policy_finds_speculation_for_one_and_plain_decoding_for_many(decode
     cycles_until(engine, "AR")
     stats = engine.stats()
     assert (stats.running, stats.point, stats.switches_total) == (32, "AR", 2)
+    assert stats.switched is not None
+    assert (stats.switched.target, stats.switched.reason) == ("AR", "PredictedGain")
     assert {p.point for p in stats.curves} == {"AR", "S4", "S8"}
     assert sum(stats.seconds_total.values()) == pytest.approx(network.now, rel=0.02)
 

@@ -9,7 +9,15 @@ import httpx
 import pytest
 
 from trimode_api.fleet import FleetHistory, FleetView, Freshness
-from trimode_api.wire import DRAIN_PATH, FLEET_PATH, POLICY_PATH, REPORT_PATH, Command, DecisionReport
+from trimode_api.wire import (
+    DRAIN_PATH,
+    FLEET_PATH,
+    POLICY_PATH,
+    REPORT_PATH,
+    Command,
+    DecisionReport,
+    SwitchReport,
+)
 from trimode_router.testing.replica import FakeReplica
 
 CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
@@ -160,9 +168,12 @@ async def test_fresh_is_preferred_to_stale(open_house: Any) -> None:
 
 async def test_changes_of_the_point_are_remembered(house: Any) -> None:
     replica = house.replicas[0]
-    decision = DecisionReport(point="S32", reason="PredictedGain", detail="2 requests: 1.9x", age_seconds=0.0)
-    await house.report(replica.report(point="S32", decision=decision))
-    await house.report(replica.report(point="S32", decision=decision))
+    probe = DecisionReport(point="S32", reason="Probe", age_seconds=0.0)
+    await house.report(replica.report(point="S32", decision=probe))  # no change: nothing was decided
+    decision = DecisionReport(point="S32", reason="Kept", age_seconds=0.1)
+    switch = SwitchReport(from_point="AR", to_point="S32", reason="PredictedGain", detail="2 requests: 1.9x")
+    for _ in range(2):
+        await house.report(replica.report(point="S32", decision=decision, switches=1, last_switch=switch))
     (change,) = (await fleet(house)).decisions
     assert (change.replica_id, change.from_point, change.to_point) == ("r1", "AR", "S32")
     assert (change.reason, change.detail) == ("PredictedGain", "2 requests: 1.9x")

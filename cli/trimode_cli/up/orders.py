@@ -6,6 +6,8 @@ fleet goes on as it was.
 
 from __future__ import annotations
 
+import structlog
+
 from trimode_api.errors import InvalidInput, TrimodeError
 from trimode_api.resource import NemotronDeployment
 from trimode_cli.errors import BadInput
@@ -13,6 +15,8 @@ from trimode_cli.up import preflight
 from trimode_cli.up.control import Order
 from trimode_cli.up.plan import Update, plan
 from trimode_cli.up.stack import Stack
+
+log = structlog.get_logger("up")
 
 
 def take(order: Order, stack: Stack) -> str:
@@ -27,9 +31,12 @@ def take(order: Order, stack: Stack) -> str:
     except TrimodeError as exc:
         order.answer(error=str(exc), status=2 if isinstance(exc, BadInput | InvalidInput) else 1)
         return f"apply refused: {str(exc).splitlines()[0]}"
-    except Exception as exc:
-        order.answer(error=f"{type(exc).__name__}: {exc}", status=1)
-        raise  # not foreseen: the user of `apply` is told, and `up` ends with the same error
+    except Exception as exc:  # whatever it is, what serves must go on serving
+        log.exception("order failed", order=order.name)
+        order.answer(
+            error=f"not foreseen, the log of `trimode up` has its trace: {type(exc).__name__}: {exc}", status=1
+        )
+        return f"{order.name} failed: {type(exc).__name__}: {exc}"
     order.answer(
         changes=[str(change) for change in update.changes],
         actions=list(actions(update)),

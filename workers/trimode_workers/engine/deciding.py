@@ -12,7 +12,7 @@ from trimode_api.modes import AR, OperatingPoint
 from trimode_policy.choose import Batch, PointDecision, PointState, Reason, Switching, choose_point
 from trimode_policy.curves import Curves
 from trimode_policy.roofline import Roofline
-from trimode_workers.engine.messages import Configure
+from trimode_workers.engine.messages import Configure, Switched
 from trimode_workers.engine.points import Points
 from trimode_workers.model.config import ModelConfig
 
@@ -34,6 +34,7 @@ class Pilot:
         self.decision = PointDecision(AR, Reason.IDLE, "nothing has run yet")
         self.state = PointState.initial(AR, now)
         self.point = AR
+        self.switched: Switched | None = None
         self._asked, self._age, self._fresh = -1, ASK_EVERY, True
         self._load, self._load_at = 0.0, now
 
@@ -58,7 +59,11 @@ class Pilot:
         # A probe is asked about every cycle: a hopeless one must end after its first, which may be a slow one.
         if self._age >= ASK_EVERY or batch.running != self._asked or self.decision.reason is Reason.PROBE:
             self._age, self._asked, self._fresh = 0, batch.running, False
-            self.decision, self.state = choose_point(batch, self.points, self._curves, self.state, self.switching, now)
+            before = self.state
+            self.decision, self.state = choose_point(batch, self.points, self._curves, before, self.switching, now)
+            if self.state.switches != before.switches:
+                words = self.decision.reason.value, self.decision.detail
+                self.switched = Switched(str(before.point), str(self.state.point), *words)
             self.point = self.switching.fallback if self.switching.dry_run else self.decision.point
         return self.point
 

@@ -149,6 +149,7 @@ class Engine:
             preemptions_total=counters.preemptions,
             policy_version=helm.version,
             curves=helm.beliefs(),
+            switched=helm.switched,
         )
 
     def _limits_now(self) -> Limits:

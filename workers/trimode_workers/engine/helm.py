@@ -13,7 +13,7 @@ from trimode_policy.choose import Batch, PointDecision
 from trimode_policy.curves import Curves, Observation
 from trimode_workers.engine.counters import beliefs
 from trimode_workers.engine.deciding import Pilot, prior
-from trimode_workers.engine.messages import Configure, PointStats
+from trimode_workers.engine.messages import Configure, PointStats, Switched
 from trimode_workers.engine.points import Points, lossy
 from trimode_workers.engine.sequence import Sequence
 from trimode_workers.model.config import ModelConfig
@@ -60,6 +60,11 @@ class Helm:
     @property
     def switches(self) -> int:
         return self._lossless.state.switches + self._lossy.state.switches
+
+    @property
+    def switched(self) -> Switched | None:
+        """The last switch of the class that the decision is shown for."""
+        return self._shown.switched
 
     def age(self, now: float) -> float:
         """Seconds that the shown decision stands."""

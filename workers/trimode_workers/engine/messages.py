@@ -104,6 +104,15 @@ class PointStats(msgspec.Struct, frozen=True):
     observed_cycles: int
 
 
+class Switched(msgspec.Struct, frozen=True):
+    """The last change of the decided point, a probe not being one: from, to, and why."""
+
+    source: str
+    target: str
+    reason: str
+    detail: str
+
+
 class Stats(msgspec.Struct, frozen=True):
     """The engine's state after a cycle. `decision_point` differs from `point` in a dry run only.
 
@@ -129,6 +138,7 @@ class Stats(msgspec.Struct, frozen=True):
     preemptions_total: int
     policy_version: int
     curves: list[PointStats]
+    switched: Switched | None = None
 
 
 class Cycle(msgspec.Struct, frozen=True, tag="cycle"):

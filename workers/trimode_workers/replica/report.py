@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from trimode_api.wire import DecisionReport, PointReport, PolicyConfig, ReplicaReport
+from trimode_api.wire import DecisionReport, PointReport, PolicyConfig, ReplicaReport, SwitchReport
 from trimode_workers.engine.messages import Started, Stats
 from trimode_workers.replica.policy import pool_points
 
@@ -78,6 +78,7 @@ def build_report(who: Self, now: Moment, engine: Started, stats: Stats) -> Repli
         allowed_points=tuple(map(str, allowed)),
         points=_points(stats),
         switches=stats.switches_total,
+        last_switch=_switch(stats),
         preemptions=stats.preemptions_total,
         tokens_per_second=now.tokens_per_second,
         policy_version=stats.policy_version,
@@ -96,3 +97,10 @@ def _points(stats: Stats) -> tuple[PointReport, ...]:
         )
         for curve in stats.curves
     )
+
+
+def _switch(stats: Stats) -> SwitchReport | None:
+    last = stats.switched
+    if last is None:
+        return None
+    return SwitchReport(from_point=last.source, to_point=last.target, reason=last.reason, detail=last.detail)
