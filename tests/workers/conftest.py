@@ -49,6 +49,7 @@ def policy() -> PolicyConfig:
             "switching": {"marginPercent": 5, "minDwellMilliseconds": 200, "fallback": {"flex": "AR"}},
             "admission": {"maxQueuedRequests": 10, "maxWaitMilliseconds": 1000},
             "staleness": {"staleAfterSeconds": 3, "deadAfterSeconds": 10},
+            "drainTimeoutSeconds": 60,
         }
     )
 
@@ -73,7 +74,6 @@ def settings(fake_model: Path, policy: PolicyConfig) -> ReplicaSettings:
         engine=EngineOptions(model=str(fake_model), max_context_tokens=256, max_running_requests=4),
         policy=policy,
         report_interval_s=0.05,
-        drain_timeout_s=5.0,
     )
 
 

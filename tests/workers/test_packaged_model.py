@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(not (TINY / "model.safetensors").is_file(), reas
 
 def settings_for(folder: Path, policy: PolicyConfig) -> ReplicaSettings:
     options = EngineOptions(model=str(folder), max_context_tokens=512, max_running_requests=8, threads=1)
-    return ReplicaSettings(pool="flex", served_name="tiny", engine=options, policy=policy, drain_timeout_s=5.0)
+    return ReplicaSettings(pool="flex", served_name="tiny", engine=options, policy=policy)
 
 
 @pytest.fixture

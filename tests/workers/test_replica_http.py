@@ -265,7 +265,8 @@ class TestDrain:
     async def test_a_drain_has_an_end(
         self, start_replica: StartReplica, settings: ReplicaSettings, body: Body, eventually: Eventually
     ) -> None:
-        replica = await start_replica(settings.model_copy(update={"drain_timeout_s": 0.05}))
+        policy = settings.policy.model_copy(update={"drain_timeout_seconds": 0})
+        replica = await start_replica(settings.model_copy(update={"policy": policy}))
         async with aiohttp.ClientSession(replica.url, headers=AUTHORIZED) as http:
             request = asyncio.create_task(http.post(CHAT, json=body("<hang>")))
             await eventually(lambda: replica.engine.in_flight == 1)

@@ -108,7 +108,10 @@ class TestReporting:
         await eventually(lambda: not router.last.draining)
         assert reporting.refusal() is None
 
-    async def test_the_last_report_says_goodbye(self, reporting: Replica, router: Router) -> None:
+    async def test_the_last_report_says_goodbye(
+        self, reporting: Replica, router: Router, eventually: Eventually
+    ) -> None:
+        await eventually(lambda: bool(router.reports))
         await reporting.stop()
         assert (router.last.ready, router.last.draining) == (False, True)
 

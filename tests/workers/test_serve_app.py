@@ -75,7 +75,6 @@ async def driver(reports: Reports, policy: PolicyConfig, tmp_path: Path) -> Asyn
         engine=EngineOptions(model=str(TINY), max_context_tokens=1024, max_running_requests=8, threads=1),
         policy=policy,
         router_urls=(reports.url,),
-        drain_timeout_s=60.0,
         num_cpus=0.5,
     )
     path = tmp_path / "settings.json"

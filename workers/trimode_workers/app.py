@@ -14,16 +14,23 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import ray
+from pydantic import ValidationError
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
+from trimode_api.errors import InvalidInput, problems_of
 from trimode_api.wire import TOKEN_VARIABLE
 from trimode_workers.replica.replica import Replica
-from trimode_workers.replica.settings import PoolSettings, ReplicaSettings
+from trimode_workers.replica.settings import NODE_ADDRESS, PoolArgs, PoolSettings, ReplicaSettings
+from trimode_workers.replica.source import check_source, model_folder
 
-HEALTH_PERIOD_S = 1.0
-HEALTH_TIMEOUT_S = 10.0
+HEALTH: dict[str, Any] = {
+    "health_check_period_s": 1.0,
+    "health_check_timeout_s": 10.0,
+    "graceful_shutdown_wait_loop_s": 0.1,
+}
 START_TRIES = 2
 POLL_S = 0.1
 STOP_MARGIN_S = 10.0
@@ -35,7 +42,7 @@ class ReplicaServer:
 
     async def __init__(self, settings: ReplicaSettings) -> None:  # type: ignore[misc]  # Serve awaits it
         self._replica: Replica | None = None
-        self._replica = await Replica.start(settings, os.environ.get(TOKEN_VARIABLE, ""))
+        self._replica = await Replica.start(_here(settings), os.environ.get(TOKEN_VARIABLE, ""))
 
     async def __call__(self) -> str:
         return "requests go to the router, or to the replica's own port"
@@ -66,16 +73,30 @@ class PoolState:
     replicas: int
 
 
+def build(args: dict[str, Any]) -> Application:
+    """The Serve application of one pool on a cluster: `import_path` of Serve's configuration, with `PoolArgs`.
+
+    Bounds of their number, resources and grace are the configuration's too, as options of the deployment named like
+    the pool. Raises InvalidInput or EngineFailed where no replica could ever start.
+    """
+    try:
+        given = PoolArgs.model_validate(args)
+    except ValidationError as exc:
+        raise InvalidInput(problems_of(exc), "the pool's args") from exc
+    check_source(given.engine.model)
+    decorate: Any = serve.deployment(name=given.pool, **HEALTH)
+    application: Application = decorate(ReplicaServer).bind(given.replica())
+    return application
+
+
 def build_app(settings: PoolSettings) -> Application:
-    """The Serve application of one pool."""
+    """The Serve application of one pool on one machine."""
     decorate: Any = serve.deployment(
         name=settings.pool,
         ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus},
-        health_check_period_s=HEALTH_PERIOD_S,
-        health_check_timeout_s=HEALTH_TIMEOUT_S,
-        graceful_shutdown_wait_loop_s=0.1,
-        graceful_shutdown_timeout_s=settings.drain_timeout_s + STOP_MARGIN_S,
+        graceful_shutdown_timeout_s=settings.policy.drain_timeout_seconds + STOP_MARGIN_S,
         max_constructor_retry_count=START_TRIES,
+        **HEALTH,
         **_scaling(settings),
     )
     # Serve would otherwise take every deployment for a new version and replace all replicas when one is added.
@@ -106,7 +127,7 @@ def states(pools: Sequence[PoolSettings], *, prefix: str = "trimode") -> tuple[P
 def shutdown(timeout_s: float | None = None) -> None:
     """Drain and end all pools, then Serve. Blocks until the last running request is done.
 
-    `timeout_s` bounds the wait; None leaves it to each pool's own `drain_timeout_s`.
+    `timeout_s` bounds the wait; None leaves it to each pool's own drain timeout.
     """
     for name in serve.status().applications:
         serve.delete(name, _blocking=False)
@@ -144,6 +165,15 @@ def _scaling(settings: PoolSettings) -> dict[str, Any]:
             downscale_delay_s=300.0,
         ),
     }
+
+
+def _here(settings: ReplicaSettings) -> ReplicaSettings:
+    """The settings with what only the replica's own node knows: its address, and where the model's folder is."""
+    host = settings.host
+    if host == NODE_ADDRESS:
+        host = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    engine = settings.engine.model_copy(update={"model": str(model_folder(settings.engine.model))})
+    return settings.model_copy(update={"host": host, "engine": engine})
 
 
 def _version(settings: PoolSettings) -> str:

@@ -39,7 +39,6 @@ def pools(deployment: NemotronDeployment, model: Path, version: int, router_url:
             engine=engine.model_copy(update={"threads": max(1, int(pool.cores))}),
             policy=policy_of(deployment, version),
             router_urls=(router_url,),
-            drain_timeout_s=float(spec.drain.timeout_seconds),
             min_replicas=pool.replicas,
             max_replicas=pool.most,
             num_cpus=pool.cores,

@@ -176,8 +176,9 @@ def _settings(args: argparse.Namespace) -> ReplicaSettings:
         ),
         admission=AdmissionPolicy(max_queued_requests=1, max_wait_milliseconds=1),
         staleness=StalenessPolicy(stale_after_seconds=1, dead_after_seconds=2),
+        drain_timeout_seconds=0,
     )
-    return ReplicaSettings(pool="p", served_name="m", engine=_options(args), policy=policy, drain_timeout_s=0.0)
+    return ReplicaSettings(pool="p", served_name="m", engine=_options(args), policy=policy)
 
 
 def compare(args: argparse.Namespace) -> None:

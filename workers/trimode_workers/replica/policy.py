@@ -5,9 +5,37 @@ Belongs here: pure translations of `PolicyConfig`.
 
 from __future__ import annotations
 
-from trimode_api.modes import OperatingPoint
-from trimode_api.wire import PolicyConfig, PoolPolicy
+from trimode_api.modes import AR, BLOCK_LENGTHS, OperatingPoint, diffusion, speculation
+from trimode_api.wire import (
+    AdmissionPolicy,
+    PolicyConfig,
+    PoolPolicy,
+    StalenessPolicy,
+    SwitchingPolicy,
+    TierPolicy,
+)
 from trimode_workers.engine.messages import Configure
+
+NO_POLICY_YET = 0
+"""Version of a policy that only holds the place; the resource's generation starts at 1."""
+
+
+def stand_in(pool: str) -> PolicyConfig:
+    """What an engine starts on before a router has given it the fleet's policy: autoregressive, nothing else.
+
+    All points that a policy could allow are in it, so that the engine runs each of them once while it warms up.
+    """
+    points = (AR, *map(speculation, BLOCK_LENGTHS), diffusion(32, 0.9))
+    return PolicyConfig(
+        version=NO_POLICY_YET,
+        tiers=(TierPolicy(name="standard", ttft_milliseconds=1000, tpot_milliseconds=25, percentile=95, priority=0),),
+        pools=(PoolPolicy(name=pool, points=tuple(map(str, points))),),
+        switching=SwitchingPolicy(
+            fixed={pool: str(AR)}, margin_percent=5, min_dwell_milliseconds=200, fallback={pool: str(AR)}
+        ),
+        admission=AdmissionPolicy(max_queued_requests=0, max_wait_milliseconds=0),
+        staleness=StalenessPolicy(stale_after_seconds=3, dead_after_seconds=10),
+    )
 
 
 def pool_policy(policy: PolicyConfig, pool: str) -> PoolPolicy | None:

@@ -23,7 +23,8 @@ from trimode_workers.openai.defaults import SamplingDefaults, load_defaults
 from trimode_workers.openai.prepare import Offer
 from trimode_workers.process.client import EngineClient, EngineFailed
 from trimode_workers.process.life import engine_argv
-from trimode_workers.replica.policy import configure_for, pool_points
+from trimode_workers.replica.addresses import Routers
+from trimode_workers.replica.policy import NO_POLICY_YET, configure_for, pool_points
 from trimode_workers.replica.report import Moment, RateWindow, Self, build_report
 from trimode_workers.replica.reporter import Reporter
 from trimode_workers.replica.settings import EngineOptions, ReplicaSettings
@@ -101,19 +102,20 @@ class Replica:
         site = web.TCPSite(self._runner, settings.host, settings.port)
         await site.start()
         host, port = self._runner.addresses[0][:2]
-        self.url = f"http://{host}:{port}"
-        self._reporter = Reporter(settings.router_urls, token, settings.report_interval_s, self.report, self._obey)
+        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        routers = Routers(settings.router_urls)
+        self._reporter = Reporter(routers, token, settings.report_interval_s, self.report, self._obey)
         self._reporter.start()
         _log.info("replica %s answers at %s", self.replica_id, self.url)
 
     async def stop(self) -> None:
-        """Refuse new requests, let running ones finish for `drain_timeout_s`, end everything. Once."""
+        """Refuse new requests, let running ones finish for the policy's drain timeout, end everything. Once."""
         if self._stopping:
             return
         self._stopping = self.draining = True
         self._changed()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.engine.emptied(), self._settings.drain_timeout_s)
+            await asyncio.wait_for(self.engine.emptied(), self.policy.drain_timeout_seconds)
         await self._end()
 
     async def _end(self) -> None:
@@ -157,6 +159,8 @@ class Replica:
             return ApiError(503, f"engine lost: {self.engine.lost}", code="engine_lost", retry_after_s=1)
         if self.draining:
             return ApiError(503, "this replica is draining", code="draining", retry_after_s=DRAIN_RETRY_AFTER_S)
+        if self._waits_for_policy:
+            return ApiError(503, "this replica has no policy yet", code="no_policy", retry_after_s=DRAIN_RETRY_AFTER_S)
         return None
 
     # what the reporter asks
@@ -169,7 +173,7 @@ class Replica:
         self._sequence += 1
         now = Moment(
             sequence=self._sequence,
-            ready=not engine.lost and not self._stopping,
+            ready=not engine.lost and not self._stopping and not self._waits_for_policy,
             draining=self.draining,
             in_flight=engine.in_flight,
             tokens_per_second=self._rate.rate(engine.emitted_total, time.monotonic()),
@@ -193,6 +197,11 @@ class Replica:
             _log.warning("policy %d does not know pool %s; keeping its points", policy.version, self._settings.pool)
             return
         self.engine.configure(configure)
+        self._changed()
+
+    @property
+    def _waits_for_policy(self) -> bool:
+        return self.policy.version == NO_POLICY_YET
 
     def _changed(self) -> None:
         if self._reporter is not None:

@@ -1,18 +1,20 @@
 """Reports to every router, and what comes back.
 
-Belongs here: when to post, to whom, and patience with routers that are away. What a report says is in `report`.
+Belongs here: when to post, to whom, and patience with routers that are away. What a report says is in `report`, and
+which addresses a router's name has in `addresses`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 
 import aiohttp
 from pydantic import ValidationError
 
 from trimode_api.wire import REPORT_PATH, ReplicaReport, ReportAnswer
+from trimode_workers.replica.addresses import Routers
 
 POST_TIMEOUT_S = 2.0
 MAX_BACKOFF_S = 2.0
@@ -21,11 +23,14 @@ _log = logging.getLogger(__name__)
 
 
 class Reporter:
-    """Posts `build()` to each of `urls` every `interval_s` seconds and at once on `poke`; hands answers to `obey`."""
+    """Posts `build()` to each of `routers` every `interval_s` seconds and at once on `poke`; hands answers to `obey`.
+
+    Addresses of routers are followed as they change.
+    """
 
     def __init__(
         self,
-        urls: Sequence[str],
+        routers: Routers,
         token: str,
         interval_s: float,
         build: Callable[[], ReplicaReport],
@@ -38,11 +43,12 @@ class Reporter:
             headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
             timeout=aiohttp.ClientTimeout(total=POST_TIMEOUT_S),
         )
-        self._routers = [_Router(url.rstrip("/") + REPORT_PATH) for url in urls]
-        self._tasks: list[asyncio.Task[None]] = []
+        self._known = routers
+        self._routers: dict[_Router, asyncio.Task[None]] = {}
+        self._following: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._tasks = [asyncio.create_task(self._run(router)) for router in self._routers]
+        self._following = asyncio.create_task(self._follow())
 
     def poke(self) -> None:
         """Something changed: report now."""
@@ -52,15 +58,33 @@ class Reporter:
     @property
     def broken(self) -> bool:
         """Whether a bug has ended the reports to some router."""
-        return any(task.done() for task in self._tasks)
+        ended = self._following is not None and self._following.done()
+        return ended or any(task.done() for task in self._routers.values())
 
     async def stop(self) -> None:
         """One last report to every router, then silence."""
-        for task in self._tasks:
+        tasks = [*self._routers.values(), *([] if self._following is None else [self._following])]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*(self._post(router) for router in self._routers))
         await self._session.close()
+
+    async def _follow(self) -> None:
+        """Keep one task per router address."""
+        while True:
+            await self._known.look_up()
+            self._adopt(self._known.urls)
+            await asyncio.sleep(self._known.pause_s)
+
+    def _adopt(self, urls: Iterable[str]) -> None:
+        wanted = {url + REPORT_PATH for url in urls}
+        for router in [router for router in self._routers if router.url not in wanted]:
+            _log.info("router %s is gone", router.url)
+            self._routers.pop(router).cancel()
+        for url in sorted(wanted - {router.url for router in self._routers}):
+            router = _Router(url)
+            self._routers[router] = asyncio.create_task(self._run(router))
 
     async def _run(self, router: _Router) -> None:
         while True:

@@ -11,6 +11,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from trimode_api.wire import PolicyConfig
+from trimode_workers.replica.policy import stand_in
 
 
 class Settings(BaseModel):
@@ -22,7 +23,8 @@ class Settings(BaseModel):
 class EngineOptions(Settings):
     """What the engine's process is started with.
 
-    `model` is a folder with config.json, safetensors and tokenizer. `threads` 0 leaves the number to torch.
+    `model` is a folder with config.json, safetensors and tokenizer; on a cluster its URI, until the replica knows the
+    folder. `threads` 0 leaves the number to torch.
     """
 
     model: str = Field(min_length=1)
@@ -32,10 +34,16 @@ class EngineOptions(Settings):
     threads: int = Field(default=0, ge=0)
 
 
+NODE_ADDRESS = ""
+"""As a host: the address of the Ray node that the replica is on."""
+
+
 class ReplicaSettings(Settings):
     """One replica. `port` 0 is any free one. Times in seconds.
 
-    A running request must hear from the engine within `stall_after_s`, or the replica calls itself unhealthy.
+    With a policy of version 0 (see `stand_in`) the replica is not ready until a router has given it a real one.
+    Every address behind the host of a router's URL gets the reports. A running request must hear from the engine
+    within `stall_after_s`, or the replica calls itself unhealthy.
     """
 
     pool: str = Field(min_length=1)
@@ -46,7 +54,6 @@ class ReplicaSettings(Settings):
     host: str = "127.0.0.1"
     port: int = Field(default=0, ge=0, le=65535)
     report_interval_s: float = Field(default=0.2, gt=0)
-    drain_timeout_s: float = Field(default=300.0, ge=0)
     stall_after_s: float = Field(default=60.0, gt=0)
 
     @model_validator(mode="after")
@@ -55,6 +62,29 @@ class ReplicaSettings(Settings):
         if self.pool not in names:
             raise ValueError(f"pool: {self.pool!r} is not in the policy, which has {names}")
         return self
+
+
+class PoolArgs(Settings):
+    """What a cluster starts a pool's replicas with: `args` of its application in Serve's configuration.
+
+    Only what a running replica cannot take over, since Serve replaces all of them when it changes.
+    """
+
+    pool: str = Field(min_length=1)
+    served_name: str = Field(min_length=1)
+    engine: EngineOptions
+    router_urls: tuple[str, ...] = Field(min_length=1)
+
+    def replica(self) -> ReplicaSettings:
+        """Settings of each replica: reachable from other nodes, with a policy that only holds the place."""
+        return ReplicaSettings(
+            pool=self.pool,
+            served_name=self.served_name,
+            engine=self.engine,
+            policy=stand_in(self.pool),
+            router_urls=self.router_urls,
+            host=NODE_ADDRESS,
+        )
 
 
 class PoolSettings(ReplicaSettings):
