@@ -1,0 +1,283 @@
+"""What a plan consists of, and that whoever reads a manifest accepts it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from trimode_api.errors import InvalidInput
+from trimode_api.policy_of import policy_of
+from trimode_api.resource import NemotronDeployment
+from trimode_api.wire import RouterConfig
+from trimode_operator.plan import Capabilities, Plan
+from trimode_operator.settings import Settings
+
+Resource = Callable[..., NemotronDeployment]
+MakePlan = Callable[..., Plan]
+Find = Callable[..., Mapping[str, Any]]
+Check = Callable[[Mapping[str, Any]], None]
+
+CORE = ("ServiceAccount", "Secret", "ConfigMap", "Service", "Deployment", "NetworkPolicy", "PodDisruptionBudget")
+LONG = "a-name-as-long-as-kubernetes-allows-for-a-resource-to-have-63ch"
+
+
+def pods(plan: Plan) -> Iterator[Mapping[str, Any]]:
+    """Every pod template of the plan."""
+    for child in plan.children:
+        if child["kind"] == "Deployment":
+            yield child["spec"]["template"]
+        if child["kind"] == "RayService":
+            cluster = child["spec"]["rayClusterConfig"]
+            yield cluster["headGroupSpec"]["template"]
+            yield from (group["template"] for group in cluster["workerGroupSpecs"])
+
+
+def test_the_children_of_a_resource(resource: Resource, plan: MakePlan) -> None:
+    made = plan(resource())
+    assert [(child["kind"], child["metadata"]["name"]) for child in made.children] == [
+        ("ServiceAccount", "nemo-fleet"),
+        ("Secret", "nemo-token"),
+        ("ConfigMap", "nemo-policy"),
+        ("NetworkPolicy", "nemo-head"),
+        ("NetworkPolicy", "nemo-workers"),
+        ("NetworkPolicy", "nemo-router"),
+        ("Service", "nemo-router"),
+        ("Service", "nemo-reports"),
+        ("Deployment", "nemo-router"),
+        ("RayService", "nemo"),
+        ("PodDisruptionBudget", "nemo-router"),
+        ("PodDisruptionBudget", "nemo-head"),
+        ("PodDisruptionBudget", "nemo-pool-flex"),
+        ("PodDisruptionBudget", "nemo-pool-small"),
+        ("ServiceMonitor", "nemo-router"),
+        ("HTTPRoute", "nemo-router"),
+        ("InferencePool", "nemo-router"),
+    ]
+    assert made.notes == ()
+    assert made.policy == policy_of(resource(), 3)
+
+
+@pytest.mark.parametrize("uri", ["tiny://", "file:///m", "pvc://claim/some/path", "hf://nvidia/X"])
+@pytest.mark.parametrize("name", ["nemo", LONG])
+def test_kubernetes_knows_every_field(
+    uri: str, name: str, resource: Resource, spec: dict[str, Any], plan: MakePlan, check_core: Check
+) -> None:
+    made = plan(resource(spec | {"model": {"uri": uri}}, name=name))
+    checked = [child for child in made.children if child["kind"] in CORE]
+    for child in checked:
+        check_core(child)
+    assert {child["kind"] for child in checked} == set(CORE)
+
+
+def test_the_check_finds_what_is_wrong(resource: Resource, plan: MakePlan, find: Find, check_core: Check) -> None:
+    deployment = json.loads(json.dumps(find(plan(resource()), "Deployment")))
+    deployment["spec"]["template"]["spec"]["containers"][0]["readynessProbe"] = {}
+    with pytest.raises(AssertionError, match=r"containers\[0\]: unknown \['readynessProbe'\]"):
+        check_core(deployment)
+    deployment = json.loads(json.dumps(find(plan(resource()), "Deployment")))
+    del deployment["spec"]["selector"]
+    with pytest.raises(ValueError, match="selector"):
+        check_core(deployment)
+    service = json.loads(json.dumps(find(plan(resource()), "Service", "nemo-router")))
+    service["spec"]["ports"][0]["port"] = "8000"
+    with pytest.raises(AssertionError, match=r"ports\[0\].port: '8000' is no int"):
+        check_core(service)
+
+
+@pytest.mark.parametrize("uri", ["tiny://", "pvc://claim/some/path", "hf://nvidia/X"])
+def test_kuberay_knows_every_field(
+    uri: str, resource: Resource, spec: dict[str, Any], plan: MakePlan, find: Find, check_ray_service: Check
+) -> None:
+    check_ray_service(find(plan(resource(spec | {"model": {"uri": uri}})), "RayService"))
+
+
+def test_the_check_of_the_ray_service_finds_what_is_wrong(
+    resource: Resource, plan: MakePlan, find: Find, check_ray_service: Check
+) -> None:
+    service = json.loads(json.dumps(find(plan(resource()), "RayService")))
+    cluster = service["spec"]["rayClusterConfig"]
+    for place in (cluster, cluster["headGroupSpec"]["template"]["spec"]["containers"][0], service["spec"]):
+        place["unheardOf"] = 1
+        with pytest.raises(Exception, match="unheardOf"):
+            check_ray_service(service)
+        del place["unheardOf"]
+    check_ray_service(service)
+
+
+@pytest.mark.parametrize("name", ["nemo", LONG])
+def test_every_child_belongs_to_the_resource(name: str, resource: Resource, plan: MakePlan) -> None:
+    made = plan(resource(name=name))
+    wanted = dict(pair.split("=") for pair in made.prune_selector.split(","))
+    kinds = {(kind.api_version, kind.kind) for kind in made.prune_kinds}
+    for child in made.children:
+        metadata = child["metadata"]
+        assert metadata["namespace"] == "llm"
+        (reference,) = metadata["ownerReferences"]
+        assert (reference["kind"], reference["name"], reference["uid"]) == ("NemotronDeployment", name, "u-1")
+        assert reference["controller"]
+        assert wanted.items() <= metadata["labels"].items()
+        assert all(len(value) <= 63 for value in metadata["labels"].values())
+        assert len(metadata["name"]) <= (47 if child["kind"] == "RayService" else 63)
+        assert (child["apiVersion"], child["kind"]) in kinds, "nobody would ever remove it"
+    keys = [(child["kind"], child["metadata"]["name"]) for child in made.children]
+    assert len(keys) == len(set(keys))
+
+
+def test_long_names_stay_apart(resource: Resource, plan: MakePlan, find: Find) -> None:
+    names = {find(plan(resource(name=LONG[:-1] + end)), "RayService")["metadata"]["name"] for end in "abc"}
+    assert len(names) == 3
+
+
+def test_the_same_input_gives_the_same_plan(resource: Resource, plan: MakePlan) -> None:
+    assert plan(resource()) == plan(resource())
+    json.dumps(plan(resource()).children)
+
+
+def test_routers_read_what_the_config_map_holds(resource: Resource, plan: MakePlan, find: Find) -> None:
+    made = plan(resource())
+    container = find(made, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    assert container["command"][:3] == ["python", "-m", "trimode_router"]
+    folder, _, file = container["command"][-1].rpartition("/")
+    assert folder in [mount["mountPath"] for mount in container["volumeMounts"]]
+    config = RouterConfig.from_wire(find(made, "ConfigMap")["data"][file])
+    assert config.policy == made.policy
+    assert (config.name, config.model) == ("nemo", "nemo")
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {"http": config.port, "internal": config.internal_port}
+    assert (config.host, config.internal_host) == ("0.0.0.0", "0.0.0.0")
+
+
+def test_services_find_the_routers(resource: Resource, plan: MakePlan, find: Find) -> None:
+    made = plan(resource())
+    labels = find(made, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert find(made, "Deployment")["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    public, reports = find(made, "Service", "nemo-router"), find(made, "Service", "nemo-reports")
+    for service in (public, reports):
+        assert service["spec"]["selector"].items() <= labels.items()
+    assert (reports["spec"]["clusterIP"], reports["spec"]["publishNotReadyAddresses"]) == ("None", True)
+    scraped = find(made, "ServiceMonitor")["spec"]["selector"]["matchLabels"].items()
+    assert scraped <= public["metadata"]["labels"].items()
+    assert not scraped <= reports["metadata"]["labels"].items(), "every router would be scraped twice"
+
+
+def test_budgets_find_their_pods(resource: Resource, plan: MakePlan) -> None:
+    made = plan(resource())
+    labels = [template["metadata"]["labels"] for template in pods(made)]
+    for child in made.children:
+        if child["kind"] == "PodDisruptionBudget":
+            selector = child["spec"]["selector"]["matchLabels"].items()
+            assert sum(selector <= each.items() for each in labels) == 1
+
+
+@pytest.mark.parametrize(("least", "stays"), [(0, None), (1, 1), (2, 1), (8, 7)])
+def test_a_pools_budget(
+    least: int, stays: int | None, resource: Resource, spec: dict[str, Any], plan: MakePlan
+) -> None:
+    pool = spec["pools"][0] | {"replicas": {"min": least, "max": 8}}
+    made = plan(resource(spec | {"pools": [pool]}))
+    budgets = [c for c in made.children if c["metadata"]["name"] == "nemo-pool-flex"]
+    assert [budget["spec"]["minAvailable"] for budget in budgets] == ([] if stays is None else [stays])
+
+
+@pytest.mark.parametrize("uri", ["tiny://", "pvc://claim/path", "hf://nvidia/X"])
+def test_pods_keep_to_the_restricted_standard(
+    uri: str, resource: Resource, spec: dict[str, Any], plan: MakePlan
+) -> None:
+    templates = list(pods(plan(resource(spec | {"model": {"uri": uri}}))))
+    assert len(templates) == 4
+    for template in templates:
+        pod = template["spec"]
+        security = pod["securityContext"]
+        assert security["runAsNonRoot"]
+        assert security["runAsUser"] > 0
+        assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
+        for container in pod["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert {"cpu", "memory"} <= container["resources"]["requests"].keys()
+            assert "memory" in container["resources"]["limits"]
+            assert {"livenessProbe", "readinessProbe"} <= container.keys()
+            writable = {mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")}
+            assert "/tmp" in writable
+            assert {"name": "HOME", "value": "/tmp"} in container["env"]
+        kinds = {kind for volume in pod["volumes"] for kind in volume if kind != "name"}
+        assert kinds <= {"configMap", "emptyDir", "persistentVolumeClaim", "secret"}
+        mounted = {mount["name"] for container in pod["containers"] for mount in container["volumeMounts"]}
+        assert mounted == {volume["name"] for volume in pod["volumes"]}
+
+
+def test_only_the_head_gets_credentials_for_the_api_server(resource: Resource, plan: MakePlan, find: Find) -> None:
+    made = plan(resource())
+    assert find(made, "ServiceAccount")["automountServiceAccountToken"] is False
+    given = [template["spec"].get("automountServiceAccountToken", True) for template in pods(made)]
+    # Router, head (its autoscaler needs them), workers.
+    assert given == [False, True, False, False]
+
+
+def test_the_token_is_in_the_secret_and_nowhere_else(resource: Resource, plan: MakePlan) -> None:
+    from trimode_operator.plan import Observed
+
+    made = plan(resource(), observed=Observed(token="very-secret-indeed"))
+    holding = [child["kind"] for child in made.children if "very-secret-indeed" in json.dumps(child)]
+    assert holding == []  # the Secret's data is in base64
+    referring = [t["spec"]["containers"][0]["name"] for t in pods(made) if "nemo-token" in json.dumps(t)]
+    assert referring == ["router", "ray-worker", "ray-worker"]
+
+
+def test_what_a_cluster_lacks_is_left_out_and_said(resource: Resource, plan: MakePlan) -> None:
+    bare = Capabilities(kuberay=False, pdb_v1=False)
+    made = plan(resource(), capabilities=bare)
+    kinds = {child["kind"] for child in made.children}
+    assert not kinds & {"RayService", "PodDisruptionBudget", "ServiceMonitor", "HTTPRoute", "InferencePool"}
+    assert [(note.kind, note.reason) for note in made.notes] == [
+        ("RayService", "KubeRayMissing"),
+        ("PodDisruptionBudget", "BudgetsMissing"),
+        ("HTTPRoute", "GatewayMissing"),
+        ("InferencePool", "InferencePoolMissing"),
+    ]
+    assert "helm install" in made.notes[0].message
+    assert {kind.kind for kind in made.prune_kinds} == set(CORE) - {"PodDisruptionBudget"}
+
+
+def test_what_nobody_asked_for_is_left_out_without_a_word(resource: Resource, plan: MakePlan) -> None:
+    made = plan(resource(), settings=Settings(network_policies=False), capabilities=Capabilities())
+    assert made.notes == ()
+    kinds = {child["kind"] for child in made.children}
+    assert not kinds & {"NetworkPolicy", "HTTPRoute", "InferencePool", "ServiceMonitor"}
+
+
+def test_suspended_it_keeps_its_shape_and_runs_nothing(
+    resource: Resource, spec: dict[str, Any], plan: MakePlan, find: Find
+) -> None:
+    awake, asleep = plan(resource()), plan(resource(spec | {"suspend": True}))
+    assert find(asleep, "Deployment")["spec"]["replicas"] == 0
+    assert find(awake, "Deployment")["spec"]["replicas"] == 2
+    assert find(asleep, "RayService")["spec"] == find(awake, "RayService")["spec"] | {"suspend": True}
+    assert find(awake, "RayService")["spec"]["suspend"] is False
+    assert [c["metadata"]["name"] for c in asleep.children] == [c["metadata"]["name"] for c in awake.children]
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        ({"model": {"uri": "file://not/absolute"}}, "spec.model.uri"),
+        ({"model": {"uri": "tiny://", "draftAdapter": "lora"}}, "spec.model.draftAdapter"),
+        (
+            {"engine": {"type": "SGLang", "image": "x"}, "pools": [{"name": "p", "modes": ["AR"]}]},
+            "spec.engine.type",
+        ),
+    ],
+)
+def test_what_a_cluster_cannot_run_is_refused_by_its_field(
+    change: dict[str, Any], path: str, resource: Resource, spec: dict[str, Any], plan: MakePlan
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        plan(resource(spec | change))
+    assert [problem.path for problem in caught.value.problems] == [path]
