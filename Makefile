@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 FILE ?= examples/tiny.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint bench crd clean
+.PHONY: help up test lint bench crd kind-test clean
 
 help: ## show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -27,9 +27,13 @@ lint: $(VENV)/.dev ## formatting, types, import rules
 bench: $(VENV)/.up ## measure static points against adaptive; writes docs/bench.json and docs/bench.png
 	$(BIN)/trimode bench --out docs
 
-crd: $(VENV)/.up ## write the CustomResourceDefinition and its reference page from the models
+crd: $(VENV)/.up ## write what is generated from the models: CRD, reference page, the chart's copies
 	$(BIN)/trimode crd > crds/nemotrondeployments.trimode.dev.yaml
 	$(BIN)/python -m trimode_api.reference > docs/resource.md
+	$(BIN)/python charts/generate.py
+
+kind-test: ## image, KubeRay, chart and an answer on a throw-away kind cluster (needs docker, kind, kubectl, helm)
+	charts/kind/test.sh
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,4 +1,4 @@
-"""Grafana dashboards as tables: `make crd` writes them into the chart as JSON, and a test keeps both equal.
+"""Grafana dashboards as tables, from which `generate` makes the JSON in the chart.
 
 Belongs here: which panels there are and what they ask. Replicas report to every router, so their series come once
 per router: `one` folds those copies. `job` is the routers' Service, one for each NemotronDeployment.
@@ -6,12 +6,9 @@ per router: `one` folds those copies. `job` is the routers' Service, one for eac
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).resolve().parent / "trimode" / "dashboards"
 COLUMNS = 24
 HEIGHT = 8
 
@@ -113,8 +110,13 @@ FLEETS = Dashboard(
                     ),
                     "percentunit",
                 ),
-                Panel("Whole request", both("trimode_router_request_seconds"), "s", width=12),
-                Panel("Wait in the queue", both("trimode_router_queue_wait_seconds"), "s", width=12),
+                Panel("Whole request", both("trimode_router_request_seconds"), "s"),
+                Panel("Wait in the queue", both("trimode_router_queue_wait_seconds"), "s"),
+                Panel(
+                    "Tokens in finished answers",
+                    ((f"sum by (tier) ({rate('trimode_router_output_tokens_total')})", "{{tier}}"),),
+                    "tokens/s",
+                ),
             ),
         ),
         (
@@ -216,7 +218,104 @@ FLEETS = Dashboard(
     ),
 )
 
-DASHBOARDS = (FLEETS,)
+OPERATORS = Dashboard(
+    uid="trimode-operator",
+    title="Trimode / operator",
+    known_by="trimode_operator_leader",
+    variables=("namespace",),
+    rows=(
+        (
+            "Health",
+            (
+                Panel("Leader", ((f"trimode_operator_leader{OPERATOR}", "{{pod}}"),), note="Exactly one should be 1."),
+                Panel(
+                    "Age of the watches",
+                    ((f"trimode_operator_watch_age_seconds{OPERATOR}", "{{pod}}"),),
+                    "s",
+                    "The liveness probe restarts a copy whose watches stay silent.",
+                ),
+                Panel("Waiting for a visit", ((f"trimode_operator_queue_depth{OPERATOR}", "{{pod}}"),)),
+            ),
+        ),
+        (
+            "Resources",
+            (
+                Panel(
+                    "Conditions that do not hold",
+                    (
+                        (
+                            "max by (condition, status) (trimode_operator_resources"
+                            '{namespace=~"$namespace", condition=~"Ready|Serving|SLOMet", status!="True"})',
+                            "{{condition}} {{status}}",
+                        ),
+                    ),
+                    note="How many NemotronDeployments.",
+                ),
+                Panel(
+                    "Serving",
+                    (
+                        (
+                            "max by (status) (trimode_operator_resources"
+                            '{namespace=~"$namespace", condition="Serving"})',
+                            "{{status}}",
+                        ),
+                    ),
+                    stacked=True,
+                ),
+                Panel(
+                    "Policies pushed to routers",
+                    ((f"sum by (result) ({rate('trimode_operator_policy_pushes_total', OPERATOR)})", "{{result}}"),),
+                    "ops",
+                ),
+            ),
+        ),
+        (
+            "Reconciling",
+            (
+                Panel(
+                    "Visits by result",
+                    (
+                        (
+                            f"sum by (result) ({rate('trimode_operator_reconcile_seconds_count', OPERATOR)})",
+                            "{{result}}",
+                        ),
+                    ),
+                    "ops",
+                ),
+                Panel(
+                    "Duration of a visit, p95",
+                    (
+                        (
+                            "histogram_quantile(0.95, sum by (le, result) "
+                            f"({rate('trimode_operator_reconcile_seconds_bucket', OPERATOR)}))",
+                            "{{result}}",
+                        ),
+                    ),
+                    "s",
+                ),
+                Panel(
+                    "Failed, by reason",
+                    ((f"sum by (reason) ({rate('trimode_operator_reconcile_errors_total', OPERATOR)})", "{{reason}}"),),
+                    "ops",
+                ),
+                Panel(
+                    "Writes to the API server",
+                    (
+                        (
+                            f"sum by (verb, kind) ({rate('trimode_operator_writes_total', OPERATOR)})",
+                            "{{verb}} {{kind}}",
+                        ),
+                    ),
+                    "ops",
+                    "A resync that finds nothing to do writes nothing.",
+                    width=24,
+                ),
+            ),
+        ),
+    ),
+)
+
+DASHBOARDS = (FLEETS, OPERATORS)
 
 
 def document(dashboard: Dashboard) -> dict[str, Any]:
@@ -281,13 +380,3 @@ def _variable(label: str, metric: str) -> dict[str, Any]:
         "includeAll": True,
         "current": {"text": "All", "value": "$__all"},
     }
-
-
-def main() -> None:
-    FOLDER.mkdir(exist_ok=True)
-    for dashboard in DASHBOARDS:
-        (FOLDER / f"{dashboard.uid}.json").write_text(json.dumps(document(dashboard), indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,7 @@
-"""What the chart takes from the models: `make crd` runs this, and a test keeps both equal.
+"""What the chart takes from code: `make crd` writes it, and a test keeps both equal.
 
 Belongs here: the chart's copy of the CustomResourceDefinition, and the part of `values.schema.json` that describes
-`settings`. The rest of that schema is written by hand.
+`settings`; the rest of that schema is written by hand. Dashboards are in `dashboards`.
 """
 
 from __future__ import annotations
@@ -10,14 +10,25 @@ import json
 from pathlib import Path
 from typing import Any
 
+import dashboards
+
 from trimode_api.crd import CRD_FILE
 from trimode_operator.settings import Settings
 
-ROOT = Path(__file__).resolve().parent.parent
-CHART = ROOT / "charts" / "trimode"
-CRD_SOURCE = ROOT / "crds" / CRD_FILE
-CRD_COPY = CHART / "files" / CRD_FILE
+CHARTS = Path(__file__).resolve().parent
+CHART = CHARTS / "trimode"
+CRD = CHARTS.parent / "crds" / CRD_FILE
 VALUES_SCHEMA = CHART / "values.schema.json"
+
+
+def files() -> dict[Path, str]:
+    """What belongs into each generated file."""
+    schema = values_schema(json.loads(VALUES_SCHEMA.read_text()))
+    found = {CHART / "files" / CRD_FILE: CRD.read_text(), VALUES_SCHEMA: json.dumps(schema, indent=2) + "\n"}
+    for dashboard in dashboards.DASHBOARDS:
+        text = json.dumps(dashboards.document(dashboard), indent=1) + "\n"
+        found[CHART / "dashboards" / f"{dashboard.uid}.json"] = text
+    return found
 
 
 def values_schema(current: dict[str, Any]) -> dict[str, Any]:
@@ -32,9 +43,8 @@ def values_schema(current: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    CRD_COPY.write_bytes(CRD_SOURCE.read_bytes())
-    schema = values_schema(json.loads(VALUES_SCHEMA.read_text()))
-    VALUES_SCHEMA.write_text(json.dumps(schema, indent=2) + "\n")
+    for path, content in files().items():
+        path.write_text(content)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 {{/* Name of everything the release makes: the release's name, with "trimode" in it. */}}
 {{- define "trimode.fullname" -}}
 {{- if contains "trimode" .Release.Name -}}
-{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- .Release.Name | trunc 44 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-trimode" .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- printf "%s-trimode" .Release.Name | trunc 44 | trimSuffix "-" -}}
 {{- end -}}
 {{- end -}}
 
