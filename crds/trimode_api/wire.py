@@ -19,6 +19,10 @@ REPORT_PATH = "/internal/v1/report"
 POLICY_PATH = "/internal/v1/policy"
 FLEET_PATH = "/internal/v1/fleet"
 DRAIN_PATH = "/internal/v1/drain"
+CONTINUE_PATH = "/internal/v1/continue"
+"""On a replica's own port: go on with a stream that another replica began. The body is `{"path", "id", "created",
+"emitted", "request"}`: the client's path and body as they came, the answer's id and time, all its token ids so far,
+as chunks carried them under `trimode.ids`. The answer is the rest of the stream."""
 
 TIER_HEADER = "x-trimode-tier"
 REQUEST_ID_HEADER = "x-request-id"

@@ -20,7 +20,6 @@ _OWN = frozenset(
     (b"connection", b"keep-alive", b"proxy-authenticate", b"te", b"trailer", b"upgrade", b"date", b"server", _ID)
 )
 """Fields of a replica that concern its own connection, or that the router sets itself."""
-_TAIL = 4096
 
 
 def head_for(request: Request, framing: AnswerHead) -> bytes:
@@ -49,7 +48,7 @@ def refuse(client: ClientConnection, request: Request, error: ApiError) -> None:
     client.finished()
 
 
-def output_tokens(previous: bytes, last: bytes) -> int | None:
-    """Tokens of an answer, from the usage in its last two pieces."""
-    found = _USAGE.findall(previous[-_TAIL:] + last[-_TAIL:])
+def output_tokens(tail: bytes) -> int | None:
+    """Tokens of an answer, from the usage at its end."""
+    found = _USAGE.findall(tail)
     return int(found[-1]) if found else None

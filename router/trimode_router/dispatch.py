@@ -17,6 +17,9 @@ from trimode_router.limits import Limits
 from trimode_router.links import Links
 from trimode_router.waiting import Ticket, WaitingRoom
 
+_FIRST_IN_LINE = 2**31
+"""Priority of streams that wait to go on: their clients have waited before, and are in mid-sentence."""
+_FAILURES_KEPT = 8
 _STATUS = {RouteReason.NOT_OFFERED: 400, RouteReason.NONE_READY: 503}
 """Of decisions that leave a request nowhere to go, now or later."""
 
@@ -50,6 +53,9 @@ class Dispatcher:
         else:
             self._place_or_wait(exchange, now)
 
+    def resumed(self, pause_s: float) -> None:
+        self._ledger.resumed(pause_s)
+
     def first_byte(self, exchange: Exchange) -> None:
         replica = self.in_flight.get(exchange)
         if replica is not None:
@@ -63,20 +69,26 @@ class Dispatcher:
         tried = {*exchange.tried, replica.replica_id}
         return any(self._fleet.usable(view) for view in self._fleet.views(self.now(), tried))
 
-    def failed(self, exchange: Exchange, why: str, *, untouched: bool) -> None:
-        """An attempt failed before the first byte: try again, on the same replica only where it never saw it."""
+    def failed(self, exchange: Exchange, why: str, *, untouched: bool, reached: bool = True) -> None:
+        """An attempt failed: try again, on the same replica only where it never saw it.
+
+        Nothing has gone to the client yet, or the exchange now asks for the rest of what has. An attempt that never
+        reached its replica can not be what broke it: only time bounds those.
+        """
         replica = self.in_flight[exchange]
         now = self.now()
         self._release(exchange)
-        exchange.record.failures.append(f"{replica.replica_id} {why}")
+        exchange.record.failures = [*exchange.record.failures, f"{replica.replica_id} {why}"][-_FAILURES_KEPT:]
         if not untouched:
+            exchange.strikes += reached
             self._fleet.failed(replica, now)
             exchange.tried = {*exchange.tried, replica.replica_id}
-        if exchange.record.attempts >= self.limits.attempts:
+        if self._given_up(exchange):
             what = "; ".join(exchange.record.failures)
             self._refuse(exchange, _no_replica(502, f"every attempt failed: {what}"))
         else:
-            self._ledger.retried()
+            if not exchange.begun:
+                self._ledger.retried()
             self._place_or_wait(exchange, now)
         self.pump()
 
@@ -123,16 +135,17 @@ class Dispatcher:
         self._links.keep_only(lambda replica_id: self._fleet.get(replica_id) is not None)
         self.pump()
 
-    def sweep_stalled(self) -> None:
-        """Break exchanges whose replica sent nothing since the last sweep; call every `upstream_idle_seconds`."""
-        for exchange in list(self.in_flight):
+    def watch(self, now: float) -> None:
+        """Give up replicas that hang, by what they sent lately; call about once a second."""
+        for exchange, replica in list(self.in_flight.items()):
             link = exchange.link
-            if link is None or exchange.client.paused or exchange.over:
+            if link is None or exchange.over:
                 continue
-            if link.heard:
+            if link.heard or exchange.client.paused:
                 link.heard = False
-            else:
-                exchange.lost("fell silent")
+                exchange.quiet_since = now
+            elif why := self._hangs(exchange, replica, now):
+                exchange.lost(why)
 
     async def close(self) -> None:
         """Cut what is left."""
@@ -143,9 +156,32 @@ class Dispatcher:
 
     # Inside.
 
+    def _hangs(self, exchange: Exchange, replica: Replica, now: float) -> str:
+        """Why an exchange's replica must be taken for hung, or nothing."""
+        limits, quiet = self.limits, now - exchange.quiet_since
+        missing = now - replica.heard_at - self._fleet.rules.staleness.stale_after_s
+        if quiet >= limits.hung_seconds and missing >= limits.hung_seconds:
+            return "hangs: neither bytes nor reports come"
+        # Before the first byte a long prompt may be under way, which emits nothing either.
+        idle = replica.report.running > 0 and replica.report.tokens_per_second == 0
+        if exchange.begun and idle and quiet >= limits.stuck_seconds:
+            return "is stuck: it runs requests and emits no token"
+        return "fell silent" if quiet >= limits.upstream_idle_seconds else ""
+
+    def _given_up(self, exchange: Exchange) -> bool:
+        """Whether another attempt is one too many."""
+        if not exchange.begun:
+            return exchange.record.attempts >= self.limits.attempts
+        return exchange.strikes >= self.limits.attempts or exchange.record.resumptions > self.limits.resumptions
+
     def _place_or_wait(self, exchange: Exchange, now: float) -> None:
         decision = self._place(exchange, now)
         if decision.replica_id is not None:
+            return
+        if exchange.begun:
+            # A client in mid-sentence waits for whoever comes back, be it one that has failed it before.
+            exchange.tried = ()
+            self._wait_to_go_on(exchange, now)
             return
         if decision.reason is RouteReason.ALL_BUSY:
             self._enqueue(exchange, now)
@@ -158,7 +194,7 @@ class Dispatcher:
     def _place(self, exchange: Exchange, now: float) -> RouteDecision:
         """Route, and send where there is a way."""
         self._seed += 1
-        views = self._fleet.views(now, exchange.tried)
+        views = self._fleet.views(now, exchange.tried, cooling=not exchange.begun)
         decision = route(exchange.wish, views, self._fleet.rules.staleness, self._seed)
         replica = self._fleet.get(decision.replica_id) if decision.replica_id is not None else None
         if replica is not None:
@@ -167,11 +203,16 @@ class Dispatcher:
             exchange.record.replica_id = replica.replica_id
             exchange.record.attempts += 1
             exchange.turn += 1
+            exchange.awaits = True
+            exchange.quiet_since = now
             self._links.send(exchange, replica)
         return decision
 
     def _unreached(self, exchange: Exchange, why: str) -> None:
-        self.failed(exchange, why, untouched=False)
+        self.failed(exchange, why, untouched=False, reached=False)
+
+    def _wait_to_go_on(self, exchange: Exchange, now: float) -> None:
+        self._tickets[exchange] = self.queue.enter(exchange, _FIRST_IN_LINE, now, now + self.limits.resume_seconds)
 
     def _enqueue(self, exchange: Exchange, now: float) -> None:
         limits = self._fleet.rules.admission
@@ -202,7 +243,7 @@ class Dispatcher:
             return
         exchange.turn += 1  # a connection still being made is no longer for it
         self._fleet.vacate(replica)
-        if exchange.record.first_byte is None:
+        if exchange.awaits:
             self._fleet.prefilled(replica, exchange.asked.prompt_tokens)
 
     def _busy(self, exchange: Exchange, now: float, message: str, code: str) -> ApiError:

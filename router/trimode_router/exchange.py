@@ -1,7 +1,7 @@
 """One completion request, from the client's last byte to the answer's.
 
 Belongs here: the splice. Until the first byte has gone to the client everything is held and may be retried; from then
-on bytes pass as they came, in pieces that end with a whole event.
+on bytes pass as they came, in pieces that end with a whole event, and a stream that breaks goes on from elsewhere.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from trimode_api.errors import ApiError
+from trimode_api.wire import CONTINUE_PATH
 from trimode_policy.route import RequestView
 from trimode_router import answers
 from trimode_router.asked import Asked
@@ -20,6 +21,7 @@ from trimode_router.http.request import Request
 from trimode_router.http.upstream import AnswerHead, Link
 from trimode_router.limits import Limits
 from trimode_router.rules import Tier
+from trimode_router.trail import Trail
 
 _DONE = b"data: [DONE]"
 _ERROR = b'data: {"error"'
@@ -38,6 +40,9 @@ class Record:
     status: str = ""
     replica_id: str = ""
     attempts: int = 0
+    resumptions: int = 0
+    pause: float = 0.0
+    """Longest time between a break and the first byte after it."""
     tokens: int | None = None
     stream: bool = False
     refusal: str = ""
@@ -50,7 +55,12 @@ class Desk(Protocol):
     limits: Limits
 
     def now(self) -> float: ...
-    def first_byte(self, exchange: Exchange) -> None: ...
+    def first_byte(self, exchange: Exchange) -> None:
+        """The present attempt has brought something for the client."""
+
+    def resumed(self, pause_s: float) -> None:
+        """A broken stream goes on."""
+
     def failed(self, exchange: Exchange, why: str, *, untouched: bool) -> None: ...
     def elsewhere(self, exchange: Exchange) -> bool:
         """Whether another replica could still be tried."""
@@ -59,16 +69,19 @@ class Desk(Protocol):
 
 
 class Exchange:
-    """A request and its answer. Ends exactly once, by `_end`."""
+    """A request and its answer. Ends exactly once, by `_end`. `path` and `body` are what the next replica is sent."""
 
     __slots__ = (
-        "_aligned", "_boundary", "_desk", "_framing", "_held", "_passing", "_previous", "_sent", "_tail", "asked",
-        "client", "link", "over", "record", "request", "tier", "tried", "turn", "wish",
+        "_aligned", "_boundary", "_broken_at", "_desk", "_framing", "_held", "_passing", "_trail", "asked", "awaits",
+        "begun", "body", "client", "link", "over", "path", "quiet_since", "record", "request", "strikes", "tier",
+        "tried", "turn", "wish",
     )  # fmt: skip
 
     def __init__(self, client: ClientConnection, request: Request, asked: Asked, tier: Tier, desk: Desk) -> None:
         self.client = client
         self.request = request
+        self.path = request.path
+        self.body = request.body
         self.asked = asked
         self.tier = tier
         self.wish = RequestView(
@@ -82,9 +95,17 @@ class Exchange:
         self.link: Link | None = None
         self.over = False
         self.turn = 0
+        self.quiet_since = 0.0
+        self.strikes = 0
+        """Attempts in a row that brought no byte."""
+        self.awaits = False
+        """The present attempt has brought no byte for the client yet."""
+        self.begun = False
+        """The client has the head and some of the body: nothing of it can be taken back."""
         self.record = Record(started=desk.now())
         self._desk = desk
-        self._sent = False
+        self._broken_at: float | None = None
+        self._trail = Trail(desk.limits.trail_bytes)
         self._reset()
 
     def _reset(self) -> None:
@@ -93,21 +114,24 @@ class Exchange:
         self._boundary = b""
         self._passing = False  # every piece so far ended with a whole event, the next may pass at once
         self._aligned = False  # what the client has ends with a whole event
-        self._tail = self._previous = b""
 
     # Sending.
 
     def send(self, link: Link, head_bytes: bytes) -> None:
-        """Send the request over `link`."""
-        self._reset()
+        """Send the request, or the one for the rest of its answer, over `link`."""
+        if not self.begun:
+            self._reset()
         self.link = link
         if self.client.paused:
             link.transport.pause_reading()
-        link.begin(self, head_bytes, self.request.body, unchunk=self.request.http10)
+        link.begin(self, head_bytes, self.body, unchunk=self.request.http10)
 
     # The replica's side.
 
     def on_head(self, head: AnswerHead) -> None:
+        if self.begun:
+            self._rest_begins(head)
+            return
         # 401: it does not take the router's token, which no client can mend.
         if head.status == 401 or (head.status in RETRIABLE and self._desk.elsewhere(self)):
             self._drop_link()
@@ -120,25 +144,29 @@ class Exchange:
 
     def on_bytes(self, data: bytes) -> None:
         if self._passing and data.endswith(self._boundary):
-            self._previous, self._tail = self._tail, data
+            self._trail.add(data)
             self.client.transport.write(data)
         else:
             self._gather(data)
 
     def on_complete(self) -> None:
         self.link = None
-        self._flush(whole=True)
-        self.record.tokens = answers.output_tokens(self._previous, self._tail)
+        self._flush()
+        self.record.tokens = answers.output_tokens(self._trail.tail)
         self._end(str(self._framing.status) if self._framing else "200")
         self.client.finished()
 
     def on_broken(self, why: str, untouched: bool) -> None:
         self.link = None
-        if not self._sent:
-            self._desk.failed(self, why, untouched=untouched)
-        else:
-            # The seam for resumption: what the client has is whole events, and the rest could follow from elsewhere.
-            self._break_off(why)
+        if self.begun and not self._resumable():
+            self._break_off(f"the replica {why} in mid-stream")
+            return
+        if self.begun:
+            self._held, self._passing = b"", False
+            if not self.awaits:
+                self._broken_at = self._desk.now()
+                self.record.resumptions += 1
+        self._desk.failed(self, why, untouched=untouched)
 
     def lost(self, why: str) -> None:
         """The replica is given up from outside (dead, silent)."""
@@ -163,9 +191,12 @@ class Exchange:
             self.link.transport.resume_reading()
 
     def refuse(self, error: ApiError) -> None:
-        """Answer with an error instead; only while nothing was sent."""
+        """End it with an error: as the answer where nothing was sent, else as the end of the stream."""
         self._drop_link()
         self.record.refusal = error.code or ""
+        if self.begun:
+            self._break_off(error.message)
+            return
         self._end(str(error.status))
         answers.refuse(self.client, self.request, error)
 
@@ -175,53 +206,87 @@ class Exchange:
         """The pieces that may not pass at once: the first, those that end within an event, those of no stream."""
         self._held += data
         if not self.record.stream:
-            if self._sent or len(self._held) > self._desk.limits.held_bytes:
-                self._flush(whole=True)
+            if self.begun or len(self._held) > self._desk.limits.held_bytes:
+                self._flush()
             return
         cut = self._held.rfind(self._boundary)
         aligned = cut >= 0 and cut + len(self._boundary) == len(self._held)
-        # A replica whose chunks do not end with events is not held up: its pieces pass as they are.
-        strays = not aligned and self._held.endswith(b"\r\n")
+        # A replica whose chunks do not end with events is not held up: its pieces pass as they are. One line end alone
+        # is the size of a chunk that is still to come.
+        strays = cut < 0 and self._held.endswith(b"\r\n") and self._held.count(b"\r\n") > 1
         if aligned or strays or len(self._held) > self._desk.limits.held_bytes:
-            self._flush(whole=True)
+            self._flush()
             self._passing = self._aligned = aligned
         elif cut >= 0:
             rest = self._held[cut + len(self._boundary) :]
             self._held = self._held[: cut + len(self._boundary)]
-            self._flush(whole=False)
+            self._flush()
             self._held, self._aligned = rest, True
             self._passing = False
 
-    def _flush(self, *, whole: bool) -> None:
-        """Write what is held, after the head if that has not gone yet. `whole`: nothing stays behind."""
+    def _flush(self) -> None:
+        """Write what is held, after the head if that has not gone yet."""
         data, self._held = self._held, b""
-        if not self._sent:
-            data = self._begin() + data
+        if self.awaits:
+            self._first_byte()
+        if not self.begun:
+            self.begun = True
+            assert self._framing is not None
+            if data:
+                self._trail.add(data)
+            data = answers.head_for(self.request, self._framing) + data
+        elif data:
+            self._trail.add(data)
         if data:
-            self._previous, self._tail = self._tail, data
             self.client.write(data)
 
-    def _begin(self) -> bytes:
-        """The head for the client, which from now on can not be taken back."""
-        self._sent = True
-        self.record.first_byte = self._desk.now()
+    def _first_byte(self) -> None:
+        """Of this attempt."""
+        self.awaits = False
+        self.strikes = 0
+        now = self._desk.now()
+        if self._broken_at is not None:
+            self.record.pause = max(self.record.pause, now - self._broken_at)
+            self._desk.resumed(now - self._broken_at)
+            self._broken_at = None
+        else:
+            self.record.first_byte = now
         self._desk.first_byte(self)
-        return answers.head_for(self.request, self._framing) if self._framing is not None else b""
+
+    def _rest_begins(self, head: AnswerHead) -> None:
+        """Another replica's head: the client has one already, and must not notice the seam."""
+        assert self._framing is not None
+        stream = head.field(b"content-type").startswith(b"text/event-stream")
+        if head.status != 200 or not stream or (head.chunked != self._framing.chunked and not self.request.http10):
+            self._drop_link()
+            self._desk.failed(self, f"answered {head.status} to a continuation", untouched=False)
+
+    def _resumable(self) -> bool:
+        """Whether the rest could come from elsewhere; makes the request for it."""
+        if not self.record.stream or not self._aligned or self.client.gone or self._trail.finished:
+            return False
+        body = self._trail.continuation(self.request.path, self.request.body)
+        if body is None:
+            return False
+        self.path, self.body = CONTINUE_PATH, body
+        return True
 
     def _break_off(self, why: str) -> None:
         """End a begun answer: an error event where the client can still read one, else a cut connection."""
         framing = self._framing
-        whole = _DONE in self._tail and self._aligned
+        tail = self._trail.tail
         if framing is None or not self.record.stream or not self._aligned or self.client.gone:
             self._end("broken")
             self.client.abort()
             return
-        data = b""
-        if not whole and _ERROR not in self._tail:  # a replica that could still speak has said why
-            data = event(error_bytes(ApiError(502, f"the replica {why} in mid-stream", code="stream_broken")))
+        data, whole = b"", _DONE in tail
+        if not whole and self._trail.finished:  # nothing but the end mark is missing
+            data, whole = _DONE + b"\n\n", True
+        elif not whole and _ERROR not in tail:  # a replica that could still speak has said why
+            data = event(error_bytes(ApiError(502, why, code="stream_broken")))
         if framing.chunked and not self.request.http10:
             data = (chunk(data) if data else b"") + LAST_CHUNK
-        self.record.tokens = answers.output_tokens(self._previous, self._tail)
+        self.record.tokens = answers.output_tokens(tail)
         self._end(str(framing.status) if whole else "broken")
         self.client.write(data)
         self.client.finished()

@@ -50,6 +50,8 @@ class Replica:
     drain: bool | None = None
     failures: int = 0
     cool_until: float = 0.0
+    trials: int = 0
+    """Requests sent since it last failed: until one of them succeeds, there is one at a time."""
     dead: bool = False
     cached: ReplicaView | None = None
     """The view last made; None after a change. A little older than told it may be, see `VIEW_SECONDS`."""
@@ -88,7 +90,8 @@ class Replica:
             running=self.in_flight + self.others,
             waiting=0,
             queued_prompt_tokens=max(report.queued_prompt_tokens, self.queued_prompt_tokens),
-            capacity=report.max_running + slack,
+            # After failures it is asked by one request at a time: a burst would only fail again.
+            capacity=self.in_flight if self.trials else report.max_running + slack,
             points=self.points or rules.pools.get(report.pool, ()),
             tokens_per_s=report.tokens_per_second,
         )
@@ -169,6 +172,7 @@ class Fleet:
         replica.in_flight += 1
         replica.peak = max(replica.peak, replica.in_flight)
         replica.queued_prompt_tokens += prompt_tokens
+        replica.trials += replica.failures > 0
         replica.cached = None
 
     def prefilled(self, replica: Replica, prompt_tokens: int) -> None:
@@ -177,24 +181,32 @@ class Fleet:
 
     def vacate(self, replica: Replica) -> None:
         replica.in_flight -= 1
+        replica.trials = 0
         replica.cached = None
 
     def failed(self, replica: Replica, now: float) -> None:
-        """It failed a request: passed over for 0.25 s, doubled with each failure in a row, at most 5 s."""
+        """It failed a request: passed over for 0.25 s, doubled with each failure in a row, at most 5 s.
+
+        What else fails meanwhile is of the same cause: a death breaks all its streams at once.
+        """
+        if now < replica.cool_until:
+            return
         replica.failures += 1
         replica.cool_until = now + min(0.25 * 2 ** (replica.failures - 1), 5.0)
 
     def succeeded(self, replica: Replica) -> None:
-        replica.failures = 0
-        replica.cool_until = 0.0
+        if replica.failures:
+            replica.failures = replica.trials = 0
+            replica.cool_until = 0.0
+            replica.cached = None
 
     # What goes out.
 
-    def views(self, now: float, without: Collection[str] = ()) -> tuple[ReplicaView, ...]:
-        """The snapshot to decide on. Cooling replicas are in it only where nothing else is usable."""
+    def views(self, now: float, without: Collection[str] = (), *, cooling: bool = True) -> tuple[ReplicaView, ...]:
+        """The snapshot to decide on. Cooling replicas are in it only where nothing else is usable, if at all."""
         eligible = [replica for replica in self if replica.replica_id not in without]
         views = [r.view(self.rules, self._slack, now) for r in eligible if now >= r.cool_until]
-        if len(views) < len(eligible) and not any(self.usable(view) for view in views):
+        if cooling and len(views) < len(eligible) and not any(self.usable(view) for view in views):
             views = [r.view(self.rules, self._slack, now) for r in eligible]
         return tuple(views)
 

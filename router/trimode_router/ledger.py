@@ -46,7 +46,7 @@ class Ledger:
         if record.replica_id:
             self.finished_total += 1
             self._note_service(now - record.started - record.queue_wait)
-        if record.status == "200":
+        if record.status == "200" and not record.resumptions:
             self._answers += 1
             if self._answers % self._sample:
                 return
@@ -59,6 +59,8 @@ class Ledger:
             replica=record.replica_id,
             attempts=record.attempts,
             failures=record.failures or None,
+            resumptions=record.resumptions or None,
+            pause_s=round(record.pause, 4) if record.resumptions else None,
             refusal=record.refusal or None,
             queued_s=round(record.queue_wait, 4),
             first_byte_s=None if record.first_byte is None else round(record.first_byte - record.started, 4),
@@ -81,6 +83,10 @@ class Ledger:
 
     def retried(self) -> None:
         self.metrics.retries.inc()
+
+    def resumed(self, pause_s: float) -> None:
+        """A broken stream goes on, this long after its break."""
+        self.metrics.pauses.observe(pause_s)
 
     def drain_rate(self, in_flight: int) -> float:
         """Requests per second that end while `in_flight` run, by how long they took lately; 0 for unknown.

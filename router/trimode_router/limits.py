@@ -32,8 +32,18 @@ class Limits:
     """To open a connection to a replica."""
     upstream_idle_seconds: float = 300.0
     """A replica that sends nothing for an open request for this long has broken it."""
+    hung_seconds: float = 2.0
+    """The same for one whose reports are missing too, counted from when they are called stale."""
+    stuck_seconds: float = 15.0
+    """The same in mid-stream for one that reports, but that it runs requests and emits no token of any."""
     attempts: int = 3
-    """Replicas tried for one request before its first byte reached the client."""
+    """Replicas tried for one request, and for the rest of a broken stream, without a byte from any."""
+    resumptions: int = 8
+    """Times that one stream may break and be continued elsewhere."""
+    resume_seconds: float = 30.0
+    """How long a broken stream waits for a replica that can continue it."""
+    trail_bytes: int = 512 * 1024
+    """Of a stream's token ids (as text), kept to resume it; a longer one can not be resumed."""
     held_bytes: int = 256 * 1024
     """Of an answer that is not a stream, this much is held back so that it can still be retried."""
     slack: int = 1

@@ -78,11 +78,11 @@ class Links:
     def _head(self, exchange: Exchange, pool: LinkPool) -> bytes:
         request = exchange.request
         lines = [
-            f"POST {request.path} HTTP/1.1",
+            f"POST {exchange.path} HTTP/1.1",
             f"host: {pool.host}:{pool.port}",
             self._authorization,
             "content-type: application/json",
-            f"content-length: {len(request.body)}",
+            f"content-length: {len(exchange.body)}",
             f"{TIER_HEADER}: {exchange.tier.name}",
             f"{REQUEST_ID_HEADER}: {request.request_id}",
             *(f"{name.decode()}: {value.decode('latin-1')}" for name, value in request.passed),

@@ -72,6 +72,12 @@ class Metrics:
         self.retries = Counter(
             "trimode_router_retries", "Requests sent again before their first byte.", registry=registry
         )
+        self.pauses = Histogram(
+            "trimode_router_resumption_seconds",
+            "Of streams that broke off and went on from another replica: the pause.",
+            buckets=_FAST,
+            registry=registry,
+        )
         self.refusals = Counter(
             "trimode_router_refusals", "Requests not served, by reason.", ["reason"], registry=registry
         )

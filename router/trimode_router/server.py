@@ -27,6 +27,7 @@ from trimode_router.view import Viewer
 
 TICK_SECONDS = 0.1
 _TICKS_PER_SECOND = 10
+_SLEPT_SECONDS = 1.0
 
 
 class Router:
@@ -116,10 +117,9 @@ class Router:
         self.dispatcher.tick(now)
         if self._ticks % _TICKS_PER_SECOND == 0:
             self.viewer.sample()
+            self.dispatcher.watch(now)
             for connection in list(self._connections):
                 connection.expire(now)
-        if self._ticks % max(1, round(self.limits.upstream_idle_seconds * _TICKS_PER_SECOND)) == 0:
-            self.dispatcher.sweep_stalled()
         if self.viewer.draining:
             for connection in list(self._connections):
                 connection.close_if_idle()
@@ -127,8 +127,13 @@ class Router:
                 self._idle.set()
 
     async def _tick_forever(self) -> None:
+        awake = asyncio.get_running_loop().time
         while True:
+            before = awake()
             await asyncio.sleep(TICK_SECONDS)
+            if awake() - before > _SLEPT_SECONDS:
+                # This process itself stood still: reports and bytes wait in its sockets, nobody is silent.
+                await asyncio.sleep(_SLEPT_SECONDS)
             try:
                 self.tick()
             except Exception:  # noqa: BLE001 - a fault in one tick must not end all later ones

@@ -17,6 +17,7 @@ NAMES = {
     "trimode_router_output_tokens": ("counter", ("tier",)),
     "trimode_router_queue_wait_seconds": ("histogram", ("tier",)),
     "trimode_router_retries": ("counter", ()),
+    "trimode_router_resumption_seconds": ("histogram", ()),
     "trimode_router_refusals": ("counter", ("reason",)),
     "trimode_router_in_flight": ("gauge", ()),
     "trimode_router_queued": ("gauge", ()),

@@ -219,14 +219,14 @@ class TestEngineDeath:
         assert response.headers["Retry-After"] == "1"
         assert "signal 9" in (await response.json())["error"]["message"]
 
-    async def test_in_mid_stream_it_is_an_event_and_a_broken_body(
+    async def test_in_mid_stream_it_is_a_broken_body_and_no_word_to_the_client(
         self, http: aiohttp.ClientSession, body: Body
     ) -> None:
+        """The router goes on elsewhere; an error event would already be the end for a client."""
         async with http.post(CHAT, json=body("<crash>xy", stream=True)) as response:
             received, whole = await read_on(response)
         assert not whole
-        last = [line for line in received.split(b"\n") if line][-1]
-        assert json.loads(last.removeprefix(b"data: "))["error"]["code"] == "engine_lost"
+        assert b"error" not in received
         assert b"[DONE]" not in received
 
     async def test_afterwards_the_replica_is_unready_and_says_so(

@@ -29,7 +29,7 @@ def events(data: bytes) -> list[Any]:
 @given(st.text(min_size=1))
 def test_any_text_is_one_event_and_comes_back(text: str) -> None:
     for head in (CHAT, TEXT):
-        (event,) = events(Chunks(head, usage_chunk=False).text(text))
+        (event,) = events(Chunks(head, usage_chunk=False).text(text, [7]))
         choice = json.loads(event)["choices"][0]
         assert (choice["delta"]["content"] if head is CHAT else choice["text"]) == text
         assert choice["finish_reason"] is None
@@ -38,11 +38,12 @@ def test_any_text_is_one_event_and_comes_back(text: str) -> None:
 @pytest.mark.parametrize("usage_chunk", [True, False])
 def test_chat_chunks_are_openais(usage_chunk: bool) -> None:
     chunks = Chunks(CHAT, usage_chunk=usage_chunk)
-    data = chunks.first() + chunks.text("a") + chunks.last(OUTCOME)
+    data = chunks.first() + chunks.text("a", [7, 8]) + chunks.last(OUTCOME)
     *body, done = events(data)
     assert b"data: " + done + b"\n\n" == DONE
     parsed = [ChatCompletionChunk.model_validate_json(each, strict=True) for each in body]
     assert parsed[0].choices[0].delta.role == "assistant"
+    assert parsed[1].to_dict()["trimode"] == {"ids": [7, 8]}
     assert [c.choices[0].finish_reason for c in parsed if c.choices] == [None, None, "stop"]
     assert parsed[-1].choices == [] if usage_chunk else parsed[-1].choices
     assert [c.usage is not None for c in parsed] == [False] * (len(parsed) - 1) + [True]
@@ -56,7 +57,7 @@ def test_chat_chunks_are_openais(usage_chunk: bool) -> None:
 def test_text_chunks_are_openais() -> None:
     chunks = Chunks(TEXT, usage_chunk=False)
     assert chunks.first() == b""
-    *body, _ = events(chunks.text("a") + chunks.last(OUTCOME))
+    *body, _ = events(chunks.text("a", [7, 8]) + chunks.last(OUTCOME))
     parsed = [json.loads(each) for each in body]
     assert [each["choices"][0]["text"] for each in parsed] == ["a", ""]
     assert {each["object"] for each in parsed} == {"text_completion"}
@@ -119,28 +120,35 @@ class TestSlowClients:
 
     def test_a_quick_client_gets_every_piece(self, socket: Socket, stream: EventStream) -> None:
         for text in "abc":
-            stream.text(text)
+            stream.text(text, [ord(text)])
         assert socket.contents() == ["", "a", "b", "c"]
         assert len(socket.written) == 3
 
     def test_a_slow_one_gets_them_together_later(self, socket: Socket, stream: EventStream) -> None:
-        stream.text("a")
+        stream.text("a", [1])
         socket.waiting = HOLD_ABOVE_BYTES + 1
-        stream.text("b")
-        stream.text("c")
+        stream.text("b", [2])
+        stream.text("c", [3])
         assert socket.contents() == ["", "a"]
         socket.waiting = 0
-        stream.text("d")
+        stream.text("d", [4])
         assert socket.contents() == ["", "a", "bcd"]
+        assert b'"trimode":{"ids":[2,3,4]}' in socket.written[-1]
 
     def test_what_is_held_goes_before_the_end(self, socket: Socket, stream: EventStream) -> None:
-        stream.text("a")
+        stream.text("a", [1])
         socket.waiting = HOLD_ABOVE_BYTES + 1
-        stream.text("b")
+        stream.text("b", [2])
         stream.end(Chunks(CHAT, usage_chunk=False).last(OUTCOME))
         assert socket.contents() == ["", "a", "b", ""]
 
+    def test_a_continued_stream_does_not_open_again(self, socket: Socket) -> None:
+        transport: Any = socket
+        stream = EventStream(transport, Chunks(CHAT, usage_chunk=False), begun=True)
+        stream.text("a", [1])
+        assert socket.contents() == ["a"]
+
     def test_nothing_is_written_to_a_closed_socket(self, socket: Socket, stream: EventStream) -> None:
         socket.closing = True
-        stream.text("a")
+        stream.text("a", [1])
         assert socket.written == []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -47,8 +47,10 @@ class Call:
         data = value if isinstance(value, str) else json.dumps(value)
         await self.raw(chunk(f"data: {data}\n\n".encode()))
 
-    async def say(self, text: str) -> None:
-        await self.event(chat_chunk({"content": text}))
+    async def say(self, text: str, ids: Sequence[int] = ()) -> None:
+        """A chunk with text, and with `ids` as the real replica has them: compact, at the end."""
+        value = chat_chunk({"content": text}) | ({"trimode": {"ids": list(ids)}} if ids else {})
+        await self.event(json.dumps(value, separators=(",", ":")))
 
     async def end(self, tokens: int = 3) -> None:
         """The last events: finish, usage, `[DONE]`, and the end of the answer."""

@@ -6,6 +6,7 @@ chunk costs the encoding of that string.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -34,6 +35,8 @@ class Outcome:
     completion_tokens: int
     cycles: dict[str, int] = field(default_factory=dict)
     emitted: dict[str, int] = field(default_factory=dict)
+    resumed_after: int = 0
+    """Tokens of the answer that another replica had emitted; `cycles` and `emitted` do not cover them."""
 
     def usage(self) -> dict[str, int]:
         total = self.prompt_tokens + self.completion_tokens
@@ -47,7 +50,8 @@ class Outcome:
         """The extension: what ran, by operating point; `acceptanceLength` in tokens per cycle."""
         cycles = sum(self.cycles.values())
         length = sum(self.emitted.values()) / cycles if cycles else 0.0
-        return {"cycles": self.cycles, "tokens": self.emitted, "acceptanceLength": round(length, 3)}
+        resumed = {"resumedAfter": self.resumed_after} if self.resumed_after else {}
+        return {"cycles": self.cycles, "tokens": self.emitted, "acceptanceLength": round(length, 3), **resumed}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +84,16 @@ class Chunks:
         self._usage_chunk = usage_chunk
         self._chat = head.kind is Kind.CHAT
         before, after = self._chunk(self._delta(_MARK), None).split(_encode(_MARK))
-        self._before, self._after = before, after
+        self._before, self._after = before, after.removesuffix(b"}\n\n") + b',"trimode":{"ids":'
 
     def first(self) -> bytes:
         """Opens the stream: a chat's role; nothing for plain completions."""
         return self._chunk({"delta": {"role": "assistant", "content": ""}}, None) if self._chat else b""
 
-    def text(self, text: str) -> bytes:
-        """One chunk with new text."""
-        return self._before + _encode(text) + self._after
+    def text(self, text: str, ids: Sequence[int]) -> bytes:
+        """One chunk with new text. `ids`: the tokens that came since the last chunk, whole text or not; with all of
+        them another replica can go on where this one breaks off."""
+        return self._before + _encode(text) + self._after + _encode(ids) + b"}}\n\n"
 
     def last(self, outcome: Outcome) -> bytes:
         """The finish reason, usage and `trimode`, and the end mark.
@@ -113,11 +118,6 @@ class Chunks:
         choice = {"index": 0, **part, "logprobs": None, "finish_reason": finish}
         usage = {"usage": None} if self._usage_chunk and more is None else {}
         return _event(_envelope(self._head, self._object) | {"choices": [choice]} | usage | (more or {}))
-
-
-def error_event(body: dict[str, Any]) -> bytes:
-    """An error in the middle of a stream. No end mark follows: the stream is broken."""
-    return _event(body)
 
 
 def _envelope(head: Head, name: str) -> dict[str, Any]:

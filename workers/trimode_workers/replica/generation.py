@@ -6,7 +6,7 @@ Belongs here: what is common to streamed and whole answers. No HTTP: text goes t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from trimode_api.errors import ApiError
 from trimode_workers.engine.messages import Finish, Submit, TokenEvent
@@ -17,18 +17,26 @@ from trimode_workers.text.answer import AnswerText
 LOST_RETRY_AFTER_S = 1
 
 
+Show = Callable[[str, Sequence[int]], None]
+"""(new text, the tokens that came since the last)."""
+
+
 class Generation:
     """Runs one request. `begun` is done with the engine's first event, `done` with the outcome or an ApiError.
 
-    Text that arrives before `listen` is kept for it.
+    Text that arrives before `listen` is kept for it. `emitted`: the last tokens of `request` are those of its answer
+    that the client has from another replica; their text is not shown again.
     """
 
-    def __init__(self, engine: EngineClient, request: Submit, text: AnswerText) -> None:
+    def __init__(self, engine: EngineClient, request: Submit, text: AnswerText, emitted: Sequence[int] = ()) -> None:
         self._engine = engine
         self._request = request
         self._text = text
+        self._emitted = emitted
         self._kept: list[str] = []
-        self._show: Callable[[str], None] = self._kept.append
+        self._kept_ids: list[int] = []
+        self._fresh: list[int] = []  # tokens whose text is not shown yet, or not whole
+        self._show: Show = self._keep
         self._stopped = False
         self._ended = False  # not `done.done()`: cancelling a handler cancels the future it waits for
         loop = asyncio.get_running_loop()
@@ -36,18 +44,24 @@ class Generation:
         self.done: asyncio.Future[Outcome] = loop.create_future()
 
     def start(self) -> None:
-        """Hand the request to the engine. ApiError 503 where the engine is gone."""
+        """Hand the request to the engine, unless all was said before. ApiError 503 where the engine is gone."""
+        # What decoder and stop strings kept back is a function of the tokens, so they stand as they stood.
+        self._stopped = self._text.feed(self._emitted).stopped
+        if self._stopped or self._request.max_new_tokens < 1:
+            self._end(TokenEvent(self._request.request_id, []), Finish.LENGTH)
+            self.begun.set_result(None)
+            return
         try:
             self._engine.submit(self._request, self._on_event)
         except EngineFailed as exc:
             raise lost(str(exc)) from exc
 
-    def listen(self, show: Callable[[str], None]) -> None:
+    def listen(self, show: Show) -> None:
         """From now on text goes to `show`, beginning with what was kept."""
         kept, self._kept = "".join(self._kept), []
         self._show = show
         if kept:
-            show(kept)
+            show(kept, self._kept_ids)
 
     @property
     def failed(self) -> bool:
@@ -68,8 +82,9 @@ class Generation:
     def _on_event(self, event: TokenEvent) -> None:
         if event.tokens and not self._stopped:
             delta = self._text.feed(event.tokens)
+            self._fresh += event.tokens
             if delta.text:
-                self._show(delta.text)
+                self._tell(delta.text)
             if delta.stopped:
                 self._stopped = True
                 if event.finish is None:
@@ -92,9 +107,19 @@ class Generation:
             rest = self._text.finish()
             self._stopped = rest.stopped
             if rest.text:
-                self._show(rest.text)
+                self._tell(rest.text)
         reason = "length" if finish is Finish.LENGTH and not self._stopped else "stop"
-        self.done.set_result(Outcome(reason, len(self._request.tokens), self._text.tokens, event.cycles, event.emitted))
+        before = len(self._emitted)
+        prompt = len(self._request.tokens) - before
+        self.done.set_result(Outcome(reason, prompt, self._text.tokens, event.cycles, event.emitted, before))
+
+    def _tell(self, text: str) -> None:
+        ids, self._fresh = self._fresh, []
+        self._show(text, ids)
+
+    def _keep(self, text: str, ids: Sequence[int]) -> None:
+        self._kept.append(text)
+        self._kept_ids += ids
 
     def _error(self, words: str) -> ApiError:
         return lost(words) if self._engine.lost else ApiError(400, words, code="refused")

@@ -10,6 +10,8 @@ import hmac
 import logging
 import secrets
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from aiohttp import web
@@ -17,10 +19,11 @@ from aiohttp.typedefs import Handler, Middleware
 
 from trimode_api.errors import ApiError
 from trimode_api.openai import ChatRequest, CompletionRequest, GenerationRequest
-from trimode_api.wire import REQUEST_ID_HEADER, TIER_HEADER
+from trimode_api.wire import CONTINUE_PATH, REQUEST_ID_HEADER, TIER_HEADER
+from trimode_workers.openai.continuation import behind, parse_continuation, seed_of
 from trimode_workers.openai.parse import parse
 from trimode_workers.openai.prepare import Identity, Offer, prepare
-from trimode_workers.openai.render import Chunks, Head, Kind, error_event, whole
+from trimode_workers.openai.render import Chunks, Head, Kind, whole
 from trimode_workers.process.client import EngineClient
 from trimode_workers.replica.generation import Generation
 from trimode_workers.replica.stream import EventStream
@@ -53,6 +56,7 @@ def build_shell(host: Host, token: str) -> web.Application:
     app = web.Application(middlewares=[_errors, _guard(token)], client_max_size=MAX_BODY_BYTES)
     app.router.add_post("/v1/chat/completions", shell.chat)
     app.router.add_post("/v1/completions", shell.completions)
+    app.router.add_post(CONTINUE_PATH, shell.go_on)
     app.router.add_get("/v1/models", shell.models)
     app.router.add_get("/health", shell.health)
     return app
@@ -63,10 +67,14 @@ class _Shell:
         self._host = host
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
-        return await self._answer(request, Kind.CHAT, parse(ChatRequest, await request.read()))
+        return await self._answer(request, parse(ChatRequest, await request.read()), _new_head(Kind.CHAT))
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
-        return await self._answer(request, Kind.TEXT, parse(CompletionRequest, await request.read()))
+        return await self._answer(request, parse(CompletionRequest, await request.read()), _new_head(Kind.TEXT))
+
+    async def go_on(self, request: web.Request) -> web.StreamResponse:
+        """The rest of a stream that broke off elsewhere."""
+        return await self._answer(request, *parse_continuation(await request.read()))
 
     async def models(self, _: web.Request) -> web.Response:
         offer = self._host.offer()
@@ -79,36 +87,46 @@ class _Shell:
             raise refusal
         return web.json_response({"status": "ok"})
 
-    async def _answer(self, request: web.Request, kind: Kind, wanted: GenerationRequest) -> web.StreamResponse:
-        generation, chunks_of = await self._begin(request, kind, wanted)
+    async def _answer(
+        self, request: web.Request, wanted: GenerationRequest, head: Head, emitted: Sequence[int] = ()
+    ) -> web.StreamResponse:
+        head = replace(head, model=wanted.model)
+        generation = await self._begin(request, wanted, head, list(emitted))
         try:
             # Until the engine has spoken, an error can still be a status.
             await generation.begun
             if wanted.stream and not generation.failed:
                 usage_chunk = wanted.stream_options is not None and wanted.stream_options.include_usage
-                return await _stream(request, generation, Chunks(chunks_of, usage_chunk=usage_chunk))
+                return await _stream(request, generation, Chunks(head, usage_chunk=usage_chunk), begun=bool(emitted))
             text, outcome = await generation.whole()
-            return web.Response(body=whole(chunks_of, text, outcome), content_type="application/json")
+            return web.Response(body=whole(head, text, outcome), content_type="application/json")
         finally:
             generation.abandon()
 
-    async def _begin(self, request: web.Request, kind: Kind, wanted: GenerationRequest) -> tuple[Generation, Head]:
+    async def _begin(
+        self, request: web.Request, wanted: GenerationRequest, head: Head, emitted: list[int]
+    ) -> Generation:
         host = self._host
         refusal = host.refusal()
         if refusal is not None:
             raise refusal
-        unique = secrets.token_hex(12)
-        identity = Identity(unique, request.headers.get(TIER_HEADER, ""), secrets.randbits(63))
+        # In the engine every attempt has an id of its own: the broken one may still be there.
+        identity = Identity(secrets.token_hex(12), request.headers.get(TIER_HEADER, ""), seed_of(head.id))
         if (request.content_length or 0) > LONG_BODY_BYTES:
             submit = await asyncio.to_thread(prepare, wanted, host.text, host.offer(), identity)
         else:
             submit = prepare(wanted, host.text, host.offer(), identity)
-        generation = Generation(host.engine, submit, AnswerText(host.text.detokenizer(), wanted.stop))
+        answer = AnswerText(host.text.detokenizer(), wanted.stop)
+        generation = Generation(host.engine, behind(submit, emitted), answer, emitted)
         generation.start()
-        return generation, Head(kind, f"{kind}-{unique}", int(time.time()), wanted.model)
+        return generation
 
 
-async def _stream(request: web.Request, generation: Generation, chunks: Chunks) -> web.StreamResponse:
+def _new_head(kind: Kind) -> Head:
+    return Head(kind, f"{kind}-{secrets.token_hex(12)}", int(time.time()), "")
+
+
+async def _stream(request: web.Request, generation: Generation, chunks: Chunks, *, begun: bool) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
     if request.version < (1, 1):
         raise ApiError(400, "streams need HTTP/1.1", code="http_version", param="stream")
@@ -118,13 +136,13 @@ async def _stream(request: web.Request, generation: Generation, chunks: Chunks) 
     transport = request.transport
     if transport is None:
         raise ConnectionResetError("the client left")
-    stream = EventStream(transport, chunks)
+    stream = EventStream(transport, chunks, begun=begun)
     generation.listen(stream.text)
     try:
         outcome = await generation.done
     except ApiError as exc:
-        stream.end(error_event(exc.body()))
-        # No proper end: whoever reads this must not take it for a whole answer.
+        # No proper end, and no word to the client: the router goes on elsewhere, from the tokens it has.
+        _log.warning("a stream breaks off: %s", exc.message)
         transport.close()
         return response
     stream.end(chunks.last(outcome))

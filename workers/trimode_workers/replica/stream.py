@@ -1,12 +1,14 @@
 """Server-sent events straight to the socket.
 
-Belongs here: the one write per event that 64 open streams can afford. aiohttp has sent the headers and will send the
+Belongs here: the one write per event that 64 open streams can afford; an event is never cut between two HTTP chunks,
+nor the end from its usage, so that a router may cut between chunks. aiohttp has sent the headers and will send the
 end; in between, chunks of the body go to the transport without a coroutine each.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from trimode_workers.openai.render import Chunks
 
@@ -17,20 +19,22 @@ HOLD_ABOVE_BYTES = 256 * 1024
 class EventStream:
     """Writes a stream's events in HTTP/1.1 chunks."""
 
-    def __init__(self, transport: asyncio.Transport, chunks: Chunks) -> None:
+    def __init__(self, transport: asyncio.Transport, chunks: Chunks, *, begun: bool = False) -> None:
         self._transport = transport
         self._chunks = chunks
         self._held: list[str] = []
-        self._head = chunks.first()
+        self._held_ids: list[int] = []
+        self._head = b"" if begun else chunks.first()
 
-    def text(self, text: str) -> None:
-        """Send new text, or keep it while the client is far behind."""
+    def text(self, text: str, ids: Sequence[int]) -> None:
+        """Send new text with the tokens since the last, or keep it while the client is far behind."""
         if self._held or self._transport.get_write_buffer_size() > HOLD_ABOVE_BYTES:
             self._held.append(text)
+            self._held_ids += ids
             if self._transport.get_write_buffer_size() > HOLD_ABOVE_BYTES:
                 return
-            text = self._take_held()
-        self.write(self._chunks.text(text))
+            text, ids = self._take_held()
+        self.write(self._chunks.text(text, ids))
 
     def write(self, event: bytes) -> None:
         """Send one event, after the stream's head where that is not out yet."""
@@ -42,9 +46,10 @@ class EventStream:
     def end(self, last: bytes) -> None:
         """Send what is held, and the last event."""
         if self._held:
-            self.write(self._chunks.text(self._take_held()))
+            self.write(self._chunks.text(*self._take_held()))
         self.write(last)
 
-    def _take_held(self) -> str:
+    def _take_held(self) -> tuple[str, list[int]]:
         text, self._held = "".join(self._held), []
-        return text
+        ids, self._held_ids = self._held_ids, []
+        return text, ids

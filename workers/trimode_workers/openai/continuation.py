@@ -1,0 +1,55 @@
+"""The request to go on with a stream that another replica began.
+
+Belongs here: the router's words for it (see `trimode_api.wire.CONTINUE_PATH`), and what they do to a prepared request.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Annotated
+
+import msgspec
+
+from trimode_api.errors import ApiError
+from trimode_api.openai import ChatRequest, CompletionRequest, GenerationRequest
+from trimode_workers.engine.messages import Submit
+from trimode_workers.openai.parse import parse
+from trimode_workers.openai.render import Head, Kind
+
+_SEED_BYTES = 8
+
+
+class Continuation(msgspec.Struct, frozen=True, rename="camel"):
+    """`request` is the client's body as it came, `emitted` all ids of the answer so far, in order; `id` and `created`
+    are the answer's own."""
+
+    path: str
+    id: str
+    created: int
+    emitted: list[Annotated[int, msgspec.Meta(ge=0)]]
+    request: msgspec.Raw
+
+
+def parse_continuation(body: bytes) -> tuple[GenerationRequest, Head, list[int]]:
+    """The client's request, the answer's head, the emitted ids. ApiError 400 where any of it is wrong."""
+    try:
+        asked = msgspec.json.decode(body, type=Continuation)
+    except msgspec.DecodeError as exc:
+        raise ApiError(400, f"continuation: {exc}", code="invalid_value") from exc
+    kind = Kind.CHAT if asked.path.endswith("/chat/completions") else Kind.TEXT
+    model: type[GenerationRequest] = ChatRequest if kind is Kind.CHAT else CompletionRequest
+    request = parse(model, bytes(asked.request))
+    if not request.stream:
+        raise ApiError(400, "continuation: only a stream can be continued", code="invalid_value", param="stream")
+    return request, Head(kind, asked.id, asked.created, request.model), asked.emitted
+
+
+def seed_of(answer_id: str) -> int:
+    """The seed of an answer whose client gave none: whoever continues it knows its id, and so its seed."""
+    return int.from_bytes(blake2b(answer_id.encode(), digest_size=_SEED_BYTES).digest()) >> 1
+
+
+def behind(submit: Submit, emitted: list[int]) -> Submit:
+    """`submit` with `emitted` behind its prompt; `max_new_tokens` is what is left, 0 for an answer at its limit."""
+    left = max(0, submit.max_new_tokens - len(emitted))
+    return msgspec.structs.replace(submit, tokens=[*submit.tokens, *emitted], max_new_tokens=left)
