@@ -110,7 +110,8 @@ def draw(samples: Sequence[Sample], file: Path) -> None:
                 axis.spines[side].set_visible(False)
             for start, end, point in _stretches(samples):
                 axis.axvspan(start, end, color=COLOURS.get(point, GRID), alpha=0.13, linewidth=0)
-        top = above.get_ylim()[1]
+        top = above.get_ylim()[1] * 1.1  # room for the names of the points
+        above.set_ylim(0, top)
         for start, end, point in _stretches(samples):
             if end - start > (seconds[-1] - seconds[0]) / 22:
                 above.text((start + end) / 2, top * 0.97, point, ha="center", va="top", color=COLOURS.get(point, FAINT))
