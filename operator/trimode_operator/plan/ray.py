@@ -150,11 +150,10 @@ def _group(
 
 def _start_parameters(pool: Pool) -> dict[str, str]:
     """KubeRay puts these on a shell's command line, and so the resources are quoted twice."""
-    only_ours = json.dumps(json.dumps({placement_resource(pool.name): 1}))
     return {
         "num-cpus": str(max(1, math.ceil(cores(pool.resources.cpu)))),
         "num-gpus": str(pool.resources.gpus),
-        "resources": f"'{only_ours}'",
+        "resources": json.dumps(json.dumps({placement_resource(pool.name): 1})),
     }
 
 
@@ -183,4 +182,8 @@ def _given(pool: Pool, settings: Settings) -> dict[str, Any]:
 
 
 def _ray_environment() -> list[dict[str, Any]]:
-    return [{"name": "RAY_USAGE_STATS_ENABLED", "value": "0"}]
+    return [
+        {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"},
+        # Seconds between two figures of a replica's load; the autoscaler averages the last 15 s.
+        {"name": "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S", "value": "1"},
+    ]

@@ -95,8 +95,7 @@ def _autoscaling(pool: Pool, target: int | None) -> dict[str, Any]:
         "min_replicas": least,
         "max_replicas": max(1, most),
         "policy": {"policy_function": SCALING_POLICY},
-        "metrics_interval_s": 1.0,
-        "look_back_period_s": 10.0,
+        "look_back_period_s": 15.0,
         "upscale_delay_s": 10.0,
         "downscale_delay_s": 300.0,
     }
