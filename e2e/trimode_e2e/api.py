@@ -1,0 +1,207 @@
+"""The Kubernetes API as the harness uses it: plain dicts in and out.
+
+Belongs here: all that imports the kubernetes client. Objects are named by their kind's plural, `rayservices.ray.io`
+or `pods`, whatever version the server prefers.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from kubernetes import client, config, dynamic
+from kubernetes.client.exceptions import ApiException
+
+Object = dict[str, Any]
+
+MANAGER = "trimode-e2e"
+POLL_S = 0.1
+MERGE = "application/merge-patch+json"
+
+
+class Refused(Exception):
+    """The API server said no; `status` is HTTP's, the text is the server's message."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Api:
+    """One user's way to one API server."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        self.kubeconfig = kubeconfig
+        load: Any = config.new_client_from_config
+        self._http: Any = load(str(kubeconfig))
+        self._dynamic: Any = None
+
+    @property
+    def version(self) -> tuple[int, int]:
+        info = client.VersionApi(self._http).get_code()
+        return int(info.major), int(info.minor.rstrip("+"))
+
+    def knows(self, api_version: str, kind: str) -> bool:
+        """Whether the server serves the kind, asked anew."""
+        self._dynamic = None
+        return bool(self._discovered().resources.search(api_version=api_version, kind=kind))
+
+    def get(self, api_version: str, kind: str, name: str, namespace: str | None = None) -> Object | None:
+        """None where there is none."""
+        try:
+            with _refusals():
+                found: Object = self._of(api_version, kind).get(name=name, namespace=namespace).to_dict()
+        except Refused as exc:
+            if exc.status == 404:
+                return None
+            raise
+        return found
+
+    def list(self, api_version: str, kind: str, namespace: str | None = None, selector: str = "") -> list[Object]:
+        with _refusals():
+            found = self._of(api_version, kind).get(namespace=namespace, label_selector=selector)
+        return [item | {"apiVersion": api_version, "kind": kind} for item in found.to_dict()["items"]]
+
+    def create(self, manifest: Object) -> Object:
+        kind, namespace = self._of(manifest["apiVersion"], manifest["kind"]), manifest["metadata"].get("namespace")
+        with _refusals():
+            made: Object = kind.create(body=manifest, namespace=namespace).to_dict()
+        return made
+
+    def apply(self, manifest: Object, force: bool = True) -> Object:
+        """Server-side apply under the harness's own field manager."""
+        kind, metadata = self._of(manifest["apiVersion"], manifest["kind"]), manifest["metadata"]
+        with _refusals():
+            applied: Object = kind.server_side_apply(
+                body=manifest,
+                name=metadata["name"],
+                namespace=metadata.get("namespace"),
+                field_manager=MANAGER,
+                force_conflicts=force,
+            ).to_dict()
+        return applied
+
+    def replace(self, manifest: Object) -> Object:
+        """Raises Refused with 409 where `resourceVersion` is not the current one."""
+        kind, namespace = self._of(manifest["apiVersion"], manifest["kind"]), manifest["metadata"].get("namespace")
+        with _refusals():
+            replaced: Object = kind.replace(body=manifest, namespace=namespace).to_dict()
+        return replaced
+
+    def patch(self, api_version: str, kind: str, name: str, namespace: str | None, change: Object) -> Object:
+        """Merge patch: None deletes a field."""
+        with _refusals():
+            patched: Object = (
+                self._of(api_version, kind)
+                .patch(name=name, namespace=namespace, body=change, content_type=MERGE)
+                .to_dict()
+            )
+        return patched
+
+    def patch_status(self, api_version: str, kind: str, name: str, namespace: str | None, status: Object) -> Object:
+        with _refusals():
+            patched: Object = (
+                self._of(api_version, kind)
+                .subresources["status"]
+                .patch(name=name, namespace=namespace, body={"status": status}, content_type=MERGE)
+                .to_dict()
+            )
+        return patched
+
+    def bind(self, pod: str, namespace: str, node: str) -> None:
+        """What the scheduler would do."""
+        target = {"apiVersion": "v1", "kind": "Node", "name": node}
+        body = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": pod}, "target": target}
+        with _refusals():
+            self._of("v1", "Pod").subresources["binding"].create(name=pod, namespace=namespace, body=body)
+
+    def delete(
+        self, api_version: str, kind: str, name: str, namespace: str | None = None, grace_s: int | None = None
+    ) -> None:
+        """Also where it is gone already."""
+        options: Object = {"propagationPolicy": "Background"}
+        if grace_s is not None:
+            options["gracePeriodSeconds"] = grace_s
+        try:
+            with _refusals():
+                self._of(api_version, kind).delete(name=name, namespace=namespace, body=options)
+        except Refused as exc:
+            if exc.status != 404:
+                raise
+
+    def watch(
+        self, api_version: str, kind: str, selector: str, stopping: threading.Event
+    ) -> Iterator[tuple[str, Object]]:
+        """Every object once, then every change of one, as (`ADDED` | `MODIFIED` | `DELETED`, object), until stopped.
+
+        Reconnects for as long as it takes; objects are then told again as ADDED.
+        """
+        while not stopping.is_set():
+            try:
+                yield from self._watch_once(api_version, kind, selector, stopping)
+            except Exception as exc:  # noqa: BLE001 - the server may be away in any way; it is waited for
+                if not isinstance(exc, ApiException) or exc.status != 410:
+                    stopping.wait(0.3)
+
+    def _watch_once(
+        self, api_version: str, kind: str, selector: str, stopping: threading.Event
+    ) -> Iterator[tuple[str, Object]]:
+        resource = self._of(api_version, kind)
+        listed = resource.get(label_selector=selector)
+        for item in listed.to_dict()["items"]:
+            yield "ADDED", item | {"apiVersion": api_version, "kind": kind}
+        version = listed.metadata.resourceVersion
+        while not stopping.is_set():
+            # Short, so that `stopping` is seen.
+            for event in resource.watch(label_selector=selector, resource_version=version, timeout=2):
+                item = event["raw_object"]
+                if event["type"] == "ERROR":
+                    return
+                version = item["metadata"]["resourceVersion"]
+                if event["type"] != "BOOKMARK":
+                    yield event["type"], item
+                if stopping.is_set():
+                    return
+
+    def until(self, look: Callable[[], Any], what: str, timeout_s: float = 30.0) -> Any:
+        """Ask until the answer is true, and return it. Raises AssertionError naming what did not come."""
+        deadline = time.monotonic() + timeout_s
+        while not (found := look()):
+            assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
+            time.sleep(POLL_S)
+        return found
+
+    def _of(self, api_version: str, kind: str) -> Any:
+        resources = self._discovered().resources
+        found = resources.search(api_version=api_version, kind=kind)
+        if not found:
+            self._dynamic = None
+            found = self._discovered().resources.search(api_version=api_version, kind=kind)
+        named = [each for each in found if not each.kind.endswith("List")]
+        if not named:
+            raise Refused(404, f"the server does not know {kind} in {api_version}")
+        return named[0]
+
+    def _discovered(self) -> Any:
+        if self._dynamic is None:
+            make: Any = dynamic.DynamicClient
+            self._dynamic = make(self._http, discoverer=dynamic.discovery.EagerDiscoverer)
+        return self._dynamic
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """The client's errors as `Refused`."""
+    try:
+        yield
+    except ApiException as exc:
+        try:
+            message = json.loads(exc.body or "")["message"]
+        except (TypeError, ValueError, KeyError):
+            message = str(exc.reason)
+        raise Refused(exc.status or 0, message) from exc

@@ -1,0 +1,210 @@
+"""etcd, kube-apiserver and kube-controller-manager on the loopback interface, in a folder of their own.
+
+Belongs here: their command lines, the order of their start and end. Where the binaries come from is `provide`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import socket
+import ssl
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trimode_e2e.control.certificates import Authority, Pair, kubeconfig, signing_key
+from trimode_e2e.control.programs import Program, run
+from trimode_e2e.errors import Missing
+
+READY_TIMEOUT_S = 60.0
+ADMINS = ("system:masters",)
+_INSECURE_PORT_UNTIL = (1, 24)
+"""Before this version the controller manager listens without a password unless it is told not to."""
+
+_AUDIT_POLICY = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived"],
+    "rules": [{"level": "Metadata"}],
+}
+"""Who did what to which object, one JSON line each: the tests count writes with it."""
+
+
+@dataclass(slots=True)
+class ControlPlane:
+    """One control plane. `start` brings it up, `stop` ends all of it, also after a failed start."""
+
+    binaries: Path
+    folder: Path
+    programs: dict[str, Program] = field(default_factory=dict)
+    _port: int = 0
+    _etcd_ports: tuple[int, int] = (0, 0)
+    _authority: Authority = field(init=False, repr=False)
+    _proxy_authority: Authority = field(init=False, repr=False)
+    _serving: Pair = field(init=False, repr=False)
+    _proxy: Pair = field(init=False, repr=False)
+
+    @property
+    def has_controllers(self) -> bool:
+        """Whether Deployments make pods and owners' ends reach their children: envtest brings no such program."""
+        return (self.binaries / "kube-controller-manager").exists()
+
+    @property
+    def server(self) -> str:
+        return f"https://127.0.0.1:{self._port}"
+
+    @property
+    def admin(self) -> Path:
+        """The kubeconfig that may do everything."""
+        return self.folder / "admin.kubeconfig"
+
+    @property
+    def audit_log(self) -> Path:
+        return self.folder / "audit.log"
+
+    def start(self) -> None:
+        """Raises Missing where a binary is not there and Broken where one does not come up."""
+        for name in ("etcd", "kube-apiserver"):
+            if not (self.binaries / name).exists():
+                raise Missing(f"{self.binaries} has no {name}")
+        self._port, *etcd = free_ports(3)
+        self._etcd_ports = (etcd[0], etcd[1])
+        self._write_files()
+        self._start_etcd()
+        self.start_api_server()
+        if self.has_controllers:
+            self._start_controllers()
+
+    def stop(self) -> None:
+        """End everything, last started first."""
+        for program in reversed(self.programs.values()):
+            program.stop()
+        self.programs.clear()
+
+    def start_api_server(self) -> None:
+        """Also after `stop_api_server`: with the same keys, address and data."""
+        program = self._launch("kube-apiserver", self._api_server_flags())
+        program.wait_until(self._ready, READY_TIMEOUT_S)
+
+    def stop_api_server(self) -> None:
+        """Take the API server away; everything else stays."""
+        self.programs.pop("kube-apiserver").stop()
+
+    def kubeconfig_of(self, user: str, groups: tuple[str, ...] = ()) -> Path:
+        """A kubeconfig for any user, such as `system:serviceaccount:NAMESPACE:NAME`."""
+        file = self.folder / f"{user.replace(':', '_')}.kubeconfig"
+        return kubeconfig(file, self.server, self._authority.pair.certificate, self._authority.client(user, groups))
+
+    def _write_files(self) -> None:
+        self._authority = Authority.create(self.folder, "ca")
+        self._proxy_authority = Authority.create(self.folder, "front-proxy-ca")
+        signing_key(self._token_key)
+        (self.folder / "audit-policy.json").write_text(json.dumps(_AUDIT_POLICY))
+        self._serving = self._authority.server("kube-apiserver")
+        self._proxy = self._proxy_authority.client("front-proxy")
+        ca = self._authority.pair.certificate
+        kubeconfig(self.admin, self.server, ca, self._authority.client("admin", ADMINS))
+        kubeconfig(self._manager, self.server, ca, self._authority.client("system:kube-controller-manager"))
+
+    @property
+    def _token_key(self) -> Path:
+        return self.folder / "service-accounts.key"
+
+    @property
+    def _manager(self) -> Path:
+        return self.folder / "manager.kubeconfig"
+
+    def _start_etcd(self) -> None:
+        client, peer = (f"http://127.0.0.1:{port}" for port in self._etcd_ports)
+        self._launch(
+            "etcd",
+            {
+                "data-dir": self.folder / "etcd",
+                "listen-client-urls": client,
+                "advertise-client-urls": client,
+                "listen-peer-urls": peer,
+                "initial-advertise-peer-urls": peer,
+                "initial-cluster": f"default={peer}",
+                "unsafe-no-fsync": "true",
+            },
+        )
+
+    def _api_server_flags(self) -> dict[str, object]:
+        issuer = "https://kubernetes.default.svc"
+        return {
+            "etcd-servers": f"http://127.0.0.1:{self._etcd_ports[0]}",
+            "bind-address": "127.0.0.1",
+            "advertise-address": "127.0.0.1",
+            "endpoint-reconciler-type": "none",
+            "secure-port": self._port,
+            "tls-cert-file": self._serving.certificate,
+            "tls-private-key-file": self._serving.key,
+            "client-ca-file": self._authority.pair.certificate,
+            "service-account-issuer": issuer,
+            "service-account-key-file": self._token_key,
+            "service-account-signing-key-file": self._token_key,
+            "api-audiences": issuer,
+            "requestheader-client-ca-file": self._proxy_authority.pair.certificate,
+            "requestheader-allowed-names": "front-proxy",
+            "requestheader-username-headers": "X-Remote-User",
+            "requestheader-group-headers": "X-Remote-Group",
+            "requestheader-extra-headers-prefix": "X-Remote-Extra-",
+            "proxy-client-cert-file": self._proxy.certificate,
+            "proxy-client-key-file": self._proxy.key,
+            "authorization-mode": "RBAC",
+            "allow-privileged": "true",
+            "service-cluster-ip-range": "10.0.0.0/24",
+            "audit-policy-file": self.folder / "audit-policy.json",
+            "audit-log-path": self.audit_log,
+        }
+
+    def _start_controllers(self) -> None:
+        flags: dict[str, object] = {
+            "kubeconfig": self._manager,
+            "authentication-kubeconfig": self._manager,
+            "authorization-kubeconfig": self._manager,
+            "bind-address": "127.0.0.1",
+            "secure-port": free_ports(1)[0],
+            "service-account-private-key-file": self._token_key,
+            "root-ca-file": self._authority.pair.certificate,
+            "use-service-account-credentials": "true",
+            "leader-elect": "false",
+        }
+        if version_of(self.binaries / "kube-controller-manager") < _INSECURE_PORT_UNTIL:
+            flags["port"] = 0
+        self._launch("kube-controller-manager", flags)
+
+    def _launch(self, name: str, flags: dict[str, object]) -> Program:
+        words = [f"--{flag}={value}" for flag, value in flags.items()]
+        program = Program.start(name, [str(self.binaries / name), *words], self.folder / f"{name}.log")
+        self.programs[name] = program
+        return program
+
+    def _ready(self) -> bool:
+        context = ssl.create_default_context(cafile=str(self._authority.pair.certificate))
+        opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+        )
+        with contextlib.suppress(OSError), opener.open(f"{self.server}/readyz", timeout=2) as answer:
+            return bool(answer.status == 200)
+        return False
+
+
+def free_ports(count: int) -> tuple[int, ...]:
+    """Ports of the loopback interface that nobody uses now; different ones."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return tuple(each.getsockname()[1] for each in sockets)
+
+
+def version_of(binary: Path) -> tuple[int, int]:
+    """Major and minor version of one of Kubernetes' programs."""
+    told = run([str(binary), "--version"])
+    match = re.search(r"v(\d+)\.(\d+)", told)
+    if match is None:
+        raise Missing(f"{binary} does not tell its version: {told.strip()!r}")
+    return int(match[1]), int(match[2])
