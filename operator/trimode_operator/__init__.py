@@ -1,4 +1,5 @@
 """The Kubernetes operator: reconciles a `NemotronDeployment` into Ray Serve workers and routers.
 
-Empty so far: the resource and its CRD are in `trimode_api`, and one machine is served by `trimode up`.
+`plan` and what status says are pure; everything else is an edge. kopf watches, a work queue visits one resource at a
+time (`reconcile`), and only the holder of a Lease visits at all.
 """

@@ -1,0 +1,93 @@
+"""Making the children so: server-side apply where something differs, and an end to what is left over.
+
+Belongs here: writes of children. What they should be is the plan's, whether they are is `differ`'s.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from trimode_operator.cache import Cache, ChildName, Key, owned_by
+from trimode_operator.cluster import Cluster, Object, name_of
+from trimode_operator.differ import Differences, differences, with_digest
+from trimode_operator.errors import NameTaken
+from trimode_operator.metrics import Metrics
+from trimode_operator.plan import ChildKind, Manifest, Owner, Plan
+
+
+class Applier:
+    """Writes children of any resource. Remembers how the API server rewrites what it is given, see `_settled`."""
+
+    def __init__(self, cluster: Cluster, cache: Cache, metrics: Metrics) -> None:
+        self._cluster = cluster
+        self._cache = cache
+        self._metrics = metrics
+        self._settled: dict[Key, dict[ChildName, Differences]] = {}
+        """By child: what still differed right after it was applied, such as a quantity in another unit. As long as
+        exactly that differs, it is as it should be."""
+
+    async def make(self, plan: Plan, owner: Owner) -> tuple[str, ...]:
+        """Apply what differs, in order, then remove what is left over; `Kind name` of each written.
+
+        Raises ApiFailure, ApiUnreachable, or NameTaken. What comes after the failing child is left as it is.
+        """
+        key = Key(owner.namespace, owner.name)
+        kinds = {kind.kind: kind for kind in plan.prune_kinds}
+        written = [await self._ensure(kinds[child["kind"]], child, owner, key) for child in plan.children]
+        kept = {(str(child["kind"]), name_of(child)) for child in plan.children}
+        left_over = [
+            body
+            for name, body in self._cache.children(key).items()
+            if name not in kept and name[0] in kinds and owned_by(body, owner.uid) and not _going(body)
+        ]
+        for body in left_over:
+            await self.remove(kinds[body["kind"]], body)
+            written.append(_label(body))
+        return tuple(label for label in written if label)
+
+    async def remove(self, kind: ChildKind, body: Object) -> None:
+        """Ask for the end of a child."""
+        metadata = body["metadata"]
+        await self._cluster.delete(kind, metadata["namespace"], metadata["name"], metadata["uid"])
+        self._metrics.writes.labels("delete", kind.kind).inc()
+        structlog.get_logger("apply").info("deleted", kind=kind.kind, name=metadata["name"], ns=metadata["namespace"])
+
+    def forget(self, key: Key) -> None:
+        self._settled.pop(key, None)
+
+    async def _ensure(self, kind: ChildKind, manifest: Manifest, owner: Owner, key: Key) -> str:
+        """Apply one child where it differs; its label where it did."""
+        desired = with_digest(manifest)
+        name = (kind.kind, name_of(desired))
+        live = self._cache.children(key).get(name)
+        if live is not None and not self._differs(desired, live, key, name):
+            return ""
+        if live is None or not owned_by(live, owner.uid):
+            await self._check_free(kind, owner, name)
+        result = await self._cluster.apply(kind, desired)
+        self._metrics.writes.labels("apply", kind.kind).inc()
+        self._settled.setdefault(key, {})[name] = differences(desired, result)
+        self._cache.put(result)
+        log = structlog.get_logger("apply")
+        log.info("applied", kind=kind.kind, name=name[1], ns=owner.namespace, new=live is None)
+        return _label(desired)
+
+    def _differs(self, desired: Object, live: Object, key: Key, name: ChildName) -> bool:
+        found = differences(desired, live)
+        return bool(found) and found != self._settled.get(key, {}).get(name)
+
+    async def _check_free(self, kind: ChildKind, owner: Owner, name: ChildName) -> None:
+        """A forced apply would take over somebody else's object. One left by a former owner of our name is going."""
+        found = await self._cluster.get(kind, owner.namespace, name[1])
+        if found is not None and not owned_by(found, owner.uid):
+            raise NameTaken(
+                f"{kind.kind} {name[1]} exists and does not belong to this resource; delete it, or rename the resource"
+            )
+
+
+def _going(body: Object) -> bool:
+    return body["metadata"].get("deletionTimestamp") is not None
+
+
+def _label(body: Object) -> str:
+    return f"{body['kind']} {body['metadata']['name']}"

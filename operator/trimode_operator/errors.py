@@ -1,0 +1,66 @@
+"""What goes wrong at the operator's edges.
+
+    TrimodeError
+    +-- OperatorError
+        +-- ApiFailure        the API server refused a request
+        +-- ApiUnreachable    it did not answer
+        +-- NameTaken         an object of that name exists and belongs to somebody else
+        +-- RouterFailure     a router refused, or did not answer
+        +-- BadStart          the process cannot start: arguments, settings, credentials
+
+Belongs here: errors of this package and the one table that names them for metrics.
+"""
+
+from __future__ import annotations
+
+from trimode_api.errors import TrimodeError
+
+
+class OperatorError(TrimodeError):
+    """Root of the operator's errors. `reason` is one CamelCase word: metric label and condition reason."""
+
+    reason = "OperatorError"
+
+
+class ApiFailure(OperatorError):
+    """The API server's refusal; `reason` as its Status has it, such as Forbidden or Invalid."""
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason or f"Http{status}"
+
+
+class ApiUnreachable(OperatorError):
+    """No answer from the API server."""
+
+    reason = "ApiUnreachable"
+
+
+class NameTaken(OperatorError):
+    """An object that we would make exists already and is not ours."""
+
+    reason = "NameTaken"
+
+
+class RouterFailure(OperatorError):
+    """A router refused (`status` is HTTP's) or did not answer (`status` 0)."""
+
+    reason = "RouterFailure"
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class BadStart(OperatorError):
+    """The operator cannot start; the message says what to change."""
+
+    reason = "BadStart"
+
+
+def reason_of(error: BaseException) -> str:
+    """The metric label of any error that ends a visit."""
+    if isinstance(error, OperatorError):
+        return error.reason
+    return "Timeout" if isinstance(error, TimeoutError) else type(error).__name__

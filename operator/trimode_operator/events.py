@@ -1,0 +1,85 @@
+"""Kubernetes Events: what `kubectl describe` shows of a resource's past.
+
+Belongs here: which changes of status are told (pure), and telling them. An Event that cannot be posted is lost, and
+nothing else: it is a word to people, not a state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import structlog
+
+from trimode_api.status import Condition, Status
+from trimode_operator.cluster import EVENT, RESOURCE, Cluster, Object
+from trimode_operator.conditions import FALSE, TRUE, UNKNOWN, ConditionType, Reason
+from trimode_operator.errors import ApiFailure, ApiUnreachable
+from trimode_operator.plan.names import MANAGER
+from trimode_operator.status import condition
+
+MESSAGE_MAX = 1024
+GOOD_WHEN_FALSE = (ConditionType.PROGRESSING, ConditionType.SUSPENDED)
+QUIET = (ConditionType.PROGRESSING,)
+"""Conditions that come and go with every edit; the others tell what came of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An Event to be. `warning`: something a person may have to look at."""
+
+    warning: bool
+    reason: str
+    message: str
+
+
+def transitions(before: Status | None, after: Status) -> tuple[Told, ...]:
+    """What is worth telling: conditions whose status moved, and a spec that became invalid."""
+    told: list[Told] = []
+    for now in after.conditions:
+        kind = ConditionType(now.type)
+        old = condition(before, kind)
+        moved = old is not None and old.status is not now.status
+        if kind is ConditionType.READY and now.reason == Reason.INVALID_SPEC:
+            if old is None or (old.reason, old.message) != (now.reason, now.message):
+                told.append(Told(True, now.reason, now.message))
+        elif moved and kind not in QUIET and now.status is not UNKNOWN:
+            told.append(_told(kind, now))
+    return tuple(told)
+
+
+def _told(kind: ConditionType, now: Condition) -> Told:
+    good = now.status is (FALSE if kind in GOOD_WHEN_FALSE else TRUE)
+    words = kind if now.status is TRUE else f"Not{kind}"
+    expected = now.reason in (Reason.SUSPENDED, Reason.NOT_SUSPENDED, Reason.DRAINING, Reason.POLICY_ROLLOUT)
+    return Told(not good and not expected, words, f"{now.reason}: {now.message}" if now.message else now.reason)
+
+
+async def post(cluster: Cluster, resource: Object, told: Told) -> None:
+    """Post one Event about a resource."""
+    metadata = resource["metadata"]
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    body = {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"generateName": f"{metadata['name']}-", "namespace": metadata["namespace"]},
+        "involvedObject": {
+            "apiVersion": RESOURCE.api_version,
+            "kind": RESOURCE.kind,
+            "name": metadata["name"],
+            "namespace": metadata["namespace"],
+            "uid": metadata["uid"],
+        },
+        "type": "Warning" if told.warning else "Normal",
+        "reason": told.reason,
+        "message": told.message[:MESSAGE_MAX],
+        "source": {"component": MANAGER},
+        "reportingComponent": MANAGER,
+        "firstTimestamp": now,
+        "lastTimestamp": now,
+        "count": 1,
+    }
+    try:
+        await cluster.create(EVENT, metadata["namespace"], body)
+    except (ApiFailure, ApiUnreachable) as error:
+        structlog.get_logger("events").warning("event lost", reason=told.reason, error=str(error))

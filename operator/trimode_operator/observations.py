@@ -1,0 +1,148 @@
+"""What the operator saw of one resource at one moment, and how live objects are read.
+
+Belongs here: frozen observations and the pure functions that make them from Deployments, RayServices and the routers'
+views. What follows from them is said in `conditions` and `status`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from trimode_api.fleet import FleetView, Freshness, ReplicaState
+from trimode_api.resource import NemotronDeployment
+from trimode_operator.plan import Note
+from trimode_operator.routers import NO_FLEETS, Fleets
+
+BAD_APPLICATION = ("DEPLOY_FAILED", "UNHEALTHY")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why the last visit did not do all it should."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """The routers' Deployment. `current`: its controller has seen the latest spec and no old pod is left."""
+
+    wanted: int
+    ready: int
+    current: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ray:
+    """The RayService. `ready` None where KubeRay has not said yet. `failed`: what Serve says of broken applications."""
+
+    ready: bool | None
+    reason: str = ""
+    message: str = ""
+    upgrading: bool = False
+    suspended: bool = False
+    current: bool = True
+    failed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Observations:
+    """Everything that status is made from. `minimum`: replicas that each pool must have, in the order of the spec.
+
+    `policy_version` is None where the spec is invalid, and so has no policy. `attainment`: by tier with an objective,
+    percent of recent answers that met it, None without answers; `objectives`: percent that must.
+    """
+
+    generation: int
+    suspend: bool = False
+    kuberay: bool = True
+    routers: Rollout | None = None
+    ray: Ray | None = None
+    fleets: Fleets = NO_FLEETS
+    minimum: Mapping[str, int] = field(default_factory=dict)
+    policy_version: int | None = None
+    url: str | None = None
+    problems: tuple[str, ...] = ()
+    failure: Failure | None = None
+    deleting: str = ""
+    notes: tuple[Note, ...] = ()
+    attainment: Mapping[str, int | None] = field(default_factory=dict)
+    objectives: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def replicas(self) -> tuple[ReplicaState, ...]:
+        return merged(self.fleets)
+
+
+def merged(fleets: Fleets) -> tuple[ReplicaState, ...]:
+    """Every replica once, as the router sees it that heard of it last; without those gone for good."""
+    latest: dict[str, ReplicaState] = {}
+    for view in fleets.views.values():
+        for replica in view.replicas:
+            known = latest.get(replica.replica_id)
+            if known is None or replica.age_seconds < known.age_seconds:
+                latest[replica.replica_id] = replica
+    return tuple(r for _, r in sorted(latest.items()) if not (r.freshness is Freshness.DEAD and r.draining))
+
+
+def usable(replica: ReplicaState) -> bool:
+    """Whether routers send it requests."""
+    return replica.ready and not replica.draining and replica.freshness is not Freshness.DEAD
+
+
+def rollout_of(deployment: Mapping[str, Any] | None) -> Rollout | None:
+    """The state of a live Deployment."""
+    if deployment is None:
+        return None
+    status = deployment.get("status") or {}
+    wanted = int(deployment["spec"].get("replicas", 1))
+    seen = status.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 1)
+    updated, total = status.get("updatedReplicas", 0), status.get("replicas", 0)
+    return Rollout(wanted, int(status.get("readyReplicas", 0)), seen and updated == total == wanted)
+
+
+def ray_of(service: Mapping[str, Any] | None) -> Ray | None:
+    """The state of a live RayService."""
+    if service is None:
+        return None
+    status = service.get("status") or {}
+    conditions = {condition["type"]: condition for condition in status.get("conditions") or []}
+    ready = conditions.get("Ready", {})
+    answers = {"True": True, "False": False}
+    return Ray(
+        ready=answers.get(ready.get("status", "")),
+        reason=ready.get("reason", ""),
+        message=ready.get("message", ""),
+        upgrading=conditions.get("UpgradeInProgress", {}).get("status") == "True",
+        suspended=conditions.get("Suspended", {}).get("status") == "True",
+        current=status.get("observedGeneration", 0) >= service["metadata"].get("generation", 1),
+        failed=_failed(status),
+    )
+
+
+def _failed(status: Mapping[str, Any]) -> tuple[str, ...]:
+    found: dict[str, str] = {}
+    for part in ("activeServiceStatus", "pendingServiceStatus"):
+        applications = (status.get(part) or {}).get("applicationStatuses") or {}
+        for name, application in applications.items():
+            if application.get("status") in BAD_APPLICATION:
+                found[name] = f"{name} {application['status']}: {application.get('message', '')}".strip(": ")
+    return tuple(found.values())
+
+
+def minimum_of(deployment: NemotronDeployment | None, service: Mapping[str, Any] | None) -> Mapping[str, int]:
+    """Replicas that each pool must have: by the spec, or where that is invalid by what was applied last."""
+    if deployment is not None:
+        return {pool.name: pool.replicas.min for pool in deployment.spec.pools}
+    cluster = ((service or {}).get("spec") or {}).get("rayClusterConfig") or {}
+    groups = cluster.get("workerGroupSpecs") or []
+    return {group["groupName"]: int(group.get("minReplicas", 0)) for group in groups}
+
+
+def newest(fleets: Fleets) -> FleetView | None:
+    """The view that tells most of the past."""
+    views = [fleets.views[address] for address in sorted(fleets.views, key=str)]
+    return max(views, key=lambda view: len(view.decisions), default=None)

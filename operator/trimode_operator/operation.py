@@ -1,0 +1,156 @@
+"""The operator as a whole: put together, started, stopped.
+
+Belongs here: composition and life cycle. kopf runs until a signal comes; whatever else ends by itself ends all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+
+import kopf
+import structlog
+from aiohttp import web
+
+from trimode_operator.api import ApiServer
+from trimode_operator.cache import Cache, Key
+from trimode_operator.discovery import discover
+from trimode_operator.errors import ApiFailure, ApiUnreachable, BadStart, OperatorError, reason_of
+from trimode_operator.handlers import operator_settings, registry
+from trimode_operator.health import Vitals, Watchdog, pages
+from trimode_operator.lease import Election, Fenced
+from trimode_operator.metrics import Metrics
+from trimode_operator.options import Options
+from trimode_operator.plan import Capabilities
+from trimode_operator.reconcile import Parts, Reconciler
+from trimode_operator.routers import Routers
+from trimode_operator.workqueue import WorkQueue
+
+DISCOVER_S = 15.0
+
+
+class Operation:
+    """One operator process. `run` returns when it was told to stop."""
+
+    def __init__(self, options: Options, api: ApiServer) -> None:
+        self._options = options
+        self._api = api
+        self._log = structlog.get_logger("operator")
+        self._capabilities: Capabilities | None = None
+        self._cache, self._metrics, self._routers = Cache(), Metrics(), Routers()
+        self._vitals = Vitals(started=time.monotonic())
+        self._election = Election(
+            api,
+            options.lease_namespace,
+            options.lease,
+            # A restarted container keeps its pod's name, and must not take its own former Lease for its own.
+            f"{options.identity}_{uuid.uuid4().hex[:8]}",
+            time.monotonic,
+            self._leadership,
+        )
+        self._queue = WorkQueue(self._visit, self._failed, self._active)
+        self._reconciler = Reconciler(
+            Parts(
+                cluster=Fenced(api, lambda: self._election.leads),
+                cache=self._cache,
+                routers=self._routers,
+                settings=options.settings,
+                metrics=self._metrics,
+                capabilities=lambda: self._capabilities or Capabilities(),
+                now=time.time,
+                monotonic=time.monotonic,
+            )
+        )
+        self._watchdog = Watchdog(
+            api, self._cache, self._vitals, options.namespaces or None, time.monotonic, self._queue.add
+        )
+        self._metrics.live(
+            queue=lambda: self._queue.depth,
+            watch_age=lambda: self._vitals.watch_age_s(time.monotonic()),
+            leads=lambda: float(self._election.leads),
+        )
+
+    async def run(self) -> None:
+        """Until a signal. Raises BadStart where a port is taken."""
+        runner = await self._listen()
+        try:
+            async with asyncio.TaskGroup() as group:
+                loops = (self._election.run(), self._queue.run(), self._watchdog.run(), self._discover())
+                tasks = [group.create_task(loop) for loop in loops]
+                await self._watch()
+                for task in tasks:
+                    task.cancel()
+        finally:
+            await self._routers.close()
+            await self._api.close()
+            await runner.cleanup()
+
+    async def _watch(self) -> None:
+        await kopf.operator(
+            registry=registry(self._cache, self._queue.add, seen=lambda: self._vitals.saw_event(time.monotonic())),
+            settings=operator_settings(namespaced=bool(self._options.namespaces)),
+            clusterwide=not self._options.namespaces,
+            namespaces=self._options.namespaces,
+        )
+
+    async def _listen(self) -> web.AppRunner:
+        app = pages(self._metrics, self._cache, self._vitals, time.monotonic, self._queue.oldest_visit_s)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        await runner.setup()
+        for port in (self._options.metrics_port, self._options.health_port):
+            try:
+                await web.TCPSite(runner, self._options.host, port).start()
+            except OSError as error:
+                await runner.cleanup()
+                raise BadStart(f"cannot listen on {self._options.host}:{port}: {error.strerror or error}") from error
+        self._log.info("listening", addresses=[f"{host[0]}:{host[1]}" for host in runner.addresses])
+        return runner
+
+    async def _discover(self) -> None:
+        """Keep the capabilities true; a change concerns every resource."""
+        while True:
+            try:
+                found = await discover(self._api)
+            except (ApiFailure, ApiUnreachable) as error:
+                self._log.warning("APIs not discovered", error=str(error))
+            else:
+                if found != self._capabilities:
+                    self._log.info("capabilities", **{name: getattr(found, name) for name in found.__slots__})
+                    self._capabilities = found
+                    self._everything()
+            await asyncio.sleep(DISCOVER_S if self._capabilities is not None else 1.0)
+
+    def _active(self) -> bool:
+        return self._election.leads and self._capabilities is not None
+
+    def _leadership(self, leads: bool) -> None:
+        self._queue.clear()
+        if leads:
+            self._reconciler.start_over()
+            self._everything()
+
+    def _everything(self) -> None:
+        for key in self._cache.resources():
+            self._queue.add(key)
+
+    async def _visit(self, key: Key) -> float | None:
+        begun = time.monotonic()
+        try:
+            again = await self._reconciler.visit(key)
+        except BaseException:
+            self._metrics.visits.labels("error").observe(time.monotonic() - begun)
+            raise
+        self._metrics.visits.labels("done").observe(time.monotonic() - begun)
+        return again
+
+    def _failed(self, key: Key, error: BaseException) -> None:
+        self._metrics.errors.labels(reason_of(error)).inc()
+        known = isinstance(error, (OperatorError, TimeoutError))
+        self._log.error(
+            "visit failed",
+            resource=str(key),
+            reason=reason_of(error),
+            error=str(error),
+            exc_info=None if known else error,
+        )

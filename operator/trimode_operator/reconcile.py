@@ -1,0 +1,279 @@
+"""A visit: observe, plan, apply, tell.
+
+Belongs here: the order of a visit's steps and what is remembered of a resource between visits. Deciding is the plan's,
+`status`' and `ending`'s; reading and writing is `observe`'s, `apply`'s and `routers`'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import structlog
+from pydantic import ValidationError
+
+from trimode_api.errors import InvalidInput
+from trimode_api.resource import NemotronDeployment
+from trimode_api.status import Status
+from trimode_operator import ending, events
+from trimode_operator.apply import Applier
+from trimode_operator.cache import Cache, Key
+from trimode_operator.cluster import RESOURCE, Cluster, Object
+from trimode_operator.conditions import TRUE, ConditionType
+from trimode_operator.errors import ApiFailure, NameTaken, RouterFailure
+from trimode_operator.metrics import Metrics
+from trimode_operator.observations import Failure, Observations, minimum_of, ray_of, rollout_of
+from trimode_operator.observe import Observer, fresh_token
+from trimode_operator.plan import Capabilities, Names, Observed, Owner, Plan, make_plan
+from trimode_operator.plan.make import RAY_SERVICE, prunable
+from trimode_operator.routers import Fleets, Routers
+from trimode_operator.settings import Settings
+from trimode_operator.status import condition, read, status_of
+
+RELIST_S = 300.0
+"""How often a resource's children are listed afresh, whatever the watches said."""
+SOON_S, STEADY_S = 2.0, 10.0
+LIVELY_S = 90.0
+"""How long after its last transition a resource that is not ready is looked at soon, not steadily."""
+
+
+@dataclass(slots=True)
+class Memory:
+    """What is remembered of a resource between visits; nothing is lost with it but time."""
+
+    listed_at: float = float("-inf")
+    made: object = None
+    """All that the last successful `make` depended on; while it is the same there is nothing to make."""
+    plan: Plan | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a reconciler works with. `cluster` is fenced; `now` gives Unix seconds, `monotonic` what it says."""
+
+    cluster: Cluster
+    cache: Cache
+    routers: Routers
+    settings: Settings
+    metrics: Metrics
+    capabilities: Callable[[], Capabilities]
+    now: Callable[[], float]
+    monotonic: Callable[[], float]
+
+
+class Reconciler:
+    """Visits resources. `visit` is what the work queue calls."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._cache = parts.cache
+        self._observer = Observer(parts.cluster, parts.cache, parts.routers)
+        self._applier = Applier(parts.cluster, parts.cache, parts.metrics)
+        self._memories: dict[Key, Memory] = {}
+
+    def start_over(self) -> None:
+        """Trust nothing remembered: another copy may have led meanwhile."""
+        self._memories.clear()
+
+    async def visit(self, key: Key) -> float | None:
+        """Make one resource so; seconds until the next look. Raises ApiFailure, ApiUnreachable, NameTaken."""
+        body = self._cache.resource(key)
+        if body is None:
+            self._forget(key)
+            return None
+        memory = self._memories.setdefault(key, Memory())
+        kinds = prunable(self._parts.capabilities())
+        if self._parts.monotonic() - memory.listed_at > RELIST_S:
+            await self._observer.list_children(key, kinds)
+            memory.listed_at, memory.made = self._parts.monotonic(), None
+        if body["metadata"].get("deletionTimestamp") is not None:
+            return await self._end(key, body)
+        if ending.FINALIZER not in (body["metadata"].get("finalizers") or []):
+            body = await self._set_finalizer(key, body, present=True)
+        return await self._keep(key, body, memory)
+
+    async def _keep(self, key: Key, body: Object, memory: Memory) -> float:
+        """A resource that stays."""
+        names = self._names(key)
+        deployment, problems = _parsed(body)
+        token = await self._observer.token(key, names)
+        failure: ApiFailure | NameTaken | None = None
+        plan: Plan | None = None
+        if deployment is not None:
+            try:
+                plan = await self._make(key, body, deployment, token, memory)
+            except InvalidInput as invalid:
+                problems = tuple(map(str, invalid.problems))
+            except (ApiFailure, NameTaken) as error:
+                failure, plan = error, memory.plan
+        token = token or await self._observer.token(key, names)
+        routers = await self._observer.routers(key, names)
+        fleets = await self._observer.fleets(routers, token)
+        if plan is not None and failure is None and token is not None and await self._push(fleets, token, plan):
+            fleets = await self._observer.fleets(routers, token)
+        seen = self._seen(key, body, deployment, plan, fleets, problems)
+        if failure is not None:
+            seen = replace(seen, failure=Failure(failure.reason, str(failure)))
+        status = await self._tell(key, seen)
+        if failure is not None:
+            raise failure
+        return next_look_s(status, self._parts.now())
+
+    async def _make(
+        self, key: Key, body: Object, deployment: NemotronDeployment, token: str | None, memory: Memory
+    ) -> Plan:
+        """Plan and apply; nothing where all that a plan depends on is as it was after the last one."""
+        capabilities = self._parts.capabilities()
+        owner = Owner(key.name, key.namespace, body["metadata"]["uid"], body["metadata"]["generation"])
+        basis = (owner, capabilities, token)
+        if memory.plan is not None and memory.made == (basis, self._versions(key)):
+            return memory.plan
+        ray_service = self._cache.children(key).get((RAY_SERVICE.kind, self._names(key).ray_service))
+        observed = Observed(token=token or fresh_token(), ray_service=ray_service)
+        plan = make_plan(deployment, owner, self._parts.settings, capabilities, observed)
+        await self._applier.make(plan, owner)
+        memory.plan, memory.made = plan, (basis, self._versions(key))
+        return plan
+
+    async def _push(self, fleets: Fleets, token: str, plan: Plan) -> bool:
+        """Hand the policy to routers that have an older one; whether any took it."""
+        took = False
+        for router, view in fleets.views.items():
+            if view.policy_version >= plan.policy.version:
+                continue
+            try:
+                await self._parts.routers.put_policy(router, token, plan.policy)
+            except RouterFailure as error:
+                self._parts.metrics.pushes.labels("failed").inc()
+                structlog.get_logger("reconcile").warning("policy not put", router=str(router), error=str(error))
+            else:
+                self._parts.metrics.pushes.labels("put").inc()
+                took = True
+        return took
+
+    async def _end(self, key: Key, body: Object) -> float | None:
+        """A resource that goes."""
+        if ending.FINALIZER not in (body["metadata"].get("finalizers") or []):
+            return None  # others hold it still
+        names = self._names(key)
+        token = await self._observer.token(key, names)
+        fleets = await self._observer.fleets(await self._observer.routers(key, names), token)
+        workers = self._cache.children(key).get((RAY_SERVICE.kind, names.ray_service))
+        deadline = ending.deadline_of(body)
+        step = ending.next_step(fleets, workers, self._parts.now(), deadline)
+        if step is ending.Step.RELEASE:
+            await self._set_finalizer(key, body, present=False)
+            return None
+        deployment, _ = _parsed(body)
+        seen = self._seen(key, body, deployment, None, fleets, ())
+        await self._tell(key, replace(seen, deleting=ending.words(step, deadline)))
+        if step is ending.Step.DRAIN and token is not None:
+            await ending.order_drain(self._parts.routers, fleets, token)
+        elif step is ending.Step.END_WORKERS and workers is not None:
+            await self._applier.remove(RAY_SERVICE, workers)
+            self._refresh(await self._parts.cluster.get(RAY_SERVICE, key.namespace, names.ray_service), workers)
+        return 0.5
+
+    def _refresh(self, found: Object | None, known: Object) -> None:
+        """What a read says of an object that was just deleted."""
+        if found is None:
+            self._cache.drop(known)
+        else:
+            self._cache.put(found)
+
+    def _seen(
+        self,
+        key: Key,
+        body: Object,
+        deployment: NemotronDeployment | None,
+        plan: Plan | None,
+        fleets: Fleets,
+        problems: tuple[str, ...],
+    ) -> Observations:
+        names, children = self._names(key), self._cache.children(key)
+        ray_service = children.get((RAY_SERVICE.kind, names.ray_service))
+        return Observations(
+            generation=body["metadata"]["generation"],
+            suspend=deployment is not None and deployment.spec.suspend,
+            kuberay=self._parts.capabilities().kuberay,
+            routers=rollout_of(children.get(("Deployment", names.router))),
+            ray=ray_of(ray_service),
+            fleets=fleets,
+            minimum=minimum_of(deployment, ray_service),
+            policy_version=plan.policy.version if plan is not None else None,
+            url=names.url,
+            problems=problems,
+            notes=plan.notes if plan is not None else (),
+        )
+
+    async def _tell(self, key: Key, seen: Observations) -> Status:
+        """Write the status where it differs, then tell of what moved."""
+        body = self._cache.resource(key)
+        raw = (body or {}).get("status") or {}
+        before = _status(raw)
+        status = status_of(before, seen, self._parts.now())
+        new = status.model_dump(mode="json", by_alias=True, exclude_none=True)
+        if new == raw or body is None:
+            return status
+        gone: dict[str, Any] = {field: None for field in raw if field not in new}
+        result = await self._parts.cluster.merge(
+            RESOURCE, key.namespace, key.name, {"status": {**gone, **new}}, "status"
+        )
+        self._parts.metrics.writes.labels("status", RESOURCE.kind).inc()
+        self._cache.put(result)
+        for told in events.transitions(before, status):
+            self._parts.metrics.writes.labels("create", "Event").inc()
+            await events.post(self._parts.cluster, body, told)
+        return status
+
+    async def _set_finalizer(self, key: Key, body: Object, *, present: bool) -> Object:
+        """Hold the resource, or let it go. Others' finalizers stay; a stale view of them is refused and read anew."""
+        fresh = await self._parts.cluster.get(RESOURCE, key.namespace, key.name)
+        if fresh is None:
+            self._cache.drop(body)
+            return body
+        others = [one for one in fresh["metadata"].get("finalizers") or [] if one != ending.FINALIZER]
+        wanted = [*others, ending.FINALIZER] if present else others
+        patch = {"metadata": {"finalizers": wanted, "resourceVersion": fresh["metadata"]["resourceVersion"]}}
+        result = await self._parts.cluster.merge(RESOURCE, key.namespace, key.name, patch)
+        self._parts.metrics.writes.labels("finalizer", RESOURCE.kind).inc()
+        self._cache.put(result)
+        return result
+
+    def _versions(self, key: Key) -> frozenset[tuple[object, str]]:
+        return frozenset(
+            (name, child["metadata"]["resourceVersion"]) for name, child in self._cache.children(key).items()
+        )
+
+    def _names(self, key: Key) -> Names:
+        return Names(key.name, key.namespace, self._parts.settings.cluster_domain)
+
+    def _forget(self, key: Key) -> None:
+        self._memories.pop(key, None)
+        self._applier.forget(key)
+        self._cache.forget(key)
+
+
+def next_look_s(status: Status, now: float) -> float:
+    """Seconds until the next look at a resource that nothing happens to. The routers are heard by asking only."""
+    ready = condition(status, ConditionType.READY)
+    if ready is None or ready.status is TRUE:
+        return STEADY_S
+    moved = max((read(one.last_transition_time) for one in status.conditions), default=0.0)
+    return SOON_S if now - moved < LIVELY_S else STEADY_S
+
+
+def _parsed(body: Object) -> tuple[NemotronDeployment | None, tuple[str, ...]]:
+    """The resource, or everything that is wrong with it."""
+    try:
+        return NemotronDeployment.parse(body), ()
+    except InvalidInput as invalid:
+        return None, tuple(map(str, invalid.problems))
+
+
+def _status(raw: Object) -> Status | None:
+    try:
+        return Status.model_validate(raw) if raw else None
+    except ValidationError:
+        return None  # somebody else wrote it; ours replaces it

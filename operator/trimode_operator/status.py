@@ -1,0 +1,140 @@
+"""The status of a resource: from what was seen, and what the status said before.
+
+Belongs here: `status_of`, pure. Nothing moves that has not changed, so that an idle resource's status is not written.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime
+
+from trimode_api.fleet import ReplicaState
+from trimode_api.status import Condition, DecisionStatus, PointShare, PoolStatus, Status, TierStatus
+from trimode_operator.conditions import MESSAGE_MAX, ConditionType, Verdict, verdicts
+from trimode_operator.observations import Observations, newest, usable
+
+HISTORY = 10
+SAME_S = 2.0
+"""Two observations of when a point came into force that are nearer than this are of one change: clocks differ."""
+PROBE = "Probe"
+
+
+def status_of(previous: Status | None, seen: Observations, now: float) -> Status:
+    """The status as of `now` (Unix seconds)."""
+    before = previous or Status()
+    if not seen.fleets.views and not seen.suspend and not seen.deleting:
+        # Nobody told otherwise: what was known stays, and MetricsFresh says how old it may be.
+        pools, decision, history = before.pools, before.decision, before.mode_history
+    else:
+        decision = _decision(before.decision, seen)
+        pools, history = _pools(seen), _history(before, decision, seen)
+    return Status(
+        observed_generation=seen.generation,
+        url=seen.url or before.url,
+        conditions=_conditions(before, seen, now),
+        pools=pools,
+        tiers=_tiers(before, seen),
+        decision=decision,
+        mode_history=history,
+    )
+
+
+def written(seconds: float) -> str:
+    """Unix seconds as the status writes times: RFC 3339, to the millisecond where there is more than a second."""
+    moment = datetime.fromtimestamp(round(seconds, 3), UTC)
+    return moment.isoformat(timespec="milliseconds" if moment.microsecond else "seconds").replace("+00:00", "Z")
+
+
+def read(text: str) -> float:
+    """Unix seconds of a time in the status; 0 for what is no time."""
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return 0.0
+
+
+def condition(status: Status | None, kind: ConditionType) -> Condition | None:
+    """A condition by its type."""
+    return next((one for one in status.conditions if one.type == kind), None) if status is not None else None
+
+
+def _conditions(before: Status, seen: Observations, now: float) -> tuple[Condition, ...]:
+    return tuple(
+        _condition(condition(before, kind), kind, verdict, seen.generation, now)
+        for kind, verdict in verdicts(seen).items()
+    )
+
+
+def _condition(
+    before: Condition | None, kind: ConditionType, verdict: Verdict, generation: int, now: float
+) -> Condition:
+    """`lastTransitionTime` moves with the status only, not with the reason."""
+    same = before is not None and before.status is verdict.status
+    return Condition(
+        type=kind,
+        status=verdict.status,
+        reason=verdict.reason,
+        message=verdict.message[:MESSAGE_MAX],
+        observed_generation=generation,
+        last_transition_time=before.last_transition_time if before is not None and same else written(int(now)),
+    )
+
+
+def _pools(seen: Observations) -> tuple[PoolStatus, ...]:
+    """The spec's pools in its order, then those that have replicas still."""
+    names = dict.fromkeys([*seen.minimum, *(replica.pool for replica in seen.replicas)])
+    return tuple(_pool(name, [r for r in seen.replicas if r.pool == name]) for name in names)
+
+
+def _pool(name: str, replicas: list[ReplicaState]) -> PoolStatus:
+    ready = [replica for replica in replicas if usable(replica)]
+    points = Counter(replica.decision.point for replica in ready)
+    shares = tuple(
+        PointShare(point=point, share_percent=round(100 * count / len(ready)))
+        for point, count in sorted(points.items(), key=lambda item: (-item[1], item[0]))
+    )
+    return PoolStatus(name=name, replicas=len(replicas), ready=len(ready), points=shares)
+
+
+def _tiers(before: Status, seen: Observations) -> tuple[TierStatus, ...]:
+    """Tiers without recent answers keep what was last known of them."""
+    known = {tier.name: tier.attainment_percent for tier in before.tiers}
+    found = {name: known.get(name) if percent is None else percent for name, percent in seen.attainment.items()}
+    return tuple(TierStatus(name=name, attainment_percent=p) for name, p in found.items() if p is not None)
+
+
+def _decision(before: DecisionStatus | None, seen: Observations) -> DecisionStatus | None:
+    """The point that most replicas run, why, and since when; as before where it is the same change."""
+    deciding = [r for r in seen.replicas if usable(r) and r.decision.reason != PROBE]
+    if not deciding:
+        return before
+    view = newest(seen.fleets)
+    dry = view is not None and view.switching.dry_run
+    points = Counter(r.point if dry else r.decision.point for r in deciding)
+    point = max(points, key=lambda name: (points[name], name))
+    running = [r for r in deciding if (r.point if dry else r.decision.point) == point]
+    time = view.time if view is not None else 0.0
+    since = min(time - r.age_seconds - r.decision.age_seconds for r in running)
+    if before is not None and before.point == point and since < read(before.since) + SAME_S:
+        return before
+    changes = [change for change in (view.decisions if view is not None else ()) if change.to_point == point]
+    reason = changes[-1].reason if changes else running[0].decision.reason
+    return DecisionStatus(point=point, reason=reason, since=written(since))
+
+
+def _history(before: Status, decision: DecisionStatus | None, seen: Observations) -> tuple[DecisionStatus, ...]:
+    """Newest first. Switches of several replicas to one point, one after the other, are one entry."""
+    history = list(before.mode_history)
+    known = read(history[0].since) if history else 0.0
+    view = newest(seen.fleets)
+    entries = [
+        DecisionStatus(point=change.to_point, reason=change.reason, since=written(change.time))
+        for change in sorted(view.decisions if view is not None else (), key=lambda change: change.time)
+        if change.time > known + 0.001
+    ]
+    for entry in entries:
+        if not history or history[0].point != entry.point:
+            history.insert(0, entry)
+    if decision is not None and (not history or history[0].point != decision.point):
+        history.insert(0, decision)
+    return tuple(history[:HISTORY])
