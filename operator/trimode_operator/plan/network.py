@@ -15,7 +15,7 @@ from trimode_operator.settings import PeerSelector, Settings
 
 
 def network_policies(owner: Owner, names: Names, settings: Settings) -> tuple[Manifest, ...]:
-    """Only routers reach replicas; only replicas and the operator reach the routers' internal port.
+    """Only routers reach replicas; only replicas, Ray's head and the operator reach the routers' internal port.
 
     Ray's pods reach one another, and KubeRay's operator reaches them. Clients reach the routers' public port.
     """
@@ -30,7 +30,7 @@ def network_policies(owner: Owner, names: Names, settings: Settings) -> tuple[Ma
             "router",
             [
                 {"ports": [{"protocol": "TCP", "port": PUBLIC_PORT}]},
-                {"ports": [{"protocol": "TCP", "port": INTERNAL_PORT}], "from": [worker, operator]},
+                {"ports": [{"protocol": "TCP", "port": INTERNAL_PORT}], "from": [worker, head, operator]},
             ],
         ),
     )

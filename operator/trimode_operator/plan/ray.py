@@ -41,6 +41,9 @@ PROXY_HEALTH_PATH = "/-/healthz"
 HEAD_PORTS = {"gcs": 6379, "dashboard": 8265, "client": 10001, "serve": SERVE_PORT}
 POOL_LABEL = "trimode.dev/pool"
 OLD_CLUSTER_STAYS_S = 60
+LEAVE_MODULE = "trimode_workers.replica.leave"
+LEAVE_MARGIN_S = 20
+"""What a pod's end takes after its requests are done, in seconds."""
 
 
 def ray_service(
@@ -63,7 +66,7 @@ def ray_service(
                 # Always: turning it on later would make a new cluster.
                 "enableInTreeAutoscaling": True,
                 "autoscalerOptions": _autoscaler(settings),
-                "headGroupSpec": _head(deployment, owner, settings),
+                "headGroupSpec": _head(deployment, owner, names, settings),
                 "workerGroupSpecs": [
                     _group(deployment, pool, owner, names, settings, source, observed) for pool in spec.pools
                 ],
@@ -84,18 +87,19 @@ def _autoscaler(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _head(deployment: NemotronDeployment, owner: Owner, settings: Settings) -> dict[str, Any]:
+def _head(deployment: NemotronDeployment, owner: Owner, names: Names, settings: Settings) -> dict[str, Any]:
     container = {
         "name": "ray-head",
         "image": settings.image,
         "imagePullPolicy": settings.image_pull_policy,
-        "env": [home_variable(), *_ray_environment()],
+        "env": [home_variable(), token_variable(names), *_ray_environment()],
         "ports": [{"name": name, "containerPort": port} for name, port in HEAD_PORTS.items()],
         "resources": resources(settings.head),
         "securityContext": container_security(),
         "volumeMounts": [tmp_mount()],
         "livenessProbe": http_probe(HEALTH_PATH, AGENT_PORT, failures=24),
         "readinessProbe": http_probe(HEALTH_PATH, AGENT_PORT, failures=2),
+        "lifecycle": _leave(deployment, names, "--head"),
     }
     return {
         # No cores: nothing of ours is placed on the head.
@@ -141,7 +145,7 @@ def _group(
                 "automountServiceAccountToken": False,
                 "securityContext": pod_security(settings),
                 "terminationGracePeriodSeconds": grace_seconds(deployment.spec.drain.timeout_seconds),
-                "containers": [_worker(pool, names, settings, source)],
+                "containers": [_worker(deployment, pool, names, settings, source)],
                 "volumes": [tmp_volume(), *source.volumes],
             },
         },
@@ -157,7 +161,9 @@ def _start_parameters(pool: Pool) -> dict[str, str]:
     }
 
 
-def _worker(pool: Pool, names: Names, settings: Settings, source: Weights) -> dict[str, Any]:
+def _worker(
+    deployment: NemotronDeployment, pool: Pool, names: Names, settings: Settings, source: Weights
+) -> dict[str, Any]:
     return {
         "name": "ray-worker",
         "image": settings.image,
@@ -169,7 +175,15 @@ def _worker(pool: Pool, names: Names, settings: Settings, source: Weights) -> di
         "volumeMounts": [tmp_mount(), *source.mounts],
         "livenessProbe": http_probe(HEALTH_PATH, AGENT_PORT, failures=24),
         "readinessProbe": http_probe(PROXY_HEALTH_PATH, SERVE_PORT, failures=1),
+        "lifecycle": _leave(deployment, names),
     }
+
+
+def _leave(deployment: NemotronDeployment, names: Names, *more: str) -> dict[str, Any]:
+    """Before a pod ends, its requests do: Ray itself ends its processes on the spot."""
+    limit = grace_seconds(deployment.spec.drain.timeout_seconds) - LEAVE_MARGIN_S
+    command = ["python", "-m", LEAVE_MODULE, "--routers", names.reports_url, "--timeout-s", str(limit), *more]
+    return {"preStop": {"exec": {"command": command}}}
 
 
 def _given(pool: Pool, settings: Settings) -> dict[str, Any]:

@@ -228,7 +228,7 @@ def test_the_token_is_in_the_secret_and_nowhere_else(resource: Resource, plan: M
     holding = [child["kind"] for child in made.children if "very-secret-indeed" in json.dumps(child)]
     assert holding == []  # the Secret's data is in base64
     referring = [t["spec"]["containers"][0]["name"] for t in pods(made) if "nemo-token" in json.dumps(t)]
-    assert referring == ["router", "ray-worker", "ray-worker"]
+    assert referring == ["router", "ray-head", "ray-worker", "ray-worker"]
 
 
 def test_what_a_cluster_lacks_is_left_out_and_said(resource: Resource, plan: MakePlan) -> None:

@@ -1,0 +1,141 @@
+"""What a pod does before it ends, against a real router and replicas around the fake engine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import aiohttp
+import pytest
+
+from trimode_api.fleet import ReplicaState
+from trimode_api.wire import PolicyConfig, RouterConfig
+from trimode_router.server import Router
+from trimode_workers.replica.addresses import Routers
+from trimode_workers.replica.leave import Plan, head, in_flight, leave, own_address, worker
+from trimode_workers.replica.replica import Replica
+from trimode_workers.replica.settings import ReplicaSettings
+
+TOKEN = "fleet-secret"
+CHAT = "/v1/chat/completions"
+Body = Callable[..., dict[str, Any]]
+Eventually = Callable[..., Awaitable[None]]
+StartReplica = Callable[[ReplicaSettings], Awaitable[Replica]]
+
+
+@pytest.fixture
+async def router(policy: PolicyConfig) -> AsyncIterator[Router]:
+    config = RouterConfig(name="demo", model="echo", port=0, policy=policy)
+    router = Router(config, TOKEN, now=asyncio.get_running_loop().time, wall=time.time)
+    await router.start()
+    yield router
+    await router.stop(0.2)
+
+
+@pytest.fixture
+async def replicas(
+    router: Router, start_replica: StartReplica, settings: ReplicaSettings, eventually: Eventually
+) -> list[Replica]:
+    """Two of them, each at an address of its own, as pods have."""
+    known = settings.model_copy(update={"router_urls": (router.internal_url,)})
+    found = [await start_replica(known.model_copy(update={"host": f"127.0.0.{n}"})) for n in (1, 2)]
+    await eventually(lambda: len(list(router.fleet)) == 2)
+    return found
+
+
+@pytest.fixture
+async def client(router: Router) -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(router.url) as http:
+        yield http
+
+
+def soon(plan: Plan) -> Plan:
+    """The same, for tests: a moment's peace is enough."""
+    return Plan(plan.chosen, plan.order, plan.timeout_s, 0.2)
+
+
+async def run(router: Router, plan: Plan) -> bool:
+    return await leave(Routers([router.internal_url]), TOKEN, soon(plan))
+
+
+class TestWorker:
+    async def test_its_requests_finish_and_new_ones_go_elsewhere(
+        self, router: Router, replicas: list[Replica], client: aiohttp.ClientSession, body: Body, eventually: Eventually
+    ) -> None:
+        streams = [await client.post(CHAT, json=body("abc", stream=True, max_tokens=200)) for _ in range(4)]
+        for stream in streams:
+            await stream.content.readline()
+        leaving, staying = replicas
+        assert leaving.engine.in_flight
+        going = asyncio.create_task(run(router, worker("127.0.0.1", timeout_s=60)))
+        await eventually(lambda: leaving.draining)
+        assert not staying.draining
+        assert not going.done()
+        async with client.post(CHAT, json=body("late", max_tokens=4)) as late:
+            assert late.status == 200
+        for stream in streams:
+            text = (await stream.content.read()).decode()
+            assert text.rstrip().endswith("data: [DONE]")
+        assert await asyncio.wait_for(going, 30)
+        assert leaving.engine.in_flight == 0
+
+    async def test_it_does_not_wait_for_ever(
+        self, router: Router, replicas: list[Replica], client: aiohttp.ClientSession, body: Body, eventually: Eventually
+    ) -> None:
+        hanging = asyncio.create_task(client.post(CHAT, json=body("<hang>")))
+        await eventually(lambda: any(replica.engine.in_flight for replica in replicas))
+        (busy,) = [replica for replica in replicas if replica.engine.in_flight]
+        address = busy.url.split("//")[1].split(":")[0]
+        assert not await run(router, worker(address, timeout_s=0.5))
+        hanging.cancel()
+        await asyncio.gather(hanging, return_exceptions=True)
+
+    async def test_without_routers_nothing_is_waited_for(self) -> None:
+        assert await leave(Routers(["http://127.0.0.1:9"]), TOKEN, soon(worker("127.0.0.1", timeout_s=30)))
+
+
+class TestHead:
+    async def test_it_waits_for_those_that_drain_and_orders_nothing(
+        self, router: Router, replicas: list[Replica], client: aiohttp.ClientSession, body: Body, eventually: Eventually
+    ) -> None:
+        stream = await client.post(CHAT, json=body("abc", stream=True, max_tokens=200))
+        await stream.content.readline()
+        assert await run(router, head(timeout_s=30)), "nothing drains, so nothing is waited for"
+        assert not any(replica.draining for replica in replicas)
+        (busy,) = [replica for replica in replicas if replica.engine.in_flight]
+        router.fleet.drain(busy.replica_id, True)
+        assert await run(router, head(timeout_s=60))
+        assert busy.engine.in_flight == 0
+        assert (await stream.content.read()).rstrip().endswith(b"data: [DONE]")
+
+
+async def test_the_pod_knows_its_address_from_the_way_to_a_router() -> None:
+    routers = Routers(["http://127.0.0.2:8001"])
+    assert own_address(routers) == ""
+    await routers.look_up()
+    assert own_address(routers) == "127.0.0.1"
+
+
+def test_what_counts_as_running() -> None:
+    state = ReplicaState.model_construct
+    assert in_flight([state(in_flight=0, running=2, waiting=1), state(in_flight=5, running=1, waiting=0)]) == 8
+    assert in_flight([]) == 0
+
+
+@pytest.mark.parametrize("more", [[], ["--head"]])
+def test_the_command_ends_well_where_nobody_answers(more: list[str]) -> None:
+    command = [sys.executable, "-m", "trimode_workers.replica.leave", "--routers", "http://127.0.0.1:9"]
+    done = subprocess.run(
+        [*command, "--timeout-s", "0.5", *more],
+        env=os.environ | {"TRIMODE_TOKEN": TOKEN},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
