@@ -53,7 +53,7 @@ kind load docker-image "$IMAGE" --name "$CLUSTER"
 
 say "KubeRay $KUBERAY"
 helm install kuberay-operator kuberay-operator --repo https://ray-project.github.io/kuberay-helm/ \
-  --version "$KUBERAY" --namespace kuberay --create-namespace --wait --timeout 5m
+  --version "$KUBERAY" --namespace kuberay-system --create-namespace --wait --timeout 5m
 
 say "trimode"
 helm install trimode charts/trimode --dependency-update --namespace "$NAMESPACE" --create-namespace --wait --timeout 5m

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from trimode_e2e.errors import Missing
 from trimode_e2e.helm import Helm, Rendered, helm_python
 

@@ -14,10 +14,10 @@ import promql_parser as promql
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
-from trimode_e2e.helm import Rendered
 
 from trimode_api.fleet import FleetView
 from trimode_api.wire import PointReport
+from trimode_e2e.helm import Rendered
 from trimode_operator.metrics import Metrics as OperatorMetrics
 from trimode_router.metrics import Metrics as RouterMetrics
 

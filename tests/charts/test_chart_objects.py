@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import yaml
 from kubernetes.client import ApiClient, models
-from trimode_e2e.helm import Helm, Rendered
 
 from trimode_api.crd import custom_resource_definition
+from trimode_e2e.helm import Helm, Rendered
+from trimode_operator.options import read_options
 from trimode_operator.plan.make import ALWAYS, BUDGET, INFERENCE_POOL, MONITOR, RAY_SERVICE, ROUTE
 from trimode_operator.plan.names import INTERNAL_PORT, labels, matching
 from trimode_operator.settings import Settings
@@ -180,6 +181,26 @@ def test_the_settings_file_is_what_the_operator_reads(default: Rendered, everyth
     assert full.network_policies is False
     changed = {name for name in Settings.model_fields if getattr(full, name) != getattr(Settings(), name)}
     assert changed == set(Settings.model_fields) - {"ray_version"}, "ci/all-values.yaml leaves a setting at its default"
+
+
+def test_the_operator_understands_how_it_is_started(rendered: Rendered, tmp_path: Path) -> None:
+    container = rendered.one("Deployment")["spec"]["template"]["spec"]["containers"][0]
+    (mount,) = [mount for mount in container["volumeMounts"] if mount["name"] == "settings"]
+    (found,) = [item for item in rendered.of("ConfigMap") if "settings.yaml" in item["data"]]
+    (tmp_path / "settings.yaml").write_text(found["data"]["settings.yaml"])
+    assert container["command"] == ["python", "-m", "trimode_operator"]
+    arguments = [word.replace(mount["mountPath"], str(tmp_path)) for word in container["args"]]
+    assert {variable["name"] for variable in container["env"]} == {"POD_NAME", "POD_NAMESPACE"}
+    options = read_options(arguments, {"POD_NAME": "a", "POD_NAMESPACE": "trimode-system"})
+    assert options.settings == settings(rendered)
+    assert (options.identity, options.lease_namespace) == ("a", "trimode-system")
+    (lease,) = [item for item in rendered.of("Role") if item["metadata"]["name"].endswith("-leader")]
+    assert lease["metadata"]["namespace"] == options.lease_namespace
+    assert [options.lease] in [rule.get("resourceNames") for rule in lease["rules"]]
+    watched = {item["metadata"]["namespace"] for item in rendered.of("Role") if item is not lease}
+    assert set(options.namespaces) == watched
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {"metrics": options.metrics_port, "health": options.health_port}
 
 
 def test_new_settings_make_new_pods(helm: Helm, chart: Path, default: Rendered) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from trimode_e2e.helm import Helm, HelmError
 
 WRONG: list[tuple[dict[str, Any], str]] = [

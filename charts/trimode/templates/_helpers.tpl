@@ -63,13 +63,13 @@ seccompProfile: {type: RuntimeDefault}
 
 {{/* What the operator may do with resources and what it makes of them, in the namespaces it watches. */}}
 {{- define "trimode.rules" -}}
-# Its own resources: it reads them, marks them with its finalizer and notes its progress in an annotation.
+# Its own resources: it reads them and marks them with its finalizer.
 - apiGroups: [trimode.dev]
   resources: [nemotrondeployments]
   verbs: [get, list, watch, patch]
 - apiGroups: [trimode.dev]
   resources: [nemotrondeployments/status]
-  verbs: [get, patch]
+  verbs: [patch]
 # For ownerReferences that block deletion, where the cluster checks who may set them.
 - apiGroups: [trimode.dev]
   resources: [nemotrondeployments/finalizers]
@@ -99,11 +99,11 @@ seccompProfile: {type: RuntimeDefault}
 - apiGroups: [inference.networking.k8s.io]
   resources: [inferencepools]
   verbs: [get, list, watch, create, patch, delete]
-# Where the routers and replicas are.
+# Where the routers are.
 - apiGroups: [""]
-  resources: [pods, endpoints]
-  verbs: [get, list, watch]
+  resources: [endpoints]
+  verbs: [get]
 - apiGroups: [""]
   resources: [events]
-  verbs: [create, patch]
+  verbs: [create]
 {{- end -}}
