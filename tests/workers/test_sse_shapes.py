@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -139,8 +140,9 @@ class TestSlowClients:
         stream.text("a", [1])
         socket.waiting = HOLD_ABOVE_BYTES + 1
         stream.text("b", [2])
-        stream.end(Chunks(CHAT, usage_chunk=False).last(OUTCOME))
-        assert socket.contents() == ["", "a", "b", ""]
+        stream.end(replace(OUTCOME, rest="c"))
+        assert socket.contents() == ["", "a", "bc", ""]
+        assert len(socket.written) == 2
 
     def test_a_continued_stream_does_not_open_again(self, socket: Socket) -> None:
         transport: Any = socket

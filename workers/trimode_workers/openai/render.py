@@ -37,6 +37,8 @@ class Outcome:
     emitted: dict[str, int] = field(default_factory=dict)
     resumed_after: int = 0
     """Tokens of the answer that another replica had emitted; `cycles` and `emitted` do not cover them."""
+    rest: str = ""
+    """Text that only the end set free. It goes out together with the end: tokens alone do not say that it is shown."""
 
     def usage(self) -> dict[str, int]:
         total = self.prompt_tokens + self.completion_tokens

@@ -71,7 +71,7 @@ class Generation:
     async def whole(self) -> tuple[str, Outcome]:
         """Wait for the end; all text that nobody listened to. ApiError where the engine refused or died."""
         outcome = await self.done
-        return "".join(self._kept), outcome
+        return "".join(self._kept) + outcome.rest, outcome
 
     def abandon(self) -> None:
         """The client is gone: the engine frees the row before its next cycle. No effect after the end."""
@@ -84,7 +84,8 @@ class Generation:
             delta = self._text.feed(event.tokens)
             self._fresh += event.tokens
             if delta.text:
-                self._tell(delta.text)
+                ids, self._fresh = self._fresh, []
+                self._show(delta.text, ids)
             if delta.stopped:
                 self._stopped = True
                 if event.finish is None:
@@ -103,19 +104,14 @@ class Generation:
             self.done.set_exception(self._error(event.error))
             self.done.exception()  # marks it as seen: the client may be gone before anybody awaits it
             return
+        rest = ""
         if not self._stopped:
-            rest = self._text.finish()
-            self._stopped = rest.stopped
-            if rest.text:
-                self._tell(rest.text)
+            last = self._text.finish()
+            self._stopped, rest = last.stopped, last.text
         reason = "length" if finish is Finish.LENGTH and not self._stopped else "stop"
         before = len(self._emitted)
         prompt = len(self._request.tokens) - before
-        self.done.set_result(Outcome(reason, prompt, self._text.tokens, event.cycles, event.emitted, before))
-
-    def _tell(self, text: str) -> None:
-        ids, self._fresh = self._fresh, []
-        self._show(text, ids)
+        self.done.set_result(Outcome(reason, prompt, self._text.tokens, event.cycles, event.emitted, before, rest))
 
     def _keep(self, text: str, ids: Sequence[int]) -> None:
         self._kept.append(text)

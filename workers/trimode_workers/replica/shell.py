@@ -145,7 +145,7 @@ async def _stream(request: web.Request, generation: Generation, chunks: Chunks, 
         _log.warning("a stream breaks off: %s", exc.message)
         transport.close()
         return response
-    stream.end(chunks.last(outcome))
+    stream.end(outcome)
     await response.write_eof()
     return response
 

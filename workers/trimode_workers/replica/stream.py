@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from trimode_workers.openai.render import Chunks
+from trimode_workers.openai.render import Chunks, Outcome
 
 HOLD_ABOVE_BYTES = 256 * 1024
 """A client this far behind gets its text in larger pieces later, so that its arrears stay bounded by the text."""
@@ -43,11 +43,11 @@ class EventStream:
         if not self._transport.is_closing():
             self._transport.write(b"%x\r\n%b\r\n" % (len(event), event))
 
-    def end(self, last: bytes) -> None:
-        """Send what is held, and the last event."""
-        if self._held:
-            self.write(self._chunks.text(*self._take_held()))
-        self.write(last)
+    def end(self, outcome: Outcome) -> None:
+        """Send what is held, and the end."""
+        text, ids = self._take_held()
+        text += outcome.rest
+        self.write((self._chunks.text(text, ids) if text else b"") + self._chunks.last(outcome))
 
     def _take_held(self) -> tuple[str, list[int]]:
         text, self._held = "".join(self._held), []
