@@ -10,7 +10,7 @@ import structlog
 from trimode_operator.cache import Cache, ChildName, Key, owned_by
 from trimode_operator.cluster import Cluster, Object, name_of
 from trimode_operator.differ import Differences, differences, with_digest
-from trimode_operator.errors import NameTaken
+from trimode_operator.errors import ApiFailure, NameTaken, NotMade
 from trimode_operator.metrics import Metrics
 from trimode_operator.plan import ChildKind, Manifest, Owner, Plan
 
@@ -26,24 +26,25 @@ class Applier:
         """By child: what still differed right after it was applied, such as a quantity in another unit. As long as
         exactly that differs, it is as it should be."""
 
-    async def make(self, plan: Plan, owner: Owner) -> tuple[str, ...]:
-        """Apply what differs, in order, then remove what is left over; `Kind name` of each written.
+    async def make(self, plan: Plan, owner: Owner) -> None:
+        """Apply what differs, in order, then remove what is left over.
 
-        Raises ApiFailure, ApiUnreachable, or NameTaken. What comes after the failing child is left as it is.
+        Raises ApiUnreachable at once, and NotMade after all others were made; then nothing is removed.
         """
         key = Key(owner.namespace, owner.name)
         kinds = {kind.kind: kind for kind in plan.prune_kinds}
-        written = [await self._ensure(kinds[child["kind"]], child, owner, key) for child in plan.children]
+        failures: list[ApiFailure | NameTaken] = []
+        for child in plan.children:
+            try:
+                await self._ensure(kinds[child["kind"]], child, owner, key)
+            except (ApiFailure, NameTaken) as failure:
+                failures.append(failure)
+        if failures:
+            raise NotMade(failures)
         kept = {(str(child["kind"]), name_of(child)) for child in plan.children}
-        left_over = [
-            body
-            for name, body in self._cache.children(key).items()
-            if name not in kept and name[0] in kinds and owned_by(body, owner.uid) and not _going(body)
-        ]
-        for body in left_over:
-            await self.remove(kinds[body["kind"]], body)
-            written.append(_label(body))
-        return tuple(label for label in written if label)
+        for name, body in list(self._cache.children(key).items()):
+            if name not in kept and name[0] in kinds and owned_by(body, owner.uid) and not _going(body):
+                await self.remove(kinds[name[0]], body)
 
     async def remove(self, kind: ChildKind, body: Object) -> None:
         """Ask for the end of a child."""
@@ -55,22 +56,33 @@ class Applier:
     def forget(self, key: Key) -> None:
         self._settled.pop(key, None)
 
-    async def _ensure(self, kind: ChildKind, manifest: Manifest, owner: Owner, key: Key) -> str:
-        """Apply one child where it differs; its label where it did."""
+    async def _ensure(self, kind: ChildKind, manifest: Manifest, owner: Owner, key: Key) -> None:
+        """Apply one child where it differs."""
         desired = with_digest(manifest)
         name = (kind.kind, name_of(desired))
         live = self._cache.children(key).get(name)
         if live is not None and not self._differs(desired, live, key, name):
-            return ""
+            return
         if live is None or not owned_by(live, owner.uid):
             await self._check_free(kind, owner, name)
-        result = await self._cluster.apply(kind, desired)
+        result = await self._applied(kind, desired, live)
         self._metrics.writes.labels("apply", kind.kind).inc()
         self._settled.setdefault(key, {})[name] = differences(desired, result)
         self._cache.put(result)
         log = structlog.get_logger("apply")
         log.info("applied", kind=kind.kind, name=name[1], ns=owner.namespace, new=live is None)
-        return _label(desired)
+
+    async def _applied(self, kind: ChildKind, desired: Object, live: Object | None) -> Object:
+        """The child as applied. A hand-edited key of a list (a Service's port number) leaves the edited item beside
+        ours, which the API server may refuse; then lists are replaced whole first."""
+        try:
+            return await self._cluster.apply(kind, desired)
+        except ApiFailure as failure:
+            if live is None or failure.status != 422:
+                raise
+            metadata = desired["metadata"]
+            await self._cluster.merge(kind, metadata["namespace"], metadata["name"], desired)
+            return await self._cluster.apply(kind, desired)
 
     def _differs(self, desired: Object, live: Object, key: Key, name: ChildName) -> bool:
         found = differences(desired, live)
@@ -87,7 +99,3 @@ class Applier:
 
 def _going(body: Object) -> bool:
     return body["metadata"].get("deletionTimestamp") is not None
-
-
-def _label(body: Object) -> str:
-    return f"{body['kind']} {body['metadata']['name']}"

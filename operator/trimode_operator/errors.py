@@ -5,6 +5,7 @@
         +-- ApiFailure        the API server refused a request
         +-- ApiUnreachable    it did not answer
         +-- NameTaken         an object of that name exists and belongs to somebody else
+        +-- NotMade           some children could not be made
         +-- RouterFailure     a router refused, or did not answer
         +-- BadStart          the process cannot start: arguments, settings, credentials
 
@@ -12,6 +13,8 @@ Belongs here: errors of this package and the one table that names them for metri
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from trimode_api.errors import TrimodeError
 
@@ -41,6 +44,14 @@ class NameTaken(OperatorError):
     """An object that we would make exists already and is not ours."""
 
     reason = "NameTaken"
+
+
+class NotMade(OperatorError):
+    """Some children could not be made; the others were. `reason` is the first failure's."""
+
+    def __init__(self, failures: Sequence[ApiFailure | NameTaken]) -> None:
+        super().__init__("\n".join(map(str, failures)))
+        self.reason = failures[0].reason
 
 
 class RouterFailure(OperatorError):

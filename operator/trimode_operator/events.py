@@ -22,6 +22,18 @@ MESSAGE_MAX = 1024
 GOOD_WHEN_FALSE = (ConditionType.PROGRESSING, ConditionType.SUSPENDED)
 QUIET = (ConditionType.PROGRESSING,)
 """Conditions that come and go with every edit; the others tell what came of it."""
+EXPECTED = (
+    Reason.SUSPENDED,
+    Reason.SUSPENDING,
+    Reason.NOT_SUSPENDED,
+    Reason.DRAINING,
+    Reason.POLICY_ROLLOUT,
+    Reason.POOLS_NOT_READY,
+    Reason.RAY_SERVICE_NOT_READY,
+    Reason.NO_ROUTER_READY,
+    Reason.SOME_ROUTERS_NOT_READY,
+)
+"""Reasons why something is not (yet) so that are told only where it was so before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +46,13 @@ class Told:
 
 
 def transitions(before: Status | None, after: Status) -> tuple[Told, ...]:
-    """What is worth telling: conditions whose status moved, and a spec that became invalid."""
+    """What is worth telling: conditions whose status moved, and whatever keeps a resource from becoming ready."""
     told: list[Told] = []
     for now in after.conditions:
         kind = ConditionType(now.type)
         old = condition(before, kind)
         moved = old is not None and old.status is not now.status
-        if kind is ConditionType.READY and now.reason == Reason.INVALID_SPEC:
+        if kind is ConditionType.READY and now.status is FALSE and now.reason not in EXPECTED:
             if old is None or (old.reason, old.message) != (now.reason, now.message):
                 told.append(Told(True, now.reason, now.message))
         elif moved and kind not in QUIET and now.status is not UNKNOWN:
@@ -51,8 +63,8 @@ def transitions(before: Status | None, after: Status) -> tuple[Told, ...]:
 def _told(kind: ConditionType, now: Condition) -> Told:
     good = now.status is (FALSE if kind in GOOD_WHEN_FALSE else TRUE)
     words = kind if now.status is TRUE else f"Not{kind}"
-    expected = now.reason in (Reason.SUSPENDED, Reason.NOT_SUSPENDED, Reason.DRAINING, Reason.POLICY_ROLLOUT)
-    return Told(not good and not expected, words, f"{now.reason}: {now.message}" if now.message else now.reason)
+    wanted = now.reason in (Reason.SUSPENDED, Reason.NOT_SUSPENDED, Reason.DRAINING, Reason.POLICY_ROLLOUT)
+    return Told(not good and not wanted, words, f"{now.reason}: {now.message}" if now.message else now.reason)
 
 
 async def post(cluster: Cluster, resource: Object, told: Told) -> None:

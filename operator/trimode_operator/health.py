@@ -23,6 +23,8 @@ from trimode_operator.metrics import CONTENT_TYPE, Metrics
 CHECK_S = 15.0
 GRACE_S = 5.0
 """Events come within milliseconds; what a watch has not told after this long it has missed."""
+FIRST_LISTS_S = 30.0
+"""How long after its start a process may still be taking in the first lists."""
 SUSPECT_S = 60.0
 """A watch that missed something and then stays silent this long is dead."""
 
@@ -93,11 +95,13 @@ class Watchdog:
                 await self.check()
             except (ApiFailure, ApiUnreachable) as error:
                 structlog.get_logger("health").warning("not checked", error=str(error))
-            await asyncio.sleep(CHECK_S if self._vitals.ready else 1.0)
+            await asyncio.sleep(CHECK_S if self._vitals.ready else 0.5)
 
     async def check(self) -> None:
         """One comparison. Raises ApiFailure or ApiUnreachable."""
         late = await self._late()
+        if late and not self._vitals.ready and self._now() - self._vitals.started < FIRST_LISTS_S:
+            return
         if late:
             await asyncio.sleep(GRACE_S)
             late &= await self._late()

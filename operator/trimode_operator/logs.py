@@ -34,4 +34,5 @@ def configure() -> None:
             ],
         )
     )
+    handler.addFilter(lambda record: "Unresolved resources" not in record.getMessage())  # optional APIs, see discovery
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)

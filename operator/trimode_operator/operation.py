@@ -6,6 +6,7 @@ Belongs here: composition and life cycle. kopf runs until a signal comes; whatev
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 import uuid
 
@@ -74,25 +75,42 @@ class Operation:
     async def run(self) -> None:
         """Until a signal. Raises BadStart where a port is taken."""
         runner = await self._listen()
+        stop, watching = asyncio.Event(), asyncio.Event()
         try:
             async with asyncio.TaskGroup() as group:
-                loops = (self._election.run(), self._queue.run(), self._watchdog.run(), self._discover())
+                loops = (self._queue.run(), self._election.run(), self._watchdog.run(), self._discover())
                 tasks = [group.create_task(loop) for loop in loops]
-                await self._watch()
+                watch = group.create_task(self._watch(stop, watching))
+                await asyncio.wait(
+                    (watch, group.create_task(self._signal(stop, watching))), return_when=asyncio.FIRST_COMPLETED
+                )
+                # kopf takes seconds to end: the Lease is given back first, so that others need not wait for that.
                 for task in tasks:
                     task.cancel()
+                stop.set()
         finally:
             await self._routers.close()
             await self._api.close()
             await runner.cleanup()
 
-    async def _watch(self) -> None:
+    async def _watch(self, stop: asyncio.Event, watching: asyncio.Event) -> None:
         await kopf.operator(
             registry=registry(self._cache, self._queue.add, seen=lambda: self._vitals.saw_event(time.monotonic())),
             settings=operator_settings(namespaced=bool(self._options.namespaces)),
             clusterwide=not self._options.namespaces,
             namespaces=self._options.namespaces,
+            stop_flag=stop,
+            ready_flag=watching,
         )
+        stop.set()
+
+    async def _signal(self, stop: asyncio.Event, watching: asyncio.Event) -> None:
+        """Until SIGTERM or SIGINT. kopf has handlers of its own from its start on; ours replace them."""
+        await watching.wait()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        await stop.wait()
 
     async def _listen(self) -> web.AppRunner:
         app = pages(self._metrics, self._cache, self._vitals, time.monotonic, self._queue.oldest_visit_s)

@@ -21,7 +21,7 @@ from trimode_operator.apply import Applier
 from trimode_operator.cache import Cache, Key
 from trimode_operator.cluster import RESOURCE, Cluster, Object
 from trimode_operator.conditions import TRUE, ConditionType
-from trimode_operator.errors import ApiFailure, NameTaken, RouterFailure
+from trimode_operator.errors import NotMade, RouterFailure
 from trimode_operator.metrics import Metrics
 from trimode_operator.observations import Failure, Observations, minimum_of, ray_of, rollout_of
 from trimode_operator.observe import Observer, fresh_token
@@ -77,7 +77,7 @@ class Reconciler:
         self._memories.clear()
 
     async def visit(self, key: Key) -> float | None:
-        """Make one resource so; seconds until the next look. Raises ApiFailure, ApiUnreachable, NameTaken."""
+        """Make one resource so; seconds until the next look. Raises ApiFailure, ApiUnreachable, NotMade."""
         body = self._cache.resource(key)
         if body is None:
             self._forget(key)
@@ -98,14 +98,14 @@ class Reconciler:
         names = self._names(key)
         deployment, problems = _parsed(body)
         token = await self._observer.token(key, names)
-        failure: ApiFailure | NameTaken | None = None
+        failure: NotMade | None = None
         plan: Plan | None = None
         if deployment is not None:
             try:
                 plan = await self._make(key, body, deployment, token, memory)
             except InvalidInput as invalid:
                 problems = tuple(map(str, invalid.problems))
-            except (ApiFailure, NameTaken) as error:
+            except NotMade as error:
                 failure, plan = error, memory.plan
         token = token or await self._observer.token(key, names)
         routers = await self._observer.routers(key, names)
