@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,6 +90,16 @@ def gone(parts: list[psutil.Process]) -> bool:
     return not [part for part in parts if part.is_running() and part.status() != psutil.STATUS_ZOMBIE]
 
 
+def truncated_model(folder: Path) -> Path:
+    model = folder / "model"
+    model.mkdir()
+    for file in tiny_folder().glob("*"):
+        if file.is_file():
+            (model / file.name).write_bytes(file.read_bytes())
+    (model / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes()[:100_000])
+    return model
+
+
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """One `up` for the tests of this module, ready; killed with all its parts where a test has not ended it."""
@@ -149,7 +160,9 @@ def test_a_second_up_of_the_name_and_one_on_the_port_are_refused(up: Up, tmp_pat
         refused.process.stdout.close()
 
 
-def test_apply_switches_under_load_without_a_failed_request(up: Up) -> None:
+@contextmanager
+def asking(up: Up, clients: int = 4) -> Iterator[list[int]]:
+    """Clients that ask one thing after another; the statuses of their answers."""
     answers: list[int] = []
     stop = threading.Event()
 
@@ -159,32 +172,56 @@ def test_apply_switches_under_load_without_a_failed_request(up: Up) -> None:
                 body = {"model": "tiny", "messages": QUESTION, "temperature": 0, "max_tokens": 32}
                 answers.append(client.post("/v1/chat/completions", json=body).status_code)
 
-    clients = [threading.Thread(target=ask) for _ in range(4)]
-    for client in clients:
-        client.start()
+    threads = [threading.Thread(target=ask) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
     try:
-        until(lambda: len(answers) > 4, "answers")
+        until(lambda: len(answers) > clients, "answers")
+        yield answers
+        before = len(answers)
+        until(lambda: len(answers) > before + clients, "answers after the change")
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_apply_switches_under_load_without_a_failed_request(up: Up) -> None:
+    with asking(up) as answers:
         assert apply(up, TINY).stdout == "nemotrondeployment.trimode.dev/real unchanged\n"
         changed = apply(up, MANUAL)
         assert changed.stdout == "nemotrondeployment.trimode.dev/real configured\n"
         assert "spec.switching.policy: Predictive -> Manual" in changed.stderr
-        before = len(answers)
-        until(lambda: len(answers) > before + 4, "answers after the change")
-        state = fleet(up)
-    finally:
-        stop.set()
-        for client in clients:
-            client.join()
+    state = fleet(up)
     assert set(answers) == {200}
     assert state["policyVersion"] == 2
     replicas = json.loads(json.dumps(state["replicas"]))
     assert [(r["point"], r["decision"]["reason"], r["policyVersion"]) for r in replicas] == [("S8", "Manual", 2)]
 
 
+def test_new_replicas_take_over_under_load_and_a_model_that_cannot_start_does_not(up: Up, tmp_path: Path) -> None:
+    def ids() -> set[str]:
+        replicas = json.loads(json.dumps(fleet(up)["replicas"]))
+        return {r["replicaId"] for r in replicas if r["ready"] and not r["draining"]}
+
+    before = ids()
+    with asking(up) as answers:
+        assert apply(up, MANUAL.replace("maxRunningRequests: 8", "maxRunningRequests: 16")).returncode == 0
+        until(lambda: not before & ids() and len(ids()) == 1, "the new replica alone")
+        after = ids()
+        model = truncated_model(tmp_path)
+        failed = apply(up, MANUAL.replace("tiny://", f"file://{model}"))
+        assert failed.returncode == 1
+        assert "what ran before goes on" in failed.stderr
+        assert "corrupt or truncated safetensors file" in failed.stderr
+        assert ids() == after
+    assert set(answers) == {200}
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        (RESOURCE.replace("URI", "hf://a/b"), "one machine loads"),
+        (RESOURCE.replace("URI", "pvc://a/b"), "a cluster mounts claims"),
         (RESOURCE.replace("URI", "file:///no/such/folder"), "there is no folder"),
         (
             TINY.replace("servedName: tiny", "servedName: x"),
@@ -211,12 +248,7 @@ def test_sigterm_ends_all_of_it(up: Up) -> None:
 
 
 def test_a_corrupt_model_is_one_clear_error_and_nothing_is_left(tmp_path: Path) -> None:
-    model = tmp_path / "model"
-    model.mkdir()
-    for file in tiny_folder().glob("*"):
-        if file.is_file():
-            (model / file.name).write_bytes(file.read_bytes())
-    (model / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes()[:100_000])
+    model = truncated_model(tmp_path)
     running = start(tmp_path, RESOURCE.replace("URI", f"file://{model}"))
     seen: dict[int, psutil.Process] = {}
 

@@ -7,6 +7,7 @@ so that no deployment record, log line or dashboard shows it.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import time
@@ -42,7 +43,8 @@ class ReplicaServer:
 
     async def __init__(self, settings: ReplicaSettings) -> None:  # type: ignore[misc]  # Serve awaits it
         self._replica: Replica | None = None
-        self._replica = await Replica.start(_here(settings), os.environ.get(TOKEN_VARIABLE, ""))
+        here = await asyncio.to_thread(_here, settings)  # the model may have to be downloaded
+        self._replica = await Replica.start(here, os.environ.get(TOKEN_VARIABLE, ""))
 
     async def __call__(self) -> str:
         return "requests go to the router, or to the replica's own port"
@@ -108,20 +110,29 @@ def build_app(settings: PoolSettings) -> Application:
 def deploy(pools: Sequence[PoolSettings], *, prefix: str = "trimode", wait: bool = False) -> None:
     """Run the pools on the Ray that this process is connected to (`ray.init` first), one application each.
 
-    Starts Serve without an HTTP proxy. With `wait`, returns once every replica is ready; RuntimeError where one
-    cannot start. Without, follow `states`.
+    A pool whose settings changed in what its replicas cannot take over gets an application beside the one that runs,
+    until `retire`. Starts Serve without an HTTP proxy. With `wait`, returns once every replica is ready; RuntimeError
+    where one cannot start. Without, follow `states`.
     """
     serve.start(proxy_location="Disabled")
-    targets = [
-        serve.RunTarget(build_app(pool), name=f"{prefix}-{pool.pool}", route_prefix=f"/{pool.pool}") for pool in pools
-    ]
+    names = [_name(pool, prefix) for pool in pools]
+    built = zip(pools, names, strict=True)
+    targets = [serve.RunTarget(build_app(pool), name=name, route_prefix=f"/{name}") for pool, name in built]
     serve.run_many(targets, wait_for_ingress_deployment_creation=wait, wait_for_applications_running=wait)
 
 
 def states(pools: Sequence[PoolSettings], *, prefix: str = "trimode") -> tuple[PoolState, ...]:
     """How far each pool is; `message` is Serve's own, with the replica's error where it could not start."""
     applications = serve.status().applications
-    return tuple(_state(pool.pool, applications.get(f"{prefix}-{pool.pool}")) for pool in pools)
+    return tuple(_state(pool.pool, applications.get(_name(pool, prefix))) for pool in pools)
+
+
+def retire(kept: Sequence[PoolSettings], *, prefix: str = "trimode") -> None:
+    """Drain and end every application but those of `kept`, without waiting for it."""
+    names = {_name(pool, prefix) for pool in kept}
+    for name in serve.status().applications:
+        if name.startswith(f"{prefix}-") and name not in names:
+            serve.delete(name, _blocking=False)
 
 
 def shutdown(timeout_s: float | None = None) -> None:
@@ -172,8 +183,13 @@ def _here(settings: ReplicaSettings) -> ReplicaSettings:
     host = settings.host
     if host == NODE_ADDRESS:
         host = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-    engine = settings.engine.model_copy(update={"model": str(model_folder(settings.engine.model))})
+    folder = model_folder(settings.engine.model, settings.engine.draft_adapter)
+    engine = settings.engine.model_copy(update={"model": str(folder)})
     return settings.model_copy(update={"host": host, "engine": engine})
+
+
+def _name(settings: PoolSettings, prefix: str) -> str:
+    return f"{prefix}-{settings.pool}-{_version(settings)}"
 
 
 def _version(settings: PoolSettings) -> str:

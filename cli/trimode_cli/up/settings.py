@@ -16,7 +16,6 @@ from trimode_cli.up.plan import plan
 if TYPE_CHECKING:
     from trimode_workers.replica.settings import PoolSettings
 
-APP_PREFIX = "trimode"
 _ERROR = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Failed|Refused|Died)\b[^:]*: (?P<words>.+)$")
 
 
@@ -46,13 +45,6 @@ def pools(deployment: NemotronDeployment, model: Path, version: int, router_url:
         )
         for pool in plan(deployment)
     ]
-
-
-def remove(pool: str) -> None:
-    """Drain and end a pool's replicas."""
-    from ray import serve
-
-    serve.delete(f"{APP_PREFIX}-{pool}", _blocking=False)
 
 
 def cause(message: str) -> str:

@@ -28,6 +28,7 @@ START_TIMEOUT_S = 600.0
 POLL_S = 0.25
 RAY_CORES = 10_000
 """What Ray is told: cores are a hint on one machine, never a reason not to place a replica."""
+FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
 SWEEP_GRACE_S = 3.0
 IN_FORCE_TIMEOUT_S = 5.0
 
@@ -70,26 +71,73 @@ class Stack:
         return self.router.fleet()
 
     def apply(self, new: NemotronDeployment, model: Path) -> Update:
-        """Make the running fleet what `new` says; returns what was done. Raises InvalidInput, StartFailed."""
-        from trimode_workers import app
+        """Make the running fleet what `new` says; returns what was done once new replicas are ready.
 
+        Raises InvalidInput, or StartFailed where a pool cannot start: then what ran before goes on.
+        """
         assert self.router is not None
         update = diff(self.deployment, new)
         if not update.changes:
             return update
-        version = self.version + 1
-        policy = policy_of(new, version)
-        if update.policy or update.roll or update.remove:
-            self.router.put_policy(policy)
-        self.deployment, self.model, self.version = new, model, version
-        touched = update.scale + update.roll
-        if touched:
-            app.deploy([pool for pool in self._pools() if pool.pool in touched])
-        for name in update.remove:
-            settings.remove(name)
+        before = self.deployment, self.model
+        self._adopt(new, model)
+        try:
+            self._replace(update)
+        except (StartFailed, Stopped):
+            self._adopt(*before)
+            self._put_back()
+            raise
         if update.policy:
-            self._await_policy(version)
+            self._await_policy(self.version)
         return update
+
+    def _adopt(self, deployment: NemotronDeployment, model: Path) -> None:
+        assert self.router is not None
+        self.version += 1
+        self.deployment, self.model = deployment, model
+        self.router.put_policy(policy_of(deployment, self.version))
+
+    def _replace(self, update: Update) -> None:
+        """New replicas beside the old ones, which go once the new are ready. GPUs are all taken: there the old ones
+        go first."""
+        from trimode_workers import app
+
+        touched = [pool for pool in self._pools() if pool.pool in update.scale + update.roll]
+        if any(pool.num_gpus and pool.pool in update.roll for pool in touched):
+            self._retire()
+        if touched:
+            app.deploy(touched)
+        self._await_pools(app, [pool for pool in touched if pool.pool in update.roll])
+        self._retire()
+
+    def _retire(self) -> None:
+        from trimode_workers import app
+
+        app.retire(self._pools())
+
+    def _put_back(self) -> None:
+        from trimode_workers import app
+
+        if pools := self._pools():
+            app.deploy(pools)  # changes nothing but for pools that had to give way
+        self._retire()
+
+    def _await_pools(self, app: Any, pools: list[Any]) -> None:
+        """Until Serve calls the pools running: their replicas are ready and report."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        waiting = list(pools)
+        while waiting:
+            self._go_on()
+            for state in app.states(waiting):
+                if state.status in FAILED:
+                    raise StartFailed(
+                        f"pool {state.pool!r} did not start, what ran before goes on: {settings.cause(state.message)}"
+                    )
+                if state.status == "RUNNING":
+                    waiting = [pool for pool in waiting if pool.pool != state.pool]
+            if waiting and time.monotonic() > deadline:
+                raise StartFailed(f"pool {waiting[0].pool!r}: not ready within {START_TIMEOUT_S:g} s")
+            time.sleep(POLL_S)
 
     def stop(self) -> None:
         """End everything that was started, in whatever state it is: requests first, then processes."""
@@ -151,7 +199,7 @@ class Stack:
         for state in app.states(pools):
             if state.pool not in waiting:
                 continue
-            if state.status in ("DEPLOY_FAILED", "UNHEALTHY"):
+            if state.status in FAILED:
                 raise StartFailed(f"pool {state.pool!r} did not start: {settings.cause(state.message)}")
             wanted = waiting[state.pool]
             list_.working(_step(state.pool), f"loading weights ({ready.get(state.pool, 0)} of {wanted} ready)")
