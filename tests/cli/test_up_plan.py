@@ -46,7 +46,6 @@ def test_a_suspended_deployment_starts_no_pool() -> None:
 @pytest.mark.parametrize(
     ("spec", "path"),
     [
-        ({"model": {"uri": "hf://nvidia/Nemotron-Labs-Diffusion-8B"}}, "spec.model.uri"),
         ({"model": {"uri": "pvc://claim/path"}}, "spec.model.uri"),
         ({"model": {"uri": "file://relative/path"}}, "spec.model.uri"),
         ({"model": {"uri": "tiny://", "draftAdapter": "lora"}}, "spec.model.draftAdapter"),
@@ -119,7 +118,7 @@ def test_a_change_that_one_machine_ignores_says_so() -> None:
     [
         (resource(model={"uri": "tiny://", "servedName": "other"}), "spec.model.servedName"),
         (resource(name="second"), "metadata.name"),
-        (resource(model={"uri": "hf://a/b"}), "spec.model.uri"),
+        (resource(model={"uri": "pvc://a/b"}), "spec.model.uri"),
     ],
 )
 def test_what_cannot_change_while_it_runs(new: NemotronDeployment, path: str) -> None:

@@ -1,14 +1,18 @@
 """What is looked at before anything is started."""
 
+import io
 import socket
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from trimode_api.resource import NemotronDeployment
 from trimode_cli.errors import BadInput
+from trimode_cli.up.download import shown
 from trimode_cli.up.plan import PoolPlan
 from trimode_cli.up.preflight import check_machine, check_port, model_folder, tiny_folder
+from trimode_workers.sources.testing import StandInHub
 
 
 def resource(uri: str) -> NemotronDeployment:
@@ -73,3 +77,34 @@ def test_too_many_gpus_is_an_error_too_many_cores_a_warning() -> None:
         "the pools ask for 4 cores",
         "the pools ask for 2048 MiB of memory",
     ]
+
+
+def test_a_hub_is_downloaded_from_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {path.name: path.read_bytes() for path in tiny_folder().iterdir() if path.is_file()}
+    with StandInHub("nvidia/Tiny", files) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        monkeypatch.setenv("HF_HOME", str(tmp_path))
+        said, quiet = io.StringIO(), io.StringIO()
+        with shown(Console(file=said)) as told:
+            folder = model_folder(resource("hf://nvidia/Tiny"), told)
+        with shown(Console(file=quiet)) as told:
+            assert model_folder(resource("hf://nvidia/Tiny"), told) == folder
+        with pytest.raises(BadInput, match=r"spec\.model\.uri: model hf://nvidia/Small@main: .*no such repository"):
+            model_folder(resource("hf://nvidia/Small"))
+    assert (folder / "model.safetensors").read_bytes() == files["model.safetensors"]
+    lines = said.getvalue().splitlines()
+    assert lines[-1].startswith("downloading model.safetensors: 100 % of")
+    assert len(lines) > 1
+    assert quiet.getvalue() == ""
+
+
+def test_a_bar_on_a_terminal_only_where_something_is_downloaded() -> None:
+    def seen(*steps: int) -> str:
+        screen = io.StringIO()
+        with shown(Console(file=screen, force_terminal=True, width=100)) as told:
+            for step in steps:
+                told("model.safetensors", step, 1000)
+        return screen.getvalue()
+
+    assert "model.safetensors" in seen(10, 1000)
+    assert "model.safetensors" not in seen(1000)

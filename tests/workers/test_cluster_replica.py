@@ -209,6 +209,7 @@ class TestWithoutPolicy:
         assert set(PoolArgs.model_fields) == {"pool", "served_name", "engine", "router_urls"}
         assert set(EngineOptions.model_fields) == {
             "model",
+            "draft_adapter",
             "dtype",
             "max_context_tokens",
             "max_running_requests",
@@ -221,8 +222,8 @@ class TestWithoutPolicy:
             app.build(args | {"router_urls": []})
         with pytest.raises(Exception, match="policy: unknown field"):
             app.build(args | {"policy": {}})
-        with pytest.raises(EngineFailed, match=r"model hf://nvidia/X: workers cannot download models yet; .*pvc://"):
-            app.build(args | {"engine": {"model": "hf://nvidia/X"}})
+        with pytest.raises(EngineFailed, match=r"model s3://bucket/x: allowed are hf://"):
+            app.build(args | {"engine": {"model": "s3://bucket/x"}})
 
     def test_the_builder_makes_one_deployment_named_like_the_pool(self, args: dict[str, Any]) -> None:
         app = pytest.importorskip("trimode_workers.app", reason="NO RAY: pip install 'trimode[workers]'")
@@ -243,10 +244,11 @@ class TestSource:
     @pytest.mark.parametrize(
         ("uri", "words"),
         [
-            ("file:///no/such", "there is no folder /no/such in the worker"),
-            ("file://relative", "workers load tiny:// or file:///PATH"),
-            ("s3://bucket/x", "workers load tiny:// or file:///PATH"),
-            ("hf://a/b", "cannot download models yet"),
+            ("file:///no/such", "there is no folder /no/such here"),
+            ("file://relative", "allowed are hf://"),
+            ("s3://bucket/x", "allowed are hf://"),
+            ("hf://owner", "allowed are hf://"),
+            ("pvc://claim/path", "a volume of a cluster"),
         ],
     )
     def test_what_cannot_be_loaded(self, uri: str, words: str) -> None:
@@ -255,5 +257,6 @@ class TestSource:
 
     def test_what_no_worker_could_load_is_known_without_looking(self) -> None:
         check_source("file:///no/such")
+        check_source("hf://a/b@v1")
         with pytest.raises(EngineFailed):
-            check_source("hf://a/b")
+            check_source("pvc://a/b")

@@ -13,6 +13,7 @@ from rich.text import Text
 from trimode_api.resource import GROUP, KIND
 from trimode_cli import console
 from trimode_cli.errors import BadInput, CliError
+from trimode_cli.up import download, preflight
 from trimode_cli.up.control import send, socket_path
 from trimode_cli.up.load import load
 from trimode_cli.up.plan import plan
@@ -22,6 +23,8 @@ def apply(file: str) -> None:
     """Send the resource in `file`; prints what kubectl would, and what changed. Raises TrimodeError."""
     deployment = load(file)
     plan(deployment)
+    with download.shown(console.err) as told:  # here, so that the fleet goes on while a new model is downloaded
+        preflight.model_folder(deployment, told)
     name = deployment.metadata.name
     resource = deployment.model_dump(mode="json", by_alias=True, exclude_none=True)
     answer = send(socket_path(name, os.environ), {"order": "apply", "resource": resource})

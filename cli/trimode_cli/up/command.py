@@ -23,7 +23,7 @@ from trimode_api.resource import NemotronDeployment
 from trimode_cli import console
 from trimode_cli.console import Terminal, own_terminal
 from trimode_cli.errors import Stopped
-from trimode_cli.up import orders, preflight, progress, ray_local, reaper
+from trimode_cli.up import download, orders, preflight, progress, ray_local, reaper
 from trimode_cli.up.control import Control, Order, socket_path
 from trimode_cli.up.live import LiveLine, glance
 from trimode_cli.up.load import load
@@ -76,7 +76,8 @@ def up(file: str, host: str, port: int) -> None:
 def _look_first(deployment: NemotronDeployment, host: str, port: int) -> Path:
     """Every check that needs nothing started; returns the model's folder."""
     pools = plan(deployment)
-    model = preflight.model_folder(deployment)
+    with download.shown(console.err) as told:
+        model = preflight.model_folder(deployment, told)
     warnings = preflight.check_machine(
         pools, preflight.machine_gpus(), preflight.machine_cores(), preflight.machine_memory()
     )

@@ -102,8 +102,8 @@ def _of_policy(path: str) -> bool:
 def _unsupported(deployment: NemotronDeployment) -> list[Problem]:
     spec, problems = deployment.spec, []
     uri = spec.model.uri
-    if not uri.startswith(("tiny://", "file://")):
-        problems.append(Problem("spec.model.uri", f"{uri!r}: one machine loads tiny:// or file:///PATH so far"))
+    if uri.startswith("pvc://"):
+        problems.append(Problem("spec.model.uri", f"{uri!r}: a cluster mounts claims; here write file:///PATH"))
     if uri.startswith("file://") and not uri.startswith("file:///"):
         problems.append(Problem("spec.model.uri", f"{uri!r}: write an absolute path, file:///PATH"))
     if spec.engine.type is not EngineType.NATIVE:

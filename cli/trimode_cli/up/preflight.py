@@ -7,27 +7,35 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from urllib.parse import unquote
 
 from trimode_api.resource import NemotronDeployment
 from trimode_cli.errors import BadInput
 from trimode_cli.up.plan import PoolPlan
 
+Progress = Callable[[str, int, int], None]
 
-def model_folder(deployment: NemotronDeployment) -> Path:
-    """The folder behind `spec.model.uri`, with the files of a model in it. Raises BadInput."""
-    uri = deployment.spec.model.uri
-    folder = tiny_folder() if uri == "tiny://" else Path(unquote(uri.removeprefix("file://")))
-    if not folder.is_dir():
-        raise BadInput(f"spec.model.uri: {uri!r}: there is no folder {folder}")
+
+def model_folder(deployment: NemotronDeployment, progress: Progress | None = None) -> Path:
+    """The folder behind `spec.model.uri`, with the files of a model in it; `hf://` is downloaded first.
+
+    `progress(file, bytes there, bytes in all)` is told of a download. Raises BadInput.
+    """
+    from trimode_workers.sources import Hub, ModelSource, SourceError, fetch, silent
+
+    model = deployment.spec.model
+    try:
+        source = ModelSource.parse(model.uri, model.revision)
+        folder = fetch(source, Hub.from_environment(os.environ), model.draft_adapter, progress or silent)
+    except SourceError as exc:
+        raise BadInput(f"spec.model.uri: {exc}") from exc
     missing = [name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
     if not any(folder.glob("*.safetensors")):
         missing.append("*.safetensors")
     if missing:
         raise BadInput(
-            f"spec.model.uri: {uri!r}: {folder} holds no {', no '.join(missing)}",
+            f"spec.model.uri: {model.uri!r}: {folder} holds no {', no '.join(missing)}",
             "A model is a Hugging Face folder: config.json, tokenizer.json and safetensors files.",
         )
     return folder

@@ -24,10 +24,11 @@ class EngineOptions(Settings):
     """What the engine's process is started with.
 
     `model` is a folder with config.json, safetensors and tokenizer; on a cluster its URI, until the replica knows the
-    folder. `threads` 0 leaves the number to torch.
+    folder. `draft_adapter` is a folder in it. `threads` 0 leaves the number to torch.
     """
 
     model: str = Field(min_length=1)
+    draft_adapter: str | None = Field(default=None, min_length=1)
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     max_context_tokens: int = Field(default=4096, ge=16)
     max_running_requests: int = Field(default=64, ge=1)

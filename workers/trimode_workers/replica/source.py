@@ -1,35 +1,52 @@
-"""From a model's URI to the folder it is in.
+"""From a model's URI to the folder it is in, on the node of a replica.
 
-Belongs here: what a worker can load, and plain words for what it cannot.
+Belongs here: what a worker says while it fetches a model, and plain words for what it cannot load.
 """
 
 from __future__ import annotations
 
+import logging
+import os
+import time
 from pathlib import Path
-from urllib.parse import unquote
 
 from trimode_workers.process.client import EngineFailed
+from trimode_workers.sources import Hub, ModelSource, SourceError, fetch
+
+SAY_EVERY_S = 10.0
+"""A download is told in the log this often, in seconds."""
+
+_log = logging.getLogger(__name__)
 
 
 def check_source(uri: str) -> None:
     """EngineFailed where no worker can load from `uri`, whatever is in its file system."""
-    if uri.startswith("hf://"):
-        raise EngineFailed(
-            f"model {uri}: workers cannot download models yet; put its folder on a volume and write "
-            "pvc://CLAIM/PATH, or into the image and write file:///PATH"
-        )
-    if "://" in uri and not uri.startswith(("tiny://", "file:///")):
-        raise EngineFailed(f"model {uri}: workers load tiny:// or file:///PATH")
+    try:
+        ModelSource.parse(uri)
+    except SourceError as exc:
+        raise EngineFailed(str(exc)) from exc
 
 
-def model_folder(uri: str) -> Path:
-    """The folder behind `uri` (or a plain path), in this process's file system. EngineFailed where there is none."""
-    check_source(uri)
-    if uri == "tiny://":
-        import trimode_workers.tiny
+def model_folder(uri: str, draft_adapter: str | None = None, hub: Hub | None = None) -> Path:
+    """The folder behind `uri` (or a plain path) in this process's file system; downloads `hf://` first.
 
-        return Path(trimode_workers.tiny.__path__[0])
-    folder = Path(unquote(uri.removeprefix("file://")))
-    if not folder.is_dir():
-        raise EngineFailed(f"model {uri}: there is no folder {folder} in the worker")
-    return folder
+    Blocks while it downloads. `hub` None is the one that the environment names. EngineFailed where it cannot be had.
+    """
+    try:
+        source = ModelSource.parse(uri)
+        return fetch(source, hub or Hub.from_environment(os.environ), draft_adapter, _Said(uri))
+    except SourceError as exc:
+        raise EngineFailed(str(exc)) from exc
+
+
+class _Said:
+    """Progress as log lines, seldom."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._next = time.monotonic() + SAY_EVERY_S
+
+    def __call__(self, file: str, done: int, total: int) -> None:
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + SAY_EVERY_S
+            _log.info("model %s: %d of %d MiB (%s)", self._uri, done >> 20, total >> 20, file)

@@ -1,0 +1,49 @@
+"""Shows how far a model's download is: a bar on a terminal, a line for each tenth elsewhere.
+
+Belongs here: rendering. Nothing is shown where nothing has to be downloaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+TENTHS = 10
+
+
+@contextmanager
+def shown(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """A function to be told (file, bytes there, bytes in all)."""
+    if not console.is_terminal:
+        yield _Lines(console)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
+        yield _Bar(bar)
+
+
+class _Bar:
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task = progress.add_task("downloading", visible=False)
+
+    def __call__(self, file: str, done: int, total: int) -> None:
+        shown = self._progress.tasks[0].visible or done < total
+        self._progress.update(self._task, description=file, completed=done, total=total, visible=shown)
+
+
+class _Lines:
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._told: int | None = None
+
+    def __call__(self, file: str, done: int, total: int) -> None:
+        tenth = TENTHS * done // total if total else TENTHS
+        if tenth != self._told and not (self._told is None and tenth == TENTHS):
+            self._told = tenth
+            self._console.print(
+                f"downloading {file}: {100 * done // total} % of {total / (1 << 20):.1f} MiB", soft_wrap=True
+            )

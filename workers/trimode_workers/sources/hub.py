@@ -1,0 +1,208 @@
+"""Models from a Hugging Face hub, or a mirror that speaks like one.
+
+huggingface_hub finds, lists and keeps files; large ones are fetched by `transfer` into its cache first, because they
+then survive an interrupted download and are checked against their SHA-256. A model that is in the cache serves
+without the hub.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+import httpx2
+from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    IncompleteSnapshotError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub.hf_api import RepoFile
+
+from trimode_workers.sources.errors import SourceError
+from trimode_workers.sources.kind import check_kind
+from trimode_workers.sources.progress import Progress
+from trimode_workers.sources.silence import Silent
+from trimode_workers.sources.transfer import Blob, Transfer, git_blob_id
+from trimode_workers.sources.uri import ModelSource
+
+WANTED = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer*.json",
+    "special_tokens_map.json",
+    "chat_template*.*",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+)
+"""Files of a repository that engines read; code, other formats and pictures stay where they are."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Hub:
+    """`endpoint`: None is huggingface.co. `token`: None is what `hf auth login` has left. `cache`: None is its own."""
+
+    endpoint: str | None = None
+    token: str | None = None
+    cache: Path | None = None
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Hub:
+        """By the usual variables: HF_ENDPOINT, HF_TOKEN, HF_HUB_CACHE, HF_HOME."""
+        cache = environment.get("HF_HUB_CACHE") or None
+        home = environment.get("HF_HOME") or None
+        return cls(
+            endpoint=(environment.get("HF_ENDPOINT") or "").rstrip("/") or None,
+            token=environment.get("HF_TOKEN") or None,
+            cache=Path(cache) if cache else Path(home, "hub") if home else None,
+        )
+
+    @property
+    def address(self) -> str:
+        return self.endpoint or constants.ENDPOINT
+
+    def fetch(self, source: ModelSource, adapter: str | None, progress: Progress) -> Path:
+        """The snapshot's folder, complete and checked. Raises SourceError."""
+        name = f"hf://{source.place}@{source.revision}"
+        try:
+            return self._fetch(source, adapter, progress, name)
+        except GatedRepoError as exc:
+            raise SourceError(
+                f"model {name}: {self.address} asks for access first: accept its terms there, then set HF_TOKEN"
+            ) from exc
+        except RepositoryNotFoundError as exc:
+            token = "the token in HF_TOKEN cannot see it" if self.token else "it is private and HF_TOKEN is not set"
+            raise SourceError(f"model {name}: {self.address} has no such repository, or {token}") from exc
+        except RevisionNotFoundError as exc:
+            raise SourceError(f"model {name}: the repository has no revision {source.revision!r}") from exc
+        except EntryNotFoundError as exc:
+            raise SourceError(f"model {name}: the repository lacks a file: {_line(exc)}") from exc
+        except (HfHubHTTPError, httpx2.HTTPError) as exc:
+            raise SourceError(f"model {name}: {self.address} does not answer as it should: {_line(exc)}") from exc
+        except OSError as exc:
+            raise SourceError(f"model {name}: cannot be written to the cache: {_line(exc)}") from exc
+
+    def _fetch(self, source: ModelSource, adapter: str | None, progress: Progress, name: str) -> Path:
+        api = HfApi(endpoint=self.endpoint, token=self.token)
+        try:
+            commit = api.model_info(source.place, revision=source.revision).sha
+            assert commit is not None
+            files = [
+                entry
+                for entry in api.list_repo_tree(source.place, recursive=True, revision=commit)
+                if isinstance(entry, RepoFile) and _wanted(entry.path, adapter)
+            ]
+        except (httpx2.TransportError, OfflineModeIsEnabled) as exc:
+            return self._cached(source, adapter, name, exc)
+        except HfHubHTTPError as exc:
+            if exc.response.status_code < 500:
+                raise
+            return self._cached(source, adapter, name, exc)
+        if adapter is not None and not any(file.path.startswith(f"{adapter}/") for file in files):
+            raise SourceError(f"model {name}: there is no draft adapter {adapter!r} in the repository")
+        self._check_config(source, commit, name)
+        self._get_large(source, commit, files, progress, name)
+        folder = Path(
+            snapshot_download(
+                source.place,
+                revision=commit,
+                cache_dir=self.cache,
+                endpoint=self.endpoint,
+                token=self.token,
+                allow_patterns=[file.path for file in files],
+                tqdm_class=Silent,
+            )
+        )
+        self._keep_revision(source, commit)
+        for file in files:
+            if file.lfs is None and git_blob_id(folder / file.path) != file.blob_id:
+                raise SourceError(f"model {name}: {folder / file.path} is damaged (wrong checksum); remove it")
+        return folder
+
+    def _check_config(self, source: ModelSource, commit: str, name: str) -> None:
+        """Refuse a model of another kind before its weights are downloaded."""
+        path = hf_hub_download(
+            source.place,
+            "config.json",
+            revision=commit,
+            cache_dir=self.cache,
+            endpoint=self.endpoint,
+            token=self.token,
+            tqdm_class=Silent,
+        )
+        check_kind(Path(path).parent, name)
+
+    def _get_large(
+        self, source: ModelSource, commit: str, files: Sequence[RepoFile], progress: Progress, name: str
+    ) -> None:
+        """Bring large files to where huggingface_hub would have put them."""
+        storage = self._storage(source)
+        blobs = [Blob(file.path, file.lfs.size, file.lfs.sha256) for file in files if file.lfs is not None]
+        transfer = Transfer(self.address, self.token, source.place, commit, storage / "blobs")
+        missing = sum(transfer.missing(blob) for blob in blobs)
+        if missing:
+            storage.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(storage).free
+            if missing > free:
+                raise SourceError(
+                    f"model {name}: {_gib(missing)} to download, {_gib(free)} free in {storage}; "
+                    "make room, or set HF_HOME to another disk"
+                )
+        transfer.get(blobs, progress)
+
+    def _cached(self, source: ModelSource, adapter: str | None, name: str, cause: Exception) -> Path:
+        """What an earlier download left, where the hub cannot be reached."""
+        patterns = [*WANTED, *([f"{adapter}/*"] if adapter else [])]
+        try:
+            folder = snapshot_download(
+                source.place,
+                revision=source.revision,
+                cache_dir=self.cache,
+                local_files_only=True,
+                allow_patterns=patterns,
+                tqdm_class=Silent,
+            )
+        except (LocalEntryNotFoundError, IncompleteSnapshotError, FileNotFoundError) as exc:
+            raise SourceError(
+                f"model {name}: {self.address} cannot be reached ({_line(cause)}), and the cache has no whole copy"
+            ) from exc
+        check_kind(Path(folder), name)
+        _log.warning("model %s: %s cannot be reached; serving the copy in the cache", name, self.address)
+        return Path(folder)
+
+    def _storage(self, source: ModelSource) -> Path:
+        cache = self.cache or Path(constants.HF_HUB_CACHE)
+        return cache.expanduser().resolve() / repo_folder_name(repo_id=source.place, repo_type="model")
+
+    def _keep_revision(self, source: ModelSource, commit: str) -> None:
+        """So that the branch or tag is known without the hub, too."""
+        if source.revision != commit:
+            reference = self._storage(source) / "refs" / source.revision
+            reference.parent.mkdir(parents=True, exist_ok=True)
+            reference.write_text(commit, encoding="utf-8")
+
+
+def _wanted(path: str, adapter: str | None) -> bool:
+    if adapter is not None and path.startswith(f"{adapter}/"):
+        return path.endswith((".json", ".safetensors"))
+    return "/" not in path and any(fnmatch(path, pattern) for pattern in WANTED)
+
+
+def _gib(size: int) -> str:
+    return f"{size / (1 << 30):.1f} GiB"
+
+
+def _line(exc: Exception) -> str:
+    return " ".join(str(exc).split())[:300] or type(exc).__name__
