@@ -46,6 +46,8 @@ class Memory:
     made: object = None
     """All that the last successful `make` depended on; while it is the same there is nothing to make."""
     plan: Plan | None = None
+    token: str | None = None
+    """What the fleet was given. An edited or deleted Secret is restored to it: another one would replace every pod."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ class Reconciler:
         """A resource that stays."""
         names = self._names(key)
         deployment, problems = _parsed(body)
-        token = await self._observer.token(key, names)
+        token = memory.token = memory.token or await self._observer.token(key, names) or fresh_token()
         failure: NotMade | None = None
         plan: Plan | None = None
         if deployment is not None:
@@ -107,10 +109,9 @@ class Reconciler:
                 problems = tuple(map(str, invalid.problems))
             except NotMade as error:
                 failure, plan = error, memory.plan
-        token = token or await self._observer.token(key, names)
         routers = await self._observer.routers(key, names)
         fleets = await self._observer.fleets(routers, token)
-        if plan is not None and failure is None and token is not None and await self._push(fleets, token, plan):
+        if plan is not None and failure is None and await self._push(fleets, token, plan):
             fleets = await self._observer.fleets(routers, token)
         seen = self._seen(key, body, deployment, plan, fleets, problems)
         if failure is not None:
@@ -120,9 +121,7 @@ class Reconciler:
             raise failure
         return next_look_s(status, self._parts.now())
 
-    async def _make(
-        self, key: Key, body: Object, deployment: NemotronDeployment, token: str | None, memory: Memory
-    ) -> Plan:
+    async def _make(self, key: Key, body: Object, deployment: NemotronDeployment, token: str, memory: Memory) -> Plan:
         """Plan and apply; nothing where all that a plan depends on is as it was after the last one."""
         capabilities = self._parts.capabilities()
         owner = Owner(key.name, key.namespace, body["metadata"]["uid"], body["metadata"]["generation"])
@@ -130,7 +129,7 @@ class Reconciler:
         if memory.plan is not None and memory.made == (basis, self._versions(key)):
             return memory.plan
         ray_service = self._cache.children(key).get((RAY_SERVICE.kind, self._names(key).ray_service))
-        observed = Observed(token=token or fresh_token(), ray_service=ray_service)
+        observed = Observed(token=token, ray_service=ray_service)
         plan = make_plan(deployment, owner, self._parts.settings, capabilities, observed)
         await self._applier.make(plan, owner)
         memory.plan, memory.made = plan, (basis, self._versions(key))
