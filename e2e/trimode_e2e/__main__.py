@@ -1,26 +1,23 @@
-"""`python -m trimode_e2e build`: make the control plane's binaries, or say what this machine lacks for it."""
+"""`python -m trimode_e2e prepare`: see to a control plane, or say what this machine lacks for one."""
 
 from __future__ import annotations
 
 import sys
 
-from trimode_e2e.control.build import COMMANDS, NODE_COMMANDS, build
+from trimode_e2e.control.provide import prepare
 from trimode_e2e.errors import HarnessError
-
-_CHOICES = {"build": COMMANDS, "build-node": (*COMMANDS, *NODE_COMMANDS)}
 
 
 def main(words: list[str]) -> int:
     """Returns the exit status: 2 where the words are wrong, 1 where it failed."""
-    if len(words) != 1 or words[0] not in _CHOICES:
-        sys.stderr.write(f"usage: python -m trimode_e2e {{{','.join(_CHOICES)}}}, not {' '.join(words)!r}\n")
+    if words != ["prepare"]:
+        sys.stderr.write(f"usage: python -m trimode_e2e prepare, not {' '.join(words)!r}\n")
         return 2
     try:
-        folder = build(say, _CHOICES[words[0]])
+        say(f"control plane: {prepare(say)}")
     except HarnessError as exc:
         sys.stderr.write(f"error: {exc}\n")
         return 1
-    say(f"binaries are in {folder}")
     return 0
 
 

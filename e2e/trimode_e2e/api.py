@@ -51,6 +51,10 @@ class Api:
         self._dynamic = None
         return bool(self._discovered().resources.search(api_version=api_version, kind=kind))
 
+    def knows_cached(self, api_version: str, kind: str) -> bool:
+        """The same from the last discovery."""
+        return bool(self._discovered().resources.search(api_version=api_version, kind=kind))
+
     def get(self, api_version: str, kind: str, name: str, namespace: str | None = None) -> Object | None:
         """None where there is none."""
         try:

@@ -26,9 +26,8 @@ CEL_SINCE = (1, 25)
 
 
 def ours(server: tuple[int, int]) -> dict[str, Any]:
-    """NemotronDeployment, without the rules that an old server would refuse to store."""
-    crd = _load(OURS)
-    return crd if server >= CEL_SINCE else without(crd, _is_rule)
+    """NemotronDeployment, without what an old server would refuse to store."""
+    return _fit(_load(OURS), server)
 
 
 def ray_service(server: tuple[int, int]) -> tuple[dict[str, Any], str]:
@@ -37,11 +36,7 @@ def ray_service(server: tuple[int, int]) -> tuple[dict[str, Any], str]:
     if chosen and not Path(chosen).is_file():
         raise Missing(f"{RAY_SERVICE} names {chosen!r}, which is no file")
     file = Path(chosen) if chosen else SIBLING if SIBLING.is_file() else MINIMAL
-    crd = _load(file)
-    words = "a minimal RayService" if file == MINIMAL else "KubeRay's own RayService"
-    if server < CEL_SINCE:
-        crd = without(crd, lambda key, value: _is_rule(key, value) or (key == "default" and value == ""))
-    return crd, words
+    return _fit(_load(file), server), "a minimal RayService" if file == MINIMAL else "KubeRay's own RayService"
 
 
 def without(node: Any, unwanted: Callable[[str, Any], bool]) -> Any:
@@ -53,8 +48,30 @@ def without(node: Any, unwanted: Callable[[str, Any], bool]) -> Any:
     return node
 
 
-def _is_rule(key: str, _: Any) -> bool:
-    return key == "x-kubernetes-validations"
+def _fit(crd: dict[str, Any], server: tuple[int, int]) -> dict[str, Any]:
+    """Old servers know no rules, and take an empty string for a missing default."""
+    if server >= CEL_SINCE:
+        return crd
+    fitting: dict[str, Any] = without(
+        crd, lambda key, value: key == "x-kubernetes-validations" or (key == "default" and value == "")
+    )
+    _require_keys(fitting)
+    return fitting
+
+
+def _require_keys(node: Any) -> None:
+    """Keys of lists that are maps need a default or must be given: those that lost theirs must be given. In place."""
+    if isinstance(node, list):
+        for item in node:
+            _require_keys(item)
+    if not isinstance(node, dict):
+        return
+    for key in node.get("x-kubernetes-list-map-keys", []):
+        items = node["items"]
+        if "default" not in items["properties"][key] and key not in items.get("required", []):
+            items["required"] = [*items.get("required", []), key]
+    for value in node.values():
+        _require_keys(value)
 
 
 def _load(file: Path) -> dict[str, Any]:

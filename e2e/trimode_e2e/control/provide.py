@@ -39,17 +39,14 @@ class Cluster:
 
 
 @contextmanager
-def provide(say: Say, may_build: bool) -> Iterator[Cluster]:
-    """A running cluster; what was started for it is ended.
-
-    Raises Missing where none is at hand: without `may_build`, an earlier build is used but no new one begun.
-    """
+def provide() -> Iterator[Cluster]:
+    """A running cluster; what was started for it is ended. Raises Missing where none is at hand, see `prepare`."""
     if existing := os.environ.get(KUBECONFIG):
         if not Path(existing).is_file():
             raise Missing(f"{KUBECONFIG} names {existing!r}, which is no file")
         yield Cluster(Path(existing), f"the cluster of {KUBECONFIG}")
         return
-    binaries, origin = _binaries(say, may_build)
+    binaries, origin = _binaries()
     # Not below a long path: unix sockets of what runs in it have short names.
     with tempfile.TemporaryDirectory(prefix="trimode-cp-", ignore_cleanup_errors=True) as folder:
         plane = ControlPlane(binaries, Path(folder))
@@ -60,11 +57,18 @@ def provide(say: Say, may_build: bool) -> Iterator[Cluster]:
             plane.stop()
 
 
-def _binaries(say: Say, may_build: bool) -> tuple[Path, str]:
+def prepare(say: Say) -> str:
+    """Build the binaries if nothing else is at hand; where the cluster will come from, in words."""
+    if os.environ.get(KUBECONFIG):
+        return f"the cluster of {KUBECONFIG}"
+    if os.environ.get(ENVTEST):
+        return f"the binaries in {ENVTEST}"
+    return f"our own build in {build(say)}"
+
+
+def _binaries() -> tuple[Path, str]:
     if assets := os.environ.get(ENVTEST):
         return Path(assets), f"the binaries in {ENVTEST}"
-    if may_build:
-        return build(say), "our own build"
     found = built()
     if found is None:
         raise Missing(f"there is no control plane here: {WAYS}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,14 @@ HEARTBEAT_S = 10.0
 
 
 class Node:
-    """Runs from `start` to `stop`; its files go below `folder`."""
+    """Runs from `start` to `stop`; its files go below `folder`. Plays pods of the namespaces that are `played`."""
 
-    def __init__(self, api: Api, folder: Path, names: Names) -> None:
+    def __init__(self, api: Api, folder: Path, names: Names, played: Callable[[str], bool]) -> None:
         self.pods: dict[str, Pod] = {}
         self._api = api
         self._folder = folder
         self._names = names
+        self._played = played
         self._addresses = Addresses()
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -69,7 +71,7 @@ class Node:
 
     def _follow(self) -> None:
         for change, pod in self._api.watch("v1", "Pod", "", self._stopping):
-            if pod["spec"].get("nodeSelector") == SELECTOR:
+            if pod["spec"].get("nodeSelector") == SELECTOR and self._played(pod["metadata"]["namespace"]):
                 self._take(change, pod)
 
     def _take(self, change: str, pod: Object) -> None:

@@ -11,6 +11,7 @@ import datetime
 import secrets
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from trimode_e2e.api import Api, Object, Refused
@@ -26,12 +27,16 @@ LONGEST_OLD_CLUSTER_S = 10.0
 
 
 class Controller:
-    """Runs from `start` to `stop`. `environment` is for Ray's processes, beside what the pod templates say."""
+    """Runs from `start` to `stop`. Plays RayServices of the namespaces that are `played`.
 
-    def __init__(self, api: Api, environment: dict[str, str]) -> None:
+    `environment` is for Ray's processes, beside what the pod templates say.
+    """
+
+    def __init__(self, api: Api, environment: dict[str, str], played: Callable[[str], bool]) -> None:
         self.services: dict[tuple[str, str], Service] = {}
         self._api = api
         self._environment = environment
+        self._played = played
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="kuberay", daemon=True)
 
@@ -54,6 +59,8 @@ class Controller:
     def _follow(self) -> None:
         for change, item in self._api.watch(API_VERSION, KIND, "", self._stopping):
             key = item["metadata"]["namespace"], item["metadata"]["name"]
+            if not self._played(key[0]):
+                continue
             service = self.services.get(key)
             if service is not None and service.uid != item["metadata"]["uid"]:
                 service.end()

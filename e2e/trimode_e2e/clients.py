@@ -1,0 +1,127 @@
+"""Clients of a fleet: one request, or steady traffic that notices every failure.
+
+Belongs here: HTTP to the routers, as any client of the OpenAI API would do it.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import httpx
+
+from trimode_api.fleet import FleetView
+from trimode_api.wire import FLEET_PATH
+
+TIMEOUT_S = 60.0
+PROMPT = "Count from one to twenty."
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back. `tokens` and `trimode` are of the last event; `pieces` counts the events with text."""
+
+    status: int
+    text: str
+    pieces: int
+    tokens: int
+    trimode: dict[str, Any]
+    error: str = ""
+
+    @property
+    def complete(self) -> bool:
+        return self.status == 200 and not self.error and self.tokens > 0
+
+
+def chat(url: str, model: str, max_tokens: int = 32, seed: int = 1) -> Answer:
+    """One streamed chat completion from the router at `url` (`http://HOST:PORT`)."""
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": PROMPT}],
+        "max_tokens": max_tokens,
+        "temperature": 0,
+        "seed": seed,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    text, pieces, tokens, ended = "", 0, 0, False
+    own: dict[str, Any] = {}
+    try:
+        with httpx.stream(
+            "POST", f"{url}/v1/chat/completions", json=body, timeout=TIMEOUT_S, trust_env=False
+        ) as answer:
+            if answer.status_code != 200:
+                return Answer(answer.status_code, "", 0, 0, {}, answer.read().decode(errors="replace"))
+            for line in answer.iter_lines():
+                data = line.removeprefix("data: ").strip()
+                if data == "[DONE]":
+                    ended = True
+                if not data or data == "[DONE]":
+                    continue
+                event = json.loads(data)
+                if "error" in event:
+                    return Answer(200, text, pieces, tokens, own, json.dumps(event["error"]))
+                for choice in event.get("choices", []):
+                    piece = choice.get("delta", {}).get("content") or ""
+                    text, pieces = text + piece, pieces + bool(piece)
+                tokens = (event.get("usage") or {}).get("completion_tokens", tokens)
+                own = event.get("trimode") or own
+    except httpx.HTTPError as exc:
+        return Answer(0, text, pieces, tokens, own, f"{type(exc).__name__}: {exc}")
+    return Answer(200, text, pieces, tokens, own, "" if ended else "the stream ended without [DONE]")
+
+
+def fleet(address: str, token: str) -> FleetView | None:
+    """The router's view of the fleet, None where it does not answer."""
+    try:
+        answer = httpx.get(
+            f"http://{address}{FLEET_PATH}",
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=5,
+            trust_env=False,
+        )
+        answer.raise_for_status()
+    except httpx.HTTPError:
+        return None
+    return FleetView.from_wire(answer.content)
+
+
+@dataclass(slots=True)
+class Traffic:
+    """One request after the other, `pause_s` apart, until the end of the `with` block; bounded load."""
+
+    url: str
+    model: str
+    pause_s: float = 0.2
+    answers: list[Answer] = field(default_factory=list)
+    _stopping: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        assert self._thread is not None
+        self._thread.join(TIMEOUT_S)
+
+    @property
+    def failures(self) -> list[Answer]:
+        return [answer for answer in self.answers if not answer.complete]
+
+    def wait_for(self, more: int, timeout_s: float = 30.0) -> None:
+        """Until so many more requests have been answered."""
+        wanted, deadline = len(self.answers) + more, time.monotonic() + timeout_s
+        while len(self.answers) < wanted:
+            assert time.monotonic() < deadline, f"no {more} more answers within {timeout_s:g} s"
+            time.sleep(0.05)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self.answers.append(chat(self.url, self.model, max_tokens=16))
+            self._stopping.wait(self.pause_s)
