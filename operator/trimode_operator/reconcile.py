@@ -42,7 +42,7 @@ LIVELY_S = 90.0
 class Memory:
     """What is remembered of a resource between visits; nothing is lost with it but time."""
 
-    listed_at: float = float("-inf")
+    listed_at: float | None = None
     made: object = None
     """All that the last successful `make` depended on; while it is the same there is nothing to make."""
     plan: Plan | None = None
@@ -86,7 +86,9 @@ class Reconciler:
             return None
         memory = self._memories.setdefault(key, Memory())
         kinds = prunable(self._parts.capabilities())
-        if self._parts.monotonic() - memory.listed_at > RELIST_S:
+        if memory.listed_at is None and not body.get("status"):
+            memory.listed_at = self._parts.monotonic()  # nothing was made of it yet that the watches could have missed
+        if memory.listed_at is None or self._parts.monotonic() - memory.listed_at > RELIST_S:
             await self._observer.list_children(key, kinds)
             memory.listed_at, memory.made = self._parts.monotonic(), None
         if body["metadata"].get("deletionTimestamp") is not None:
