@@ -104,7 +104,7 @@ def ready(seen: Observations) -> Verdict:
             return Verdict(part.status, part.reason, part.message)
     if _behind(seen):
         return Verdict(FALSE, Reason.POLICY_ROLLOUT, _behind(seen))
-    return Verdict(TRUE, Reason.AS_SPECIFIED, workers_ready(seen).message)
+    return Verdict(TRUE, Reason.AS_SPECIFIED, _lines((workers_ready(seen).message, *_left_out(seen))))
 
 
 def serving(seen: Observations) -> Verdict:
@@ -252,6 +252,11 @@ def _behind(seen: Observations) -> str:
 
 def _note(seen: Observations, reason: str) -> str:
     return next((note.message for note in seen.notes if note.reason == reason), "")
+
+
+def _left_out(seen: Observations) -> tuple[str, ...]:
+    """What the cluster is not able to have, which keeps nothing from being ready."""
+    return tuple(f"{note.kind}: {note.message}" for note in seen.notes if note.reason != Reason.KUBERAY_MISSING)
 
 
 def _replicas(count: int) -> str:
