@@ -83,6 +83,7 @@ class Metrics:
         )
         self.in_flight = Gauge("trimode_router_in_flight", "Requests at replicas, by this router.", registry=registry)
         self.queued = Gauge("trimode_router_queued", "Requests waiting in this router.", registry=registry)
+        self.tasks = Gauge("trimode_router_tasks", "Tasks in the event loop.", registry=registry)
         self.connections = Gauge("trimode_router_client_connections", "Open client connections.", registry=registry)
 
     def text(self, view: FleetView) -> bytes:

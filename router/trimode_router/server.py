@@ -144,6 +144,7 @@ class Router:
 
     def _metrics_live(self) -> None:
         self.metrics.in_flight.set_function(lambda: len(self.dispatcher.in_flight))
+        self.metrics.tasks.set_function(lambda: len(asyncio.all_tasks()))
         self.metrics.queued.set_function(lambda: len(self.dispatcher.queue))
         self.metrics.connections.set_function(lambda: len(self._connections))
 

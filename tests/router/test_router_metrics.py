@@ -21,6 +21,7 @@ NAMES = {
     "trimode_router_refusals": ("counter", ("reason",)),
     "trimode_router_in_flight": ("gauge", ()),
     "trimode_router_queued": ("gauge", ()),
+    "trimode_router_tasks": ("gauge", ()),
     "trimode_router_client_connections": ("gauge", ()),
     "trimode_router_policy_version": ("gauge", ()),
     "trimode_replica_ready": ("gauge", ("pool", "replica")),

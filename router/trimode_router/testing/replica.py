@@ -116,6 +116,8 @@ class FakeReplica:
     max_running: int = 4
     calls: list[Call] = field(default_factory=list)
     connections: int = 0
+    running: int = 0
+    """Requests being answered."""
     sequence: int = 0
     port: int = 0
 
@@ -206,6 +208,7 @@ class FakeReplica:
 
     async def _answer(self, call: Call, reader: asyncio.StreamReader) -> None:
         """Run the script until it ends or the router leaves."""
+        self.running += 1
         script = asyncio.ensure_future(self.script(call))
         leaving = asyncio.ensure_future(reader.read(1))
         try:
@@ -217,6 +220,7 @@ class FakeReplica:
             call.gone.set()
             raise
         finally:
+            self.running -= 1
             script.cancel()
             leaving.cancel()
             await asyncio.gather(script, leaving, return_exceptions=True)
