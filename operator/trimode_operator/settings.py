@@ -77,6 +77,9 @@ class Settings(Part):
     model_cache_claim: Name | None = Field(
         default=None, description="PersistentVolumeClaim that keeps hf:// models; an emptyDir where left out."
     )
+    hub_token_secret: Name | None = Field(
+        default=None, description="Secret in a resource's namespace whose `token` opens gated hf:// models."
+    )
     network_policies: bool = True
     operator: PeerSelector = PeerSelector(pod_labels={"app.kubernetes.io/name": "trimode-operator"})
     kuberay: PeerSelector = PeerSelector(pod_labels={"app.kubernetes.io/name": "kuberay-operator"})

@@ -51,7 +51,7 @@ def ray_service(
 ) -> Manifest:
     """The RayService; while suspended it keeps its shape and runs nothing."""
     spec = deployment.spec
-    source = weights(spec.model.uri, settings)
+    source = weights(spec.model, settings)
     return {
         **child("ray.io/v1", "RayService", names.ray_service, owner, "worker"),
         "spec": {

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
+from trimode_api.spec import Model
 from trimode_operator.settings import Settings
 
 MODEL_MOUNT = "/models"
 CACHE_MOUNT = "/cache"
+HUB_TOKEN_KEY = "token"
 VOLUME = "model"
 
 
@@ -25,23 +28,32 @@ class Weights:
     environment: tuple[dict[str, Any], ...] = ()
 
 
-def weights(uri: str, settings: Settings) -> Weights:
+def weights(model: Model, settings: Settings) -> Weights:
     """`tiny://` and `file://` are in the image; `pvc://CLAIM/PATH` is mounted, read only; `hf://` gets a cache."""
+    uri = model.uri
     if uri.startswith("pvc://"):
         claim, _, path = uri.removeprefix("pvc://").partition("/")
         return Weights(
-            f"file://{MODEL_MOUNT}/{path}",
+            f"file://{MODEL_MOUNT}/{quote(path)}",
             volumes=({"name": VOLUME, "persistentVolumeClaim": {"claimName": claim, "readOnly": True}},),
             mounts=({"name": VOLUME, "mountPath": MODEL_MOUNT, "readOnly": True},),
         )
     if uri.startswith("hf://"):
         return Weights(
-            uri,
+            f"{uri}@{model.revision}",
             volumes=({"name": VOLUME, **_cache(settings)},),
             mounts=({"name": VOLUME, "mountPath": CACHE_MOUNT},),
-            environment=({"name": "HF_HOME", "value": CACHE_MOUNT},),
+            environment=({"name": "HF_HOME", "value": CACHE_MOUNT}, *_hub_token(settings)),
         )
     return Weights(uri)
+
+
+def _hub_token(settings: Settings) -> tuple[dict[str, Any], ...]:
+    """For models that ask for access; without the Secret open ones load all the same."""
+    if settings.hub_token_secret is None:
+        return ()
+    reference = {"name": settings.hub_token_secret, "key": HUB_TOKEN_KEY, "optional": True}
+    return ({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": reference}},)
 
 
 def _cache(settings: Settings) -> dict[str, Any]:

@@ -45,6 +45,7 @@ ALL_SETTINGS = Settings(
     node_selector={"kubernetes.io/arch": "amd64"},
     tolerations=({"key": "gpu", "operator": "Exists", "effect": "NoSchedule"},),
     model_cache_claim="models",
+    hub_token_secret="hub",
     gateway=Gateway(name="public", namespace="gateways", section_name="https", hostnames=("llm.example",)),
     endpoint_picker=EndpointPicker(name="picker"),
 )

@@ -21,7 +21,8 @@ def test_defaults() -> None:
         65532,
     )
     assert settings.network_policies
-    assert (settings.gateway, settings.endpoint_picker, settings.model_cache_claim) == (None, None, None)
+    assert (settings.gateway, settings.endpoint_picker) == (None, None)
+    assert (settings.model_cache_claim, settings.hub_token_secret) == (None, None)
 
 
 def test_ray_is_the_one_that_is_installed() -> None:

@@ -21,6 +21,9 @@ MakePlan = Callable[..., Plan]
 Find = Callable[..., Mapping[str, Any]]
 
 
+CLAIM = {"persistentVolumeClaim": {"claimName": "claim", "readOnly": True}}
+
+
 @pytest.fixture
 def service(resource: Resource, plan: MakePlan, find: Find) -> Mapping[str, Any]:
     return find(plan(resource()), "RayService")
@@ -142,8 +145,9 @@ def test_gpus_are_asked_for_where_a_pool_has_some(service: Mapping[str, Any]) ->
     [
         ("tiny://", "tiny://", None),
         ("file:///opt/m", "file:///opt/m", None),
-        ("pvc://claim/a/b", "file:///models/a/b", {"persistentVolumeClaim": {"claimName": "claim", "readOnly": True}}),
-        ("hf://nvidia/X", "hf://nvidia/X", {"persistentVolumeClaim": {"claimName": "models"}}),
+        ("pvc://claim/a/b", "file:///models/a/b", CLAIM),
+        ("pvc://claim/a b%", "file:///models/a%20b%25", CLAIM),
+        ("hf://nvidia/X", "hf://nvidia/X@v2", {"persistentVolumeClaim": {"claimName": "models"}}),
     ],
 )
 def test_where_the_weights_are(
@@ -155,9 +159,11 @@ def test_where_the_weights_are(
     plan: MakePlan,
     find: Find,
 ) -> None:
-    service = find(plan(resource(spec | {"model": {"uri": uri}})), "RayService")
+    service = find(plan(resource(spec | {"model": {"uri": uri, "revision": "v2"}})), "RayService")
     app = yaml.safe_load(service["spec"]["serveConfigV2"])["applications"][0]
     assert app["args"]["engine"]["model"] == loaded
     pod = service["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]["template"]["spec"]
     volumes = [{k: v for k, v in each.items() if k != "name"} for each in pod["volumes"] if each["name"] == "model"]
     assert volumes == ([] if volume is None else [volume])
+    from_hub = {each["name"] for each in pod["containers"][0]["env"]} & {"HF_HOME", "HF_TOKEN"}
+    assert from_hub == ({"HF_HOME", "HF_TOKEN"} if uri.startswith("hf://") else set())
