@@ -6,6 +6,7 @@ views. What follows from them is said in `conditions` and `status`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from trimode_operator.plan import Note
 from trimode_operator.routers import NO_FLEETS, Fleets
 
 BAD_APPLICATION = ("DEPLOY_FAILED", "UNHEALTHY")
+_ERROR = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Failed|Refused|Died|InvalidInput)\b[^:]*: (?P<words>.+)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +131,19 @@ def _failed(status: Mapping[str, Any]) -> tuple[str, ...]:
         applications = (status.get(part) or {}).get("applicationStatuses") or {}
         for name, application in applications.items():
             if application.get("status") in BAD_APPLICATION:
-                found[name] = f"{name} {application['status']}: {application.get('message', '')}".strip(": ")
+                found[name] = f"{name} {application['status']}: {_cause(application)}".strip(": ")
     return tuple(found.values())
+
+
+def _cause(application: Mapping[str, Any]) -> str:
+    """Why it failed: the last error of the traceback that Serve's message is. Deployments know it, where replicas
+    cannot start; the application, where it cannot be built."""
+    deployments = (application.get("serveDeploymentStatuses") or {}).values()
+    told = [deployment.get("message") or "" for deployment in deployments]
+    message = next(filter(None, told), "") or application.get("message") or ""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    errors = (match["words"] for line in reversed(lines) if (match := _ERROR.match(line)) is not None)
+    return next(errors, message)
 
 
 def minimum_of(deployment: NemotronDeployment | None, service: Mapping[str, Any] | None) -> Mapping[str, int]:

@@ -41,12 +41,13 @@ def serve_config(deployment: NemotronDeployment, names: Names, weights: Weights,
 
 def application_args(deployment: NemotronDeployment, pool: Pool, names: Names, weights: Weights) -> dict[str, Any]:
     """What a pool's replicas are started with; running ones cannot take over a change of it."""
-    engine = deployment.spec.engine
+    engine, adapter = deployment.spec.engine, deployment.spec.model.draft_adapter
     return {
         "pool": pool.name,
         "served_name": deployment.served_name,
         "engine": {
             "model": weights.uri,
+            **({} if adapter is None else {"draft_adapter": adapter}),
             "dtype": engine.dtype.value,
             "max_context_tokens": engine.max_context_tokens,
             "max_running_requests": engine.max_running_requests,
