@@ -17,13 +17,15 @@ Visit = Callable[[Key], Awaitable[float | None]]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`workers` visits at once, `visit_s` seconds each at most. A failing resource waits `first_wait_s`, doubled with
-    each failure in a row up to `longest_wait_s`; what happens to it meanwhile is seen after `first_wait_s`."""
+    """`workers` visits at once, `visit_s` seconds each at most. A failing resource waits `first_wait_s`, `growth` times
+    as long with each failure in a row, up to `longest_wait_s`; what happens to it meanwhile is seen after
+    `first_wait_s`."""
 
     workers: int = 8
     visit_s: float = 60.0
     first_wait_s: float = 1.0
     longest_wait_s: float = 60.0
+    growth: float = 2.0
 
 
 class WorkQueue:
@@ -103,7 +105,7 @@ class WorkQueue:
         except Exception as error:  # noqa: BLE001 - whatever one resource does must not stop the others
             count = self._failures[key] = self._failures.get(key, 0) + 1
             self._failed(key, error)
-            wait = self._limits.first_wait_s * 2.0 ** min(count - 1, 16)
+            wait = self._limits.first_wait_s * self._limits.growth ** min(count - 1, 16)
             self._later(key, min(wait, self._limits.longest_wait_s))
             return
         self._failures.pop(key, None)

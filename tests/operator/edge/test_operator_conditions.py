@@ -1,0 +1,224 @@
+"""What follows from what was seen, condition by condition."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from trimode_api.fleet import Freshness
+from trimode_operator.conditions import ConditionType, verdicts
+from trimode_operator.observations import Failure, Observations, Ray, Rollout
+from trimode_operator.plan import Note
+from trimode_operator.testing.fleet import fleets, replica, view
+
+KUBERAY = Note("RayService", "KubeRayMissing", "install it: helm install kuberay-operator")
+BUDGETS = Note("PodDisruptionBudget", "BudgetsMissing", "not known here")
+
+WELL = Observations(
+    generation=3,
+    routers=Rollout(wanted=1, ready=1, current=True),
+    ray=Ray(ready=True),
+    fleets=fleets(view(replica(policy_version=3), policy_version=3)),
+    minimum={"flex": 1},
+    policy_version=3,
+    attainment={"standard": 97},
+    objectives={"standard": 95},
+)
+NOTHING = Observations(generation=1)
+SUSPENDED = Observations(generation=2, suspend=True, routers=Rollout(0, 0, True), ray=Ray(None, suspended=True))
+
+
+def told(seen: Observations) -> dict[str, tuple[str, str]]:
+    return {kind: (verdict.status.value, str(verdict.reason)) for kind, verdict in verdicts(seen).items()}
+
+
+def test_every_condition_is_said_from_the_first_moment_on() -> None:
+    found = told(NOTHING)
+    assert list(found) == [kind.value for kind in ConditionType]
+    assert found == {
+        "Ready": ("Unknown", "NotObserved"),
+        "Serving": ("Unknown", "NotObserved"),
+        "Progressing": ("True", "RouterRollout"),
+        "RouterReady": ("Unknown", "NotObserved"),
+        "WorkersReady": ("Unknown", "NotObserved"),
+        "MetricsFresh": ("Unknown", "NotObserved"),
+        "SLOMet": ("Unknown", "NoTraffic"),
+        "Suspended": ("False", "NotSuspended"),
+    }
+
+
+def test_all_is_well() -> None:
+    assert told(WELL) == {
+        "Ready": ("True", "AsSpecified"),
+        "Serving": ("True", "ReplicasServe"),
+        "Progressing": ("False", "AsSpecified"),
+        "RouterReady": ("True", "RoutersReady"),
+        "WorkersReady": ("True", "PoolsReady"),
+        "MetricsFresh": ("True", "ReportsFresh"),
+        "SLOMet": ("True", "ObjectivesMet"),
+        "Suspended": ("False", "NotSuspended"),
+    }
+
+
+CASES: list[tuple[str, dict[str, Any], dict[str, tuple[str, str]]]] = [
+    (
+        "a bad edit: what serves goes on serving",
+        {"problems": ("spec.pools: bad",), "policy_version": None},
+        {
+            "Ready": ("False", "InvalidSpec"),
+            "Serving": ("True", "ReplicasServe"),
+            "Progressing": ("False", "InvalidSpec"),
+        },
+    ),
+    (
+        "a child is refused",
+        {"failure": Failure("Forbidden", "services is forbidden")},
+        {"Ready": ("False", "Forbidden"), "Serving": ("True", "ReplicasServe"), "Progressing": ("False", "Forbidden")},
+    ),
+    (
+        "KubeRay is not there",
+        {"kuberay": False, "ray": None, "fleets": fleets(view()), "notes": (KUBERAY,)},
+        {
+            "Ready": ("False", "KubeRayMissing"),
+            "WorkersReady": ("False", "KubeRayMissing"),
+            "Progressing": ("False", "KubeRayMissing"),
+            "Serving": ("False", "NoReplicaReady"),
+        },
+    ),
+    (
+        "a pool has too few",
+        {"minimum": {"flex": 2}},
+        {
+            "Ready": ("False", "PoolsNotReady"),
+            "WorkersReady": ("False", "PoolsNotReady"),
+            "Progressing": ("True", "WaitingForWorkers"),
+            "Serving": ("True", "ReplicasServe"),
+        },
+    ),
+    (
+        "Serve says why",
+        {"minimum": {"flex": 2}, "ray": Ray(False, failed=("flex DEPLOY_FAILED: no such file",))},
+        {"Ready": ("False", "DeployFailed"), "Progressing": ("False", "DeployFailed")},
+    ),
+    (
+        "a router is missing",
+        {"routers": Rollout(wanted=2, ready=1, current=True)},
+        {"Ready": ("False", "SomeRoutersNotReady"), "Progressing": ("True", "WaitingForWorkers")},
+    ),
+    (
+        "routers are replaced while the old ones serve",
+        {"routers": Rollout(wanted=1, ready=1, current=False)},
+        {"Ready": ("True", "AsSpecified"), "Progressing": ("True", "RouterRollout")},
+    ),
+    (
+        "a new cluster is made beside the old one",
+        {"ray": Ray(True, upgrading=True)},
+        {"Ready": ("True", "AsSpecified"), "Progressing": ("True", "WorkersRollout")},
+    ),
+    (
+        "a router runs an older policy",
+        {"policy_version": 4},
+        {
+            "Ready": ("False", "PolicyRollout"),
+            "Progressing": ("True", "PolicyRollout"),
+            "Serving": ("True", "ReplicasServe"),
+        },
+    ),
+    (
+        "a replica runs an older policy",
+        {"fleets": fleets(view(replica(policy_version=2), policy_version=3))},
+        {"Ready": ("False", "PolicyRollout")},
+    ),
+    (
+        "no router answers the operator, but their probes do",
+        {"fleets": fleets(silent=1)},
+        {
+            "Ready": ("True", "AsSpecified"),
+            "WorkersReady": ("True", "RayServiceReady"),
+            "Serving": ("True", "RoutersServe"),
+            "MetricsFresh": ("False", "RoutersUnreachable"),
+        },
+    ),
+    (
+        "no router answers, none is ready",
+        {"fleets": fleets(silent=1), "routers": Rollout(1, 0, True)},
+        {"Serving": ("False", "NoRouterReady"), "RouterReady": ("False", "NoRouterReady")},
+    ),
+    (
+        "a replica is not heard of",
+        {"fleets": fleets(view(replica(policy_version=3), replica("r2", freshness=Freshness.STALE, policy_version=3)))},
+        {"MetricsFresh": ("False", "ReportsStale"), "Serving": ("True", "ReplicasServe")},
+    ),
+    (
+        "a replica that drained and left is nothing to report",
+        {
+            "fleets": fleets(
+                view(
+                    replica(policy_version=3),
+                    replica("r2", freshness=Freshness.DEAD, draining=True),
+                    policy_version=3,
+                )
+            )
+        },
+        {"MetricsFresh": ("True", "ReportsFresh"), "Ready": ("True", "AsSpecified")},
+    ),
+    (
+        "an objective is missed",
+        {"attainment": {"standard": 94}},
+        {"SLOMet": ("False", "ObjectivesMissed"), "Ready": ("True", "AsSpecified")},
+    ),
+    ("no answers to judge by", {"attainment": {"standard": None}}, {"SLOMet": ("Unknown", "NoTraffic")}),
+    (
+        "it goes",
+        {"deleting": "requests in flight finish"},
+        {"Ready": ("False", "Draining"), "Progressing": ("True", "Draining"), "Serving": ("True", "ReplicasServe")},
+    ),
+    (
+        "it is being suspended",
+        {"suspend": True},
+        {
+            "Ready": ("False", "Suspended"),
+            "Suspended": ("False", "Suspending"),
+            "Progressing": ("True", "Suspending"),
+            "Serving": ("True", "ReplicasServe"),
+            "WorkersReady": ("False", "Suspended"),
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "expected"), [pytest.param(*case[1:], id=case[0]) for case in CASES])
+def test_one_thing_is_otherwise(changes: dict[str, Any], expected: dict[str, tuple[str, str]]) -> None:
+    found = told(replace(WELL, **changes))
+    assert {kind: found[kind] for kind in expected} == expected
+
+
+def test_suspended() -> None:
+    found = told(SUSPENDED)
+    assert found["Suspended"] == ("True", "Suspended")
+    assert found["Progressing"] == ("False", "Suspended")
+    assert found["Serving"] == ("False", "Suspended")
+    assert found["Ready"] == ("False", "Suspended")
+
+
+def test_messages_say_what_to_do() -> None:
+    missing = verdicts(replace(WELL, kuberay=False, notes=(KUBERAY,)))
+    assert "helm install kuberay-operator" in missing[ConditionType.READY].message
+    invalid = verdicts(replace(WELL, problems=("spec.a: is required", "spec.b: is wrong")))
+    assert invalid[ConditionType.READY].message == "spec.a: is required\nspec.b: is wrong"
+    lacking = verdicts(replace(WELL, minimum={"flex": 2, "big": 1}))
+    assert "flex has 1 of at least 2, big has 0 of at least 1" in lacking[ConditionType.WORKERS_READY].message
+
+
+def test_what_the_cluster_cannot_have_is_said_and_keeps_nothing_from_being_ready() -> None:
+    verdict = verdicts(replace(WELL, notes=(BUDGETS,)))[ConditionType.READY]
+    assert verdict.status.value == "True"
+    assert "PodDisruptionBudget: not known here" in verdict.message
+
+
+def test_a_very_long_list_of_problems_fits_into_the_condition() -> None:
+    verdict = verdicts(replace(WELL, problems=("spec.pools[0]: wrong " * 10,) * 100))[ConditionType.READY]
+    assert len(verdict.message) <= 4096
+    assert verdict.message.endswith("...")
