@@ -1,0 +1,152 @@
+"""Who leads, and that nobody else writes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import pytest
+
+from trimode_operator.cluster import RESOURCE
+from trimode_operator.errors import ApiUnreachable
+from trimode_operator.lease import Claim, Election, Fenced, NotLeading, Terms, claim_of, may_take
+from trimode_operator.plan import ChildKind
+from trimode_operator.testing.cluster import MemoryCluster
+
+TERMS = Terms(duration=9.0, renew_deadline=6.0, retry=0.001)
+CONFIG_MAP = ChildKind("v1", "ConfigMap", "configmaps")
+
+
+@pytest.mark.parametrize(
+    ("holder", "seen_at", "now", "expected"),
+    [
+        ("", 0.0, 0.0, True),
+        ("me", 0.0, 100.0, True),
+        ("other", 0.0, 8.9, False),
+        ("other", 0.0, 9.0, True),
+    ],
+)
+def test_who_may_take_it(holder: str, seen_at: float, now: float, expected: bool) -> None:
+    assert may_take(Claim(holder, "t", seen_at), "me", TERMS, now) is expected
+
+
+def test_a_claim_ages_from_when_we_first_saw_it_whatever_its_clock_says() -> None:
+    lease = {"spec": {"holderIdentity": "other", "renewTime": "2001-01-01T00:00:00Z"}}
+    first = claim_of(lease, None, 10.0)
+    assert claim_of(lease, first, 15.0).seen_at == 10.0
+    renewed = {"spec": {"holderIdentity": "other", "renewTime": "2001-01-01T00:00:02Z"}}
+    assert claim_of(renewed, first, 15.0).seen_at == 15.0
+
+
+class Clock:
+    """Stands until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Candidate:
+    """An election under way; notes what it is told."""
+
+    def __init__(self, cluster: MemoryCluster, clock: Clock, name: str) -> None:
+        self.news: list[bool] = []
+        self.election = Election(cluster, "default", "lock", name, clock, self.news.append, TERMS)
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self.election.run())
+
+    async def stop(self) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+    async def until(self, leads: bool) -> None:
+        async with asyncio.timeout(10):
+            while self.election.leads is not leads or (self.news and self.news[-1]) != leads:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+
+
+async def test_one_leads_and_hands_over_at_once_when_it_stops() -> None:
+    cluster, clock = MemoryCluster(), Clock()
+    first, second = Candidate(cluster, clock, "one"), Candidate(cluster, clock, "two")
+    first.start()
+    await first.until(True)
+    second.start()
+    await asyncio.sleep(0.02)
+    assert not second.election.leads
+    assert cluster.named("Lease", "lock")["spec"]["holderIdentity"] == "one"
+    await first.stop()
+    await second.until(True)  # the clock has not moved
+    spec = cluster.named("Lease", "lock")["spec"]
+    assert (spec["holderIdentity"], spec["leaseTransitions"]) == ("two", 1)
+    await second.stop()
+
+
+async def test_a_dead_leader_is_replaced_when_its_claim_has_expired() -> None:
+    cluster, clock = MemoryCluster(), Clock()
+    cluster.put(
+        {
+            "kind": "Lease",
+            "metadata": {"name": "lock", "namespace": "default"},
+            "spec": {"holderIdentity": "dead", "renewTime": "t"},
+        }
+    )
+    heir = Candidate(cluster, clock, "heir")
+    heir.start()
+    await asyncio.sleep(0.02)
+    assert not heir.election.leads
+    clock.now = 9.0
+    await heir.until(True)
+    await heir.stop()
+
+
+async def test_a_leader_that_cannot_renew_stops_before_others_begin() -> None:
+    cluster, clock = MemoryCluster(), Clock()
+    leader = Candidate(cluster, clock, "one")
+    leader.start()
+    await leader.until(True)
+    cluster.refuse = lambda *_: ApiUnreachable("gone")
+    await asyncio.sleep(0.02)
+    assert leader.election.leads  # for now
+    clock.now += TERMS.renew_deadline
+    await leader.until(False)
+    assert leader.news == [True, False]
+    cluster.refuse = lambda *_: None
+    await leader.until(True)
+    await leader.stop()
+
+
+async def test_leading_ends_by_itself_even_where_the_loop_hangs() -> None:
+    cluster, clock = MemoryCluster(), Clock()
+    leader = Candidate(cluster, clock, "one")
+    leader.start()
+    await leader.until(True)
+    clock.now += TERMS.renew_deadline
+    assert not leader.election.leads  # nothing has run since
+    await leader.stop()
+
+
+async def test_without_the_lease_nothing_is_written() -> None:
+    cluster = MemoryCluster()
+    leads = False
+    fenced = Fenced(cluster, lambda: leads)
+    body = {"kind": "ConfigMap", "metadata": {"name": "c", "namespace": "default"}}
+    for attempt in (
+        lambda: fenced.apply(CONFIG_MAP, body),
+        lambda: fenced.create(CONFIG_MAP, "default", body),
+        lambda: fenced.replace(CONFIG_MAP, "default", "c", body),
+        lambda: fenced.merge(RESOURCE, "default", "c", {}),
+        lambda: fenced.delete(CONFIG_MAP, "default", "c", "uid"),
+    ):
+        with pytest.raises(NotLeading):
+            await attempt()
+    assert cluster.writes == []
+    assert await fenced.listed(CONFIG_MAP, None) == []
+    leads = True
+    await fenced.apply(CONFIG_MAP, body)
+    assert cluster.writes == [("apply", "ConfigMap", "c")]
