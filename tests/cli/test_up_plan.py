@@ -48,7 +48,6 @@ def test_a_suspended_deployment_starts_no_pool() -> None:
     [
         ({"model": {"uri": "pvc://claim/path"}}, "spec.model.uri"),
         ({"model": {"uri": "file://relative/path"}}, "spec.model.uri"),
-        ({"model": {"uri": "tiny://", "draftAdapter": "lora"}}, "spec.model.draftAdapter"),
         (
             {"engine": {"type": "SGLang", "image": "x"}, "pools": [{"name": "a", "modes": ["AR"]}]},
             "spec.engine.type",

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from trimode_workers.kind import foreign
 from trimode_workers.process.client import EngineFailed
 from trimode_workers.replica.source import model_folder
 from trimode_workers.sources import Hub, ModelSource, SourceError, fetch
-from trimode_workers.sources.kind import foreign
 from trimode_workers.sources.testing import StandInHub
 from trimode_workers.sources.testing.hub import COMMIT
 from trimode_workers.sources.transfer import PARTIAL

@@ -108,8 +108,6 @@ def _unsupported(deployment: NemotronDeployment) -> list[Problem]:
         problems.append(Problem("spec.model.uri", f"{uri!r}: write an absolute path, file:///PATH"))
     if spec.engine.type is not EngineType.NATIVE:
         problems.append(Problem("spec.engine.type", f"{spec.engine.type} does not run on one machine yet; use Native"))
-    if spec.model.draft_adapter is not None:
-        problems.append(Problem("spec.model.draftAdapter", "is not loaded on one machine yet; leave it out"))
     return problems
 
 

@@ -26,6 +26,7 @@ def pools(deployment: NemotronDeployment, model: Path, version: int, router_url:
     spec = deployment.spec
     engine = EngineOptions(
         model=str(model),
+        draft_adapter=spec.model.draft_adapter,
         dtype=spec.engine.dtype.value,
         max_context_tokens=spec.engine.max_context_tokens,
         max_running_requests=spec.engine.max_running_requests,

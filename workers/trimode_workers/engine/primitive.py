@@ -27,6 +27,7 @@ class Primitive:
 
     def __init__(self, network: Network, cache: KVCache) -> None:
         self.network, self.cache = network, cache
+        self.drafter = network.drafter or network
         self.mask_token_id = network.config.mask_token_id
 
     def window(self, rows: Seq[int], lengths: Seq[int], n: int) -> Window:
@@ -37,15 +38,21 @@ class Primitive:
         """Token ids on the cache's device, int64."""
         return torch.tensor(tokens, device=self.cache.memory.device)
 
-    def forward(self, tokens: Tensor, window: Window, attention: Attention, first: int = 0) -> Tensor:
-        """tokens `[b, n]` -> logits `[b, n - first, vocab]` of the queries from `first` on. Writes the window."""
+    def forward(
+        self, tokens: Tensor, window: Window, attention: Attention, first: int = 0, *, drafting: bool = False
+    ) -> Tensor:
+        """tokens `[b, n]` -> logits `[b, n - first, vocab]` of the queries from `first` on. Writes the window.
+
+        `drafting` switches the draft adapter on, where there is one.
+        """
+        network = self.drafter if drafting else self.network
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             self._write(layer, window.slots, k, v)
             return self._attend(layer, q, window, attention)
 
-        hidden = self.network.hidden(tokens, window.positions, attend)
-        return self.network.logits(hidden[:, first:] if first else hidden)
+        hidden = network.hidden(tokens, window.positions, attend)
+        return network.logits(hidden[:, first:] if first else hidden)
 
     def advance(self, pieces: Seq[Seq[int]], rows: Seq[int], lengths: Seq[int]) -> Tensor:
         """Write the causal state of a piece of each row's tokens, pieces of any length, without padding: the network

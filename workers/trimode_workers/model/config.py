@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from trimode_workers.kind import ARCHITECTURE, MODEL_TYPE, foreign
 from trimode_workers.model.errors import ConfigError
-
-MODEL_TYPE = "nemotron_labs_diffusion"
-ARCHITECTURE = "NemotronLabsDiffusionModel"
 
 
 @dataclass(frozen=True)
@@ -124,6 +122,8 @@ class _Reader:
         for field, allowed in _FIXED.items():
             if raw.get(field, allowed[0]) not in allowed:
                 self.refuse(field, raw[field], f"one of {list(allowed)}")
+        if reason := foreign(raw):
+            self.problems.append(reason)
         if "model_type" not in raw:
             self.refuse("model_type", None, f"{MODEL_TYPE!r}")
         hidden, heads = self.count("hidden_size"), self.count("num_attention_heads")
@@ -210,6 +210,8 @@ class _Reader:
         if type(original) is not int or original < 1:
             self.refuse("rope_parameters.original_max_position_embeddings", original, "a whole number >= 1")
             original = 1
+        if where.get("attention_factor") is not None:
+            self.refuse("rope_parameters.attention_factor", where["attention_factor"], "None")
         optional = {
             name: None if where.get(name) is None else self.number(name, where) for name in ("mscale", "mscale_all_dim")
         }
@@ -226,10 +228,10 @@ class _Reader:
 
 
 _FIXED: dict[str, tuple[object, ...]] = {
-    "model_type": (MODEL_TYPE,),
     "hidden_act": ("silu",),
     "tie_word_embeddings": (False,),
     "attention_bias": (False, None),
     "mlp_bias": (False, None),
     "sliding_window": (None,),
+    "quantization_config": (None,),
 }

@@ -27,6 +27,11 @@ class Network(Protocol):
 
     config: ModelConfig
 
+    @property
+    def drafter(self) -> "Network | None":
+        """The network with its draft adapter on; None where it has none."""
+        ...
+
     def hidden(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """tokens `[b, n]` int64, positions `[b, n]` -> `[b, n, hidden]` after the final norm."""
         ...
@@ -83,6 +88,8 @@ class Encoder(nn.Module):
 
 class Decoder(nn.Module):
     """The readable, trainable decoder. `fused()` gives a faster, inference-only one with equal results."""
+
+    drafter = None
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -2,7 +2,8 @@
 
     ModelError
     ├── ConfigError      config.json is missing, unreadable, or says what this decoder cannot do
-    └── WeightsError     the tensors are missing, corrupt, or do not fit config.json
+    ├── WeightsError     the tensors are missing, corrupt, or do not fit config.json
+    └── AdapterError     the draft adapter is missing, does not fit, or changes nothing
 
 Every message names the file or field, the value found, and what is allowed.
 """
@@ -18,3 +19,7 @@ class ConfigError(ModelError):
 
 class WeightsError(ModelError):
     """The safetensors files are missing, damaged, or disagree with config.json."""
+
+
+class AdapterError(ModelError):
+    """The draft adapter is missing, malformed, made for another model, or without effect."""

@@ -7,6 +7,9 @@ operations, and rotation is one complex product: the dimensions of q and k are r
 neighbours, which leaves their products unchanged. Results equal `Decoder`'s up to rounding.
 """
 
+from collections.abc import Sequence
+from copy import copy
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -38,6 +41,13 @@ class FusedDecoder:
         self.head = _packed(decoder.diffusion_head.weight)
         self.frequencies, self.magnitude = decoder.frequencies, decoder.magnitude
         self._turns = self._table(_FIRST_POSITIONS)
+        self.drafter: FusedDecoder | None = None
+
+    def adapt(self, outputs: Sequence[Tensor]) -> None:
+        """Make `drafter`: this network with other `o_proj` weights `[hidden, heads * head_dim]`; shares the rest."""
+        drafter = copy(self)
+        drafter.layers = [layer.with_output(weight) for layer, weight in zip(self.layers, outputs, strict=True)]
+        self.drafter = drafter
 
     def hidden(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """tokens `[b, n]` int64, positions `[b, n]` -> `[b, n, hidden]` after the final norm."""
@@ -94,6 +104,12 @@ class _FusedLayer:
         self.o = _packed(attention.o_proj.weight)
         self.gate_up = _packed(torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)) * after)
         self.down = _packed(mlp.down_proj.weight)
+
+    def with_output(self, weight: Tensor) -> "_FusedLayer":
+        """The same layer with another `o_proj`."""
+        other = copy(self)
+        other.o = _packed(weight)
+        return other
 
 
 def _packed(weight: Tensor) -> Tensor:

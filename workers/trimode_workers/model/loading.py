@@ -28,9 +28,14 @@ def load_decoder(folder: str | Path, dtype: torch.dtype = torch.float32) -> tupl
         decoder = Decoder(config)
     tensors: dict[str, Tensor] = {}
     for path in _files(folder):
-        tensors |= _read(path)
+        tensors |= read_tensors(path)
     expected = {name: tuple(p.shape) for name, p in decoder.named_parameters()}
     problems = _differences(expected, {name: tuple(t.shape) for name, t in tensors.items()})
+    problems += [
+        f"{name} is {str(tensor.dtype).removeprefix('torch.')}, allowed are float32, float16 and bfloat16"
+        for name, tensor in sorted(tensors.items())
+        if name in expected and tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16)
+    ][:_SHOWN]
     if problems:
         raise WeightsError(f"{folder}: " + "; ".join(problems))
     converted = {name: tensor.to(dtype) for name, tensor in tensors.items()}
@@ -68,7 +73,8 @@ def _files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file. Raises WeightsError."""
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

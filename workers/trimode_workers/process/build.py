@@ -5,15 +5,20 @@ Belongs here: everything between the options and a warm engine. Imports torch.
 
 from __future__ import annotations
 
+import logging
 import time
+from pathlib import Path
 
 import torch
 
+from trimode_workers.engine.adaption import compare_drafts
 from trimode_workers.engine.engine import Engine, EngineSettings
 from trimode_workers.engine.errors import RequestRefused, SettingsError
 from trimode_workers.engine.messages import Configure, Started, Submit
-from trimode_workers.model.decoder import Network
-from trimode_workers.model.errors import ModelError
+from trimode_workers.model.adapter import load_adapter
+from trimode_workers.model.decoder import Decoder, Network
+from trimode_workers.model.errors import AdapterError, ModelError
+from trimode_workers.model.fused import FusedDecoder
 from trimode_workers.model.loading import load_decoder
 from trimode_workers.replica.settings import EngineOptions
 
@@ -21,6 +26,8 @@ EXPECTED = (ModelError, SettingsError)
 REFUSAL = RequestRefused
 
 _WARM_TOKENS = 2
+
+_log = logging.getLogger(__name__)
 
 
 def build(options: EngineOptions, configure: Configure) -> tuple[Engine, Started]:
@@ -34,6 +41,8 @@ def build(options: EngineOptions, configure: Configure) -> tuple[Engine, Started
     context = min(options.max_context_tokens, config.max_positions)
     parameters = sum(tensor.numel() for tensor in decoder.parameters())
     network = decoder.to(device).fused()
+    if options.draft_adapter is not None:
+        _adapt(network, decoder, Path(options.model, options.draft_adapter))
     del decoder
     _warm(network, configure)
     settings = EngineSettings(options.max_running_requests, context)
@@ -48,6 +57,16 @@ def build(options: EngineOptions, configure: Configure) -> tuple[Engine, Started
         load_seconds=time.monotonic() - began,
     )
     return Engine(network, settings, configure), started
+
+
+def _adapt(network: FusedDecoder, decoder: Decoder, folder: Path) -> None:
+    """Give the network its draft adapter; AdapterError where that leaves the drafts as they were."""
+    network.adapt(load_adapter(folder, decoder).outputs(decoder))
+    check = compare_drafts(network)
+    if check.difference == 0.0:
+        raise AdapterError(f"{folder}: the draft adapter changes nothing: with it, all drafts are scored as without")
+    log = _log.info if check.changed else _log.warning
+    log("draft adapter %s: changes %d of %d drafts at the start", folder.name, check.changed, check.drafts)
 
 
 def _dtype(name: str, device: str) -> torch.dtype:

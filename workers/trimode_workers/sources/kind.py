@@ -1,36 +1,12 @@
-"""Which models these engines decode, told from `config.json` alone.
-
-Belongs here: the refusals that are worth making before gigabytes are downloaded. All else is checked when loading
-(`trimode_workers.model.config`).
-"""
+"""Refusal of a folder whose model no engine here decodes."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from trimode_workers.kind import foreign
 from trimode_workers.sources.errors import SourceError
-
-MODEL_TYPE = "nemotron_labs_diffusion"
-_VISION_FIELDS = ("vision_config", "image_token_id", "image_token_index", "projector_config")
-_VISION_NAMES = ("vlm", "vision", "conditionalgeneration", "_vl")
-
-
-def foreign(config: Mapping[str, Any]) -> str:
-    """Why the model of this config cannot be decoded here, in words; empty where it can."""
-    kind = config.get("model_type")
-    names = " ".join(map(str, [kind, *_list(config.get("architectures"))]))
-    seen = [field for field in _VISION_FIELDS if config.get(field) is not None]
-    if seen or any(name in names.lower() for name in _VISION_NAMES):
-        return (
-            f"a vision-language checkpoint ({', '.join(seen) or names}): only text is decoded here; "
-            "use nvidia/Nemotron-Labs-Diffusion-3B, -8B or -14B"
-        )
-    if kind is not None and kind != MODEL_TYPE:
-        return f"model_type is {kind!r}, allowed is {MODEL_TYPE!r}"
-    return ""
 
 
 def check_kind(folder: Path, name: str) -> None:
@@ -44,7 +20,3 @@ def check_kind(folder: Path, name: str) -> None:
         return
     if isinstance(config, dict) and (reason := foreign(config)):
         raise SourceError(f"model {name}: {reason}")
-
-
-def _list(value: object) -> list[object]:
-    return value if isinstance(value, list) else []

@@ -25,7 +25,7 @@ def run(primitive: Primitive, sequences: Seq[Sequence], point: OperatingPoint) -
     block = primitive.tensor([[s.tokens[-1], *blank] for s in sequences])
     sampled = Sampled.among(sequences, block.device)
 
-    logits = primitive.forward(block, window, Attention.BLOCK, first=1)
+    logits = primitive.forward(block, window, Attention.BLOCK, first=1, drafting=True)
     block[:, 1:] = logits.argmax(-1)
     q = None
     if sampled is not None:
