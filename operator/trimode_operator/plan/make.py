@@ -49,6 +49,8 @@ INFERENCE_POOL_MISSING = (
     "(inference.networking.k8s.io/v1)"
 )
 
+RAYS_OWN_GROUP = "headgroup"
+
 
 def make_plan(
     deployment: NemotronDeployment, owner: Owner, settings: Settings, capabilities: Capabilities, observed: Observed
@@ -119,12 +121,19 @@ def _optional(
 def unsupported(deployment: NemotronDeployment) -> list[Problem]:
     """What the schema allows and a cluster cannot run (yet)."""
     spec, problems = deployment.spec, []
+    if deployment.metadata.name[0].isdigit():
+        problems.append(Problem("metadata.name", "must start with a letter, as names of Services do"))
     if spec.model.uri.startswith("file://") and not spec.model.uri.startswith("file:///"):
         problems.append(Problem("spec.model.uri", f"{spec.model.uri!r}: write an absolute path, file:///PATH"))
     if spec.engine.type is not EngineType.NATIVE:
         problems.append(Problem("spec.engine.type", f"{spec.engine.type} does not run on a cluster yet; use Native"))
     if spec.model.draft_adapter is not None:
         problems.append(Problem("spec.model.draftAdapter", "is not loaded on a cluster yet; leave it out"))
+    for index, pool in enumerate(spec.pools):
+        if pool.name == RAYS_OWN_GROUP:
+            problems.append(
+                Problem(f"spec.pools[{index}].name", f"{RAYS_OWN_GROUP!r} is Ray's own group; choose another name")
+            )
     return problems
 
 

@@ -50,9 +50,9 @@ def tmp_mount() -> dict[str, Any]:
     return {"name": TMP, "mountPath": "/tmp"}
 
 
-def home_variable() -> dict[str, Any]:
-    """Caches and settings of libraries go where writing is allowed."""
-    return {"name": "HOME", "value": "/tmp"}
+def user_variables() -> list[dict[str, Any]]:
+    """Caches and settings of libraries go where writing is allowed; the user has no entry that could name them."""
+    return [{"name": "HOME", "value": "/tmp"}, {"name": "USER", "value": "trimode"}]
 
 
 def token_variable(names: Names) -> dict[str, Any]:

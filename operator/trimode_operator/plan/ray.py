@@ -21,7 +21,6 @@ from trimode_operator.plan.pods import (
     container_security,
     digest,
     grace_seconds,
-    home_variable,
     http_probe,
     placement,
     pod_security,
@@ -29,6 +28,7 @@ from trimode_operator.plan.pods import (
     tmp_mount,
     tmp_volume,
     token_variable,
+    user_variables,
 )
 from trimode_operator.plan.serve import application_args, placement_resource, serve_config
 from trimode_operator.plan.weights import Weights, weights
@@ -82,7 +82,7 @@ def _autoscaler(settings: Settings) -> dict[str, Any]:
         "imagePullPolicy": settings.image_pull_policy,
         "resources": resources(settings.autoscaler),
         "securityContext": container_security(),
-        "env": [home_variable()],
+        "env": user_variables(),
         "volumeMounts": [tmp_mount()],
     }
 
@@ -92,7 +92,7 @@ def _head(deployment: NemotronDeployment, owner: Owner, names: Names, settings: 
         "name": "ray-head",
         "image": settings.image,
         "imagePullPolicy": settings.image_pull_policy,
-        "env": [home_variable(), token_variable(names), *_ray_environment()],
+        "env": [*user_variables(), token_variable(names), *_ray_environment()],
         "ports": [{"name": name, "containerPort": port} for name, port in HEAD_PORTS.items()],
         "resources": resources(settings.head),
         "securityContext": container_security(),
@@ -168,7 +168,7 @@ def _worker(
         "name": "ray-worker",
         "image": settings.image,
         "imagePullPolicy": settings.image_pull_policy,
-        "env": [home_variable(), token_variable(names), *source.environment, *_ray_environment()],
+        "env": [*user_variables(), token_variable(names), *source.environment, *_ray_environment()],
         "ports": [{"name": "serve", "containerPort": SERVE_PORT}],
         "resources": _given(pool, settings),
         "securityContext": container_security(),
@@ -198,6 +198,8 @@ def _given(pool: Pool, settings: Settings) -> dict[str, Any]:
 def _ray_environment() -> list[dict[str, Any]]:
     return [
         {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"},
+        # Ray would have engines stand back behind whatever else the node runs.
+        {"name": "RAY_worker_niceness", "value": "0"},
         # Seconds between two figures of a replica's load; the autoscaler averages the last 15 s.
         {"name": "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S", "value": "1"},
     ]

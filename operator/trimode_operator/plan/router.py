@@ -17,7 +17,6 @@ from trimode_operator.plan.pods import (
     container_security,
     digest,
     grace_seconds,
-    home_variable,
     http_probe,
     placement,
     pod_security,
@@ -25,6 +24,7 @@ from trimode_operator.plan.pods import (
     tmp_mount,
     tmp_volume,
     token_variable,
+    user_variables,
 )
 from trimode_operator.settings import Settings
 
@@ -125,7 +125,7 @@ def _container(names: Names, settings: Settings) -> dict[str, Any]:
         "image": settings.image,
         "imagePullPolicy": settings.image_pull_policy,
         "command": ["python", "-m", "trimode_router", "--config", f"{CONFIG_FOLDER}/{CONFIG_KEY}"],
-        "env": [home_variable(), token_variable(names)],
+        "env": [*user_variables(), token_variable(names)],
         "ports": [
             {"name": "http", "containerPort": PUBLIC_PORT, "protocol": "TCP"},
             {"name": "internal", "containerPort": INTERNAL_PORT, "protocol": "TCP"},

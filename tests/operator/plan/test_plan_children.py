@@ -207,6 +207,7 @@ def test_pods_keep_to_the_restricted_standard(
             writable = {mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")}
             assert "/tmp" in writable
             assert {"name": "HOME", "value": "/tmp"} in container["env"]
+            assert "USER" in [variable["name"] for variable in container["env"]]
         kinds = {kind for volume in pod["volumes"] for kind in volume if kind != "name"}
         assert kinds <= {"configMap", "emptyDir", "persistentVolumeClaim", "secret"}
         mounted = {mount["name"] for container in pod["containers"] for mount in container["volumeMounts"]}
@@ -269,6 +270,7 @@ def test_suspended_it_keeps_its_shape_and_runs_nothing(
     [
         ({"model": {"uri": "file://not/absolute"}}, "spec.model.uri"),
         ({"model": {"uri": "tiny://", "draftAdapter": "lora"}}, "spec.model.draftAdapter"),
+        ({"pools": [{"name": "ok", "modes": ["AR"]}, {"name": "headgroup", "modes": ["AR"]}]}, "spec.pools[1].name"),
         (
             {"engine": {"type": "SGLang", "image": "x"}, "pools": [{"name": "p", "modes": ["AR"]}]},
             "spec.engine.type",
@@ -281,3 +283,8 @@ def test_what_a_cluster_cannot_run_is_refused_by_its_field(
     with pytest.raises(InvalidInput) as caught:
         plan(resource(spec | change))
     assert [problem.path for problem in caught.value.problems] == [path]
+
+
+def test_a_name_that_no_service_can_have(resource: Resource, plan: MakePlan) -> None:
+    with pytest.raises(InvalidInput, match=r"metadata\.name: must start with a letter"):
+        plan(resource(name="8b"))
