@@ -92,7 +92,7 @@ def _inline(node: Any, definitions: dict[str, Any]) -> Any:
         (some,) = [option for option in node["anyOf"] if option.get("type") != "null"]
         return _inline({**some, **{k: v for k, v in node.items() if k not in ("anyOf", "default")}}, definitions)
     out = {k: v for k, v in node.items() if k not in ("title", "additionalProperties", "properties", "items")}
-    if out.get("default", 0) in (None, [], ()):
+    if out.get("default", 0) in (None, "", [], ()):  # old API servers take an empty text for a null
         del out["default"]
     if out.get("type") == "integer":
         out["format"] = "int64"

@@ -107,7 +107,7 @@ class Helm:
         )
 
     def upgrade(self, chart: Path, values: Mapping[str, Any], *, release: str, namespace: str) -> Rendered:
-        """Upgrade there, without waiting for pods."""
+        """Upgrade there to exactly these values, without waiting for pods."""
         return _rendered(
             self._in_cluster("upgrade", chart=str(chart), values=dict(values), release=release, namespace=namespace)
         )

@@ -170,9 +170,11 @@ async def install(job: dict[str, Any]) -> dict[str, Any]:
 
 
 async def upgrade(job: dict[str, Any]) -> dict[str, Any]:
-    """Upgrades without waiting for pods."""
+    """Upgrades to exactly these values, without waiting for pods."""
     config = helm_sdkpy.Configuration(namespace=job["namespace"], kubeconfig=job["kubeconfig"])
-    await helm_sdkpy.Upgrade(config).run(job["release"], job["chart"], values=job["values"], wait=False, timeout=60)
+    await helm_sdkpy.Upgrade(config).run(
+        job["release"], job["chart"], values=job["values"], reset_values=True, wait=False, timeout=60
+    )
     return dict(await helm_sdkpy.Status(config).run(job["release"]))
 
 
@@ -188,7 +190,13 @@ async def lint(job: dict[str, Any]) -> dict[str, Any]:
     return dict(await helm_sdkpy.Lint(config).run(job["chart"]))
 
 
-JOBS = {"render": render, "install": install, "upgrade": upgrade, "uninstall": uninstall, "lint": lint}
+JOBS = {
+    "render": render,
+    "lint": lint,
+    "install": install,
+    "upgrade": upgrade,
+    "uninstall": uninstall,
+}
 
 
 def answer(line: str) -> dict[str, Any]:
