@@ -13,6 +13,7 @@ from trimode_operator.differ import Differences, differences, with_digest
 from trimode_operator.errors import ApiFailure, NameTaken, NotMade
 from trimode_operator.metrics import Metrics
 from trimode_operator.plan import ChildKind, Manifest, Owner, Plan
+from trimode_operator.plan.names import labels
 
 
 class Applier:
@@ -91,10 +92,16 @@ class Applier:
     async def _check_free(self, kind: ChildKind, owner: Owner, name: ChildName) -> None:
         """A forced apply would take over somebody else's object. One left by a former owner of our name is going."""
         found = await self._cluster.get(kind, owner.namespace, name[1])
-        if found is not None and not owned_by(found, owner.uid):
+        if found is not None and not owned_by(found, owner.uid) and not _orphan(found, owner.name):
             raise NameTaken(
                 f"{kind.kind} {name[1]} exists and does not belong to this resource; delete it, or rename the resource"
             )
+
+
+def _orphan(body: Object, owner: str) -> bool:
+    """Made for this resource by its labels, and nobody's: its owner has been taken out by hand."""
+    metadata = body["metadata"]
+    return not metadata.get("ownerReferences") and labels(owner).items() <= (metadata.get("labels") or {}).items()
 
 
 def _going(body: Object) -> bool:

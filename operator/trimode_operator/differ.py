@@ -15,6 +15,9 @@ DIGEST_ANNOTATION = "trimode.dev/applied"
 """On every child: digest of the manifest that was applied last. A field that a newer manifest leaves out shows in no
 comparison of fields, but here."""
 
+WHOLE = ("selector", "matchLabels", "nodeSelector")
+"""Mappings that the API server takes as one value: a further key there is a difference too."""
+
 Differences = Mapping[str, Any]
 """Path of each field that differs, with what the live object has there."""
 
@@ -39,7 +42,14 @@ def _walk(desired: Any, live: Any, path: str) -> Iterator[tuple[str, Any]]:
     if isinstance(desired, Mapping) and isinstance(live, Mapping):
         for key, value in desired.items():
             here = f"{path}.{key}" if path else key
-            if key in live:
+            if (
+                key in WHOLE
+                and isinstance(value, Mapping)
+                and isinstance(live.get(key), Mapping)
+                and live[key].keys() - value
+            ):
+                yield here, live[key]
+            elif key in live:
                 yield from _walk(value, live[key], here)
             elif not _empty(value):
                 yield here, None

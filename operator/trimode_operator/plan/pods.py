@@ -14,7 +14,7 @@ from trimode_operator.plan.names import TOKEN_KEY, Names
 from trimode_operator.settings import PodResources, Settings
 
 TMP = "tmp"
-GRACE_RUNGS_S = (60, 300, 900, 3600, 14400, 86400)
+GRACE_RUNGS_S = (600, 3600, 14400, 86400)
 GRACE_MARGIN_S = 60
 """What ending takes beside the drain, in seconds: the pause before it, last answers, the engine's own end."""
 ROLL_ANNOTATION = "trimode.dev/roll"

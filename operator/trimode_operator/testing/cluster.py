@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from trimode_operator.cluster import Object
+from trimode_operator.differ import WHOLE
 from trimode_operator.errors import ApiFailure
 from trimode_operator.plan import ChildKind
 
@@ -126,13 +127,15 @@ class MemoryCluster:
 
 
 def _merged(old: Any, new: Any) -> Any:
-    """A JSON merge patch: mappings merge, null removes, all else replaces."""
+    """A JSON merge patch: mappings merge (but for those taken whole), null removes, all else replaces."""
     if not isinstance(old, Mapping) or not isinstance(new, Mapping):
         return copy.deepcopy(new)
     result = {key: copy.deepcopy(value) for key, value in old.items()}
     for key, value in new.items():
         if value is None:
             result.pop(key, None)
+        elif key in WHOLE:
+            result[key] = copy.deepcopy(value)
         else:
             result[key] = _merged(result.get(key), value)
     return result

@@ -25,6 +25,7 @@ from trimode_operator.differ import DIGEST_ANNOTATION, differences, with_digest
         ({"c": [{"name": "x", "v": 1}]}, {"c": [{"name": "w"}, {"name": "x", "v": 1, "more": 2}]}, []),
         ({"c": [{"name": "x", "v": 1}]}, {"c": [{"name": "x", "v": 2}]}, ["c[x].v"]),
         ({"c": [{"name": "x"}]}, {"c": [{"name": "w"}]}, ["c[x]"]),
+        ({"spec": {"selector": {"a": "b"}}}, {"spec": {"selector": {"a": "b", "c": "d"}}}, ["spec.selector"]),
         ({"c": [{"k": 1}, {"k": 2}]}, {"c": [{"k": 1}]}, ["c"]),
     ],
 )

@@ -1,0 +1,509 @@
+"""Visits, on a cluster in memory: what is made, restored, left alone, told and taken away."""
+
+from __future__ import annotations
+
+import base64
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from trimode_api.fleet import FleetView
+from trimode_api.wire import PolicyConfig
+from trimode_operator.cache import Cache, Key
+from trimode_operator.cluster import Object
+from trimode_operator.ending import FINALIZER
+from trimode_operator.errors import ApiFailure, ApiUnreachable, NotMade, RouterFailure
+from trimode_operator.metrics import Metrics
+from trimode_operator.plan import Capabilities
+from trimode_operator.reconcile import RELIST_S, Parts, Reconciler
+from trimode_operator.routers import Address, Routers
+from trimode_operator.settings import Settings
+from trimode_operator.testing.cluster import MemoryCluster
+from trimode_operator.testing.fleet import replica, view
+
+KEY = Key("default", "nemo")
+ROUTER = Address("10.0.0.1", 8001)
+
+
+class Known(Routers):
+    """Routers whose views a test writes; orders are noted and obeyed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.views: dict[Address, FleetView] = {}
+        self.policies: list[int] = []
+        self.drained: list[str] = []
+        self.refuse: RouterFailure | None = None
+
+    async def fleet(self, router: Address, token: str) -> FleetView:
+        if router not in self.views:
+            raise RouterFailure(f"router {router} does not answer")
+        return self.views[router]
+
+    async def put_policy(self, router: Address, token: str, policy: PolicyConfig) -> None:
+        if self.refuse is not None:
+            raise self.refuse
+        self.policies.append(policy.version)
+        self.views[router] = self.views[router].model_copy(update={"policy_version": policy.version})
+
+    async def drain(self, router: Address, token: str, replica_id: str) -> None:
+        self.drained.append(replica_id)
+        told = self.views[router]
+        replicas = tuple(r.model_copy(update={"draining": True}) for r in told.replicas)
+        self.views[router] = told.model_copy(update={"replicas": replicas})
+
+
+class Stage:
+    """A reconciler with all it works with. `watch` plays the watches: it tells the cache all there is."""
+
+    def __init__(self) -> None:
+        self.cluster, self.cache, self.routers = MemoryCluster(), Cache(), Known()
+        self.capabilities = Capabilities(pdb_v1=False)
+        self.now = 1_800_000_000.0
+        self.metrics = Metrics()
+        self.begin()
+
+    def begin(self) -> None:
+        """A new process: nothing is remembered."""
+        self.reconciler = Reconciler(
+            Parts(
+                cluster=self.cluster,
+                cache=self.cache,
+                routers=self.routers,
+                settings=Settings(),
+                metrics=self.metrics,
+                capabilities=lambda: self.capabilities,
+                now=lambda: self.now,
+                monotonic=lambda: self.now,
+            )
+        )
+
+    def resource(self, **spec: Any) -> None:
+        """Write the resource, as a user does: another spec is another generation."""
+        known = self.cluster.objects.get(("NemotronDeployment", *KEY))
+        base: dict[str, Any] = {"model": {"uri": "tiny://"}, "pools": [{"name": "flex", "modes": ["AR"]}]}
+        body: Object = copy.deepcopy(known) or {
+            "apiVersion": "trimode.dev/v1alpha1",
+            "kind": "NemotronDeployment",
+            "metadata": {"name": "nemo", "namespace": "default", "generation": 0, "uid": "owner"},
+        }
+        body["spec"] = base | spec
+        body["metadata"]["generation"] += 1
+        self.cluster.put(body)
+        self.watch()
+
+    def watch(self) -> None:
+        for body in list(self.cluster.objects.values()):
+            if body["kind"] != "Event":
+                self.cache.put(copy.deepcopy(body))
+        known = set(self.cluster.objects)
+        for name, body in list(self.cache.children(KEY).items()):
+            if (name[0], "default", name[1]) not in known:
+                self.cache.drop(body)
+        own = self.cache.resource(KEY)
+        if own is not None and ("NemotronDeployment", *KEY) not in known:
+            self.cache.drop(own)
+
+    async def visit(self) -> float | None:
+        """One visit; only what it wrote is in `cluster.writes` after it."""
+        self.cluster.writes.clear()
+        try:
+            return await self.reconciler.visit(KEY)
+        finally:
+            self.watch()
+
+    def edit(self, kind: str, name: str, change: Callable[[Object], None]) -> None:
+        """A hand's work."""
+        body = self.cluster.named(kind, name)
+        change(body)
+        self.cluster.put(body)
+        self.watch()
+
+    def serve(self, *replicas: Any, **changes: Any) -> None:
+        """The routers run, with this view."""
+        self.cluster.put(
+            {
+                "kind": "Endpoints",
+                "metadata": {"name": "nemo-reports", "namespace": "default"},
+                "subsets": [{"addresses": [{"ip": ROUTER.host}], "ports": [{"name": "internal", "port": ROUTER.port}]}],
+            }
+        )
+        self.routers.views[ROUTER] = view(*replicas, **changes)
+
+    def settle(self) -> None:
+        """The controllers have done their work."""
+
+        def deployed(body: Object) -> None:
+            count = body["spec"]["replicas"]
+            body["status"] = {
+                "observedGeneration": body["metadata"].get("generation", 1),
+                "replicas": count,
+                "updatedReplicas": count,
+                "readyReplicas": count,
+            }
+
+        def ready(body: Object) -> None:
+            body["status"] = {"observedGeneration": 1, "conditions": [{"type": "Ready", "status": "True"}]}
+
+        self.edit("Deployment", "nemo-router", deployed)
+        self.edit("RayService", "nemo", ready)
+
+    def conditions(self) -> dict[str, tuple[str, str]]:
+        status = self.cluster.named("NemotronDeployment", "nemo")["status"]
+        return {one["type"]: (one["status"], one["reason"]) for one in status["conditions"]}
+
+    def events(self) -> list[str]:
+        return [body["reason"] for body in self.cluster.objects.values() if body["kind"] == "Event"]
+
+    def kinds(self) -> set[str]:
+        return {kind for kind, _, _ in self.cluster.objects}
+
+
+@pytest.fixture
+def stage() -> Stage:
+    return Stage()
+
+
+async def serving(stage: Stage) -> None:
+    """Applied, ready, and nothing left to do."""
+    stage.resource()
+    await stage.visit()
+    stage.serve(replica())
+    stage.settle()
+    await stage.visit()
+    assert stage.conditions()["Ready"] == ("True", "AsSpecified")
+
+
+async def test_a_new_resource_is_made_and_told_of_in_one_visit(stage: Stage) -> None:
+    stage.resource()
+    again = await stage.visit()
+    assert again == 2.0
+    assert stage.kinds() >= {"Secret", "ConfigMap", "Service", "Deployment", "RayService", "NetworkPolicy"}
+    body = stage.cluster.named("NemotronDeployment", "nemo")
+    assert body["metadata"]["finalizers"] == [FINALIZER]
+    assert body["status"]["observedGeneration"] == 1
+    assert body["status"]["url"] == "http://nemo-router.default.svc:8000/v1"
+    assert len(stage.conditions()) == 8
+
+
+async def test_a_second_look_writes_nothing(stage: Stage) -> None:
+    await serving(stage)
+    stage.now += 60.0
+    assert await stage.visit() == 10.0
+    assert stage.cluster.writes == []
+
+
+async def test_a_full_relist_writes_nothing(stage: Stage) -> None:
+    await serving(stage)
+    stage.now += RELIST_S + 1
+    await stage.visit()
+    assert stage.cluster.writes == []
+
+
+async def test_another_process_takes_over_without_writing(stage: Stage) -> None:
+    await serving(stage)
+    stage.begin()
+    await stage.visit()
+    assert stage.cluster.writes == []
+
+
+async def test_a_server_that_writes_values_its_own_way_is_no_difference_for_ever(stage: Stage) -> None:
+    def canonical(body: Object) -> None:
+        if body["kind"] == "Deployment":
+            body["spec"]["template"]["spec"]["containers"][0]["resources"]["requests"]["cpu"] = "1000m"
+
+    stage.cluster.stored = canonical
+    await serving(stage)
+    stage.edit("Deployment", "nemo-router", lambda body: body["status"].update(availableReplicas=1))
+    await stage.visit()
+    assert stage.cluster.writes == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "change"),
+    [
+        ("Deployment", "nemo-router", lambda body: body["spec"].update(replicas=5)),
+        ("Service", "nemo-router", lambda body: body["spec"].update(selector={"app": "other"})),
+        ("RayService", "nemo", lambda body: body["spec"].update(serveConfigV2="nothing")),
+        ("ConfigMap", "nemo-policy", lambda body: body.update(data={})),
+        ("Secret", "nemo-token", lambda body: body.update(data={"token": "b3RoZXI="})),
+        ("Deployment", "nemo-router", lambda body: body["metadata"].update(ownerReferences=[])),
+    ],
+)
+async def test_a_childs_edit_by_hand_is_undone(
+    stage: Stage, kind: str, name: str, change: Callable[[Object], None]
+) -> None:
+    await serving(stage)
+    before = stage.cluster.named(kind, name)
+    stage.edit(kind, name, change)
+    await stage.visit()
+    after = stage.cluster.named(kind, name)
+    before["metadata"].pop("resourceVersion")
+    after["metadata"].pop("resourceVersion")
+    assert after == before
+    assert ("apply", kind, name) in stage.cluster.writes
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("Deployment", "nemo-router"), ("Secret", "nemo-token"), ("RayService", "nemo"), ("Service", "nemo-reports")],
+)
+async def test_a_deleted_child_comes_back_as_it_was(stage: Stage, kind: str, name: str) -> None:
+    await serving(stage)
+    before = stage.cluster.objects.pop((kind, "default", name))
+    stage.watch()
+    await stage.visit()
+    after = stage.cluster.named(kind, name)
+    assert after.get("spec") == before.get("spec")
+    assert after.get("data") == before.get("data")  # the token, too: another one would replace every pod
+    assert [write for write in stage.cluster.writes if write[0] == "apply"] == [("apply", kind, name)]
+
+
+async def test_what_a_watch_missed_is_found_at_the_next_relist(stage: Stage) -> None:
+    await serving(stage)
+    del stage.cluster.objects["Service", "default", "nemo-router"]  # nobody tells
+    stage.now += RELIST_S + 1
+    await stage.visit()
+    assert ("apply", "Service", "nemo-router") in stage.cluster.writes
+
+
+async def test_a_change_of_mode_goes_to_the_routers_and_touches_no_pod(stage: Stage) -> None:
+    await serving(stage)
+    stage.resource(switching={"marginPercent": 9})
+    await stage.visit()
+    assert stage.routers.policies == [2]
+    applied = [write for write in stage.cluster.writes if write[0] == "apply"]
+    assert applied == [("apply", "ConfigMap", "nemo-policy")]
+    assert stage.conditions()["Serving"][0] == "True"
+
+
+async def test_a_router_that_is_behind_is_told_again(stage: Stage) -> None:
+    await serving(stage)
+    stage.resource(switching={"marginPercent": 9})
+    stage.routers.refuse = RouterFailure("busy")
+    await stage.visit()
+    assert stage.routers.policies == []
+    assert stage.conditions()["Ready"] == ("False", "PolicyRollout")
+    stage.routers.refuse = None
+    await stage.visit()
+    assert stage.routers.policies == [2]
+
+
+async def test_a_bad_edit_leaves_what_serves_alone(stage: Stage) -> None:
+    await serving(stage)
+    before = {place: body for place, body in stage.cluster.objects.items() if place[0] != "NemotronDeployment"}
+    before = copy.deepcopy(before)
+    stage.resource(pools=[], switching={"fallbackMode": "Diffusion"}, colour="red")
+    await stage.visit()
+    assert stage.conditions()["Ready"] == ("False", "InvalidSpec")
+    assert stage.conditions()["Serving"][0] == "True"
+    message = stage.cluster.named("NemotronDeployment", "nemo")["status"]["conditions"][0]["message"]
+    assert "spec.pools" in message
+    assert "spec.colour: unknown field" in message
+    assert "spec.switching.fallbackMode" in message
+    assert stage.events()[-1] == "InvalidSpec"
+    after = {k: v for k, v in stage.cluster.objects.items() if k[0] not in ("NemotronDeployment", "Event")}
+    assert after == {k: v for k, v in before.items() if k[0] != "Event"}
+    stage.resource()
+    await stage.visit()
+    assert stage.conditions()["Ready"] == ("True", "AsSpecified") or stage.routers.policies == [3]
+
+
+async def test_a_spec_that_is_bad_from_the_start_makes_nothing(stage: Stage) -> None:
+    stage.resource(pools=[])
+    await stage.visit()
+    assert stage.kinds() == {"NemotronDeployment", "Event"}
+    assert stage.conditions()["Ready"] == ("False", "InvalidSpec")
+
+
+async def test_without_kuberay_all_but_the_workers_is_made_and_it_recovers(stage: Stage) -> None:
+    stage.capabilities = replace(stage.capabilities, kuberay=False)
+    stage.resource()
+    await stage.visit()
+    assert "RayService" not in stage.kinds()
+    assert stage.conditions()["Ready"] == ("False", "KubeRayMissing")
+    message = stage.cluster.named("NemotronDeployment", "nemo")["status"]["conditions"][0]["message"]
+    assert "helm install kuberay-operator" in message
+    stage.capabilities = replace(stage.capabilities, kuberay=True)
+    await stage.visit()
+    assert "RayService" in stage.kinds()
+    assert stage.conditions()["Progressing"][0] == "True"
+
+
+async def test_a_refused_child_holds_up_no_other_and_is_told(stage: Stage) -> None:
+    def no_services(verb: str, kind: str, name: str) -> Exception | None:
+        refused = verb == "apply" and kind == "Service"
+        return ApiFailure(403, "Forbidden", f"services {name!r} is forbidden: quota") if refused else None
+
+    stage.cluster.refuse = no_services
+    stage.resource()
+    with pytest.raises(NotMade):
+        await stage.visit()
+    assert stage.kinds() >= {"Deployment", "RayService", "Secret"}
+    assert stage.conditions()["Ready"] == ("False", "Forbidden")
+    stage.cluster.refuse = lambda *_: None
+    await stage.visit()
+    assert stage.conditions()["Ready"][1] != "Forbidden"
+
+
+async def test_somebody_elses_object_is_not_taken_over(stage: Stage) -> None:
+    theirs = {"kind": "Service", "metadata": {"name": "nemo-router", "namespace": "default"}, "spec": {"theirs": 1}}
+    stage.cluster.put(theirs)
+    stage.resource()
+    with pytest.raises(NotMade, match="does not belong to this resource"):
+        await stage.visit()
+    assert stage.cluster.named("Service", "nemo-router")["spec"] == {"theirs": 1}
+    assert stage.conditions()["Ready"] == ("False", "NameTaken")
+
+
+async def test_what_a_former_plan_made_goes_and_what_others_made_stays(stage: Stage) -> None:
+    await serving(stage)
+    labels = stage.cluster.named("Deployment", "nemo-router")["metadata"]["labels"]
+    owner = stage.cluster.named("Deployment", "nemo-router")["metadata"]["ownerReferences"]
+
+    def extra(name: str, owners: list[Object]) -> Object:
+        metadata = {"name": name, "namespace": "default", "labels": labels, "ownerReferences": owners}
+        return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
+
+    stage.cluster.put(extra("left-over", owner))
+    stage.cluster.put(extra("theirs", []))
+    stage.watch()
+    await stage.visit()
+    assert stage.cluster.writes == [("delete", "ConfigMap", "left-over")]
+
+
+@pytest.mark.parametrize("step", range(1, 40))
+async def test_killed_after_any_request_it_converges_to_the_same(step: int) -> None:
+    whole, cut = Stage(), Stage()
+    for stage in (whole, cut):
+        stage.resource()
+    await whole.visit()
+    count = 0
+
+    def die(*_: str) -> Exception | None:
+        nonlocal count
+        count += 1
+        return ApiUnreachable("killed") if count == step else None
+
+    cut.cluster.refuse = die
+    try:
+        await cut.visit()
+    except ApiUnreachable:
+        cut.cluster.refuse = lambda *_: None
+        cut.begin()
+        await cut.visit()
+    cut.cluster.refuse = lambda *_: None
+    await cut.visit()
+
+    def shape(stage: Stage) -> dict[tuple[str, str, str], Any]:
+        token = stage.cluster.named("Secret", "nemo-token")["data"]["token"]
+        roll = stage.cluster.named("Deployment", "nemo-router")["spec"]["template"]["metadata"]["annotations"]
+        assert token
+        assert roll
+        return {
+            place: body.get("spec") if place[0] not in ("Deployment", "RayService") else sorted(body["spec"])
+            for place, body in stage.cluster.objects.items()
+            if place[0] != "Event"
+        }
+
+    assert shape(cut) == shape(whole)
+    assert cut.conditions() == whole.conditions()
+    await cut.visit()
+    assert cut.cluster.writes == []
+
+
+async def test_two_of_one_name_in_two_namespaces_do_not_meet(stage: Stage) -> None:
+    stage.resource()
+    other = stage.cluster.named("NemotronDeployment", "nemo")
+    other["metadata"] |= {"namespace": "other", "uid": "other-owner"}
+    stage.cluster.put(other)
+    stage.watch()
+    await stage.visit()
+    await stage.reconciler.visit(Key("other", "nemo"))
+    one = stage.cluster.named("Secret", "nemo-token")
+    two = stage.cluster.named("Secret", "nemo-token", "other")
+    assert one["data"] != two["data"]
+    assert two["metadata"]["ownerReferences"][0]["uid"] == "other-owner"
+
+
+async def test_a_stale_view_of_the_resource_costs_a_retry_and_no_finalizer(stage: Stage) -> None:
+    stage.resource()
+    stale = stage.cache.resource(KEY)
+    assert stale is not None
+    stage.edit("NemotronDeployment", "nemo", lambda body: body["metadata"].update(finalizers=["theirs/keep"]))
+    stage.cache.drop(stale)
+    stage.cache.put(stale)
+    await stage.visit()
+    assert stage.cluster.named("NemotronDeployment", "nemo")["metadata"]["finalizers"] == ["theirs/keep", FINALIZER]
+
+
+# The end.
+
+
+def delete(stage: Stage) -> None:
+    """kubectl delete."""
+    moment = "2027-01-15T08:00:00Z"  # of stage.now
+    stage.edit("NemotronDeployment", "nemo", lambda body: body["metadata"].update(deletionTimestamp=moment))
+
+
+async def test_deleting_drains_then_ends_the_workers_then_lets_go(stage: Stage) -> None:
+    await serving(stage)
+    stage.serve(replica(running=1), in_flight=1)
+    delete(stage)
+    assert await stage.visit() == 0.5
+    assert stage.routers.drained == ["r1"]
+    assert stage.conditions()["Ready"] == ("False", "Draining")
+    assert "RayService" in stage.kinds()
+    stage.serve(replica(draining=True))
+    await stage.visit()
+    assert ("delete", "RayService", "nemo") in stage.cluster.writes
+    assert await stage.visit() is None
+    assert "NemotronDeployment" not in stage.kinds()
+
+
+async def test_a_request_that_does_not_end_does_not_hold_the_resource_for_ever(stage: Stage) -> None:
+    await serving(stage)
+    stage.serve(replica(running=1), in_flight=1)
+    delete(stage)
+    await stage.visit()
+    stage.now += 301.0
+    await stage.visit()
+    await stage.visit()
+    assert "NemotronDeployment" not in stage.kinds()
+
+
+async def test_deleting_while_loading_waits_for_nothing(stage: Stage) -> None:
+    stage.resource()
+    await stage.visit()
+    delete(stage)
+    await stage.visit()
+    await stage.visit()
+    assert "NemotronDeployment" not in stage.kinds()
+
+
+async def test_deleting_one_that_never_was_valid(stage: Stage) -> None:
+    stage.resource(pools=[])
+    await stage.visit()
+    delete(stage)
+    await stage.visit()
+    assert "NemotronDeployment" not in stage.kinds()
+
+
+async def test_a_resource_that_is_gone_is_forgotten(stage: Stage) -> None:
+    await serving(stage)
+    del stage.cluster.objects[("NemotronDeployment", *KEY)]
+    stage.watch()
+    stage.cluster.writes.clear()
+    assert await stage.reconciler.visit(KEY) is None
+    assert stage.cluster.writes == []
+    assert not stage.cache.children(KEY)
+
+
+async def test_the_token_is_long_and_of_its_own(stage: Stage) -> None:
+    stage.resource()
+    await stage.visit()
+    token = base64.b64decode(stage.cluster.named("Secret", "nemo-token")["data"]["token"])
+    assert len(token) >= 40
