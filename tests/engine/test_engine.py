@@ -226,6 +226,8 @@ def test_manual_diffusion_serves_lossless_requests_by_a_lossless_point(tools: An
 class Planted:
     """A network that knows its text: place p holds `2 + p % 9`, whatever was said. Time passes as tokens are run."""
 
+    drafter = None
+
     def __init__(self, config: Any, overhead_s: float = 1e-3, token_s: float = 2e-4) -> None:
         self.config, self.now = config, 0.0
         self.overhead_s, self.token_s = overhead_s, token_s

@@ -134,7 +134,9 @@ def folder(tmp_path: Path) -> Path:
 
 def load(folder: Path, adapter: str | None = None) -> Any:
     return build(
-        EngineOptions(model=str(folder), draft_adapter=adapter, max_running_requests=2, max_context_tokens=128),
+        EngineOptions(
+            model=str(folder), draft_adapter=adapter, max_running_requests=2, max_context_tokens=128, threads=1
+        ),
         CONFIGURE,
     )
 

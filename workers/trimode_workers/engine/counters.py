@@ -15,19 +15,21 @@ from trimode_workers.engine.messages import PointStats
 
 
 class Counters:
-    """Totals by operating point since start: seconds of wall clock, cycles, emitted tokens."""
+    """Totals by operating point since start: seconds of wall clock, cycles, emitted tokens, forwards (of each row)."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self.cycles: Counter[str] = Counter()
         self.emitted: Counter[str] = Counter()
+        self.forwards: Counter[str] = Counter()
         self.preemptions = 0
 
-    def add(self, point: str, seconds: float, emitted: int) -> None:
+    def add(self, point: str, seconds: float, emitted: int, forwards: int) -> None:
         """One cycle of one group."""
         self.seconds[point] += seconds
         self.cycles[point] += 1
         self.emitted[point] += emitted
+        self.forwards[point] += forwards
 
 
 def beliefs(curves: Curves, points: Seq[OperatingPoint], batch: Batch) -> list[PointStats]:

@@ -150,6 +150,7 @@ class Engine:
             policy_version=helm.version,
             curves=helm.beliefs(),
             switched=helm.switched,
+            forwards_total=dict(counters.forwards),
         )
 
     def _limits_now(self) -> Limits:
@@ -211,6 +212,7 @@ class Engine:
         began = self._clock()
         context = sum(s.cached for s in members) / len(members)
         riding = sum(s.missing for s in members)
+        before = self._primitive.rows_run
         proposals = MODES[point.mode](self._primitive, members, point)
         name, events, emitted = str(point), [], 0
         for sequence, proposed in zip(members, proposals, strict=True):
@@ -226,7 +228,8 @@ class Engine:
         if any(event.finish for event in events):
             self._running = [s for s in self._running if s.row >= 0]
         seconds = self._clock() - began
-        self._counters.add(name, seconds, emitted)
+        # AR runs no blocks: one forward of each row.
+        self._counters.add(name, seconds, emitted, self._primitive.rows_run - before or len(members))
         self._helm.observe(point, len(members), context, seconds, emitted, riding, self._clock())
         return events
 

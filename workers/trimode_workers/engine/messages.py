@@ -117,7 +117,8 @@ class Stats(msgspec.Struct, frozen=True):
     """The engine's state after a cycle. `decision_point` differs from `point` in a dry run only.
 
     `decision_since` is in seconds of the engine's monotonic clock, `age_s` how long the decision stands.
-    `emitted_total`, `cycles_total` count since start; `switches_total` counts changes of the decided point.
+    `emitted_total`, `cycles_total`, `forwards_total` (of each row) count since start, `switches_total` changes of the
+    decided point.
     """
 
     running: int
@@ -139,6 +140,7 @@ class Stats(msgspec.Struct, frozen=True):
     policy_version: int
     curves: list[PointStats]
     switched: Switched | None = None
+    forwards_total: dict[str, int] = {}
 
 
 class Cycle(msgspec.Struct, frozen=True, tag="cycle"):

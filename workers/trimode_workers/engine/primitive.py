@@ -28,6 +28,8 @@ class Primitive:
     def __init__(self, network: Network, cache: KVCache) -> None:
         self.network, self.cache = network, cache
         self.drafter = network.drafter or network
+        self.rows_run = 0
+        """Block forwards so far, each row of each counted."""
         self.mask_token_id = network.config.mask_token_id
 
     def window(self, rows: Seq[int], lengths: Seq[int], n: int) -> Window:
@@ -46,6 +48,7 @@ class Primitive:
         `drafting` switches the draft adapter on, where there is one.
         """
         network = self.drafter if drafting else self.network
+        self.rows_run += tokens.shape[0]
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             self._write(layer, window.slots, k, v)
