@@ -89,6 +89,7 @@ FLEETS = Dashboard(
                         (f"sum(trimode_router_in_flight{FLEET})", "at replicas"),
                         (f"sum(trimode_router_queued{FLEET})", "queued in routers"),
                         (f"sum(trimode_router_client_connections{FLEET})", "client connections"),
+                        (f"sum(trimode_router_tasks{FLEET})", "tasks in routers' event loops"),
                         (f"sum({rate('trimode_router_retries_total')})", "sent again per second"),
                     ),
                 ),
@@ -111,6 +112,18 @@ FLEETS = Dashboard(
                     "percentunit",
                 ),
                 Panel("Whole request", both("trimode_router_request_seconds"), "s"),
+                Panel(
+                    "Streams that broke off and went on",
+                    (
+                        (
+                            "histogram_quantile(0.95, sum by (le) "
+                            f"({rate('trimode_router_resumption_seconds_bucket')}))",
+                            "pause, p95",
+                        ),
+                        (f"sum({rate('trimode_router_resumption_seconds_count')})", "resumed per second"),
+                    ),
+                    note="A replica died in mid-stream; another one went on. Clients saw the pause only.",
+                ),
                 Panel("Wait in the queue", both("trimode_router_queue_wait_seconds"), "s"),
                 Panel(
                     "Tokens in finished answers",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from trimode_api.fleet import FleetView
 from trimode_api.wire import PointReport
+from trimode_e2e import promtool
+from trimode_e2e.errors import Missing
 from trimode_e2e.helm import Rendered
 from trimode_operator.metrics import Metrics as OperatorMetrics
 from trimode_router.metrics import Metrics as RouterMetrics
@@ -220,13 +221,12 @@ def test_dashboards_are_what_grafana_reads(everything: Rendered) -> None:
 
 
 def test_alerts_fire_when_they_should(chart: Path) -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("needs promtool on the path: `apt-get install prometheus`, or Prometheus' own release")
+    try:
+        tool = promtool.find()
+    except Missing as missing:
+        pytest.skip(str(missing))
     cases = Path(__file__).with_name("alerts.test.yaml")
-    checked = subprocess.run(
-        [promtool, "check", "rules", chart / "files" / "alerts.yaml"], capture_output=True, text=True
-    )
+    checked = subprocess.run([tool, "check", "rules", chart / "files" / "alerts.yaml"], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout + checked.stderr
-    tested = subprocess.run([promtool, "test", "rules", cases], capture_output=True, text=True)
+    tested = subprocess.run([tool, "test", "rules", cases], capture_output=True, text=True)
     assert tested.returncode == 0, tested.stdout + tested.stderr

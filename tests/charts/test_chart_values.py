@@ -89,3 +89,8 @@ def test_the_dependency_is_optional(chart: Path) -> None:
     (dependency,) = yaml.safe_load((chart / "Chart.yaml").read_text())["dependencies"]
     assert dependency["condition"] == "kuberay.enabled"
     assert yaml.safe_load((chart / "values.yaml").read_text())["kuberay"]["enabled"] is False
+
+
+def test_every_setting_is_in_the_docs(chart: Path) -> None:
+    page = (chart.parents[1] / "docs" / "install.md").read_text()
+    assert [name for name in schema(chart)["properties"]["settings"]["properties"] if f"`{name}`" not in page] == []
