@@ -10,7 +10,7 @@ from collections.abc import Callable
 from trimode_api.errors import ApiError
 from trimode_policy.admit import Admission, Outcome, QueueView, admit, retry_after_seconds
 from trimode_policy.route import RouteDecision, RouteReason, route
-from trimode_router.exchange import Exchange
+from trimode_router.exchange import Exchange, Failure
 from trimode_router.fleet import Fleet, Replica
 from trimode_router.ledger import Ledger
 from trimode_router.limits import Limits
@@ -20,6 +20,7 @@ from trimode_router.waiting import Ticket, WaitingRoom
 _FIRST_IN_LINE = 2**31
 """Priority of streams that wait to go on: their clients have waited before, and are in mid-sentence."""
 _FAILURES_KEPT = 8
+_FIRST_BACKOFF_SECONDS = 0.25
 _STATUS = {RouteReason.NOT_OFFERED: 400, RouteReason.NONE_READY: 503}
 """Of decisions that leave a request nowhere to go, now or later."""
 
@@ -69,20 +70,23 @@ class Dispatcher:
         tried = {*exchange.tried, replica.replica_id}
         return any(self._fleet.usable(view) for view in self._fleet.views(self.now(), tried))
 
-    def failed(self, exchange: Exchange, why: str, *, untouched: bool, reached: bool = True) -> None:
+    def failed(self, exchange: Exchange, why: str, how: Failure) -> None:
         """An attempt failed: try again, on the same replica only where it never saw it.
 
-        Nothing has gone to the client yet, or the exchange now asks for the rest of what has. An attempt that never
-        reached its replica can not be what broke it: only time bounds those.
+        Nothing has gone to the client yet, or the exchange now asks for the rest of what has.
         """
         replica = self.in_flight[exchange]
         now = self.now()
+        fruitless = exchange.begun and exchange.awaits
         self._release(exchange)
         exchange.record.failures = [*exchange.record.failures, f"{replica.replica_id} {why}"][-_FAILURES_KEPT:]
-        if not untouched:
-            exchange.strikes += reached
+        if how is not Failure.UNTOUCHED:
             self._fleet.failed(replica, now)
             exchange.tried = {*exchange.tried, replica.replica_id}
+        if fruitless and how in (Failure.REFUSED, Failure.BROKEN):
+            if how is Failure.BROKEN:
+                exchange.not_before = now + _FIRST_BACKOFF_SECONDS * 2**exchange.strikes
+            exchange.strikes += 1
         if self._given_up(exchange):
             what = "; ".join(exchange.record.failures)
             self._refuse(exchange, _no_replica(502, f"every attempt failed: {what}"))
@@ -114,6 +118,8 @@ class Dispatcher:
             for ticket in self.queue.in_order():
                 if not self._has_slot(now):
                     break
+                if ticket.item.not_before > now:
+                    continue
                 if self._place(ticket.item, now).replica_id is not None:
                     self.queue.leave(ticket)
                     self._tickets.pop(ticket.item, None)
@@ -162,17 +168,19 @@ class Dispatcher:
         missing = now - replica.heard_at - self._fleet.rules.staleness.stale_after_s
         if quiet >= limits.hung_seconds and missing >= limits.hung_seconds:
             return "hangs: neither bytes nor reports come"
-        # Before the first byte a long prompt may be under way, which emits nothing either.
-        idle = replica.report.running > 0 and replica.report.tokens_per_second == 0
-        if exchange.begun and idle and quiet >= limits.stuck_seconds:
-            return "is stuck: it runs requests and emits no token"
+        # Before the first byte a long prompt may be under way; an answer that only this replica can end gets its time.
+        if quiet >= min(limits.stuck_seconds, limits.stalled_seconds) and exchange.continuable:
+            if replica.report.running > 0 and replica.report.tokens_per_second == 0:
+                return "is stuck: it runs requests and emits no token"
+            if quiet >= limits.stalled_seconds:
+                return "stalled"
         return "fell silent" if quiet >= limits.upstream_idle_seconds else ""
 
     def _given_up(self, exchange: Exchange) -> bool:
         """Whether another attempt is one too many."""
         if not exchange.begun:
             return exchange.record.attempts >= self.limits.attempts
-        return exchange.strikes >= self.limits.attempts or exchange.record.resumptions > self.limits.resumptions
+        return exchange.strikes >= self.limits.continuations or exchange.record.resumptions > self.limits.resumptions
 
     def _place_or_wait(self, exchange: Exchange, now: float) -> None:
         decision = self._place(exchange, now)
@@ -193,6 +201,8 @@ class Dispatcher:
 
     def _place(self, exchange: Exchange, now: float) -> RouteDecision:
         """Route, and send where there is a way."""
+        if exchange.not_before > now:
+            return RouteDecision(None, RouteReason.ALL_BUSY, "it waits before the next attempt")
         self._seed += 1
         views = self._fleet.views(now, exchange.tried, cooling=not exchange.begun)
         decision = route(exchange.wish, views, self._fleet.rules.staleness, self._seed)
@@ -209,7 +219,7 @@ class Dispatcher:
         return decision
 
     def _unreached(self, exchange: Exchange, why: str) -> None:
-        self.failed(exchange, why, untouched=False, reached=False)
+        self.failed(exchange, why, Failure.AWAY)
 
     def _wait_to_go_on(self, exchange: Exchange, now: float) -> None:
         self._tickets[exchange] = self.queue.enter(exchange, _FIRST_IN_LINE, now, now + self.limits.resume_seconds)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Protocol
 
 from trimode_api.errors import ApiError
@@ -49,6 +50,19 @@ class Record:
     failures: list[str] = field(default_factory=list)
 
 
+class Failure(Enum):
+    """How an attempt failed: what that says of the replica, and of the request."""
+
+    UNTOUCHED = 0
+    """A reused connection closed without a byte: the replica may never have seen it."""
+    AWAY = 1
+    """Could not be reached, or takes no requests now."""
+    REFUSED = 2
+    """Answered that it will not."""
+    BROKEN = 3
+    """Broke off, answered garbage or hangs; the request itself may be why."""
+
+
 class Desk(Protocol):
     """Who places exchanges: told of each turn of one."""
 
@@ -61,7 +75,7 @@ class Desk(Protocol):
     def resumed(self, pause_s: float) -> None:
         """A broken stream goes on."""
 
-    def failed(self, exchange: Exchange, why: str, *, untouched: bool) -> None: ...
+    def failed(self, exchange: Exchange, why: str, how: Failure) -> None: ...
     def elsewhere(self, exchange: Exchange) -> bool:
         """Whether another replica could still be tried."""
 
@@ -73,8 +87,8 @@ class Exchange:
 
     __slots__ = (
         "_aligned", "_boundary", "_broken_at", "_desk", "_framing", "_held", "_passing", "_trail", "asked", "awaits",
-        "begun", "body", "client", "link", "over", "path", "quiet_since", "record", "request", "strikes", "tier",
-        "tried", "turn", "wish",
+        "begun", "body", "client", "link", "not_before", "over", "path", "quiet_since", "record", "request", "strikes",
+        "tier", "tried", "turn", "wish",
     )  # fmt: skip
 
     def __init__(self, client: ClientConnection, request: Request, asked: Asked, tier: Tier, desk: Desk) -> None:
@@ -97,7 +111,9 @@ class Exchange:
         self.turn = 0
         self.quiet_since = 0.0
         self.strikes = 0
-        """Attempts in a row that brought no byte."""
+        """Attempts in a row to continue that brought no byte."""
+        self.not_before = 0.0
+        """No attempt to continue before this time."""
         self.awaits = False
         """The present attempt has brought no byte for the client yet."""
         self.begun = False
@@ -135,7 +151,7 @@ class Exchange:
         # 401: it does not take the router's token, which no client can mend.
         if head.status == 401 or (head.status in RETRIABLE and self._desk.elsewhere(self)):
             self._drop_link()
-            self._desk.failed(self, f"answered {head.status}", untouched=False)
+            self._desk.failed(self, f"answered {head.status}", Failure.REFUSED)
             return
         self._framing = head
         self.record.stream = head.field(b"content-type").startswith(b"text/event-stream")
@@ -166,7 +182,7 @@ class Exchange:
             if not self.awaits:
                 self._broken_at = self._desk.now()
                 self.record.resumptions += 1
-        self._desk.failed(self, why, untouched=untouched)
+        self._desk.failed(self, why, Failure.UNTOUCHED if untouched else Failure.BROKEN)
 
     def lost(self, why: str) -> None:
         """The replica is given up from outside (dead, silent)."""
@@ -259,11 +275,18 @@ class Exchange:
         stream = head.field(b"content-type").startswith(b"text/event-stream")
         if head.status != 200 or not stream or (head.chunked != self._framing.chunked and not self.request.http10):
             self._drop_link()
-            self._desk.failed(self, f"answered {head.status} to a continuation", untouched=False)
+            how = Failure.AWAY if head.status in RETRIABLE else Failure.REFUSED
+            self._desk.failed(self, f"answered {head.status} to a continuation", how)
+
+    @property
+    def continuable(self) -> bool:
+        """Whether the rest could come from elsewhere, as far as the client and the replica's chunks go."""
+        streams = self.begun and self.record.stream and self._aligned and not self.client.gone
+        return streams and not self._trail.finished and bool(self._trail.emitted)
 
     def _resumable(self) -> bool:
-        """Whether the rest could come from elsewhere; makes the request for it."""
-        if not self.record.stream or not self._aligned or self.client.gone or self._trail.finished:
+        """Whether it is continuable; makes the request for the rest."""
+        if not self.continuable:
             return False
         body = self._trail.continuation(self.request.path, self.request.body)
         if body is None:

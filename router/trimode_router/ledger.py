@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 
 from trimode_api.errors import ApiError
-from trimode_api.fleet import Refusal
+from trimode_api.fleet import Refusal, TierState
 from trimode_router.exchange import Exchange
 from trimode_router.fleet import RING
 from trimode_router.metrics import Metrics
@@ -88,6 +88,10 @@ class Ledger:
         """A broken stream goes on, this long after its break."""
         self.metrics.pauses.observe(pause_s)
 
+    def objectives(self) -> tuple[TierState, ...]:
+        """Of each tier that had any: answers so far, and those that met both objectives."""
+        return tuple(TierState(name=name, answers=tier.answers, met=tier.met) for name, tier in self._tiers.items())
+
     def drain_rate(self, in_flight: int) -> float:
         """Requests per second that end while `in_flight` run, by how long they took lately; 0 for unknown.
 
@@ -101,6 +105,8 @@ class _TierMetrics:
 
     def __init__(self, metrics: Metrics, exchange: Exchange) -> None:
         name = exchange.tier.name
+        self.answers = self.met = 0
+        """Streams that were answered, and those of them that met both objectives."""
         self._requests = metrics.requests
         self._name = name
         self._by_status: dict[str, Any] = {}
@@ -127,13 +133,18 @@ class _TierMetrics:
             return
         self._whole.observe(now - record.started)
         waited = record.first_byte - record.started
+        met = waited <= exchange.tier.ttft_s
         if record.stream:  # the first byte of any other answer is its end
             self._first_byte.observe(waited)
-            self._met["ttft", waited <= exchange.tier.ttft_s].inc()
-        if record.tokens is None:
-            return
-        self._tokens.inc(record.tokens)
-        if record.stream and record.tokens > 1:
-            per_token = (now - record.first_byte) / (record.tokens - 1)
-            self._per_token.observe(per_token)
-            self._met["tpot", per_token <= exchange.tier.tpot_s].inc()
+            self._met["ttft", met].inc()
+        if record.tokens is not None:
+            self._tokens.inc(record.tokens)
+            if record.stream and record.tokens > 1:
+                per_token = (now - record.first_byte) / (record.tokens - 1)
+                self._per_token.observe(per_token)
+                in_time = per_token <= exchange.tier.tpot_s
+                self._met["tpot", in_time].inc()
+                met = met and in_time
+        if record.stream:
+            self.answers += 1
+            self.met += met

@@ -36,10 +36,17 @@ class Limits:
     """The same for one whose reports are missing too, counted from when they are called stale."""
     stuck_seconds: float = 15.0
     """The same in mid-stream for one that reports, but that it runs requests and emits no token of any."""
+    stalled_seconds: float = 30.0
+    """The same in mid-stream whatever the replica reports: its rest may as well come from elsewhere."""
     attempts: int = 3
-    """Replicas tried for one request, and for the rest of a broken stream, without a byte from any."""
+    """Replicas tried for one request before its first byte reached the client."""
+    continuations: int = 4
+    """Replicas tried in a row for the rest of a broken stream without a byte from any: what kills all who touch it
+    must not take the fleet down. Between them it waits 0.25 s, doubled each time, as replicas may die together."""
     resumptions: int = 8
     """Times that one stream may break and be continued elsewhere."""
+    lame_duck_seconds: float = 1.0
+    """A draining router leaves idle connections open this long: a request may be on its way on them."""
     resume_seconds: float = 30.0
     """How long a broken stream waits for a replica that can continue it."""
     trail_bytes: int = 512 * 1024

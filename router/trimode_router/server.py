@@ -90,8 +90,6 @@ class Router:
         """Refuse what is new, finish what runs for at most `timeout_s`; whether everything was finished."""
         self.viewer.draining = True
         self._server.close()
-        for connection in list(self._connections):
-            connection.close_if_idle()
         finished = True
         try:
             async with asyncio.timeout(timeout_s):
@@ -122,7 +120,7 @@ class Router:
                 connection.expire(now)
         if self.viewer.draining:
             for connection in list(self._connections):
-                connection.close_if_idle()
+                connection.close_if_idle(now - self.limits.lame_duck_seconds)
             if not self._busy():
                 self._idle.set()
 

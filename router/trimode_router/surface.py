@@ -98,7 +98,7 @@ class Surface:
 
     def _complete(self, client: ClientConnection, request: Request) -> None:
         if self._viewer.draining:
-            raise ApiError(503, "the router is shutting down", code="draining", retry_after_s=1)
+            request.keep = False  # served still, as it was on its way; the next one goes elsewhere
         rules = self._fleet.rules
         tier = rules.tier(request.tier)
         asked = parse(request.path, request.body, rules.points)

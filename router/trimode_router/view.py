@@ -58,9 +58,11 @@ class Viewer:
             default_tier=self._fleet.rules.default_tier.name,
             tiers=policy.tiers,
             switching=policy.switching,
+            drain_timeout_seconds=policy.drain_timeout_seconds,
             pools=tuple(self._pool(name, replicas) for name in pools),
             replicas=replicas,
             router=self._router(),
+            objectives=self._ledger.objectives(),
             decisions=tuple(self._fleet.changes),
             refusals=tuple(self._ledger.refusals),
         )

@@ -195,9 +195,16 @@ async def test_continuations_that_bring_nothing_are_bounded(open_house: Any) -> 
 
     for replica in house.replicas:
         replica.script = script
-    events = await heard(house, ask(), [])
+    task = asyncio.ensure_future(heard(house, ask(), []))
+    for seen in range(2, 6):  # each try waits twice as long as the one before
+        await house.until(lambda seen=seen: sum(len(replica.calls) for replica in house.replicas) >= seen)
+        await asyncio.sleep(0.05)
+        house.pass_time(0.1 * 2 ** (seen - 2))
+        assert sum(len(replica.calls) for replica in house.replicas) == seen
+        house.pass_time(0.3 * 2 ** (seen - 2))
+    events = await task
     assert json.loads(events[-1])["error"]["code"] == "stream_broken"
-    assert sum(len(replica.calls) for replica in house.replicas) == 3
+    assert sum(len(replica.calls) for replica in house.replicas) == 5
 
 
 @pytest.mark.parametrize("status", [400, 404, 500, 503])

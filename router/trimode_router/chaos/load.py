@@ -29,7 +29,7 @@ _PAUSE_SECONDS = 0.1
 class Account:
     """How requests ended, and what clients saw: one entry for each request sent.
 
-    `ok`: whole, token for token. `refused`: a 429 or 503 before anything was sent. `unconnected`: nobody listens.
+    `ok`: whole, token for token. `refused`: Retry-After before anything was sent. `unconnected`: nobody listens.
     `left`: the client closed first, on purpose. `error`: an error or a cut in an answer begun, or another status.
     `wrong`: tokens missing, doubled or of another stream.
     """
@@ -46,7 +46,7 @@ class Account:
 
     def note(self, end: str, example: str = "") -> None:
         self.ends[end] += 1
-        if example and len(self.examples) < 20:
+        if example and len(self.examples) < 6:
             self.examples.append(f"{end}: {example}")
 
 
@@ -93,9 +93,8 @@ class Load:
         self, session: aiohttp.ClientSession, body: dict[str, object], name: str, count: int, leave: int | None
     ) -> tuple[str, str]:
         async with session.post(PATH, json=body) as response:
-            if response.status in (429, 503):
-                await response.read()
-                return "refused", ""
+            if "retry-after" in response.headers:
+                return "refused", f"{name} status {response.status} {(await response.text())[:200]}"
             if response.status != 200:
                 return "error", f"{name} status {response.status} {(await response.text())[:200]}"
             if body["stream"]:

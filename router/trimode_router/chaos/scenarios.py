@@ -46,12 +46,13 @@ async def hangs(stage: Stage, seconds: float) -> None:
     """SIGSTOP of one replica, long enough to be taken for dead; then it wakes up and goes on."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
+        await asyncio.sleep(_PERIOD_SECONDS / 2)
         name = stage.any()
         stage.signal(name, signal.SIGSTOP)
         await asyncio.sleep(6)
         stage.signal(name, signal.SIGCONT)
         stage.replicas[name] = stage.replicas.pop(name)  # the next one's turn
-        await asyncio.sleep(_PERIOD_SECONDS)
+        await asyncio.sleep(_PERIOD_SECONDS / 2)
 
 
 def lies(fault: str) -> Callable[[Stage, float], Awaitable[None]]:

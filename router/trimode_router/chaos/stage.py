@@ -92,7 +92,7 @@ class Stage:
         config = RouterConfig(
             name="chaos", model="tiny", port=public, internal_port=internal, policy=a_policy(self._version)
         )
-        file.write_bytes(config.to_wire())
+        file.write_bytes(config.to_wire())  # noqa: ASYNC240 - a few hundred bytes
         self.router, line = await _start(["-m", "trimode_router", "--config", str(file)])
         listening = json.loads(line)
         self.url, self._internal = listening["url"], listening["internalUrl"]
@@ -127,8 +127,11 @@ class Stage:
     async def known(self) -> None:
         """Wait until the router has heard of every replica."""
         async with asyncio.timeout(_START_SECONDS):
-            while not self.replicas.keys() <= {replica["replicaId"] for replica in (await self.fleet())["replicas"]}:
+            while not self.replicas.keys() <= await self._heard_of():  # noqa: ASYNC110 - another process
                 await asyncio.sleep(_POLL_SECONDS)
+
+    async def _heard_of(self) -> set[object]:
+        return {replica["replicaId"] for replica in (await self.fleet())["replicas"]}
 
     async def tasks(self) -> int:
         """Tasks in the router's loop."""

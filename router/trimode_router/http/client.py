@@ -43,8 +43,8 @@ class ClientConnection(asyncio.Protocol):
     """`deadline` (edge's clock, 0 for none) is enforced by `expire`, which the server calls now and then."""
 
     __slots__ = (
-        "_backlog", "_edge", "_marked", "_pumping", "_reader", "current", "deadline", "flight", "gone", "paused",
-        "transport",
+        "_backlog", "_edge", "_marked", "_pumping", "_reader", "current", "deadline", "flight", "gone", "idle_since",
+        "paused", "transport",
     )  # fmt: skip
 
     def __init__(self, edge: Edge) -> None:
@@ -64,7 +64,8 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        self.deadline = self._edge.now() + self._edge.limits.header_seconds
+        self.idle_since = self._edge.now()
+        self.deadline = self.idle_since + self._edge.limits.header_seconds
         self._edge.opened(self)
 
     def data_received(self, data: bytes) -> None:
@@ -133,9 +134,9 @@ class ClientConnection(asyncio.Protocol):
         self.flight = None
         self.transport.abort()
 
-    def close_if_idle(self) -> None:
-        """For a server that drains: nothing is under way here, so nothing is lost."""
-        if self.idle and not self.gone:
+    def close_if_idle(self, since: float) -> None:
+        """For a server that drains: nothing has been under way here since then, so nothing is lost."""
+        if self.idle and not self.gone and self.idle_since <= since:
             self.transport.close()
 
     def expire(self, now: float) -> None:
@@ -196,7 +197,10 @@ class ClientConnection(asyncio.Protocol):
                 Phase.HEAD: limits.header_seconds,
                 Phase.BODY: limits.body_seconds,
             }
-            self.deadline = self._edge.now() + seconds[reader.phase]
+            now = self._edge.now()
+            self.deadline = now + seconds[reader.phase]
+            if reader.phase is Phase.IDLE:
+                self.idle_since = now
 
     def _linger(self) -> None:
         """Close with input unread: at once, the reset would overtake the answer; so discard for a while first."""

@@ -14,6 +14,7 @@ from trimode_api.wire import REQUEST_ID_HEADER, TIER_HEADER
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _TIER = TIER_HEADER.encode()
 _ID = REQUEST_ID_HEADER.encode()
+_BLANKS = 2048
 PASSED = (b"traceparent", b"tracestate")
 """Fields of the client that travel on to the replica; its Authorization never does."""
 
@@ -102,9 +103,12 @@ class Head:
             self.fail(431, f"the request's headers are longer than {limit} bytes", "headers_too_large")
 
     def feed(self, count: int) -> None:
-        """Count bytes read while the head is unfinished: a field still growing is known to the parser only."""
+        """Count bytes read while the head is unfinished: a field still growing is known to the parser only.
+
+        Generously, as line ends and blanks are among them: where reads happen to be cut must not decide.
+        """
         self._raw += count
-        if self._raw > self._limits[0]:
+        if self._raw > self._limits[0] + _BLANKS:
             self.grow(self._raw)
 
     def check(self, version: str) -> None:
