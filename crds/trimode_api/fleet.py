@@ -64,6 +64,14 @@ class PoolState(WireModel):
     shares: dict[PointName, float]
 
 
+class TierState(WireModel):
+    """A tier since this router's start: `answers` that its objective applies to (streams), and those that met it."""
+
+    name: str
+    answers: int
+    met: int
+
+
 class RouterState(WireModel):
     """This router's own counters."""
 
@@ -107,9 +115,11 @@ class FleetView(WireModel):
     default_tier: str
     tiers: tuple[TierPolicy, ...]
     switching: SwitchingPolicy
+    drain_timeout_seconds: int = Field(default=300, description="how long running requests may finish in a drain")
     pools: tuple[PoolState, ...]
     replicas: tuple[ReplicaState, ...]
     router: RouterState
+    objectives: tuple[TierState, ...] = ()
     decisions: tuple[PointChange, ...]
     refusals: tuple[Refusal, ...]
 

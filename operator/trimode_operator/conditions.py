@@ -112,7 +112,7 @@ def serving(seen: Observations) -> Verdict:
     if seen.fleets.views:
         count = sum(map(usable, seen.replicas))
         if count:
-            return Verdict(TRUE, Reason.REPLICAS_SERVE, f"{_replicas(count)} take requests")
+            return Verdict(TRUE, Reason.REPLICAS_SERVE, f"{_replicas(count)} in service")
         if seen.suspend:
             return Verdict(FALSE, Reason.SUSPENDED, "spec.suspend is true")
         return Verdict(FALSE, Reason.NO_REPLICA_READY, "no replica takes requests")
@@ -212,7 +212,7 @@ def metrics_fresh(seen: Observations) -> Verdict:
         return Verdict(FALSE, Reason.REPORTS_STALE, f"some router has not heard of {names} for too long")
     if not seen.replicas:
         return Verdict(UNKNOWN, Reason.NO_REPLICA, "no replica reports")
-    return Verdict(TRUE, Reason.REPORTS_FRESH, f"{_replicas(len(seen.replicas))} report")
+    return Verdict(TRUE, Reason.REPORTS_FRESH, f"reports of {_replicas(len(seen.replicas))} come in")
 
 
 def slo_met(seen: Observations) -> Verdict:

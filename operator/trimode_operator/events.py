@@ -20,8 +20,8 @@ from trimode_operator.status import condition
 
 MESSAGE_MAX = 1024
 GOOD_WHEN_FALSE = (ConditionType.PROGRESSING, ConditionType.SUSPENDED)
-QUIET = (ConditionType.PROGRESSING,)
-"""Conditions that come and go with every edit; the others tell what came of it."""
+QUIET = (ConditionType.PROGRESSING, ConditionType.ROUTER_READY, ConditionType.WORKERS_READY)
+"""Conditions whose comings and goings Ready tells as well, with their reasons."""
 EXPECTED = (
     Reason.SUSPENDED,
     Reason.SUSPENDING,
@@ -55,9 +55,15 @@ def transitions(before: Status | None, after: Status) -> tuple[Told, ...]:
         if kind is ConditionType.READY and now.status is FALSE and now.reason not in EXPECTED:
             if old is None or (old.reason, old.message) != (now.reason, now.message):
                 told.append(Told(True, now.reason, now.message))
-        elif moved and kind not in QUIET and now.status is not UNKNOWN:
+        elif moved and kind not in QUIET and now.status is not UNKNOWN and not _begins(old, now):
             told.append(_told(kind, now))
     return tuple(told)
+
+
+def _begins(old: Condition | None, now: Condition) -> bool:
+    """Whether a resource that is being made has merely not come that far."""
+    unknown = old is not None and old.status is UNKNOWN
+    return unknown and now.status is FALSE and now.type in (ConditionType.READY, ConditionType.SERVING)
 
 
 def _told(kind: ConditionType, now: Condition) -> Told:

@@ -23,6 +23,7 @@ from trimode_operator.cluster import RESOURCE, Cluster, Object
 from trimode_operator.conditions import TRUE, ConditionType
 from trimode_operator.errors import NotMade, RouterFailure
 from trimode_operator.metrics import Metrics
+from trimode_operator.objectives import Sample, attainment, kept, sample_of
 from trimode_operator.observations import Failure, Observations, minimum_of, ray_of, rollout_of
 from trimode_operator.observe import Observer, fresh_token
 from trimode_operator.plan import Capabilities, Names, Observed, Owner, Plan, make_plan
@@ -46,6 +47,8 @@ class Memory:
     made: object = None
     """All that the last successful `make` depended on; while it is the same there is nothing to make."""
     plan: Plan | None = None
+    samples: tuple[Sample, ...] = ()
+    """The routers' counts of answers over the last minutes."""
     token: str | None = None
     """What the fleet was given. An edited or deleted Secret is restored to it: another one would replace every pod."""
 
@@ -116,6 +119,8 @@ class Reconciler:
         if plan is not None and failure is None and await self._push(fleets, token, plan):
             fleets = await self._observer.fleets(routers, token)
         seen = self._seen(key, body, deployment, plan, fleets, problems)
+        if deployment is not None:
+            seen = self._judged(seen, deployment, memory)
         if failure is not None:
             seen = replace(seen, failure=Failure(failure.reason, str(failure)))
         status = await self._tell(key, seen)
@@ -207,6 +212,12 @@ class Reconciler:
             problems=problems,
             notes=plan.notes if plan is not None else (),
         )
+
+    def _judged(self, seen: Observations, deployment: NemotronDeployment, memory: Memory) -> Observations:
+        """With how the tiers' objectives were met of late."""
+        memory.samples = kept(memory.samples, sample_of(seen.fleets, self._parts.monotonic()))
+        tiers = {tier.name: tier.percentile for tier in deployment.spec.tiers}
+        return replace(seen, attainment=attainment(memory.samples, tuple(tiers)), objectives=tiers)
 
     async def _tell(self, key: Key, seen: Observations) -> Status:
         """Write the status where it differs, then tell of what moved."""

@@ -85,6 +85,9 @@ async def test_a_stream_is_counted(house: Any) -> None:
     name = "trimode_router_objectives_total"
     assert value(objectives, name, tier="premium", objective="ttft", met="true") == 1
     assert value(objectives, name, tier="premium", objective="tpot", met="true") == 1
+    assert [(tier.name, tier.answers, tier.met) for tier in house.router.viewer.fleet().objectives] == [
+        ("premium", 1, 1)
+    ]
 
 
 async def test_objectives_missed(house: Any) -> None:
@@ -108,6 +111,9 @@ async def test_objectives_missed(house: Any) -> None:
     name = "trimode_router_objectives_total"
     assert value(objectives, name, tier="premium", objective="ttft", met="false") == 1
     assert value(objectives, name, tier="premium", objective="tpot", met="false") == 1
+    assert [(tier.name, tier.answers, tier.met) for tier in house.router.viewer.fleet().objectives] == [
+        ("premium", 1, 0)
+    ]
 
 
 async def test_the_running_point_is_one_hot(house: Any) -> None:

@@ -42,7 +42,7 @@ def told(before: Observations | None, after: Observations) -> list[tuple[bool, s
         pytest.param(
             WELL,
             replace(WELL, fleets=fleets(view())),
-            [(True, "NotReady"), (True, "NotServing"), (True, "NotWorkersReady")],
+            [(True, "NotReady"), (True, "NotServing")],
             id="the last replica is gone",
         ),
         pytest.param(WELL, replace(WELL, deleting="drains"), [(False, "NotReady")], id="it goes, as asked"),
