@@ -23,7 +23,11 @@ TOKEN = "fleet-secret"
 SPECIALS = ["<end>", "<crash>", "<hang>", "<stop>"]
 """Ids 0 to 3; the last three are what the fake engine reacts to."""
 
-TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+TEMPLATE = (
+    "{% for m in messages %}{{ m['content'] | replace('[crash]', '<crash>') | replace('[hang]', '<hang>')"
+    " | replace('[stop]', '<stop>') }}{% endfor %}"
+)
+"""What is typed is never special, so the template has words for what the fake engine reacts to."""
 
 
 def byte_tokenizer() -> Tokenizer:

@@ -53,7 +53,7 @@ class TestOpenAiPackage:
     async def test_a_stream_is_the_same_answer_in_pieces(self, client: openai.AsyncOpenAI) -> None:
         stream = await client.chat.completions.create(
             model="echo",
-            messages=user("<stop>héllo"),
+            messages=user("[stop]héllo"),
             stream=True,
             stream_options={"include_usage": True},
             extra_body={"trimode": {"mode": "SelfSpeculation", "blockLength": 8}},
@@ -175,7 +175,7 @@ class TestLeaving:
     async def test_the_engine_forgets_the_request(
         self, replica: Replica, http: aiohttp.ClientSession, body: Body, eventually: Eventually, stream: bool
     ) -> None:
-        request = asyncio.create_task(http.post(CHAT, json=body("<hang>", stream=stream)))
+        request = asyncio.create_task(http.post(CHAT, json=body("[hang]", stream=stream)))
         await eventually(lambda: replica.engine.in_flight == 1)
         request.cancel()
         await eventually(lambda: replica.engine.in_flight == 0)
@@ -211,7 +211,7 @@ class TestEngineDeath:
     async def test_before_the_first_token_it_is_a_status(
         self, replica: Replica, http: aiohttp.ClientSession, body: Body, eventually: Eventually
     ) -> None:
-        request = asyncio.create_task(http.post(CHAT, json=body("<hang>", stream=True)))
+        request = asyncio.create_task(http.post(CHAT, json=body("[hang]", stream=True)))
         await eventually(lambda: replica.engine.in_flight == 1)
         replica.engine.process.kill()
         response = await request
@@ -223,7 +223,7 @@ class TestEngineDeath:
         self, http: aiohttp.ClientSession, body: Body
     ) -> None:
         """The router goes on elsewhere; an error event would already be the end for a client."""
-        async with http.post(CHAT, json=body("<crash>xy", stream=True)) as response:
+        async with http.post(CHAT, json=body("[crash]xy", stream=True)) as response:
             received, whole = await read_on(response)
         assert not whole
         assert b"error" not in received
@@ -233,7 +233,7 @@ class TestEngineDeath:
         self, replica: Replica, http: aiohttp.ClientSession, body: Body
     ) -> None:
         replica.check()
-        async with http.post(CHAT, json=body("<crash>x", max_tokens=9)) as response:
+        async with http.post(CHAT, json=body("[crash]x", max_tokens=9)) as response:
             assert response.status == 503
         with pytest.raises(Exception, match="exit code 7"):
             replica.check()
@@ -268,7 +268,7 @@ class TestDrain:
         policy = settings.policy.model_copy(update={"drain_timeout_seconds": 0})
         replica = await start_replica(settings.model_copy(update={"policy": policy}))
         async with aiohttp.ClientSession(replica.url, headers=AUTHORIZED) as http:
-            request = asyncio.create_task(http.post(CHAT, json=body("<hang>")))
+            request = asyncio.create_task(http.post(CHAT, json=body("[hang]")))
             await eventually(lambda: replica.engine.in_flight == 1)
             await replica.stop()
             response = await request

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from trimode_workers.text.detokenize import ByteDetokenizer, Detokenizer, WindowDetokenizer, byte_alphabet
 from trimode_workers.text.errors import TemplateError, TokenizerError
+from trimode_workers.text.plain import PlainText
 from trimode_workers.text.template import ChatTemplate
 
 
@@ -24,6 +25,7 @@ class TextModel:
         self._tokenizer = tokenizer
         self._template = template
         self._table = _byte_table(tokenizer)
+        self._plain = PlainText(tokenizer)
 
     @property
     def vocabulary(self) -> int:
@@ -31,11 +33,22 @@ class TextModel:
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 
     def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Messages (`role`, `content`) to the prompt's ids. TemplateError where there is no template or it refuses."""
+        """Messages (`role`, `content`) to the prompt's ids. TemplateError where there is no template or it refuses.
+
+        A special token that somebody has typed into a message is text: only the template's own are special.
+        """
         if self._template is None:
             raise TemplateError("this model has no chat template; use /v1/completions")
+        hidden, typed = self._plain.hide(messages)
+        text = self._template.render(hidden)
         # The template writes the beginning-of-text token itself.
-        return list(self._tokenizer.encode(self._template.render(messages), add_special_tokens=False).ids)
+        if not typed:
+            return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        return [token for piece, plain in self._plain.pieces(text, typed) for token in self._ids(piece, plain)]
+
+    def _ids(self, text: str, plain: bool) -> list[int]:
+        tokenizer = self._plain.tokenizer if plain else self._tokenizer
+        return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
     def encode(self, text: str) -> list[int]:
         """A plain prompt's ids, with the special tokens that the tokenizer puts around a text."""
