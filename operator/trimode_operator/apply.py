@@ -11,6 +11,7 @@ from trimode_operator.cache import Cache, ChildName, Key, owned_by
 from trimode_operator.cluster import Cluster, Object, name_of
 from trimode_operator.differ import Differences, differences, with_digest
 from trimode_operator.errors import ApiFailure, NameTaken, NotMade
+from trimode_operator.foreign import additions
 from trimode_operator.metrics import Metrics
 from trimode_operator.plan import ChildKind, Manifest, Owner, Plan
 from trimode_operator.plan.names import labels
@@ -23,9 +24,9 @@ class Applier:
         self._cluster = cluster
         self._cache = cache
         self._metrics = metrics
-        self._settled: dict[Key, dict[ChildName, Differences]] = {}
-        """By child: what still differed right after it was applied, such as a quantity in another unit. As long as
-        exactly that differs, it is as it should be."""
+        self._settled: dict[Key, dict[ChildName, tuple[Differences, Object]]] = {}
+        """By child: what still differed right after it was applied, such as a quantity in another unit, and what
+        others had added again. As long as exactly that is so, it is as it should be."""
 
     async def make(self, plan: Plan, owner: Owner) -> None:
         """Apply what differs, in order, then remove what is left over.
@@ -66,28 +67,19 @@ class Applier:
             return
         if live is None or not owned_by(live, owner.uid):
             await self._check_free(kind, owner, name)
-        result = await self._applied(kind, desired, live)
+        if live is not None and (extra := additions(desired, live)):
+            await self._cluster.merge(kind, owner.namespace, name[1], extra)
+            self._metrics.writes.labels("merge", kind.kind).inc()
+        result = await self._cluster.apply(kind, desired)
         self._metrics.writes.labels("apply", kind.kind).inc()
-        self._settled.setdefault(key, {})[name] = differences(desired, result)
+        self._settled.setdefault(key, {})[name] = differences(desired, result), additions(desired, result)
         self._cache.put(result)
         log = structlog.get_logger("apply")
         log.info("applied", kind=kind.kind, name=name[1], ns=owner.namespace, new=live is None)
 
-    async def _applied(self, kind: ChildKind, desired: Object, live: Object | None) -> Object:
-        """The child as applied. A hand-edited key of a list (a Service's port number) leaves the edited item beside
-        ours, which the API server may refuse; then lists are replaced whole first."""
-        try:
-            return await self._cluster.apply(kind, desired)
-        except ApiFailure as failure:
-            if live is None or failure.status != 422:
-                raise
-            metadata = desired["metadata"]
-            await self._cluster.merge(kind, metadata["namespace"], metadata["name"], desired)
-            return await self._cluster.apply(kind, desired)
-
     def _differs(self, desired: Object, live: Object, key: Key, name: ChildName) -> bool:
-        found = differences(desired, live)
-        return bool(found) and found != self._settled.get(key, {}).get(name)
+        found = differences(desired, live), additions(desired, live)
+        return found != ({}, {}) and found != self._settled.get(key, {}).get(name)
 
     async def _check_free(self, kind: ChildKind, owner: Owner, name: ChildName) -> None:
         """A forced apply would take over somebody else's object. One left by a former owner of our name is going."""

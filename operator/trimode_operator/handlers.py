@@ -35,7 +35,7 @@ def registry(cache: Cache, changed: Callable[[Key], None], seen: Callable[[], No
     found = kopf.OperatorRegistry()
     kopf.on.login(registry=found)(kopf.login_via_client)
 
-    def handle(event: Any, **_: Any) -> None:
+    async def handle(event: Any, **_: Any) -> None:  # async, since kopf runs others in threads
         seen()
         body: Object = dict(event["object"])
         key = cache.drop(body) if event["type"] == "DELETED" else cache.put(body)
