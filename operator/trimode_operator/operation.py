@@ -135,6 +135,9 @@ class Operation:
             else:
                 if found != self._capabilities:
                     self._log.info("capabilities", **{name: getattr(found, name) for name in found.__slots__})
+                    if self._capabilities is not None and self._options.namespaces:
+                        # Without the right to look at CRDs kopf watches what there was when it began.
+                        self._reconciler.list_always()
                     self._capabilities = found
                     self._everything()
             await asyncio.sleep(DISCOVER_S if self._capabilities is not None else 1.0)

@@ -76,6 +76,11 @@ class Reconciler:
         self._observer = Observer(parts.cluster, parts.cache, parts.routers)
         self._applier = Applier(parts.cluster, parts.cache, parts.metrics)
         self._memories: dict[Key, Memory] = {}
+        self._relist_s = RELIST_S
+
+    def list_always(self) -> None:
+        """List children at every visit: some kind of them is not watched."""
+        self._relist_s = 0.0
 
     def start_over(self) -> None:
         """Trust nothing remembered: another copy may have led meanwhile."""
@@ -91,7 +96,7 @@ class Reconciler:
         kinds = prunable(self._parts.capabilities())
         if memory.listed_at is None and not body.get("status"):
             memory.listed_at = self._parts.monotonic()  # nothing was made of it yet that the watches could have missed
-        if memory.listed_at is None or self._parts.monotonic() - memory.listed_at > RELIST_S:
+        if memory.listed_at is None or self._parts.monotonic() - memory.listed_at > self._relist_s:
             await self._observer.list_children(key, kinds)
             memory.listed_at, memory.made = self._parts.monotonic(), None
         if body["metadata"].get("deletionTimestamp") is not None:

@@ -270,6 +270,17 @@ async def test_what_a_watch_missed_is_found_at_the_next_relist(stage: Stage) -> 
     assert ("apply", "Service", "nemo-router") in stage.cluster.writes
 
 
+async def test_kinds_that_are_not_watched_are_listed_at_every_visit(stage: Stage) -> None:
+    await serving(stage)
+    del stage.cluster.objects["RayService", "default", "nemo"]  # nobody tells
+    await stage.reconciler.visit(KEY)
+    assert "RayService" not in stage.kinds()
+    stage.reconciler.list_always()
+    stage.now += 1.0
+    await stage.visit()
+    assert ("apply", "RayService", "nemo") in stage.cluster.writes
+
+
 async def test_a_change_of_mode_goes_to_the_routers_and_touches_no_pod(stage: Stage) -> None:
     await serving(stage)
     stage.resource(switching={"marginPercent": 9})
