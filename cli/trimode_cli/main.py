@@ -97,6 +97,36 @@ def bench(
         command.bench(out, quick, engine_only, url)
 
 
+@app.command(name="eval")
+def evaluate(
+    out: Annotated[str, typer.Option(metavar="DIR", help="Where the JSON, the table and the picture go.")] = ".",
+    model: Annotated[str, typer.Option(metavar="URI", help="hf://OWNER/NAME, file:///PATH or tiny://.")] = "tiny://",
+    draft_adapter: Annotated[str | None, typer.Option(help="Folder of a draft adapter in the model.")] = None,
+    url: Annotated[str | None, typer.Option(help="Ask this endpoint, at the points it allows, instead.")] = None,
+    prompts: Annotated[
+        str | None, typer.Option(metavar="FILE", help="JSONL with prompt and answer; the task suite without.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Questions of each task of the suite.")] = 25,
+    points: Annotated[str | None, typer.Option(metavar="LIST", help="Such as AR,S8,D32@0.9.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Requests at once.")] = 1,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
+    price_per_hour: Annotated[
+        float | None, typer.Option(min=0, help="Of the machine; gives the cost of a million tokens.")
+    ] = None,
+) -> None:
+    """Test a model at every operating point: how right, how fast, at what cost.
+
+    Writes eval.json, eval.md and eval.png.
+    """
+    from trimode_cli.errors import BadInput
+    from trimode_cli.eval.command import Wanted
+    from trimode_cli.eval.command import evaluate as run
+
+    if url is not None and (model != "tiny://" or draft_adapter is not None):
+        raise BadInput("--url goes neither with --model nor with --draft-adapter: the endpoint has its own")
+    run(Wanted(out, model, draft_adapter, url, prompts, samples, points, concurrency, max_tokens, price_per_hour))
+
+
 app.command()(simulate)
 
 

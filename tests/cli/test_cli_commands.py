@@ -38,10 +38,10 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = run(capsys, "--help")
     assert status == 0
-    assert all(command in out for command in ("up", "apply", "chat", "bench", "crd", "version"))
+    assert all(command in out for command in ("up", "apply", "chat", "bench", "eval", "crd", "version"))
 
 
-@pytest.mark.parametrize("command", ["up", "apply", "chat", "bench", "crd", "version"])
+@pytest.mark.parametrize("command", ["up", "apply", "chat", "bench", "eval", "crd", "version"])
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = run(capsys, command, "-h")
     assert status == 0
