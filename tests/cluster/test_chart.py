@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -229,7 +229,7 @@ def test_rights_end_at_the_watched_namespaces(place: Place) -> None:
 
 def test_a_deployment_of_two_hardened_pods_comes_up(place: Place, installed: Rendered) -> None:
     def pods() -> list[dict[str, Any]]:
-        return place.api.list("v1", "Pod", NAMESPACE, "app.kubernetes.io/name=trimode-operator")
+        return place.api.listed("v1", "Pod", NAMESPACE, "app.kubernetes.io/name=trimode-operator")
 
     found = place.api.until(lambda: len(pods()) == 2 and pods(), "the Deployment's pods exist")
     for pod in found:
@@ -241,34 +241,35 @@ def test_a_deployment_of_two_hardened_pods_comes_up(place: Place, installed: Ren
 def test_the_operator_works_with_the_charts_rights_and_settings(
     place: Place, tmp_path: Path, watched: list[str]
 ) -> None:
+    name = "chosen" if watched else "all"  # the other's children may still be going
     with place.release({"watchNamespaces": watched}) as rendered, running(place, rendered, tmp_path):
         for namespace in ("team-a", "team-b"):
-            place.api.apply({**TINY, "metadata": {"name": "tiny", "namespace": namespace}})
+            place.api.apply({**TINY, "metadata": {"name": name, "namespace": namespace}})
         seen = ["team-a"] if watched else ["team-a", "team-b"]
         for namespace in seen:
-            place.api.until(lambda ns=namespace: condition(place, ns, "Ready"), f"a status in {namespace}", 60)
-            children = place.api.list("apps/v1", "Deployment", namespace, "app.kubernetes.io/instance=tiny")
-            assert [child["metadata"]["name"] for child in children] == ["tiny-router"]
-            assert place.api.get("ray.io/v1", "RayService", "tiny", namespace)
+            place.api.until(lambda ns=namespace: ready(place, ns, name), f"a status in {namespace}", 60)
+            children = place.api.listed("apps/v1", "Deployment", namespace, f"app.kubernetes.io/instance={name}")
+            assert [child["metadata"]["name"] for child in children] == [f"{name}-router"]
+            assert place.api.get("ray.io/v1", "RayService", name, namespace)
+        assert bool(ready(place, "team-b", name)) == (not watched)
         lease = place.api.get("coordination.k8s.io/v1", "Lease", "trimode", NAMESPACE)
         assert lease is not None
         assert lease["spec"]["holderIdentity"].startswith("operator-0")
         for namespace in ("team-a", "team-b"):
-            place.api.delete("trimode.dev/v1alpha1", "NemotronDeployment", "tiny", namespace)
+            place.api.delete("trimode.dev/v1alpha1", "NemotronDeployment", name, namespace)
             place.api.until(lambda ns=namespace: not resources(place, ns), f"{namespace}'s resource is gone", 60)
-        if watched:
-            assert condition(place, "team-b", "Ready") is None
     assert "orbidden" not in (tmp_path / "operator.log").read_text()
 
 
 def resources(place: Place, namespace: str) -> list[dict[str, Any]]:
-    return place.api.list("trimode.dev/v1alpha1", "NemotronDeployment", namespace)
+    return place.api.listed("trimode.dev/v1alpha1", "NemotronDeployment", namespace)
 
 
-def condition(place: Place, namespace: str, name: str) -> dict[str, Any] | None:
-    found = place.api.get("trimode.dev/v1alpha1", "NemotronDeployment", "tiny", namespace) or {}
+def ready(place: Place, namespace: str, name: str) -> dict[str, Any] | None:
+    """The condition, where the operator has been there."""
+    found = place.api.get("trimode.dev/v1alpha1", "NemotronDeployment", name, namespace) or {}
     conditions = (found.get("status") or {}).get("conditions") or []
-    return next((each for each in conditions if each["type"] == name), None)
+    return next((each for each in conditions if each["type"] == "Ready"), None)
 
 
 class running:
@@ -303,6 +304,22 @@ class running:
     def __exit__(self, *_: object) -> None:
         self._program.stop()
         sys.stdout.write(self._log.read_text())
+
+
+def test_the_lease_goes_with_the_release_though_the_operator_still_runs(place: Place, tmp_path: Path) -> None:
+    def holder() -> str:
+        lease = place.api.get("coordination.k8s.io/v1", "Lease", "trimode", NAMESPACE)
+        return "" if lease is None else str((lease.get("spec") or {}).get("holderIdentity", ""))
+
+    with ExitStack() as outer:
+        with place.release() as rendered:
+            outer.enter_context(running(place, rendered, tmp_path))
+            place.api.until(holder, "a leader")
+            place.helm.upgrade(CHART, {"replicas": 1}, release=RELEASE, namespace=NAMESPACE)
+            assert holder(), "an upgrade leaves the leader alone"
+        log = tmp_path / "operator.log"
+        place.api.until(lambda: "lease not renewed" in log.read_text(), "the operator has lost its rights")
+        assert place.api.get("coordination.k8s.io/v1", "Lease", "trimode", NAMESPACE) is None
 
 
 def test_upgrade_and_back(place: Place) -> None:

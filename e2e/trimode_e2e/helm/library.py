@@ -32,6 +32,7 @@ BUILT_IN: dict[str, list[tuple[str, str, bool]]] = {
         ("services", "Service", True),
     ],
     "apps/v1": [("deployments", "Deployment", True)],
+    "coordination.k8s.io/v1": [("leases", "Lease", True)],
     "apiextensions.k8s.io/v1": [("customresourcedefinitions", "CustomResourceDefinition", False)],
     "networking.k8s.io/v1": [("networkpolicies", "NetworkPolicy", True)],
     "rbac.authorization.k8s.io/v1": [
