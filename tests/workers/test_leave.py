@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from trimode_api.fleet import ReplicaState
-from trimode_api.wire import PolicyConfig, RouterConfig
+from trimode_api.wire import DRAIN_PATH, FLEET_PATH, PolicyConfig, RouterConfig
 from trimode_router.server import Router
 from trimode_workers.replica.addresses import Routers
 from trimode_workers.replica.leave import Plan, head, in_flight, leave, own_address, worker
@@ -63,6 +66,31 @@ async def run(router: Router, plan: Plan) -> bool:
     return await leave(Routers([router.internal_url]), TOKEN, soon(plan))
 
 
+@asynccontextmanager
+async def busy_router(router: Router, drain_timeout_s: int) -> AsyncIterator[tuple[str, list[str]]]:
+    """The internal port of a router whose requests never end; its URL and the replicas it was told to drain."""
+    ordered: list[str] = []
+    view = json.loads(router.viewer.fleet().to_wire()) | {"drainTimeoutSeconds": drain_timeout_s}
+    for replica in view["replicas"]:
+        replica["inFlight"] = 1
+
+    async def fleet(_: web.Request) -> web.Response:
+        return web.json_response(view)
+
+    async def drain(request: web.Request) -> web.Response:
+        ordered.append((await request.json())["replicaId"])
+        return web.json_response({})
+
+    app = web.Application()
+    app.router.add_get(FLEET_PATH, fleet)
+    app.router.add_post(DRAIN_PATH, drain)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}", ordered
+    await runner.cleanup()
+
+
 class TestWorker:
     async def test_its_requests_finish_and_new_ones_go_elsewhere(
         self, router: Router, replicas: list[Replica], client: aiohttp.ClientSession, body: Body, eventually: Eventually
@@ -84,16 +112,13 @@ class TestWorker:
         assert await asyncio.wait_for(going, 30)
         assert leaving.engine.in_flight == 0
 
-    async def test_it_does_not_wait_for_ever(
-        self, router: Router, replicas: list[Replica], client: aiohttp.ClientSession, body: Body, eventually: Eventually
+    @pytest.mark.parametrize(("limit_s", "drain_timeout_s"), [(0.5, 3600), (3600, 1)])
+    async def test_it_waits_no_longer_than_the_pod_and_the_policy_allow(
+        self, router: Router, replicas: list[Replica], limit_s: float, drain_timeout_s: int
     ) -> None:
-        hanging = asyncio.create_task(client.post(CHAT, json=body("<hang>")))
-        await eventually(lambda: any(replica.engine.in_flight for replica in replicas))
-        (busy,) = [replica for replica in replicas if replica.engine.in_flight]
-        address = busy.url.split("//")[1].split(":")[0]
-        assert not await run(router, worker(address, timeout_s=0.5))
-        hanging.cancel()
-        await asyncio.gather(hanging, return_exceptions=True)
+        async with asyncio.timeout(60), busy_router(router, drain_timeout_s) as (url, ordered):
+            assert not await leave(Routers([url]), TOKEN, soon(worker("127.0.0.1", limit_s)))
+        assert set(ordered) == {replicas[0].replica_id}
 
     async def test_without_routers_nothing_is_waited_for(self) -> None:
         assert await leave(Routers(["http://127.0.0.1:9"]), TOKEN, soon(worker("127.0.0.1", timeout_s=30)))

@@ -65,7 +65,7 @@ policies = st.fixed_dictionaries(
         "diffusion": st.fixed_dictionaries(
             {"blockLength": st.sampled_from(BLOCK_LENGTHS), "threshold": st.sampled_from(["0.5", "0.9", "1"])}
         ),
-        "drain": st.fixed_dictionaries({"timeoutSeconds": st.integers(61, 300)}),
+        "drain": st.fixed_dictionaries({"timeoutSeconds": st.integers(0, 600)}),
     },
 )
 pool_policies = st.fixed_dictionaries(

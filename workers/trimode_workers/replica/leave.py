@@ -57,16 +57,31 @@ def head(timeout_s: float) -> Plan:
     return Plan(lambda replica: replica.draining, False, timeout_s, HEAD_SETTLE_S)
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a router says: requests at the chosen replicas, and how long a drain may take (seconds)."""
+
+    running: int
+    drain_timeout_s: float
+
+
 async def leave(routers: Routers, token: str, plan: Plan) -> bool:
-    """Drain and wait; whether all was done in time. Routers that do not answer have nothing for us to finish."""
-    deadline = time.monotonic() + plan.timeout_s
+    """Drain and wait, for as long as the fleet's policy gives a drain; whether all was done in time.
+
+    Routers that do not answer have nothing for us to finish.
+    """
+    began = time.monotonic()
+    limit_s = plan.timeout_s
     idle_since: float | None = None
     timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
     async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {token}"}, timeout=timeout) as http:
-        while (now := time.monotonic()) < deadline:
+        while (now := time.monotonic()) - began < limit_s:
             await routers.look_up()
-            rounds = await asyncio.gather(*(_ask(http, url, plan) for url in routers.urls))
-            if any(rounds):
+            answers = await asyncio.gather(*(_ask(http, url, plan) for url in routers.urls))
+            said = [answer for answer in answers if answer is not None]
+            if said:
+                limit_s = min(plan.timeout_s, max(answer.drain_timeout_s for answer in said))
+            if any(answer.running for answer in said):
                 idle_since = None
             elif idle_since is None:
                 idle_since = now
@@ -81,8 +96,8 @@ def in_flight(replicas: Iterable[ReplicaState]) -> int:
     return sum(max(replica.in_flight, replica.running + replica.waiting) for replica in replicas)
 
 
-async def _ask(http: aiohttp.ClientSession, router: str, plan: Plan) -> int:
-    """Requests that this router knows of at the chosen replicas, after ordering their drain."""
+async def _ask(http: aiohttp.ClientSession, router: str, plan: Plan) -> Said | None:
+    """What this router knows of the chosen replicas, after ordering their drain; None where it does not answer."""
     try:
         async with http.get(router + FLEET_PATH) as answer:
             view = FleetView.from_wire(await answer.read())
@@ -94,8 +109,8 @@ async def _ask(http: aiohttp.ClientSession, router: str, plan: Plan) -> int:
                     pass
     except (aiohttp.ClientError, TimeoutError, OSError, ValidationError) as exc:
         _log.warning("router %s: %s", router, exc or type(exc).__name__)
-        return 0
-    return in_flight(chosen)
+        return None
+    return Said(in_flight(chosen), view.drain_timeout_seconds)
 
 
 def own_address(routers: Routers) -> str:
