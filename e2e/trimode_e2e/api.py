@@ -21,6 +21,9 @@ Object = dict[str, Any]
 
 MANAGER = "trimode-e2e"
 POLL_S = 0.1
+LOOK_S = 3
+AWAY_S = 0.3
+SETTLE_S = 0.05
 MERGE = "application/merge-patch+json"
 
 
@@ -66,7 +69,7 @@ class Api:
             raise
         return found
 
-    def list(self, api_version: str, kind: str, namespace: str | None = None, selector: str = "") -> list[Object]:
+    def listed(self, api_version: str, kind: str, namespace: str | None = None, selector: str = "") -> list[Object]:
         with _refusals():
             found = self._of(api_version, kind).get(namespace=namespace, label_selector=selector)
         return [item | {"apiVersion": api_version, "kind": kind} for item in found.to_dict()["items"]]
@@ -138,39 +141,24 @@ class Api:
             if exc.status != 404:
                 raise
 
-    def watch(
-        self, api_version: str, kind: str, selector: str, stopping: threading.Event
-    ) -> Iterator[tuple[str, Object]]:
-        """Every object once, then every change of one, as (`ADDED` | `MODIFIED` | `DELETED`, object), until stopped.
+    def snapshots(self, api_version: str, kind: str, stopping: threading.Event) -> Iterator[list[Object]]:
+        """All objects of a kind, again and again until stopped: soon after any changes, and every few seconds.
 
-        Reconnects for as long as it takes; objects are then told again as ADDED.
+        Waits for a server that is away. Whoever follows these compares, and so misses nothing for good.
         """
         while not stopping.is_set():
             try:
-                yield from self._watch_once(api_version, kind, selector, stopping)
-            except Exception as exc:  # noqa: BLE001 - the server may be away in any way; it is waited for
-                if not isinstance(exc, ApiException) or exc.status != 410:
-                    stopping.wait(0.3)
+                listed = self._of(api_version, kind).get()
+                yield [item | {"apiVersion": api_version, "kind": kind} for item in listed.to_dict()["items"]]
+                self._await_change(api_version, kind, listed.metadata.resourceVersion)
+            except Exception:  # noqa: BLE001 - the server may be away in any way; it is waited for
+                stopping.wait(AWAY_S)
 
-    def _watch_once(
-        self, api_version: str, kind: str, selector: str, stopping: threading.Event
-    ) -> Iterator[tuple[str, Object]]:
-        resource = self._of(api_version, kind)
-        listed = resource.get(label_selector=selector)
-        for item in listed.to_dict()["items"]:
-            yield "ADDED", item | {"apiVersion": api_version, "kind": kind}
-        version = listed.metadata.resourceVersion
-        while not stopping.is_set():
-            # Short, so that `stopping` is seen.
-            for event in resource.watch(label_selector=selector, resource_version=version, timeout=2):
-                item = event["raw_object"]
-                if event["type"] == "ERROR":
-                    return
-                version = item["metadata"]["resourceVersion"]
-                if event["type"] != "BOOKMARK":
-                    yield event["type"], item
-                if stopping.is_set():
-                    return
+    def _await_change(self, api_version: str, kind: str, version: str) -> None:
+        """Until something changes after `version`, or for some seconds."""
+        for _ in self._of(api_version, kind).watch(resource_version=version, timeout=LOOK_S):
+            time.sleep(SETTLE_S)  # more will have changed
+            return
 
     def until(self, look: Callable[[], Any], what: str, timeout_s: float = 30.0) -> Any:
         """Ask until the answer is true, and return it. Raises AssertionError naming what did not come."""

@@ -22,7 +22,9 @@ from trimode_e2e.control.programs import Program
 from trimode_e2e.kubelet.node import SELECTOR
 
 START_TIMEOUT_S = 60.0
-LEASE_NAMESPACE = "default"
+HOME = "trimode-system"
+"""The operator's own namespace, with the Lease."""
+LEASE = "trimode"
 
 
 @dataclass(slots=True)
@@ -43,14 +45,14 @@ class Operator:
         metrics, health = free_ports(2)
         command = [
             *(sys.executable, "-m", "trimode_operator", "--settings", str(settings), "--host", "127.0.0.1"),
-            *("--metrics-port", str(metrics), "--health-port", str(health)),
+            *("--metrics-port", str(metrics), "--health-port", str(health), "--lease", LEASE),
             *(word for namespace in namespaces for word in ("--namespace", namespace)),
         ]
         environment = {
             **os.environ,
             "KUBECONFIG": str(kubeconfig),
             "POD_NAME": name,
-            "POD_NAMESPACE": LEASE_NAMESPACE,
+            "POD_NAMESPACE": HOME,
         }
         program = Program.start(name, command, folder / f"{name}.log", env=environment)
         found = cls(program, f"http://127.0.0.1:{health}", f"http://127.0.0.1:{metrics}/metrics")

@@ -136,7 +136,7 @@ class World:
         selector = f"app.kubernetes.io/managed-by=trimode-operator,app.kubernetes.io/instance={name}"
         for api_version, kind in CHILDREN:
             if self.api.knows_cached(api_version, kind):
-                yield from self.api.list(api_version, kind, namespace, selector)
+                yield from self.api.listed(api_version, kind, namespace, selector)
 
     def token(self, name: str, namespace: str) -> str:
         secret = self.api.get("v1", "Secret", f"{name}-token", namespace)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,8 +10,11 @@ import pytest
 
 from trimode_e2e import kubectl as kubectl_programs
 from trimode_e2e.control.provide import Cluster, provide
+from trimode_e2e.crds import ROOT
 from trimode_e2e.errors import Missing
+from trimode_e2e.helm import Helm, helm_python
 from trimode_e2e.kubectl import Kubectl
+from trimode_e2e.operator_process import HOME, LEASE, Operator
 from trimode_e2e.world import PAPER, World
 
 
@@ -65,6 +69,35 @@ def kubectl(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Kubec
         return Kubectl(kubectl_programs.find(), cluster.kubeconfig, tmp_path_factory.mktemp("kubectl"))
     except Missing as exc:
         pytest.skip(f"kubectl is not on the path and cannot be fetched: {exc}")
+
+
+@pytest.fixture(scope="session")
+def rights(world: World) -> Path:
+    """A kubeconfig with the rights that the chart gives the operator, and no others."""
+    world.api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": HOME}})
+    if world.cluster.plane is None:
+        warnings.warn("an existing cluster: the operator runs with the rights of its kubeconfig", stacklevel=1)
+        return world.cluster.kubeconfig
+    try:
+        with Helm(helm_python()) as helm:
+            rendered = helm.render(ROOT / "charts" / "trimode", release=LEASE, namespace=HOME)
+    except Missing as exc:
+        pytest.skip(f"the chart cannot be rendered, so the operator's rights are unknown: {exc}")
+    for kind in ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"):
+        for manifest in rendered.of(kind):
+            if kind.startswith("Role"):
+                manifest["metadata"].setdefault("namespace", HOME)
+            world.api.apply(manifest)
+    account = rendered.one("ServiceAccount")["metadata"]["name"]
+    return world.cluster.plane.kubeconfig_of(f"system:serviceaccount:{HOME}:{account}", ("system:serviceaccounts",))
+
+
+@pytest.fixture(scope="module")
+def operator(rights: Path, folder: Path, request: pytest.FixtureRequest) -> Iterator[Operator]:
+    """The operator, for the tests of one module."""
+    running = Operator.start(rights, folder, name=request.module.__name__)
+    yield running
+    running.stop()
 
 
 @pytest.fixture(scope="session")

@@ -7,13 +7,12 @@ namespace of one's own (`unshare --map-root-user --net`).
 from __future__ import annotations
 
 import itertools
+import secrets
 import shutil
 import subprocess
 
 from trimode_e2e.errors import Missing
 
-NETWORK = "198.18.7."
-"""From the block that is set aside for tests of networks; never routed."""
 _FIRST, _LAST = 1, 254
 
 
@@ -21,12 +20,15 @@ class Addresses:
     """Gives addresses out. `close` takes all of them off the device again."""
 
     def __init__(self) -> None:
+        # Out of 198.18.0.0/15, which is set aside for tests of networks; another run beside this one has another part.
+        self._network = f"198.{18 + secrets.randbelow(2)}.{secrets.randbelow(256)}."
         self._numbers = itertools.cycle(range(_FIRST, _LAST + 1))
         self._given: set[str] = set()
 
     def take(self) -> str:
         """A fresh address, not one that was given back just now. Raises Missing where it may not be added."""
-        address = next(f"{NETWORK}{number}" for number in self._numbers if f"{NETWORK}{number}" not in self._given)
+        every = (f"{self._network}{number}" for number in self._numbers)
+        address = next(each for each in every if each not in self._given)
         _ip("add", address)
         self._given.add(address)
         return address

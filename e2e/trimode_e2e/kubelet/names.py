@@ -41,7 +41,7 @@ class Names:
         """Write the file anew. Where the API server is away it stays as it is."""
         with self._lock:
             try:
-                services = self._api.list("v1", "Service")
+                services = self._api.listed("v1", "Service")
             except Exception:  # noqa: BLE001 - whatever keeps the server away, names stay
                 return
             self._write(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,8 @@ NAME = "trimode-e2e"
 SELECTOR = {"trimode.dev/node": "e2e"}
 """Pods with this node selector are ours; no other node has the label."""
 HEARTBEAT_S = 10.0
+
+_log = logging.getLogger(__name__)
 
 
 class Node:
@@ -70,19 +73,29 @@ class Node:
         self._api.patch_status("v1", "Node", NAME, None, status)
 
     def _follow(self) -> None:
-        for change, pod in self._api.watch("v1", "Pod", "", self._stopping):
-            if pod["spec"].get("nodeSelector") == SELECTOR and self._played(pod["metadata"]["namespace"]):
-                self._take(change, pod)
+        for pods in self._api.snapshots("v1", "Pod", self._stopping):
+            ours = [pod for pod in pods if self._is_ours(pod)]
+            for pod in ours:
+                try:
+                    self._take(pod)
+                except Exception:  # noqa: BLE001 - the next snapshot has it again
+                    _log.exception("pod %s", pod["metadata"]["name"])
+            there = {pod["metadata"]["uid"] for pod in ours}
+            for uid, running in tuple(self.pods.items()):
+                if uid not in there:
+                    running.delete()
 
-    def _take(self, change: str, pod: Object) -> None:
+    def _is_ours(self, pod: Object) -> bool:
+        return pod["spec"].get("nodeSelector") == SELECTOR and self._played(pod["metadata"]["namespace"])
+
+    def _take(self, pod: Object) -> None:
         metadata = pod["metadata"]
-        uid = metadata["uid"]
-        running = self.pods.get(uid)
-        if change == "DELETED" or metadata.get("deletionTimestamp"):
+        running = self.pods.get(metadata["uid"])
+        if metadata.get("deletionTimestamp"):
             if running is not None:
                 running.delete()
-            elif change != "DELETED":
-                self._forget(metadata["namespace"], metadata["name"], uid)
+            else:
+                self._forget(metadata["namespace"], metadata["name"], metadata["uid"])
         elif running is None and pod.get("status", {}).get("phase") not in ("Succeeded", "Failed"):
             self._begin(pod)
 
@@ -93,7 +106,7 @@ class Node:
                 self._api.bind(name, namespace, NAME)
         address = self._addresses.take()
         folder = self._folder / uid
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         self.pods[uid] = Pod(
             pod,
             folder,

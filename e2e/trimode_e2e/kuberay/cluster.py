@@ -103,6 +103,9 @@ class Cluster:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        assert self._process.stdout is not None
+        with contextlib.suppress(OSError):
+            self._process.stdout.close()
         for process in below:
             with contextlib.suppress(psutil.Error):
                 process.kill()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import datetime
+import logging
 import secrets
 import threading
 import time
@@ -22,6 +23,7 @@ from trimode_e2e.kuberay.status import ClusterState, status_of
 
 API_VERSION, KIND = "ray.io/v1", "RayService"
 POLL_S = 0.3
+_log = logging.getLogger(__name__)
 LONGEST_OLD_CLUSTER_S = 10.0
 """An upgrade's old cluster stays as long as the RayService says, but here no longer than this, in seconds."""
 
@@ -37,6 +39,7 @@ class Controller:
         self._api = api
         self._environment = environment
         self._played = played
+        self._ended: list[Service] = []
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="kuberay", daemon=True)
 
@@ -49,7 +52,7 @@ class Controller:
         self._thread.join(15)
         for service in self.services.values():
             service.end()
-        for service in self.services.values():
+        for service in (*self.services.values(), *self._ended):
             service.join()
 
     def service(self, namespace: str, name: str) -> Service:
@@ -57,22 +60,22 @@ class Controller:
         return self.services[namespace, name]
 
     def _follow(self) -> None:
-        for change, item in self._api.watch(API_VERSION, KIND, "", self._stopping):
-            key = item["metadata"]["namespace"], item["metadata"]["name"]
-            if not self._played(key[0]):
-                continue
-            service = self.services.get(key)
-            if service is not None and service.uid != item["metadata"]["uid"]:
-                service.end()
-                service = None
-            if change == "DELETED":
-                self.services.pop(key, None)
-                if service is not None:
+        for items in self._api.snapshots(API_VERSION, KIND, self._stopping):
+            found = {
+                (item["metadata"]["namespace"], item["metadata"]["name"]): item
+                for item in items
+                if self._played(item["metadata"]["namespace"])
+            }
+            for key, service in tuple(self.services.items()):
+                item = found.get(key)
+                if item is None or item["metadata"]["uid"] != service.uid:
                     service.end()
-            elif service is None:
-                self.services[key] = Service(self._api, item, self._environment)
-            else:
-                service.wanted = item
+                    self._ended.append(self.services.pop(key))
+            for key, item in found.items():
+                if key in self.services:
+                    self.services[key].wanted = item
+                else:
+                    self.services[key] = Service(self._api, item, self._environment)
 
 
 class Service:
@@ -98,8 +101,9 @@ class Service:
         return str(self.wanted["metadata"]["uid"])
 
     def engines(self) -> frozenset[int]:
-        """Process ids of the engines of the active cluster."""
-        return self.active.engines() if self.active else frozenset()
+        """Process ids of the engines, of all clusters."""
+        clusters = [cluster for cluster in (self.active, self.pending) if cluster is not None]
+        return frozenset().union(*(cluster.engines() for cluster in clusters))
 
     def end(self) -> None:
         """Stop playing it; does not wait."""
@@ -112,9 +116,10 @@ class Service:
         while not self._ending.is_set():
             try:
                 self._step(self.wanted)
-            except Refused:
-                pass  # the object is gone or has changed: the watch will tell
+            except Refused as exc:
+                _log.info("rayservice %s: %s", self._name, exc)  # gone or changed: the next snapshot tells
             except Exception as exc:  # noqa: BLE001 - the server may be away in any way
+                _log.warning("rayservice %s: %s", self._name, exc)
                 self._complain(exc)
             self._ending.wait(POLL_S)
         self._stop_clusters()
