@@ -127,8 +127,6 @@ def unsupported(deployment: NemotronDeployment) -> list[Problem]:
         problems.append(Problem("spec.model.uri", f"{spec.model.uri!r}: write an absolute path, file:///PATH"))
     if spec.engine.type is not EngineType.NATIVE:
         problems.append(Problem("spec.engine.type", f"{spec.engine.type} does not run on a cluster yet; use Native"))
-    if spec.model.draft_adapter is not None:
-        problems.append(Problem("spec.model.draftAdapter", "is not loaded on a cluster yet; leave it out"))
     for index, pool in enumerate(spec.pools):
         if pool.name == RAYS_OWN_GROUP:
             problems.append(

@@ -168,6 +168,7 @@ def _field(part: str, **change: Any) -> Callable[[dict[str, Any]], None]:
 
 ROLLS = {
     "another model": _field("model", uri="file:///models/y"),
+    "a draft adapter": _field("model", draftAdapter="lora"),
     "another served name": _field("model", servedName="other"),
     "another number format": _field("engine", dtype="bfloat16"),
     "a longer context": _field("engine", maxContextTokens=4096),

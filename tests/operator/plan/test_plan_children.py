@@ -269,7 +269,6 @@ def test_suspended_it_keeps_its_shape_and_runs_nothing(
     ("change", "path"),
     [
         ({"model": {"uri": "file://not/absolute"}}, "spec.model.uri"),
-        ({"model": {"uri": "tiny://", "draftAdapter": "lora"}}, "spec.model.draftAdapter"),
         ({"pools": [{"name": "ok", "modes": ["AR"]}, {"name": "headgroup", "modes": ["AR"]}]}, "spec.pools[1].name"),
         (
             {"engine": {"type": "SGLang", "image": "x"}, "pools": [{"name": "p", "modes": ["AR"]}]},

@@ -75,6 +75,17 @@ def test_the_import_path_builds_each_application_from_its_args(config: Any) -> N
         assert settings.router_urls == ("http://nemo-reports.llm.svc.cluster.local:8001",)
 
 
+def test_a_draft_adapter_reaches_the_worker(
+    resource: Resource, spec: dict[str, Any], plan: MakePlan, find: Find
+) -> None:
+    from trimode_workers.replica.settings import PoolArgs
+
+    model = {"uri": "hf://nvidia/X", "draftAdapter": "linear_spec_lora"}
+    service = find(plan(resource(spec | {"model": model})), "RayService")
+    args = yaml.safe_load(service["spec"]["serveConfigV2"])["applications"][0]["args"]
+    assert PoolArgs.model_validate(args).engine.draft_adapter == "linear_spec_lora"
+
+
 def test_the_scaling_policy_is_there(config: Any) -> None:
     for app in config.applications:
         module, _, name = app.deployments[0].autoscaling_config["policy"]["policy_function"].partition(":")
@@ -162,6 +173,7 @@ def test_where_the_weights_are(
     service = find(plan(resource(spec | {"model": {"uri": uri, "revision": "v2"}})), "RayService")
     app = yaml.safe_load(service["spec"]["serveConfigV2"])["applications"][0]
     assert app["args"]["engine"]["model"] == loaded
+    assert "draft_adapter" not in app["args"]["engine"]
     pod = service["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]["template"]["spec"]
     volumes = [{k: v for k, v in each.items() if k != "name"} for each in pod["volumes"] if each["name"] == "model"]
     assert volumes == ([] if volume is None else [volume])
