@@ -11,7 +11,7 @@ from aiohttp import web
 
 from trimode_api.modes import AR, speculation
 from trimode_api.wire import REPORT_PATH, Command, PolicyConfig, ReplicaReport, ReportAnswer, SwitchingPolicy
-from trimode_workers.replica.policy import configure_for, pool_points
+from trimode_workers.replica.policy import configure_for, keeping, pool_points
 from trimode_workers.replica.replica import Replica
 from trimode_workers.replica.report import RateWindow
 from trimode_workers.replica.scaling import wanted_replicas
@@ -93,7 +93,10 @@ class TestReporting:
         other = policy.pools[0].model_copy(update={"name": "other"})
         router.answer = ReportAnswer(policy=policy.model_copy(update={"version": 5, "pools": (other,)}))
         await eventually(lambda: reporting.policy.version == 5)
+        await eventually(lambda: router.last.policy_version == 5)
         assert (router.last.ready, router.last.point) == (True, "AR")
+        assert router.last.allowed_points == ("AR", "S8", "S16", "D32@0.9")
+        assert len(reporting.offer().points) == 4
 
     async def test_drain_and_undrain(self, reporting: Replica, router: Router, eventually: Eventually) -> None:
         router.answer = ReportAnswer(command=Command.DRAIN)
@@ -165,6 +168,19 @@ class TestPolicy:
         assert configure_for(policy, "other") is None
         assert pool_points(policy, "other") == ()
         assert pool_points(policy, "flex")[:2] == (AR, speculation(8))
+
+    def test_a_pool_that_is_taken_away_goes_on_as_before(self, policy: PolicyConfig) -> None:
+        before = newer(policy, 2, "S8")
+        other = policy.pools[0].model_copy(update={"name": "other"})
+        switching = policy.switching.model_copy(update={"margin_percent": 9, "fallback": {"other": "AR"}})
+        after = policy.model_copy(update={"version": 3, "pools": (other,), "switching": switching})
+        kept = keeping(after, "flex", before)
+        configure = configure_for(kept, "flex")
+        assert configure is not None
+        assert (configure.points, configure.fixed) == (["AR", "S8", "S16", "D32@0.9"], "S8")
+        assert (configure.fallback, configure.margin_percent, configure.version) == ("AR", 9, 3)
+        assert keeping(before, "flex", policy) is before
+        assert keeping(after, "unheard of", before) is after
 
     def test_settings_refuse_a_pool_without_policy(self, settings: ReplicaSettings) -> None:
         with pytest.raises(ValueError, match="'other' is not in the policy"):

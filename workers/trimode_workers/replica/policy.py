@@ -43,6 +43,21 @@ def pool_policy(policy: PolicyConfig, pool: str) -> PoolPolicy | None:
     return next((each for each in policy.pools if each.name == pool), None)
 
 
+def keeping(policy: PolicyConfig, pool: str, before: PolicyConfig) -> PolicyConfig:
+    """The policy, with what `before` says of the pool where it no longer knows it.
+
+    A pool that is taken away serves until its successors are ready, as it did.
+    """
+    own = pool_policy(before, pool)
+    if own is None or pool_policy(policy, pool) is not None:
+        return policy
+    old, new = before.switching, policy.switching
+    fixed = {pool: old.fixed[pool]} if pool in old.fixed else {}
+    fallback = {pool: old.fallback[pool]} if pool in old.fallback else {}
+    switching = new.model_copy(update={"fixed": new.fixed | fixed, "fallback": new.fallback | fallback})
+    return policy.model_copy(update={"pools": (*policy.pools, own), "switching": switching})
+
+
 def pool_points(policy: PolicyConfig, pool: str) -> tuple[OperatingPoint, ...]:
     """The points the pool may use; none where the policy does not know it."""
     own = pool_policy(policy, pool)

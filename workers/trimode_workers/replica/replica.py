@@ -24,7 +24,7 @@ from trimode_workers.openai.prepare import Offer
 from trimode_workers.process.client import EngineClient, EngineFailed
 from trimode_workers.process.life import engine_argv
 from trimode_workers.replica.addresses import Routers
-from trimode_workers.replica.policy import NO_POLICY_YET, configure_for, pool_points
+from trimode_workers.replica.policy import NO_POLICY_YET, configure_for, keeping, pool_points, pool_policy
 from trimode_workers.replica.report import Moment, RateWindow, Self, build_report
 from trimode_workers.replica.reporter import Reporter
 from trimode_workers.replica.settings import EngineOptions, ReplicaSettings
@@ -191,11 +191,12 @@ class Replica:
             self._changed()
 
     def _adopt(self, policy: PolicyConfig) -> None:
-        configure = configure_for(policy, self._settings.pool)
-        self.policy = policy
-        if configure is None:
-            _log.warning("policy %d does not know pool %s; keeping its points", policy.version, self._settings.pool)
-            return
+        pool = self._settings.pool
+        if pool_policy(policy, pool) is None:
+            _log.warning("policy %d does not know pool %s; it goes on as before", policy.version, pool)
+        self.policy = keeping(policy, pool, self.policy)
+        configure = configure_for(self.policy, pool)
+        assert configure is not None  # the settings' policy knew it, and every later one does
         self.engine.configure(configure)
         self._changed()
 
