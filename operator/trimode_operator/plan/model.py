@@ -44,8 +44,8 @@ class Observed:
     """Live state that the plan depends on.
 
     `token`: the fleet's shared token, as the live Secret has it, or a fresh one from the edge where there is none.
-    `ray_service`: the live RayService, None where there is none. `targets`: replicas by pool that rebalancing has
-    granted, within the pool's bounds; pools that are not named keep their own bounds.
+    `ray_service`: the live RayService, None where there is none; its worker groups keep their order. `targets`:
+    replicas by pool that rebalancing has granted, within the pool's bounds; pools that are not named keep their own.
     """
 
     token: str

@@ -2,13 +2,14 @@
 
 Belongs here: pure construction of the manifest. KubeRay answers almost any change of `rayClusterConfig` with a second
 cluster beside the first, which takes over when it is ready: right for another model or image, and twice the GPUs for
-as long as it lasts. Bounds of worker groups and pools added at the end are taken over in place.
+as long as it lasts. Bounds of worker groups and groups added at the end are taken over in place.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from trimode_api.resource import NemotronDeployment, Pool
@@ -52,6 +53,7 @@ def ray_service(
     """The RayService; while suspended it keeps its shape and runs nothing."""
     spec = deployment.spec
     source = weights(spec.model, settings)
+    pools = in_live_order(spec.pools, observed.ray_service)
     return {
         **child("ray.io/v1", "RayService", names.ray_service, owner, "worker"),
         "spec": {
@@ -59,7 +61,7 @@ def ray_service(
             "upgradeStrategy": {"type": "NewCluster"},
             "rayClusterDeletionDelaySeconds": OLD_CLUSTER_STAYS_S,
             "excludeHeadPodFromServeSvc": True,
-            "serveConfigV2": serve_config(deployment, names, source, observed),
+            "serveConfigV2": serve_config(deployment, pools, names, source, observed),
             "rayClusterConfig": {
                 "rayVersion": settings.ray_version,
                 "authOptions": {"mode": "token"},
@@ -68,11 +70,19 @@ def ray_service(
                 "autoscalerOptions": _autoscaler(settings),
                 "headGroupSpec": _head(deployment, owner, names, settings),
                 "workerGroupSpecs": [
-                    _group(deployment, pool, owner, names, settings, source, observed) for pool in spec.pools
+                    _group(deployment, pool, owner, names, settings, source, observed) for pool in pools
                 ],
             },
         },
     }
+
+
+def in_live_order(pools: Sequence[Pool], live: Manifest | None) -> tuple[Pool, ...]:
+    """The pools in the order of the live worker groups, new ones last: any other order makes a new cluster."""
+    config = ((live or {}).get("spec") or {}).get("rayClusterConfig") or {}
+    order = [group.get("groupName") for group in config.get("workerGroupSpecs") or []]
+    place = {name: index for index, name in enumerate(order)}
+    return tuple(sorted(pools, key=lambda pool: place.get(pool.name, len(order))))
 
 
 def _autoscaler(settings: Settings) -> dict[str, Any]:

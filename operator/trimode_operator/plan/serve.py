@@ -7,6 +7,7 @@ option; policy, tiers and mode are neither, replicas hear them from the routers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -24,15 +25,16 @@ POD_MARGIN_S = 15
 """Serve gives up on a replica this much earlier than the pod's grace ends, in seconds."""
 
 
-def serve_config(deployment: NemotronDeployment, names: Names, weights: Weights, observed: Observed) -> str:
-    """The whole configuration as YAML."""
+def serve_config(
+    deployment: NemotronDeployment, pools: Sequence[Pool], names: Names, weights: Weights, observed: Observed
+) -> str:
+    """The whole configuration as YAML, with an application for each of `pools`."""
     config = {
         # KubeRay asks the proxy in each pod for its health; requests never pass through it.
         "proxy_location": "EveryNode",
         "http_options": {"host": "0.0.0.0", "port": SERVE_PORT},
         "applications": [
-            _application(deployment, pool, names, weights, observed.targets.get(pool.name))
-            for pool in deployment.spec.pools
+            _application(deployment, pool, names, weights, observed.targets.get(pool.name)) for pool in pools
         ],
     }
     text: str = yaml.safe_dump(config, sort_keys=False, width=120)

@@ -152,6 +152,21 @@ def test_a_pool_added_at_the_end_leaves_the_others(
     assert versions == code_versions(before, find)
 
 
+def test_the_order_of_pools_means_nothing_to_a_live_cluster(
+    resource: Resource, spec: dict[str, Any], plan: MakePlan, find: Find
+) -> None:
+    before = plan(resource())
+    live = Observed("secret", ray_service=find(before, "RayService"))
+    turned = plan(resource(spec | {"pools": spec["pools"][::-1]}), observed=live)
+    assert find(turned, "RayService") == find(before, "RayService")
+    first = plan(resource(spec | {"pools": [{"name": "x", "modes": ["AR"]}, *spec["pools"]]}), observed=live)
+    one, two = cluster(before, find), cluster(first, find)
+    assert two["workerGroupSpecs"].pop()["groupName"] == "x"
+    assert one == two
+    gone = plan(resource(spec | {"pools": spec["pools"][1:]}), observed=live)
+    assert [group["groupName"] for group in cluster(gone, find)["workerGroupSpecs"]] == ["small"]
+
+
 def _pool(**change: Any) -> Callable[[dict[str, Any]], None]:
     def edit(spec: dict[str, Any]) -> None:
         spec["pools"][0] |= change

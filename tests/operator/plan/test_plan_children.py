@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from trimode_api.errors import InvalidInput
 from trimode_api.policy_of import policy_of
-from trimode_api.resource import NemotronDeployment
+from trimode_api.resource import EngineType, NemotronDeployment
 from trimode_api.wire import RouterConfig
 from trimode_operator.plan import Capabilities, Plan
 from trimode_operator.settings import Settings
@@ -287,3 +289,15 @@ def test_what_a_cluster_cannot_run_is_refused_by_its_field(
 def test_a_name_that_no_service_can_have(resource: Resource, plan: MakePlan) -> None:
     with pytest.raises(InvalidInput, match=r"metadata\.name: must start with a letter"):
         plan(resource(name="8b"))
+
+
+@pytest.mark.parametrize("file", sorted((Path(__file__).parents[3] / "examples").glob("*.yaml")), ids=lambda f: f.name)
+def test_the_examples_run_on_a_cluster_too(file: Path, plan: MakePlan, check_core: Check) -> None:
+    deployment = NemotronDeployment.parse(yaml.safe_load(file.read_text()))
+    if deployment.spec.engine.type is not EngineType.NATIVE:
+        with pytest.raises(InvalidInput, match=r"spec\.engine\.type"):
+            plan(deployment)
+        return
+    for child in plan(deployment, settings=Settings()).children:
+        if child["kind"] in CORE:
+            check_core(child)
