@@ -55,21 +55,22 @@ def transitions(before: Status | None, after: Status) -> tuple[Told, ...]:
         if kind is ConditionType.READY and now.status is FALSE and now.reason not in EXPECTED:
             if old is None or (old.reason, old.message) != (now.reason, now.message):
                 told.append(Told(True, now.reason, now.message))
-        elif moved and kind not in QUIET and now.status is not UNKNOWN and not _begins(old, now):
+        elif moved and kind not in QUIET and now.status is not UNKNOWN and not _passing(old, now):
             told.append(_told(kind, now))
     return tuple(told)
 
 
-def _begins(old: Condition | None, now: Condition) -> bool:
-    """Whether a resource that is being made has merely not come that far."""
-    unknown = old is not None and old.status is UNKNOWN
-    return unknown and now.status is FALSE and now.type in (ConditionType.READY, ConditionType.SERVING)
+def _passing(old: Condition | None, now: Condition) -> bool:
+    """Whether a resource has merely not come that far yet, or a new policy is on its way for a second."""
+    if old is None or now.type not in (ConditionType.READY, ConditionType.SERVING):
+        return False
+    return (old.status is UNKNOWN and now.status is FALSE) or Reason.POLICY_ROLLOUT in (old.reason, now.reason)
 
 
 def _told(kind: ConditionType, now: Condition) -> Told:
     good = now.status is (FALSE if kind in GOOD_WHEN_FALSE else TRUE)
     words = kind if now.status is TRUE else f"Not{kind}"
-    wanted = now.reason in (Reason.SUSPENDED, Reason.NOT_SUSPENDED, Reason.DRAINING, Reason.POLICY_ROLLOUT)
+    wanted = now.reason in (Reason.SUSPENDED, Reason.NOT_SUSPENDED, Reason.DRAINING)
     return Told(not good and not wanted, words, f"{now.reason}: {now.message}" if now.message else now.reason)
 
 

@@ -20,7 +20,7 @@ from trimode_operator import ending, events
 from trimode_operator.apply import Applier
 from trimode_operator.cache import Cache, Key
 from trimode_operator.cluster import RESOURCE, Cluster, Object
-from trimode_operator.conditions import TRUE, ConditionType
+from trimode_operator.conditions import TRUE, ConditionType, Reason
 from trimode_operator.errors import NotMade, RouterFailure
 from trimode_operator.metrics import Metrics
 from trimode_operator.objectives import Sample, attainment, kept, sample_of
@@ -34,7 +34,7 @@ from trimode_operator.status import condition, read, status_of
 
 RELIST_S = 300.0
 """How often a resource's children are listed afresh, whatever the watches said."""
-SOON_S, STEADY_S = 2.0, 10.0
+AT_ONCE_S, SOON_S, STEADY_S = 0.5, 2.0, 10.0
 LIVELY_S = 90.0
 """How long after its last transition a resource that is not ready is looked at soon, not steadily."""
 
@@ -278,7 +278,9 @@ def next_look_s(status: Status, now: float) -> float:
     if ready is None or ready.status is TRUE:
         return STEADY_S
     moved = max((read(one.last_transition_time) for one in status.conditions), default=0.0)
-    return SOON_S if now - moved < LIVELY_S else STEADY_S
+    if now - moved >= LIVELY_S:
+        return STEADY_S
+    return AT_ONCE_S if ready.reason == Reason.POLICY_ROLLOUT else SOON_S
 
 
 def _parsed(body: Object) -> tuple[NemotronDeployment | None, tuple[str, ...]]:

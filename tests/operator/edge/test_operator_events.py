@@ -45,6 +45,8 @@ def told(before: Observations | None, after: Observations) -> list[tuple[bool, s
             [(True, "NotReady"), (True, "NotServing")],
             id="the last replica is gone",
         ),
+        pytest.param(WELL, replace(WELL, policy_version=2), [], id="a policy on its way"),
+        pytest.param(replace(WELL, policy_version=2), WELL, [], id="a policy that has arrived"),
         pytest.param(WELL, replace(WELL, deleting="drains"), [(False, "NotReady")], id="it goes, as asked"),
         pytest.param(
             WELL,

@@ -17,7 +17,7 @@ from trimode_operator.observations import (
     ray_of,
     rollout_of,
 )
-from trimode_operator.reconcile import LIVELY_S, SOON_S, STEADY_S, next_look_s
+from trimode_operator.reconcile import AT_ONCE_S, LIVELY_S, SOON_S, STEADY_S, next_look_s
 from trimode_operator.status import HISTORY, condition, read, status_of, written
 from trimode_operator.testing.fleet import change, fleets, replica, view
 
@@ -222,6 +222,7 @@ def test_the_last_good_pools_count_while_the_spec_is_bad() -> None:
     [
         ({}, 0.0, STEADY_S),
         ({"minimum": {"flex": 2}}, 1.0, SOON_S),
+        ({"policy_version": 2}, 1.0, AT_ONCE_S),
         ({"minimum": {"flex": 2}}, LIVELY_S + 1.0, STEADY_S),
     ],
 )
