@@ -49,29 +49,11 @@ def without(node: Any, unwanted: Callable[[str, Any], bool]) -> Any:
 
 
 def _fit(crd: dict[str, Any], server: tuple[int, int]) -> dict[str, Any]:
-    """Old servers know no rules, and take an empty string for a missing default."""
+    """Old servers know no rules and refuse to store them."""
     if server >= CEL_SINCE:
         return crd
-    fitting: dict[str, Any] = without(
-        crd, lambda key, value: key == "x-kubernetes-validations" or (key == "default" and value == "")
-    )
-    _require_keys(fitting)
+    fitting: dict[str, Any] = without(crd, lambda key, _: key == "x-kubernetes-validations")
     return fitting
-
-
-def _require_keys(node: Any) -> None:
-    """Keys of lists that are maps need a default or must be given: those that lost theirs must be given. In place."""
-    if isinstance(node, list):
-        for item in node:
-            _require_keys(item)
-    if not isinstance(node, dict):
-        return
-    for key in node.get("x-kubernetes-list-map-keys", []):
-        items = node["items"]
-        if "default" not in items["properties"][key] and key not in items.get("required", []):
-            items["required"] = [*items.get("required", []), key]
-    for value in node.values():
-        _require_keys(value)
 
 
 def _load(file: Path) -> dict[str, Any]:
