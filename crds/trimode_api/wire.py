@@ -187,5 +187,9 @@ class RouterConfig(WireModel):
     port: int = Field(default=8000, ge=0, le=65535)
     internal_host: str = "127.0.0.1"
     internal_port: int = Field(default=0, ge=0, le=65535, description="0: any free port")
+    keys_file: str = Field(default="", description="API keys and tenants; empty: no keys are needed")
+    tls_certificate: str = Field(default="", description="PEM file of the public port; empty: plain HTTP")
+    tls_key: str = Field(default="", description="PEM file, where the key is not in the certificate's")
+    access_log_sample: int = Field(default=100, ge=1, description="of good answers, one in so many is logged")
     replicas_expected: int = Field(default=1, ge=0)
     policy: PolicyConfig

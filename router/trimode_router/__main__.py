@@ -21,7 +21,10 @@ from pydantic import ValidationError
 from trimode_api.errors import problems_of
 from trimode_api.wire import TOKEN_VARIABLE, RouterConfig
 from trimode_router import logs
+from trimode_router.access import AccessError
 from trimode_router.server import Router
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,7 +49,12 @@ def main(arguments: list[str] | None = None) -> int:
 async def _run(config: RouterConfig, token: str) -> int:
     log = structlog.get_logger("router")
     loop = asyncio.get_running_loop()
-    router = Router(config, token, now=loop.time, wall=time.time)
+    try:
+        router = Router(config, token, now=loop.time, wall=time.time)
+    except AccessError as error:
+        return _fail(f"keysFile: {error}")
+    except OSError as error:  # ssl.SSLError is one
+        return _fail(f"tlsCertificate {config.tls_certificate}: {error.strerror or error}")
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
@@ -59,6 +67,9 @@ async def _run(config: RouterConfig, token: str) -> int:
     listening = {"event": "listening", "url": router.url, "internalUrl": router.internal_url}
     print(json.dumps(listening), flush=True)  # noqa: T201 - the line a parent process waits for
     log.info("listening", url=router.url, internal_url=router.internal_url, model=config.model)
+    if not router.access.on:
+        reach = "this machine" if config.host in _LOOPBACK else "THE NETWORK"
+        log.warning("no keys", detail=f"keysFile is not set: whoever reaches this router uses it, from {reach}")
     await stop.wait()
     log.info("draining", timeout_s=router.fleet.rules.policy.drain_timeout_seconds)
     finished = await router.stop(router.fleet.rules.policy.drain_timeout_seconds)

@@ -103,6 +103,8 @@ class Dispatcher:
             self._waited(exchange)
         self._release(exchange)
         self._ledger.finished(exchange, self.now())
+        if exchange.tenant is not None and exchange.begun:
+            exchange.tenant.tokens.spend(exchange.asked.prompt_tokens + (exchange.record.tokens or 0))
         if ticket is None:
             self.pump()
 
@@ -121,7 +123,7 @@ class Dispatcher:
                 if ticket.item.not_before > now:
                     continue
                 if self._place(ticket.item, now).replica_id is not None:
-                    self.queue.leave(ticket)
+                    self.queue.serve(ticket)
                     self._tickets.pop(ticket.item, None)
                     self._waited(ticket.item)
         finally:
@@ -237,7 +239,8 @@ class Dispatcher:
             self._refuse(worst.item, self._busy(worst.item, now, message, "Displaced"))
         since = exchange.record.queued_at if exchange.record.queued_at is not None else now
         exchange.record.queued_at = since
-        self._tickets[exchange] = self.queue.enter(exchange, priority, since, since + limits.max_wait_s)
+        tenant = "" if exchange.tenant is None else exchange.tenant.name
+        self._tickets[exchange] = self.queue.enter(exchange, priority, since, since + limits.max_wait_s, tenant)
 
     def _waited(self, exchange: Exchange) -> None:
         if exchange.record.queued_at is not None:

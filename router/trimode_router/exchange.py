@@ -15,6 +15,7 @@ from trimode_api.errors import ApiError
 from trimode_api.wire import CONTINUE_PATH
 from trimode_policy.route import RequestView
 from trimode_router import answers
+from trimode_router.access import Tenant
 from trimode_router.asked import Asked
 from trimode_router.http.client import ClientConnection
 from trimode_router.http.outgoing import LAST_CHUNK, chunk, error_bytes, event
@@ -88,11 +89,20 @@ class Exchange:
     __slots__ = (
         "_aligned", "_boundary", "_broken_at", "_desk", "_framing", "_held", "_passing", "_trail", "asked", "awaits",
         "begun", "body", "client", "link", "not_before", "over", "path", "quiet_since", "record", "request", "strikes",
-        "tier", "tried", "turn", "wish",
+        "tenant", "tier", "tried", "turn", "wish",
     )  # fmt: skip
 
-    def __init__(self, client: ClientConnection, request: Request, asked: Asked, tier: Tier, desk: Desk) -> None:
+    def __init__(
+        self,
+        client: ClientConnection,
+        request: Request,
+        asked: Asked,
+        tier: Tier,
+        desk: Desk,
+        tenant: Tenant | None = None,
+    ) -> None:
         self.client = client
+        self.tenant = tenant
         self.request = request
         self.path = request.path
         self.body = request.body

@@ -55,6 +55,7 @@ class Ledger:
             id=exchange.request.request_id,
             path=exchange.request.path,
             tier=exchange.tier.name,
+            tenant=None if exchange.tenant is None else exchange.tenant.name,
             status=record.status,
             replica=record.replica_id,
             attempts=record.attempts,

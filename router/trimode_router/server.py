@@ -9,12 +9,15 @@ import asyncio
 import contextlib
 import itertools
 import os
+import ssl
 from collections.abc import Callable
+from pathlib import Path
 
 import structlog
 from aiohttp import web
 
 from trimode_api.wire import RouterConfig
+from trimode_router.access import Access
 from trimode_router.dispatch import Dispatcher
 from trimode_router.fleet import Fleet
 from trimode_router.http.client import ClientConnection, Edge
@@ -42,6 +45,7 @@ class Router:
         wall: Callable[[], float],
         limits: Limits | None = None,
     ) -> None:
+        """Raises AccessError or OSError where the key file or the certificate can not be used."""
         self.limits = limits or Limits()
         self._config = config
         self._now = now
@@ -49,10 +53,12 @@ class Router:
         self._ticks = 0
         self.fleet = Fleet(config.model, config.policy, self.limits.slack)
         self.metrics = Metrics()
-        self.ledger = Ledger(self.metrics, wall)
+        self.access = Access(Path(config.keys_file) if config.keys_file else None, now())
+        self._tls = _tls(config)
+        self.ledger = Ledger(self.metrics, wall, config.access_log_sample)
         self.dispatcher = Dispatcher(self.fleet, self.ledger, self.limits, token, now)
         self.viewer = Viewer(config.name, self.fleet, self.dispatcher, self.ledger, now, wall)
-        surface = Surface(self.fleet, self.dispatcher, self.viewer, self.metrics, int(wall()))
+        surface = Surface(self.fleet, self.dispatcher, self.viewer, self.metrics, self.access, int(wall()))
         serial, prefix = itertools.count(1), os.urandom(6).hex()
         self._edge = Edge(
             limits=self.limits,
@@ -71,7 +77,7 @@ class Router:
         """Listen on both ports. Raises OSError naming neither: `strerror` says what, the caller knows where."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: ClientConnection(self._edge), self._config.host, self._config.port, backlog=4096
+            lambda: ClientConnection(self._edge), self._config.host, self._config.port, backlog=4096, ssl=self._tls
         )
         self._runner = web.AppRunner(self._internal.app(), access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
@@ -82,8 +88,9 @@ class Router:
             self._server.close()
             await self._runner.cleanup()
             raise
-        self.url = _url(self._config.host, self._server.sockets[0].getsockname()[1])
-        self.internal_url = _url(self._config.internal_host, self._runner.addresses[0][1])
+        scheme = "http" if self._tls is None else "https"
+        self.url = _url(scheme, self._config.host, self._server.sockets[0].getsockname()[1])
+        self.internal_url = _url("http", self._config.internal_host, self._runner.addresses[0][1])
         self._ticker = loop.create_task(self._tick_forever())
 
     async def stop(self, timeout_s: float) -> bool:
@@ -116,6 +123,7 @@ class Router:
         if self._ticks % _TICKS_PER_SECOND == 0:
             self.viewer.sample()
             self.dispatcher.watch(now)
+            self.access.refresh(now)
             for connection in list(self._connections):
                 connection.expire(now)
         if self.viewer.draining:
@@ -147,6 +155,14 @@ class Router:
         self.metrics.connections.set_function(lambda: len(self._connections))
 
 
-def _url(host: str, port: int) -> str:
+def _tls(config: RouterConfig) -> ssl.SSLContext | None:
+    if not config.tls_certificate:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(config.tls_certificate, config.tls_key or None)
+    return context
+
+
+def _url(scheme: str, host: str, port: int) -> str:
     shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+    return f"{scheme}://[{shown}]:{port}" if ":" in shown else f"{scheme}://{shown}:{port}"

@@ -15,6 +15,7 @@ from trimode_api.errors import ApiError
 from trimode_api.fleet import HISTORY_PATH, PUBLIC_FLEET_PATH
 from trimode_api.wire import REQUEST_ID_HEADER
 from trimode_router import answers
+from trimode_router.access import Access
 from trimode_router.asked import CHAT_PATH, TEXT_PATH, parse
 from trimode_router.dispatch import Dispatcher
 from trimode_router.exchange import Exchange
@@ -44,8 +45,11 @@ class Small:
 class Surface:
     """Serves one request at a time of a client connection."""
 
-    def __init__(self, fleet: Fleet, dispatcher: Dispatcher, viewer: Viewer, metrics: Metrics, created: int) -> None:
+    def __init__(
+        self, fleet: Fleet, dispatcher: Dispatcher, viewer: Viewer, metrics: Metrics, access: Access, created: int
+    ) -> None:
         self._fleet = fleet
+        self._access = access
         self._dispatcher = dispatcher
         self._viewer = viewer
         self._metrics = metrics
@@ -100,11 +104,14 @@ class Surface:
         if self._viewer.draining:
             request.keep = False  # served still, as it was on its way; the next one goes elsewhere
         rules = self._fleet.rules
-        tier = rules.tier(request.tier)
+        tenant = self._access.tenant_of(request.authorization)
+        tier = rules.tier(request.tier if tenant is None else tenant.tier(request.tier))
         asked = parse(request.path, request.body, rules.points)
         if asked.model != self._fleet.model:
             raise _no_model(asked.model, self._fleet.model)
-        exchange = Exchange(client, request, asked, tier, self._dispatcher)
+        if tenant is not None:
+            tenant.enter(self._dispatcher.now())
+        exchange = Exchange(client, request, asked, tier, self._dispatcher, tenant)
         client.flight = exchange
         self._dispatcher.submit(exchange)
 
@@ -112,6 +119,8 @@ class Surface:
         refusal = self.refuse(request.method, request.path)
         if refusal is not None:
             raise refusal
+        if request.path.startswith("/v1/"):
+            self._access.tenant_of(request.authorization)
         page = self._pages.get(request.path)
         if page is not None:
             return page()

@@ -1,4 +1,7 @@
-"""The bounded room where requests wait for a slot: the highest priority first, then the oldest. [pure]
+"""The bounded room where requests wait for a slot: the highest priority first, tenants in turn, then the oldest. [pure]
+
+Tenants share slots by start-time fair queueing: a request's tag is one behind its tenant's last, or behind what is
+served now if that is later. So one who sends a thousand requests waits for himself, and saves nothing by being idle.
 
 Belongs here: order and bounds. Who may enter is `admit`'s decision, the clock is the caller's.
 """
@@ -23,13 +26,17 @@ class Ticket(Generic[T]):
     since: float
     until: float
     serial: int
+    tenant: str = ""
+    tag: float = 0.0
 
 
 class WaitingRoom(Generic[T]):
     """A priority queue that can be left from the middle; the heap forgets lazily."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[int, float, int]] = []
+        self._heap: list[tuple[int, float, float, int]] = []
+        self._served_tag = 0.0
+        self._last_tags: dict[str, float] = {}
         self._tickets: dict[int, Ticket[T]] = {}
         self._by_priority: Counter[int] = Counter()
         self._serial = 0
@@ -37,10 +44,15 @@ class WaitingRoom(Generic[T]):
     def __len__(self) -> int:
         return len(self._tickets)
 
-    def enter(self, item: T, priority: int, since: float, until: float) -> Ticket[T]:
+    def enter(self, item: T, priority: int, since: float, until: float, tenant: str = "") -> Ticket[T]:
+        """`tenant` empty: by age alone."""
         self._serial += 1
-        ticket = Ticket(item, priority, since, until, self._serial)
-        heapq.heappush(self._heap, (-priority, since, ticket.serial))
+        tag = 0.0
+        if tenant:
+            tag = max(self._served_tag, self._last_tags.get(tenant, 0.0)) + 1
+            self._last_tags[tenant] = tag
+        ticket = Ticket(item, priority, since, until, self._serial, tenant, tag)
+        heapq.heappush(self._heap, (-priority, tag, since, ticket.serial))
         self._tickets[ticket.serial] = ticket
         self._by_priority[priority] += 1
         return ticket
@@ -50,8 +62,11 @@ class WaitingRoom(Generic[T]):
         if self._tickets.pop(ticket.serial, None) is None:
             return
         self._by_priority[ticket.priority] -= 1
+        if not self._tickets:
+            self._served_tag = 0.0
+            self._last_tags.clear()
         if len(self._heap) > 2 * len(self._tickets) + 64:
-            self._heap = [entry for entry in self._heap if entry[2] in self._tickets]
+            self._heap = [entry for entry in self._heap if entry[3] in self._tickets]
             heapq.heapify(self._heap)
 
     def in_order(self) -> Iterator[Ticket[T]]:
@@ -60,19 +75,24 @@ class WaitingRoom(Generic[T]):
         try:
             while self._heap:
                 entry = heapq.heappop(self._heap)
-                ticket = self._tickets.get(entry[2])
+                ticket = self._tickets.get(entry[3])
                 if ticket is None:
                     continue
                 passed.append(entry)
                 yield ticket
         finally:
             for entry in passed:
-                if entry[2] in self._tickets:
+                if entry[3] in self._tickets:
                     heapq.heappush(self._heap, entry)
 
     def last(self) -> Ticket[T] | None:
-        """The one to give up first: the lowest priority, of these the youngest."""
-        return max(self._tickets.values(), key=lambda t: (-t.priority, t.since, t.serial), default=None)
+        """The one to give up first: the lowest priority, of these the last in turn."""
+        return max(self._tickets.values(), key=lambda t: (-t.priority, t.tag, t.since, t.serial), default=None)
+
+    def serve(self, ticket: Ticket[T]) -> None:
+        """Take one out because its turn has come."""
+        self._served_tag = max(self._served_tag, ticket.tag)
+        self.leave(ticket)
 
     def at_or_above(self, priority: int) -> int:
         """How many would be served before a newcomer of this priority."""

@@ -125,11 +125,17 @@ async def open_house() -> AsyncIterator[Callable[..., Any]]:
     async with AsyncExitStack() as stack:
 
         async def make(
-            *, policy: PolicyConfig | None = None, limits: Limits | None = None, replicas: int = 1, **replica: Any
+            *,
+            policy: PolicyConfig | None = None,
+            limits: Limits | None = None,
+            replicas: int = 1,
+            config: dict[str, Any] | None = None,
+            **replica: Any,
         ) -> House:
-            config = RouterConfig(name="demo", model="tiny", port=0, policy=policy or a_policy())
+            values: dict[str, Any] = {"name": "demo", "model": "tiny", "port": 0, "policy": policy or a_policy()}
+            made = RouterConfig(**(values | (config or {})))
             clock = Clock()
-            router = Router(config, TOKEN, now=clock, wall=lambda: 1_700_000_000.0 + clock.value, limits=limits)
+            router = Router(made, TOKEN, now=clock, wall=lambda: 1_700_000_000.0 + clock.value, limits=limits)
             await router.start()
             http = await stack.enter_async_context(httpx.AsyncClient(base_url=router.url, timeout=5, verify=False))
             auth = {"Authorization": f"Bearer {TOKEN}"}

@@ -146,5 +146,6 @@ class RequestReader:
             tier=head.tier,
             passed=tuple(head.passed),
             body=body,
+            authorization=head.authorization,
             problem=head.problem,
         )

@@ -32,6 +32,7 @@ class Request:
     tier: str | None
     passed: tuple[tuple[bytes, bytes], ...]
     body: bytes
+    authorization: bytes | None = None
     problem: ApiError | None = None
 
 
@@ -41,6 +42,7 @@ class Head:
     __slots__ = (
         "_limits",
         "_raw",
+        "authorization",
         "chunked",
         "expects",
         "hosts",
@@ -63,6 +65,7 @@ class Head:
         self.chunked = False
         self.expects = False
         self.tier: str | None = None
+        self.authorization: bytes | None = None
         self.request_id: str | None = None
         self.passed: list[tuple[bytes, bytes]] = []
         self.problem: ApiError | None = None
@@ -92,6 +95,8 @@ class Head:
         elif name == _ID:
             if _REQUEST_ID.fullmatch(value):
                 self.request_id = value.decode()
+        elif name == b"authorization":
+            self.authorization = value
         elif name in PASSED:
             self.passed.append((name, value))
 

@@ -1,0 +1,229 @@
+"""Who may ask, for which tiers, and how much: API keys, tenants, budgets.
+
+Belongs here: the key file (read again whenever it changes), recognising a key, and spending. The file holds SHA-256
+digests only: keys are long and random (`python -m trimode_router.access` makes one), so a digest gives nothing away.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import os
+import secrets
+import sys
+from dataclasses import dataclass
+from hashlib import sha256
+from math import ceil
+from pathlib import Path
+from typing import Self
+
+import structlog
+from pydantic import ConfigDict, Field, ValidationError, model_validator
+
+from trimode_api.errors import ApiError, problems_of
+from trimode_api.wire import WireModel
+
+_BEARER = b"bearer "
+_PREFIX = "tm-"
+_SHORT = 8
+_BURST_SECONDS = 60.0
+"""A budget not used for this long is there at once, no more."""
+
+
+class TenantEntry(WireModel):
+    """One tenant. Budgets are per minute and router process; 0 is no limit. No `tiers` means all of them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(min_length=1)
+    tiers: tuple[str, ...] = ()
+    default_tier: str | None = None
+    requests_per_minute: int = Field(default=0, ge=0)
+    tokens_per_minute: int = Field(default=0, ge=0, description="prompt (estimated) and answer")
+
+    @model_validator(mode="after")
+    def _default_is_allowed(self) -> Self:
+        if self.tiers and self.default_tier is not None and self.default_tier not in self.tiers:
+            raise ValueError(f"defaultTier: {self.default_tier!r} is not among tiers {list(self.tiers)}")
+        return self
+
+
+class KeyEntry(WireModel):
+    """One key of a tenant, by its digest."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = ""
+    tenant: str = Field(min_length=1)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class KeyFile(WireModel):
+    """The whole file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tenants: tuple[TenantEntry, ...]
+    keys: tuple[KeyEntry, ...]
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> Self:
+        names = [tenant.name for tenant in self.tenants]
+        if doubled := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"tenants: named twice: {sorted(doubled)}")
+        for key in self.keys:
+            if key.tenant not in names:
+                raise ValueError(f"keys: tenant {key.tenant!r} is not among tenants {names}")
+        return self
+
+
+class AccessError(Exception):
+    """The key file can not be used; the message is one line for a person."""
+
+
+class Budget:
+    """Units per minute that flow in steadily; spending may go into debt, asking then waits for it to be paid."""
+
+    __slots__ = ("_at", "_level", "_rate")
+
+    def __init__(self, per_minute: int, now: float) -> None:
+        self._rate = per_minute / 60
+        self._level = self._rate * _BURST_SECONDS
+        self._at = now
+
+    def wait(self, now: float) -> float:
+        """Seconds until something may be spent; 0 for now."""
+        if not self._rate:
+            return 0.0
+        self._level = min(self._rate * _BURST_SECONDS, self._level + (now - self._at) * self._rate)
+        self._at = now
+        # A grain of sand, so that rounding does not refuse what was saved to the last unit.
+        return 0.0 if self._level >= 1 - 1e-6 else (1 - self._level) / self._rate
+
+    def spend(self, units: float) -> None:
+        self._level -= units
+
+
+@dataclass(slots=True)
+class Tenant:
+    """A tenant at work. A change of the file keeps what is left of budgets that it does not change."""
+
+    entry: TenantEntry
+    requests: Budget
+    tokens: Budget
+
+    @property
+    def name(self) -> str:
+        return self.entry.name
+
+    def tier(self, asked: str | None) -> str | None:
+        """The tier to use, None for the policy's default. ApiError 403 where it is not for this tenant."""
+        tiers = self.entry.tiers
+        if asked is None:
+            return self.entry.default_tier or (tiers[0] if tiers else None)
+        if tiers and asked not in tiers:
+            raise ApiError(
+                403,
+                f"x-trimode-tier: {asked!r} is not for this key; allowed: {', '.join(tiers)}",
+                code="tier_not_allowed",
+            )
+        return asked
+
+    def enter(self, now: float) -> None:
+        """Take one request in. ApiError 429 where a budget is spent."""
+        for budget, what, code in (
+            (self.requests, f"{self.entry.requests_per_minute} requests a minute", "rate_limit_exceeded"),
+            (self.tokens, f"{self.entry.tokens_per_minute} tokens a minute", "token_budget_exceeded"),
+        ):
+            if (seconds := budget.wait(now)) > 0:
+                raise ApiError(429, f"this key's {what} are spent", code=code, retry_after_s=max(1, ceil(seconds)))
+        self.requests.spend(1)
+
+
+class Access:
+    """The keys of a file. Without one, everybody may do everything."""
+
+    def __init__(self, file: Path | None, now: float = 0.0) -> None:
+        """Raises AccessError where the file can not be used."""
+        self._file = file
+        self._stamp: tuple[int, int, int] | None = None
+        self._tenants: dict[str, Tenant] = {}
+        self._keys: dict[bytes, tuple[bytes, Tenant]] = {}
+        if file is not None:
+            self._stamp = self._stamp_now()
+            self._use(_read(file), now)
+
+    @property
+    def on(self) -> bool:
+        return self._file is not None
+
+    def tenant_of(self, authorization: bytes | None) -> Tenant | None:
+        """Whose request it is; None where keys are off. ApiError 401 for a missing or unknown key."""
+        if self._file is None:
+            return None
+        if authorization is None or authorization[:7].lower() != _BEARER:
+            raise ApiError(401, "no API key: send `Authorization: Bearer <key>`", code="missing_api_key")
+        digest = sha256(authorization[7:].strip()).digest()
+        found = self._keys.get(digest[:_SHORT])
+        # The look-up is by a part of the digest; whether it is the key is compared in constant time.
+        tenant = None if found is None or not hmac.compare_digest(found[0], digest) else found[1]
+        if tenant is None:
+            raise ApiError(401, "the API key is not known", code="invalid_api_key")
+        return tenant
+
+    def refresh(self, now: float) -> None:
+        """Read the file again where it has changed; a bad one changes nothing, and is told once."""
+        if self._file is None or (stamp := self._stamp_now()) == self._stamp:
+            return
+        self._stamp = stamp
+        log = structlog.get_logger("access")
+        try:
+            self._use(_read(self._file), now)
+        except AccessError as error:
+            log.error("keys", problem=str(error), kept=len(self._keys))
+        else:
+            log.info("keys", tenants=len(self._tenants), keys=len(self._keys))
+
+    def _use(self, file: KeyFile, now: float) -> None:
+        tenants = {entry.name: self._tenant(entry, now) for entry in file.tenants}
+        digests = [(bytes.fromhex(key.sha256), tenants[key.tenant]) for key in file.keys]
+        self._keys = {digest[:_SHORT]: (digest, tenant) for digest, tenant in digests}
+        self._tenants = tenants
+
+    def _tenant(self, entry: TenantEntry, now: float) -> Tenant:
+        requests, tokens = Budget(entry.requests_per_minute, now), Budget(entry.tokens_per_minute, now)
+        known = self._tenants.get(entry.name)
+        if known is not None and known.entry.requests_per_minute == entry.requests_per_minute:
+            requests = known.requests
+        if known is not None and known.entry.tokens_per_minute == entry.tokens_per_minute:
+            tokens = known.tokens
+        return Tenant(entry, requests, tokens)
+
+    def _stamp_now(self) -> tuple[int, int, int] | None:
+        assert self._file is not None
+        try:
+            status = os.stat(self._file)
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _read(file: Path) -> KeyFile:
+    try:
+        return KeyFile.from_wire(file.read_bytes())
+    except OSError as error:
+        raise AccessError(f"{file}: {error.strerror}") from error
+    except ValidationError as error:
+        raise AccessError(f"{file}: {'; '.join(map(str, problems_of(error)))}") from error
+
+
+def new_key() -> tuple[str, str]:
+    """A key, and the digest for the file."""
+    key = _PREFIX + secrets.token_urlsafe(32)
+    return key, sha256(key.encode()).hexdigest()
+
+
+if __name__ == "__main__":
+    made, digest = new_key()
+    sys.stderr.write(f"the key, shown only now: {made}\n")
+    sys.stdout.write(json.dumps({"name": "", "tenant": "", "sha256": digest}) + "\n")

@@ -1,0 +1,273 @@
+"""API keys, tenants, budgets, fairness, TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+import subprocess
+from collections import Counter
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trimode_api.wire import RouterConfig
+from trimode_router.access import Access, AccessError, Budget, KeyFile, new_key
+from trimode_router.server import Router
+from trimode_router.testing.replica import FakeReplica
+from trimode_router.waiting import WaitingRoom
+
+CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
+PATH = "/v1/chat/completions"
+
+
+def digest(key: str) -> str:
+    return sha256(key.encode()).hexdigest()
+
+
+def a_file(**changes: Any) -> dict[str, Any]:
+    tenants = [
+        {"name": "acme", "tiers": ["standard", "premium"], "defaultTier": "premium", "requestsPerMinute": 6},
+        {"name": "basic", "tiers": ["standard"], "tokensPerMinute": 60},
+    ]
+    keys = [
+        {"name": "ci", "tenant": "acme", "sha256": digest("tm-acme")},
+        {"tenant": "basic", "sha256": digest("tm-basic")},
+    ]
+    return {"tenants": tenants, "keys": keys, **changes}
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    file = tmp_path / "keys.json"
+    file.write_text(json.dumps(a_file()))
+    return file
+
+
+@pytest.fixture
+async def guarded(open_house: Any, file: Path) -> Any:
+    return await open_house(config={"keys_file": str(file)})
+
+
+async def test_a_key_is_needed(guarded: Any) -> None:
+    for headers in ({}, bearer("tm-guess"), {"Authorization": "Basic tm-acme"}, {"Authorization": "Bearer"}):
+        response = await guarded.http.post(PATH, json=CHAT, headers=headers)
+        assert response.status_code == 401
+        assert response.json()["error"]["type"] == "authentication_error"
+        assert (await guarded.http.get("/v1/models", headers=headers)).status_code == 401
+    assert guarded.replicas[0].calls == []
+    response = await guarded.http.post(PATH, json=CHAT, headers=bearer("tm-acme"))
+    assert response.status_code == 200
+    # The fleet's token goes to the replica, never the client's key.
+    assert guarded.replicas[0].calls[0].headers["authorization"] == "Bearer fleet-token"
+    assert (await guarded.http.get("/v1/models", headers={"authorization": "bearer tm-acme"})).status_code == 200
+    for open_path in ("/healthz", "/readyz", "/metrics"):
+        assert (await guarded.http.get(open_path)).status_code == 200
+
+
+async def test_the_keys_tier(guarded: Any) -> None:
+    await guarded.http.post(PATH, json=CHAT, headers=bearer("tm-acme"))
+    await guarded.http.post(PATH, json=CHAT, headers=bearer("tm-acme") | {"x-trimode-tier": "standard"})
+    await guarded.http.post(PATH, json=CHAT, headers=bearer("tm-basic"))
+    assert [call.headers["x-trimode-tier"] for call in guarded.replicas[0].calls] == ["premium", "standard", "standard"]
+    refused = await guarded.http.post(PATH, json=CHAT, headers=bearer("tm-basic") | {"x-trimode-tier": "premium"})
+    assert refused.status_code == 403
+    assert "standard" in refused.json()["error"]["message"]
+
+
+async def test_requests_per_minute(guarded: Any) -> None:
+    for _ in range(6):
+        assert (await guarded.http.post(PATH, json=CHAT, headers=bearer("tm-acme"))).status_code == 200
+    response = await guarded.http.post(PATH, json=CHAT, headers=bearer("tm-acme"))
+    assert (response.status_code, response.headers["retry-after"]) == (429, "10")
+    assert response.json()["error"]["code"] == "rate_limit_exceeded"
+    assert (await guarded.http.post(PATH, json=CHAT, headers=bearer("tm-basic"))).status_code == 200
+    guarded.clock.value += 10
+    await guarded.report(guarded.replicas[0].report())
+    assert (await guarded.http.post(PATH, json=CHAT, headers=bearer("tm-acme"))).status_code == 200
+
+
+async def test_tokens_per_minute(guarded: Any) -> None:
+    """What an answer has cost is known afterwards: the next request waits until the debt is paid."""
+    body = CHAT | {"max_tokens": 100}
+    assert (await guarded.http.post(PATH, json=body, headers=bearer("tm-basic"))).status_code == 200
+    response = await guarded.http.post(PATH, json=body, headers=bearer("tm-basic"))
+    assert response.status_code == 429
+    assert response.json()["error"]["code"] == "token_budget_exceeded"
+    assert 40 <= int(response.headers["retry-after"]) <= 60
+
+
+def write(file: Path, text: str | None) -> None:
+    """None removes the file."""
+    if text is None:
+        file.unlink()
+    else:
+        file.write_text(text)
+
+
+async def test_a_changed_file_counts_without_a_restart(guarded: Any, file: Path) -> None:
+    keys = [{"tenant": "acme", "sha256": digest("tm-new")}]
+    write(file, json.dumps(a_file(keys=keys)))
+    guarded.pass_time(0)
+    assert (await guarded.http.post(PATH, json=CHAT, headers=bearer("tm-new"))).status_code == 200
+    assert (await guarded.http.post(PATH, json=CHAT, headers=bearer("tm-acme"))).status_code == 401
+    # Neither a bad file nor a missing one locks anybody out, nor lets anybody in.
+    for bad in ("{", "", json.dumps(a_file(keys=[{"tenant": "nobody", "sha256": digest("x")}])), None):
+        write(file, bad)
+        guarded.pass_time(0)
+        assert (await guarded.http.post(PATH, json=CHAT, headers=bearer("tm-new"))).status_code == 200
+        assert (await guarded.http.post(PATH, json=CHAT)).status_code == 401
+
+
+def test_a_reload_keeps_what_is_spent(file: Path) -> None:
+    access = Access(file, 0.0)
+    for _ in range(6):
+        tenant = access.tenant_of(b"Bearer tm-acme")
+        assert tenant is not None
+        tenant.enter(0.0)
+    file.write_text(json.dumps(a_file()) + "\n")
+    access.refresh(0.0)
+    tenant = access.tenant_of(b"Bearer tm-acme")
+    assert tenant is not None
+    assert tenant.requests.wait(0.0) == pytest.approx(10)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"keys": [{"tenant": "acme", "sha256": "tm-plain-text"}]}, "sha256"),
+        ({"keys": [{"tenant": "nobody", "sha256": "0" * 64}]}, "nobody"),
+        ({"tenants": [{"name": "acme"}, {"name": "acme"}, {"name": "basic"}]}, "twice"),
+        ({"tenants": [{"name": "acme", "tiers": ["a"], "defaultTier": "b"}, {"name": "basic"}]}, "defaultTier"),
+        ({"tenants": [{"name": "acme", "requestPerMinute": 3}, {"name": "basic"}]}, "unknown field"),
+    ],
+)
+def test_bad_files_say_what_is_wrong(file: Path, changes: dict[str, Any], words: str) -> None:
+    file.write_text(json.dumps(a_file(**changes)))
+    with pytest.raises(AccessError, match=words):
+        Access(file)
+
+
+def test_made_keys() -> None:
+    key, made = new_key()
+    assert digest(key) == made
+    assert len(key) > 40
+    KeyFile.model_validate(a_file(keys=[{"tenant": "acme", "sha256": made}]))
+
+
+@given(st.integers(1, 600), st.lists(st.tuples(st.floats(0, 5), st.floats(0, 50)), max_size=30))
+def test_no_more_is_spent_than_a_minutes_worth_and_what_flows_in(
+    per_minute: int, steps: list[tuple[float, float]]
+) -> None:
+    budget, now, spent, last = Budget(per_minute, 0.0), 0.0, 0.0, 0.0
+    for seconds, units in steps:
+        now += seconds
+        if budget.wait(now) == 0:
+            budget.spend(units)
+            spent, last = spent + units, units
+    assert spent - last <= per_minute * (1 + now / 60) + 1e-3
+
+
+# Fairness.
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=40), st.integers(0, 40))
+def test_tenants_take_turns(arrivals: list[str], served: int) -> None:
+    """Among tenants that wait, nobody is served more than one request ahead of another."""
+    room: WaitingRoom[str] = WaitingRoom()
+    for index, tenant in enumerate(arrivals):
+        room.enter(tenant, 0, float(index), 1e9, tenant)
+    left, got = Counter(arrivals), Counter[str]()
+    for _ in range(min(served, len(arrivals))):
+        ticket = next(iter(room.in_order()))
+        room.serve(ticket)
+        got[ticket.item] += 1
+        left[ticket.item] -= 1
+        waiting = [tenant for tenant in "abc" if left[tenant]]
+        for tenant in waiting:
+            assert max(got.values()) - got[tenant] <= 1
+
+
+def test_a_flood_does_not_delay_a_newcomer() -> None:
+    room: WaitingRoom[str] = WaitingRoom()
+    for index in range(50):
+        room.enter(f"flood-{index}", 0, 0.0, 1e9, "flood")
+    for _ in range(10):
+        room.serve(next(iter(room.in_order())))
+    room.enter("newcomer", 0, 1.0, 1e9, "other")
+    order = []
+    for _ in range(3):
+        ticket = next(iter(room.in_order()))
+        order.append(ticket.item)
+        room.serve(ticket)
+    assert "newcomer" in order[:2]
+
+
+def test_priority_goes_before_turns() -> None:
+    room: WaitingRoom[str] = WaitingRoom()
+    room.enter("low", 0, 0.0, 1e9, "a")
+    for _ in range(3):
+        room.enter("high", 5, 1.0, 1e9, "b")
+    assert [ticket.item for ticket in room.in_order()] == ["high", "high", "high", "low"]
+
+
+# TLS.
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("tls")
+    made, key = folder / "tls.crt", folder / "tls.key"
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "1",
+    ]
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    try:
+        subprocess.run([*command, *names, "-out", str(made), "-keyout", str(key)], check=True, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("NO openssl on this machine: apt install openssl")
+    return made, key
+
+
+async def test_tls_on_request(make_policy: Any, certificate: tuple[Path, Path]) -> None:
+    made, key = certificate
+    config = RouterConfig(
+        name="demo", model="tiny", port=0, policy=make_policy(), tls_certificate=str(made), tls_key=str(key)
+    )
+    router = Router(config, "fleet-token", now=asyncio.get_running_loop().time, wall=lambda: 0.0)
+    await router.start()
+    try:
+        assert router.url.startswith("https://")
+        context = ssl.create_default_context(cafile=str(made))
+        async with FakeReplica() as replica, httpx.AsyncClient(base_url=router.url, verify=context) as http:
+            router.fleet.take_report(replica.report(), asyncio.get_running_loop().time(), 0.0)
+            response = await http.post(PATH, json=CHAT | {"stream": True})
+            assert response.text.endswith("data: [DONE]\n\n")
+    finally:
+        await router.stop(0.5)
+
+
+def test_a_bad_certificate_is_told(make_policy: Any, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.crt"
+    bad.write_text("no certificate")
+    config = RouterConfig(name="demo", model="tiny", port=0, policy=make_policy(), tls_certificate=str(bad))
+    with pytest.raises(OSError):  # noqa: PT011 - ssl.SSLError; __main__ names the field
+        Router(config, "t", now=lambda: 0.0, wall=lambda: 0.0)
