@@ -131,6 +131,26 @@ app.command()(simulate)
 
 
 @app.command()
+def router(
+    replica: Annotated[list[str], typer.Option(metavar="URL", help="An OpenAI-compatible server; give several.")],
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    max_running: Annotated[int, typer.Option(min=1, help="Requests sent to one server at a time.")] = 256,
+    keys: Annotated[str, typer.Option(metavar="FILE", help="API keys and tenants; see docs/router.md.")] = "",
+    tls_certificate: Annotated[str, typer.Option(metavar="FILE", help="PEM; makes it HTTPS.")] = "",
+    tls_key: Annotated[str, typer.Option(metavar="FILE", help="PEM, where it is not in the certificate's.")] = "",
+    anyone: Annotated[bool, typer.Option("--anyone", help="Listen on the network without keys.")] = False,
+) -> None:
+    """Route to any OpenAI-compatible servers: the router without the rest.
+
+    Servers are asked for their models once a second; the key sent to them is TRIMODE_REPLICA_KEY, or the client's own.
+    """
+    from trimode_cli.router import router as run
+
+    sys.exit(run(host, port, replica, max_running, keys, (tls_certificate, tls_key), anyone=anyone))
+
+
+@app.command()
 def crd() -> None:
     """Print the CustomResourceDefinition as YAML."""
     import yaml

@@ -187,6 +187,10 @@ class RouterConfig(WireModel):
     port: int = Field(default=8000, ge=0, le=65535)
     internal_host: str = "127.0.0.1"
     internal_port: int = Field(default=0, ge=0, le=65535, description="0: any free port")
+    static_replicas: tuple[str, ...] = Field(
+        default=(), description="URLs of OpenAI-compatible servers that do not report; they are probed"
+    )
+    static_max_running: int = Field(default=256, ge=1, description="requests sent to one of them at a time")
     keys_file: str = Field(default="", description="API keys and tenants; empty: no keys are needed")
     tls_certificate: str = Field(default="", description="PEM file of the public port; empty: plain HTTP")
     tls_key: str = Field(default="", description="PEM file, where the key is not in the certificate's")

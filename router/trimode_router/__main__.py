@@ -42,15 +42,20 @@ def main(arguments: list[str] | None = None) -> int:
     except ValidationError as error:
         problems = "; ".join(str(problem) for problem in problems_of(error))
         return _fail(f"--config {file}: {problems}")
+    return serve(config, token)
+
+
+def serve(config: RouterConfig, token: str, replica_key: str | None = None) -> int:
+    """Run a router until SIGTERM or SIGINT; see `Router` for `replica_key`, `main` for the exit code."""
     logs.configure()
-    return uvloop.run(_run(config, token))
+    return uvloop.run(_run(config, token, replica_key))
 
 
-async def _run(config: RouterConfig, token: str) -> int:
+async def _run(config: RouterConfig, token: str, replica_key: str | None) -> int:
     log = structlog.get_logger("router")
     loop = asyncio.get_running_loop()
     try:
-        router = Router(config, token, now=loop.time, wall=time.time)
+        router = Router(config, token, replica_key=replica_key, now=loop.time, wall=time.time)
     except AccessError as error:
         return _fail(f"keysFile: {error}")
     except OSError as error:  # ssl.SSLError is one

@@ -102,6 +102,8 @@ class Fleet:
 
     def __init__(self, model: str, policy: PolicyConfig, slack: int) -> None:
         self.model = model
+        self.models: tuple[str, ...] = (model,)
+        """Names that requests may ask for."""
         self.rules = Rules.of(policy)
         self.changes: deque[PointChange] = deque(maxlen=RING)
         self._slack = slack

@@ -19,10 +19,13 @@ Unreached = Callable[[Exchange, str], None]
 
 
 class Links:
-    """Pools of connections, one by replica id. `unreached` is called for an exchange that still waits for its link."""
+    """Pools of connections, one by replica id. Without a `token` the client's own key goes on to the replica.
+
+    `unreached` is called for an exchange that still waits for its link.
+    """
 
     def __init__(self, token: str, connect_seconds: float, unreached: Unreached) -> None:
-        self._authorization = f"authorization: Bearer {token}"
+        self._authorization = f"authorization: Bearer {token}" if token else ""
         self._connect_seconds = connect_seconds
         self._unreached = unreached
         self._pools: dict[str, LinkPool] = {}
@@ -80,11 +83,14 @@ class Links:
         lines = [
             f"POST {exchange.path} HTTP/1.1",
             f"host: {pool.host}:{pool.port}",
-            self._authorization,
             "content-type: application/json",
             f"content-length: {len(exchange.body)}",
             f"{TIER_HEADER}: {exchange.tier.name}",
             f"{REQUEST_ID_HEADER}: {request.request_id}",
             *(f"{name.decode()}: {value.decode('latin-1')}" for name, value in request.passed),
         ]
+        if self._authorization:
+            lines.append(self._authorization)
+        elif request.authorization is not None:
+            lines.append(f"authorization: {request.authorization.decode('latin-1')}")
         return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")

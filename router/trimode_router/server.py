@@ -25,6 +25,7 @@ from trimode_router.internal import Internal
 from trimode_router.ledger import Ledger
 from trimode_router.limits import Limits
 from trimode_router.metrics import Metrics
+from trimode_router.probing import Prober
 from trimode_router.surface import Surface
 from trimode_router.view import Viewer
 
@@ -41,22 +42,27 @@ class Router:
         config: RouterConfig,
         token: str,
         *,
+        replica_key: str | None = None,
         now: Callable[[], float],
         wall: Callable[[], float],
         limits: Limits | None = None,
     ) -> None:
-        """Raises AccessError or OSError where the key file or the certificate can not be used."""
+        """`replica_key` is sent to replicas: the fleet's token where it is None, the client's own key where empty.
+
+        Raises AccessError or OSError where the key file or the certificate can not be used.
+        """
         self.limits = limits or Limits()
         self._config = config
         self._now = now
         self._connections: set[ClientConnection] = set()
         self._ticks = 0
+        key = token if replica_key is None else replica_key
         self.fleet = Fleet(config.model, config.policy, self.limits.slack)
         self.metrics = Metrics()
         self.access = Access(Path(config.keys_file) if config.keys_file else None, now())
         self._tls = _tls(config)
         self.ledger = Ledger(self.metrics, wall, config.access_log_sample)
-        self.dispatcher = Dispatcher(self.fleet, self.ledger, self.limits, token, now)
+        self.dispatcher = Dispatcher(self.fleet, self.ledger, self.limits, key, now)
         self.viewer = Viewer(config.name, self.fleet, self.dispatcher, self.ledger, now, wall)
         surface = Surface(self.fleet, self.dispatcher, self.viewer, self.metrics, self.access, int(wall()))
         serial, prefix = itertools.count(1), os.urandom(6).hex()
@@ -70,6 +76,9 @@ class Router:
             closed=self._connections.discard,
         )
         self._internal = Internal(self.fleet, self.viewer, token, now, wall, self.dispatcher.pump)
+        self._prober = Prober(
+            config.static_replicas, self.fleet, config.static_max_running, key, now, wall, self.dispatcher.pump
+        )
         self._idle = asyncio.Event()
         self._metrics_live()
 
@@ -91,6 +100,7 @@ class Router:
         scheme = "http" if self._tls is None else "https"
         self.url = _url(scheme, self._config.host, self._server.sockets[0].getsockname()[1])
         self.internal_url = _url("http", self._config.internal_host, self._runner.addresses[0][1])
+        await self._prober.start()
         self._ticker = loop.create_task(self._tick_forever())
 
     async def stop(self, timeout_s: float) -> bool:
@@ -108,6 +118,7 @@ class Router:
         self._ticker.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._ticker
+        await self._prober.stop()
         await self.dispatcher.close()
         for connection in list(self._connections):
             connection.transport.close()

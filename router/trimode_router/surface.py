@@ -61,7 +61,7 @@ class Surface:
             "/metrics": lambda: Small(200, metrics.text(viewer.fleet()), CONTENT_TYPE),
             PUBLIC_FLEET_PATH: lambda: Small(200, viewer.fleet().to_wire()),
             HISTORY_PATH: lambda: Small(200, viewer.history().to_wire()),
-            MODELS_PATH: lambda: _json(200, {"object": "list", "data": [self._model()]}),
+            MODELS_PATH: lambda: _json(200, {"object": "list", "data": [*map(self._model, self._fleet.models)]}),
         }
 
     def serve(self, client: ClientConnection, request: Request) -> None:
@@ -107,8 +107,8 @@ class Surface:
         tenant = self._access.tenant_of(request.authorization)
         tier = rules.tier(request.tier if tenant is None else tenant.tier(request.tier))
         asked = parse(request.path, request.body, rules.points)
-        if asked.model != self._fleet.model:
-            raise _no_model(asked.model, self._fleet.model)
+        if asked.model not in self._fleet.models:
+            raise _no_model(asked.model, self._fleet.models)
         if tenant is not None:
             tenant.enter(self._dispatcher.now())
         exchange = Exchange(client, request, asked, tier, self._dispatcher, tenant)
@@ -125,9 +125,9 @@ class Surface:
         if page is not None:
             return page()
         name = request.path.removeprefix(MODELS_PATH + "/")
-        if name != self._fleet.model:
-            raise _no_model(name, self._fleet.model)
-        return _json(200, self._model())
+        if name not in self._fleet.models:
+            raise _no_model(name, self._fleet.models)
+        return _json(200, self._model(name))
 
     def _readyz(self) -> Small:
         if self._viewer.ready():
@@ -135,17 +135,20 @@ class Surface:
         why = "the router is shutting down" if self._viewer.draining else "no replica is ready"
         raise ApiError(503, why, code="not_ready", retry_after_s=1)
 
-    def _model(self) -> dict[str, object]:
-        return {"id": self._fleet.model, "object": "model", "created": self._created, "owned_by": "trimode"}
+    def _model(self, name: str) -> dict[str, object]:
+        return {"id": name, "object": "model", "created": self._created, "owned_by": "trimode"}
 
 
 def _json(status: int, value: object) -> Small:
     return Small(status, json.dumps(value).encode())
 
 
-def _no_model(name: str, served: str) -> ApiError:
+def _no_model(name: str, served: tuple[str, ...]) -> ApiError:
     return ApiError(
-        404, f"the model {name!r} does not exist; served here: {served}", code="model_not_found", param="model"
+        404,
+        f"the model {name!r} does not exist; served here: {', '.join(served)}",
+        code="model_not_found",
+        param="model",
     )
 
 

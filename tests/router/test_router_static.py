@@ -1,0 +1,120 @@
+"""The router before servers that do not report; `trimode router` as a process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from typing import Any
+
+import httpx
+import pytest
+
+from trimode_router.testing.replica import Call, FakeReplica, polite
+
+CHAT: dict[str, Any] = {"model": "some-model", "messages": [{"role": "user", "content": "hi"}]}
+
+
+async def server(call: Call) -> None:
+    """Any OpenAI-compatible server: it knows neither reports nor tokens of a fleet."""
+    if call.path == "/v1/models":
+        await call.answer({"object": "list", "data": [{"id": "some-model", "object": "model"}]})
+        return
+    await polite(call)
+
+
+class Running:
+    def __init__(self, process: asyncio.subprocess.Process, url: str, http: httpx.AsyncClient) -> None:
+        self.process, self.url, self.http = process, url, http
+
+    async def until(self, status: int) -> None:
+        """Wait until /readyz says so."""
+        async with asyncio.timeout(20):
+            while (await self.http.get("/readyz")).status_code != status:  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+async def start() -> Any:
+    started: list[asyncio.subprocess.Process] = []
+    clients: list[httpx.AsyncClient] = []
+
+    async def run(*arguments: str, env: dict[str, str] | None = None) -> Running:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "trimode_cli.main", "router", "--port", "0", *arguments,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=os.environ | (env or {}),
+        )  # fmt: skip
+        started.append(process)
+        assert process.stdout is not None
+        async with asyncio.timeout(30):
+            url = json.loads(await process.stdout.readline())["url"]
+        clients.append(httpx.AsyncClient(base_url=url, timeout=20, verify=False))
+        return Running(process, url, clients[-1])
+
+    yield run
+    for client in clients:
+        await client.aclose()
+    for process in started:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def test_two_servers_one_dies(start: Any) -> None:
+    async with FakeReplica(script=server) as one, FakeReplica(script=server) as two:
+        router = await start("--replica", one.url, "--replica", two.url + "/v1")
+        await router.until(200)
+        models = (await router.http.get("/v1/models")).json()["data"]
+        assert [model["id"] for model in models] == ["some-model"]
+        async with asyncio.timeout(20):
+            while not (_asked(one) and _asked(two)):
+                answer = await router.http.post("/v1/chat/completions", json=CHAT | {"stream": True})
+                assert answer.text.endswith("data: [DONE]\n\n")
+        await one.stop()
+        for _ in range(20):
+            assert (await router.http.post("/v1/chat/completions", json=CHAT)).status_code == 200
+        await two.stop()
+        await router.until(503)
+        refused = await router.http.post("/v1/chat/completions", json=CHAT)
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+    router.process.send_signal(signal.SIGTERM)
+    async with asyncio.timeout(20):
+        assert await router.process.wait() == 0
+
+
+def _asked(replica: FakeReplica) -> int:
+    return sum(call.method == "POST" for call in replica.calls)
+
+
+async def test_whose_key_the_server_sees(start: Any) -> None:
+    async with FakeReplica(script=server) as replica:
+        for env, seen in (({}, "Bearer of-the-client"), ({"TRIMODE_REPLICA_KEY": "own"}, "Bearer own")):
+            router = await start("--replica", replica.url, env=env)
+            await router.until(200)
+            headers = {"Authorization": "Bearer of-the-client"}
+            await router.http.post("/v1/chat/completions", json=CHAT, headers=headers)
+            call = next(call for call in reversed(replica.calls) if call.method == "POST")
+            assert call.headers["authorization"] == seen
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--replica", "localhost:8000"], "http://HOST:PORT"),
+        (["--replica", "https://x:1"], "http://HOST:PORT"),
+        (["--replica", "http://127.0.0.1:1", "--host", "0.0.0.0"], "--keys"),
+        (["--replica", "http://127.0.0.1:1", "--keys", "/none.json"], "No such file"),
+    ],
+)
+async def test_bad_options(arguments: list[str], words: str) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "trimode_cli.main", "router", *arguments, stderr=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(30):
+        _, err = await process.communicate()
+    assert process.returncode == 2
+    assert words in err.decode()
