@@ -57,7 +57,8 @@ def ray_service(
     return {
         **child("ray.io/v1", "RayService", names.ray_service, owner, "worker"),
         "spec": {
-            "suspend": spec.suspend,
+            # Left out where it says nothing: only KubeRay 1.7 and later know the field, and others refuse it.
+            **({"suspend": True} if spec.suspend else {}),
             "upgradeStrategy": {"type": "NewCluster"},
             "rayClusterDeletionDelaySeconds": OLD_CLUSTER_STAYS_S,
             "excludeHeadPodFromServeSvc": True,

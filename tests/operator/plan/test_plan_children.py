@@ -263,7 +263,7 @@ def test_suspended_it_keeps_its_shape_and_runs_nothing(
     assert find(asleep, "Deployment")["spec"]["replicas"] == 0
     assert find(awake, "Deployment")["spec"]["replicas"] == 2
     assert find(asleep, "RayService")["spec"] == find(awake, "RayService")["spec"] | {"suspend": True}
-    assert find(awake, "RayService")["spec"]["suspend"] is False
+    assert "suspend" not in find(awake, "RayService")["spec"], "older KubeRays do not know the field"
     assert [c["metadata"]["name"] for c in asleep.children] == [c["metadata"]["name"] for c in awake.children]
 
 
