@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 FILE ?= examples/tiny.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint bench crd kind-test clean
+.PHONY: help up test lint bench bench-router crd kind-test clean
 
 help: ## show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -26,6 +26,9 @@ lint: $(VENV)/.dev ## formatting, types, import rules
 
 bench: $(VENV)/.up ## measure static points against adaptive; writes docs/bench.json and docs/bench.png
 	$(BIN)/trimode bench --out docs
+
+bench-router: $(VENV)/.up ## measure our router beside those installed (BENCH_BIN=folder); writes docs/bench-router.*
+	$(BIN)/python -m trimode_router.rivals --out docs $(addprefix --bin ,$(BENCH_BIN))
 
 crd: $(VENV)/.up ## write what is generated from the models: CRD, reference page, the chart's copies
 	$(BIN)/trimode crd > crds/nemotrondeployments.trimode.dev.yaml

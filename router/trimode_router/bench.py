@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import json
 import os
+import socket
 import statistics
 import subprocess
 import sys
@@ -123,8 +124,8 @@ class Tally:
         self.first_bytes: list[float] = []
 
 
-async def load(scenario: Scenario, port: int, process: int) -> Result:
-    """Run one scenario against a port; `process` is the one whose CPU counts."""
+async def load(scenario: Scenario, port: int, root: int) -> Result:
+    """Run one scenario against a port; `root` is the process whose CPU counts, with its descendants."""
     loop = asyncio.get_running_loop()
     tally = Tally()
     clients = [
@@ -133,9 +134,9 @@ async def load(scenario: Scenario, port: int, process: int) -> Result:
     await asyncio.sleep(0.5)
     tally.requests = tally.chunks = tally.errors = 0
     tally.first_bytes.clear()
-    cpu, started = _cpu_seconds(process), time.perf_counter()
+    cpu, started = _cpu_seconds(root), time.perf_counter()
     await asyncio.sleep(scenario.seconds)
-    cpu, elapsed = _cpu_seconds(process) - cpu, time.perf_counter() - started
+    cpu, elapsed = _cpu_seconds(root) - cpu, time.perf_counter() - started
     for client in clients:
         client.transport.abort()
     requests = max(1, tally.requests)
@@ -149,30 +150,38 @@ async def load(scenario: Scenario, port: int, process: int) -> Result:
         cpu_us_per_chunk=round(1e6 * cpu / max(1, tally.chunks), 2),
         first_byte_ms_p50=round(1000 * statistics.median(ranked), 3),
         first_byte_ms_p99=round(1000 * ranked[int(len(ranked) * 0.99)], 3),
-        memory_mb=round(_memory_mb(process), 1),
+        memory_mb=round(_memory_mb(root), 1),
     )
 
 
 def run(scenario: Scenario, *, direct: bool = False) -> Result:
     """Start the processes, run, end them. `direct` leaves the router out, as the baseline."""
     pulse = ["-m", "trimode_router.testing.pulse", "--chunks", str(scenario.chunks)]
-    with _process([*pulse, "--pause-ms", str(scenario.pause_ms)]) as (upstream, printed):
+    with process([*pulse, "--pause-ms", str(scenario.pause_ms)]) as (upstream, printed):
         upstream_port = int(printed)
         if direct:
             return uvloop.run(load(scenario, upstream_port, upstream.pid))
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "router.json"
-            file.write_bytes(_config().to_wire())
-            with _process(["-m", "trimode_router", "--config", str(file)]) as (router, printed):
-                listening = json.loads(printed)
-                _introduce(listening["internalUrl"], upstream_port)
-                return uvloop.run(load(scenario, int(listening["url"].rsplit(":", 1)[1]), router.pid))
+        with router([upstream_port]) as (port, pid):
+            return uvloop.run(load(scenario, port, pid))
 
 
 @contextmanager
-def _process(arguments: list[str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def router(servers: list[int], keys: Path | None = None) -> Iterator[tuple[int, int]]:
+    """Our router before replicas on these ports: its port and process id."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "router.json"
+        file.write_bytes(_config(keys).to_wire())
+        with process(["-m", "trimode_router", "--config", str(file)]) as (running, printed):
+            listening = json.loads(printed)
+            for number, port in enumerate(servers):
+                _introduce(listening["internalUrl"], port, f"r{number}")
+            yield int(listening["url"].rsplit(":", 1)[1]), running.pid
+
+
+@contextmanager
+def process(arguments: list[str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A Python process and the first line it printed."""
-    process = subprocess.Popen(
+    child = subprocess.Popen(
         [sys.executable, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -181,21 +190,22 @@ def _process(arguments: list[str]) -> Iterator[tuple[subprocess.Popen[str], str]
         env=os.environ | {TOKEN_VARIABLE: _TOKEN},
     )
     try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
+        assert child.stdout is not None
+        line = child.stdout.readline()
         if not line:
             raise RuntimeError(f"python {' '.join(arguments)} ended before it listened")
-        yield process, line
+        yield child, line
     finally:
-        process.kill()
-        process.communicate()
+        child.kill()
+        child.communicate()
 
 
-def _config() -> RouterConfig:
+def _config(keys: Path | None) -> RouterConfig:
     return RouterConfig(
         name="bench",
         model="bench",
         port=0,
+        keys_file="" if keys is None else str(keys),
         policy=PolicyConfig(
             version=1,
             tiers=(TierPolicy(name="any", ttft_milliseconds=100, tpot_milliseconds=50, percentile=95, priority=0),),
@@ -208,20 +218,42 @@ def _config() -> RouterConfig:
     )
 
 
-def _introduce(internal_url: str, port: int) -> None:
-    report = FakeReplica(max_running=4096).report(url=f"http://127.0.0.1:{port}", model="bench")
+def _introduce(internal_url: str, port: int, name: str) -> None:
+    report = FakeReplica(name, max_running=4096).report(url=f"http://127.0.0.1:{port}", model="bench")
     headers = {"Authorization": f"Bearer {_TOKEN}"}
     with urlopen(Request(internal_url + REPORT_PATH, data=report.to_wire(), headers=headers)) as answer:
         answer.read()
 
 
-def _cpu_seconds(process: int) -> float:
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def answers(port: int) -> bool:
+    """Whether a router on this port serves the load's request."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+            connection.sendall(_REQUEST)
+            return connection.recv(64).startswith(b"HTTP/1.1 200")
+    except OSError:
+        return False
 
 
-def _memory_mb(process: int) -> float:
-    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+def tree(root: int) -> list[int]:
+    """A process and its descendants."""
+    found = [root]
+    for one in found:
+        for file in Path(f"/proc/{one}/task").glob("*/children"):
+            found += map(int, file.read_text().split())
+    return found
+
+
+def _cpu_seconds(root: int) -> float:
+    ticks = 0
+    for one in tree(root):
+        fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _memory_mb(root: int) -> float:
+    pages = sum(int(Path(f"/proc/{one}/statm").read_text().split()[1]) for one in tree(root))
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 

@@ -45,6 +45,9 @@ class Dispatcher:
     def submit(self, exchange: Exchange) -> None:
         """A new request: send it, queue it, or refuse it."""
         now = self.now()
+        # Nobody waits and somebody has room: then `admit` could only agree.
+        if not self.queue and self._place(exchange, now).replica_id is not None:
+            return
         view = self._queue_view(exchange.tier.priority, now)
         admission = admit(exchange.wish, view, self._fleet.rules.admission)
         if admission.outcome is Outcome.REFUSE:

@@ -69,13 +69,13 @@ class Links:
             pool.keep(link)
 
     def _pool(self, replica: Replica) -> LinkPool:
-        parts = urlsplit(replica.report.url)
-        host, port = parts.hostname or "", parts.port or 80
+        url = replica.report.url
         pool = self._pools.get(replica.replica_id)
-        if pool is None or (pool.host, pool.port) != (host, port):
+        if pool is None or pool.url != url:
             if pool is not None:
                 pool.close()
-            pool = self._pools[replica.replica_id] = LinkPool(host, port)
+            parts = urlsplit(url)
+            pool = self._pools[replica.replica_id] = LinkPool(url, parts.hostname or "", parts.port or 80)
         return pool
 
     def _head(self, exchange: Exchange, pool: LinkPool) -> bytes:

@@ -210,7 +210,8 @@ class Link(asyncio.Protocol):
 class LinkPool:
     """Kept connections to one replica, the latest used first."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, url: str, host: str, port: int) -> None:
+        self.url = url
         self.host = host
         self.port = port
         self._idle: list[Link] = []
