@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import log, sqrt
+from math import exp, log, sqrt
 
 from trimode_api.modes import Mode, OperatingPoint
 
@@ -31,6 +31,14 @@ PATIENCE_S = 20.0
 """The margin shrinks with the time a point is held, to half of it after this long and never below `LEAST_MARGIN`."""
 LEAST_MARGIN = 0.4
 """Smallest share of the margin that patience leaves: a lasting small loss is not held for ever."""
+
+PRICE_S, FREE = 0.3, 6.0
+"""A switch that follows many others must pay first: holding the point must have lost `PRICE_S x (recent - FREE)^2`
+seconds. At 60 an hour that is 5 s, for a sustained load about 1 % of the time; the first few are free."""
+RECENT_S = 600.0
+"""Seconds over which switches count as recent."""
+URGENT = 0.1
+"""Share of that price where the running point is too slow for the objective of someone in the batch."""
 
 
 Outcome = tuple[PointDecision, PointState]
@@ -103,6 +111,7 @@ def _compare(
         if other.pace < best.pace and _may_replace(other, here, batch, state):
             best = other
     gain = here.pace / best.pace - 1.0
+    state = _counting(here, best, known, state, now)
     margin = _margin(best, batch, state, switching, now)
     wins = gain > margin
     sureness = SURE if gain > switching.margin else SURE_OF_LITTLE
@@ -122,12 +131,33 @@ def _compare(
     if now - state.since < switching.min_dwell_s:
         detail = f"{best.point} looks {gain:.0%} faster, {here.point} is held for {switching.min_dwell_s:g} s"
         return PointDecision(here.point, Reason.DWELL, detail, gain), state
+    if not switching.dry_run and state.lost_s < _price(here, batch, state, now):
+        detail = f"{best.point} is {gain:.0%} faster, but only {state.lost_s:.2f} s were lost since the last switch"
+        return PointDecision(here.point, Reason.WITHIN_MARGIN, detail, gain), state
     detail = (
         f"{best.point} {1e3 * best.pace:.2f} ms per token, {here.point} {1e3 * here.pace:.2f} ms "
         f"at batch {batch.running}"
     )
     state = replace(state, at_batch=batch.running, left=here.point)
     return _move(state, best.point, Reason.PREDICTED_GAIN, detail, now, gain)
+
+
+def _counting(here: Estimate, best: Estimate, known: Sequence[Estimate], state: PointState, now: float) -> PointState:
+    """Keep the account of what holding this point costs: it grows while another is better, shrinks while this is."""
+    passed = 0.0 if state.asked_at is None else min(max(0.0, now - state.asked_at), 1.0)
+    other = best.pace if best is not here else min((e.pace for e in known if e is not here), default=here.pace)
+    lost_s = max(0.0, state.lost_s + passed * max(-1.0, 1.0 - other / here.pace))
+    return replace(state, lost_s=lost_s, asked_at=now)
+
+
+def _recent(state: PointState, now: float) -> float:
+    return state.recent * exp(-max(0.0, now - state.since) / RECENT_S)
+
+
+def _price(here: Estimate, batch: Batch, state: PointState, now: float) -> float:
+    """Seconds that must have been lost before a switch pays."""
+    urgency = URGENT if here.pace > batch.needed_s else 1.0
+    return urgency * PRICE_S * max(0.0, _recent(state, now) - FREE) ** 2
 
 
 def _may_replace(other: Estimate, here: Estimate, batch: Batch, state: PointState) -> bool:
@@ -214,4 +244,7 @@ def _move(
     decision = PointDecision(point, reason, detail, gain)
     if point is state.point or point == state.point:
         return decision, state
-    return decision, replace(state, point=point, since=now, probe=None, switches=state.switches + 1)
+    recent = _recent(state, now) + 1.0
+    return decision, replace(
+        state, point=point, since=now, probe=None, switches=state.switches + 1, lost_s=0.0, recent=recent
+    )

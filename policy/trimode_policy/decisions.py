@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import inf
 
 from trimode_api.modes import AR, OperatingPoint
 
@@ -38,10 +39,14 @@ class Switching:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The load that decides: decoding requests (prefills never counted) and their mean cached tokens."""
+    """The load that decides: decoding requests (prefills never counted) and their mean cached tokens.
+
+    `needed_s`: seconds per token in which the strictest of them keeps its objective, prompts of others allowed for.
+    """
 
     running: int
     context_tokens: float
+    needed_s: float = inf
 
 
 class Reason(StrEnum):
@@ -75,7 +80,8 @@ class PointState:
 
     `point`: the chosen one (a probe does not change it). `since`: when it was chosen. `switches` and `probes`
     count since the start; `switches` leaves probes out. `at_batch` and `left`: the load of the last switch by
-    prediction, and where it came from.
+    prediction, and where it came from. `lost_s`: seconds lost, of late, against the best other point, as of `asked_at`.
+    `recent`: switches, each counting less with time, as of `since`.
     """
 
     point: OperatingPoint
@@ -86,6 +92,9 @@ class PointState:
     probes: int = 0
     at_batch: int = 0
     left: OperatingPoint | None = None
+    lost_s: float = 0.0
+    asked_at: float | None = None
+    recent: float = 0.0
 
     @classmethod
     def initial(cls, fallback: OperatingPoint, now: float) -> PointState:

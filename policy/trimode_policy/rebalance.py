@@ -39,6 +39,10 @@ class Demand:
     busy: float
 
 
+EVERY_S = 900.0
+"""Seconds between two moves: four an hour."""
+
+
 @dataclass(frozen=True, slots=True)
 class Moves:
     """`margin`: predicted gain in pace below which nothing moves. `every_s`: seconds between two moves.
@@ -47,7 +51,7 @@ class Moves:
     """
 
     margin: float = 0.1
-    every_s: float = 60.0
+    every_s: float = EVERY_S
     switch_s: float = 180.0
     horizon_s: float = 900.0
 

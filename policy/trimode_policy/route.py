@@ -5,9 +5,10 @@ Belongs here: the choice among replicas as one router sees them. Whether a reque
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import IntEnum, StrEnum
+from math import inf
 from zlib import crc32
 
 from trimode_api.modes import OperatingPoint
@@ -21,6 +22,9 @@ class ReplicaView:
     it now, its own counter; it is raised to what was reported unless that is stale. From the last report:
     `running` and `waiting` requests of all routers, `queued_prompt_tokens` not yet prefilled, `tokens_per_s`.
     `capacity`: requests it may run at once. `points`: operating points its pool allows.
+    `rows`: by tier, requests it can run at once so that each keeps that tier's pace (see `rooms`; a tier that is not in
+    it has no limit but the capacity; 0: not even one alone). `keeps`: the tier whose pace it is kept at, whoever comes
+    (see `tiers`). `prompt_tokens_per_s`: how fast it computes prompts, 0 where unknown.
     """
 
     replica_id: str
@@ -35,11 +39,27 @@ class ReplicaView:
     capacity: int
     points: tuple[OperatingPoint, ...]
     tokens_per_s: float = 0.0
+    rows: Mapping[str, int] = field(default_factory=dict)
+    keeps: str | None = None
+    prompt_tokens_per_s: float = 0.0
     lossless: bool = field(init=False)
     """Whether some of its points answer losslessly."""
+    floor: int = field(init=False)
+    """Requests beyond which the tier it is kept fast for would fall behind its pace."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lossless", any(point.mode.lossless for point in self.points))
+        kept = self.rows.get(self.keeps, 0) if self.keeps is not None else 0
+        object.__setattr__(self, "floor", min(kept, self.capacity) if kept > 0 else self.capacity)
+
+
+class Claim(IntEnum):
+    """What a request may ask for: its objectives, what is left over, or any place at all (its client is in
+    mid-sentence)."""
+
+    ON_TIME = 0
+    LATE = 1
+    RESUMED = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +67,7 @@ class RequestView:
     """What routing and admission need of a request.
 
     `priority`: of its tier, higher goes first. `lossy_ok`: diffusion may answer it. `pin`: the one operating point
-    the client insists on.
+    the client insists on. `left_s`: seconds left until its first token is due.
     """
 
     tier: str = "standard"
@@ -55,6 +75,8 @@ class RequestView:
     prompt_tokens: int = 0
     lossy_ok: bool = False
     pin: OperatingPoint | None = None
+    claim: Claim = Claim.ON_TIME
+    left_s: float = inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +127,7 @@ def route(request: RequestView, replicas: Sequence[ReplicaView], staleness: Stal
     if not able:
         wanted = str(request.pin) if request.pin is not None else "lossless answers"
         return RouteDecision(None, RouteReason.NOT_OFFERED, f"none of {len(alive)} ready replicas offers {wanted}")
-    return _pick(able, staleness, seed)
+    return _pick(request, able, staleness, seed)
 
 
 def may_serve(request: RequestView, points: Iterable[OperatingPoint]) -> bool:
@@ -120,30 +142,52 @@ def _choosy(request: RequestView, alive: Sequence[ReplicaView]) -> bool:
     return request.pin is not None or not all(r.lossless for r in alive)
 
 
-def _pick(able: Sequence[ReplicaView], staleness: Staleness, seed: int) -> RouteDecision:
-    """Fresh before stale, then the smallest share of capacity in use, then the fewest queued prompt tokens."""
-    stale_after = staleness.stale_after_s
+def _pick(request: RequestView, able: Sequence[ReplicaView], staleness: Staleness, seed: int) -> RouteDecision:
+    """Fresh before stale, those kept fast for the request's tier before others, then the smallest share of their room
+    in use, then the fewest queued prompt tokens."""
+    stale_after, tier = staleness.stale_after_s, request.tier
+    # Where no replica can keep the tier's pace there is nothing to protect: it takes what the others leave.
+    paced = request.claim == Claim.ON_TIME and any(r.rows.get(tier, 1) for r in able)
+    anywhere = request.claim == Claim.RESUMED
     best: ReplicaView | None = None
-    best_score = (True, 2.0, 0)
+    best_score = (True, True, 2.0, 0)
     for replica in able:
         stale = replica.age_s > stale_after
-        load, capacity = replica.in_flight, replica.capacity
+        load, room, other = replica.in_flight, replica.capacity, False
         if not stale and replica.running + replica.waiting > load:
             load = replica.running + replica.waiting
-        if load >= capacity:
+        if replica.rows and not stale and not anywhere:
+            other = replica.keeps != tier
+            room = _room(request, replica, paced)
+            if paced and replica.queued_prompt_tokens and load < room and not _in_time(request, replica):
+                continue
+        if load >= room:
             continue
-        share = load / capacity
-        if stale == best_score[0] and share > best_score[1]:
+        share = load / room
+        if stale == best_score[0] and other == best_score[1] and share > best_score[2]:
             continue
-        score = (stale, share, 0 if stale else replica.queued_prompt_tokens)
+        score = (stale, other, share, 0 if stale else replica.queued_prompt_tokens)
         if best is None or score < best_score or (score == best_score and _turn(replica, seed) < _turn(best, seed)):
             best, best_score = replica, score
     if best is None:
         return RouteDecision(None, RouteReason.ALL_BUSY, f"all {len(able)} replicas run as much as they may")
     reason = RouteReason.STALE if best_score[0] else RouteReason.LEAST_LOADED
-    load = round(best_score[1] * best.capacity)
-    detail = f"{best.replica_id} has {load} of {best.capacity} requests, {best_score[2]} prompt tokens queued"
+    load = best.in_flight if best_score[0] else max(best.in_flight, best.running + best.waiting)
+    detail = f"{best.replica_id} has {load} of {best.capacity} requests, {best_score[3]} prompt tokens queued"
     return RouteDecision(best.replica_id, reason, detail)
+
+
+def _room(request: RequestView, replica: ReplicaView, paced: bool) -> int:
+    """Requests that may be there without anyone falling behind: the tier it is kept fast for, nor this one."""
+    if not paced:
+        return replica.floor
+    return min(replica.floor, replica.rows.get(request.tier, replica.floor))
+
+
+def _in_time(request: RequestView, replica: ReplicaView) -> bool:
+    """Whether the prompts queued there leave time for this one's; unknown speed counts as fast."""
+    tokens = replica.queued_prompt_tokens + request.prompt_tokens
+    return replica.prompt_tokens_per_s <= 0 or tokens <= request.left_s * replica.prompt_tokens_per_s
 
 
 def _turn(replica: ReplicaView, seed: int) -> tuple[int, str]:

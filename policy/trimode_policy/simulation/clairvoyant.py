@@ -11,6 +11,7 @@ from math import inf
 from trimode_api.modes import OperatingPoint
 from trimode_policy.simulation.fleet import Fleet
 from trimode_policy.simulation.parts import Member, Phase, Placement
+from trimode_policy.simulation.rows import Request
 from trimode_policy.simulation.truth import Truth
 from trimode_policy.simulation.workload import Goal, Job
 
@@ -21,12 +22,14 @@ class Plan:
 
     `fast`: so many replicas are kept at the pace of the strictest objective, whoever comes; strict requests try
     them first, the others last. `drop`: refuse who would miss its objectives everywhere. `slack`: share of the TPOT
-    objective that the predicted pace may use (prefills of others take the rest).
+    objective that the predicted pace may use (prefills of others take the rest). `hold`: who meets its objectives
+    nowhere waits in line while there is time for it.
     """
 
     fast: int = 0
     drop: bool = True
     slack: float = 0.9
+    hold: bool = False
 
     def __deepcopy__(self, memo: object) -> Plan:
         return self
@@ -40,16 +43,19 @@ class ClairvoyantDispatcher:
     goals: tuple[Goal, ...]
     plan: Plan = Plan()
 
-    def admit(self, job: Job, fleet: Fleet) -> Placement:
+    def admit(self, request: Request, fleet: Fleet) -> Placement:
         """The best member that meets the objectives; without one, refuse or take the least loaded."""
-        index = self._pick(job, fleet)
+        index = self._pick(request.job, fleet)
         if index is not None:
             return Placement(index)
+        if self.plan.hold:
+            return Placement()
         return Placement(refused=True) if self.plan.drop else Placement(self._least(fleet))
 
-    def again(self, job: Job, fleet: Fleet) -> int | None:
-        """A request from a replica that died goes to the least loaded."""
-        return self._least(fleet)
+    def again(self, request: Request, fleet: Fleet) -> int | None:
+        """A request from a replica that died goes to the least loaded, one that waits where it still meets its
+        objectives."""
+        return self._least(fleet) if request.first_at >= 0 or not self.plan.hold else self._pick(request.job, fleet)
 
     def _least(self, fleet: Fleet) -> int | None:
         ready = [m for m in fleet.members if m.phase is Phase.READY]
@@ -64,7 +70,7 @@ class ClairvoyantDispatcher:
         for place, member in enumerate(ready):
             fast = place < self.plan.fast
             limit = strictest if fast else goal.tpot_s
-            if self._meets(job, goal.ttft_s, limit * self.plan.slack, member, fleet.now):
+            if self._meets(job, goal.ttft_s - (fleet.now - job.at), limit * self.plan.slack, member, fleet.now):
                 score = member.engine.in_flight + (0.0 if fast == strict else 1e6)
                 if score < best_score:
                     best, best_score = member.index, score

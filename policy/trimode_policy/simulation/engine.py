@@ -12,10 +12,11 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
-from math import ceil, exp, sqrt
+from math import ceil, exp, inf, sqrt
 
 from trimode_api.modes import AR, OperatingPoint
 from trimode_policy.curves import Observation
+from trimode_policy.rooms import PromptPrice, needed_seconds
 from trimode_policy.simulation.measures import Account, Series
 from trimode_policy.simulation.pilots import Pilot
 from trimode_policy.simulation.randomness import Randomness
@@ -43,12 +44,14 @@ class Engine:
     pilot: Pilot
     chance: Randomness
     priorities: tuple[int, ...]
+    tpots: tuple[float, ...] = ()
     waiting: list[tuple[int, int, Request]] = field(default_factory=list)
     behind: deque[Request] = field(default_factory=deque)
     joined: list[Request] = field(default_factory=list)
     progress: list[float] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
     ends: list[list[tuple[float, int, Request]]] = field(default_factory=list)
+    tiers: list[int] = field(default_factory=list)
     running: int = 0
     context: float = 0.0
     reserved: int = 0
@@ -56,9 +59,11 @@ class Engine:
     version: int = 0
     preemptions: int = 0
     stalled: float = 0.0
+    prompts: PromptPrice = field(default_factory=PromptPrice)
 
     def __post_init__(self) -> None:
         kinds = self.truth.kinds
+        self.tiers = [0] * len(self.priorities)
         self.progress, self.counts, self.ends = [0.0] * kinds, [0] * kinds, [[] for _ in range(kinds)]
 
     @property
@@ -97,7 +102,7 @@ class Engine:
         seconds, cycles, point = 0.0, 1, None
         if self.running:
             context = self.context / self.running
-            point, most = self.pilot.point(self.running, context, self.counts, now)
+            point, most = self.pilot.point(self.running, context, self.counts, now, self._needed())
             seconds = self.truth.hardware.seconds(point, self.running, context)
             if not prefill:
                 cycles = self._until_change(point, min(most, int(self.limits.longest_s / seconds) or 1), now)
@@ -115,12 +120,15 @@ class Engine:
         account.busy_s += now - step.began
         self.stalled += min(1.0, (now - step.began) / STALL_S) * (step.prefill_share - self.stalled)
         if step.point is None:
+            self.prompts.spent(now - step.began, step.prefill, 0.0, now - step.began)
             return []
         account.seconds_at[step.point] = account.seconds_at.get(step.point, 0.0) + now - step.began
         if series is not None:
             series.ran(step.point, step.began, now - step.began)
         rates = self.truth.tokens(step.point, step.began)
         mean = sum(count * rate for count, rate in zip(self.counts, rates, strict=True))
+        busy_s = now - step.began
+        self.prompts.spent(busy_s * step.prefill_share, step.prefill, step.cycles * mean, busy_s)
         if self.pilot.learns:
             self._learn(step, mean, now)
         for request in self.joined:
@@ -149,6 +157,10 @@ class Engine:
         self.reserved, self.context, self.step = 0, 0.0, None
         self.version += 1
         return sorted(out, key=lambda r: r.order)
+
+    def _needed(self) -> float:
+        tpot = min((t for t, count in zip(self.tpots, self.tiers, strict=False) if count), default=inf)
+        return needed_seconds(tpot, self.running, self.prompts.per_token)
 
     def _admit(self) -> None:
         limits = self.limits
@@ -185,6 +197,7 @@ class Engine:
         target = request.start + max(1.0, request.job.output - request.emitted)
         heappush(self.ends[kind], (target, request.order, request))
         self.counts[kind] += 1
+        self.tiers[request.job.tier] += 1
         self.running += 1
         self.joined.append(request)
 
@@ -201,6 +214,7 @@ class Engine:
         self.context -= request.cached + grown
         request.emitted += grown
         self.counts[kind] -= 1
+        self.tiers[request.job.tier] -= 1
         self.running -= 1
 
     def _make_room(self) -> None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 
 from trimode_policy.simulation.measures import Account, Series
 from trimode_policy.simulation.parts import Controller, Conversion, Dispatcher, Member, Outage, Phase, Placement
 from trimode_policy.simulation.rows import Request
+from trimode_policy.simulation.waiting import Line
 from trimode_policy.simulation.workload import Goal, Job
 
 TICK_S = 1.0
@@ -51,13 +52,14 @@ class Fleet:
     now: float = 0.0
     orders: int = 0
     between_s: float = 1.0
-    queue: list[tuple[int, int, float, Request]] = field(default_factory=list)
+    queue: Line = field(init=False)
     events: list[tuple[float, int, Kind, int, int]] = field(default_factory=list)
     _sequence: int = 0
     _last_finish: float = 0.0
 
     def __post_init__(self) -> None:
         self.account = Account.empty(self.goals)
+        self.queue = Line(self.goals)
         self._push(TICK_S, Kind.TICK, 0, 0)
 
     def fail(self, outages: Sequence[Outage]) -> None:
@@ -75,7 +77,7 @@ class Fleet:
             self.series.offered[self.series.slice_of(job.at)] += 1
         self.orders += 1
         request = Request(job, self.orders)
-        self._place(request, self.dispatcher.admit(job, self), job.at)
+        self._place(request, self.dispatcher.admit(request, self))
 
     def advance(self, until: float) -> None:
         """Handle every event up to and at `until`."""
@@ -99,9 +101,9 @@ class Fleet:
         limit = self.now + PATIENCE_S
         while self.busy and self.now < limit:
             self.advance(self.events[0][0])
-        for _, _, _, request in self.queue:
+        for request in self.queue:
             self.account.refused[request.job.tier] += 1
-        self.queue.clear()
+        self.queue = Line(self.goals)
         for member in self.members:
             for request in member.engine.evict_all():
                 self.account.refused[request.job.tier] += 1
@@ -139,10 +141,10 @@ class Fleet:
         if engine.begin(now):
             self._schedule(member)
         if done or now - member.reported_at >= REPORT_S:
-            member.report(now)
+            member.report(now, self.goals)
         if done:
             if self.queue:
-                self._drain_queue(now)
+                self._drain_queue()
             if member.phase is Phase.DRAINING:
                 self._when_drained(member, now)
 
@@ -155,45 +157,38 @@ class Fleet:
         if self.series is not None and good:
             self.series.good[self.series.slice_of(job.at)] += 1
 
-    def _place(self, request: Request, placement: Placement, since: float) -> None:
+    def _place(self, request: Request, placement: Placement) -> None:
         if placement.index is not None:
             member = self.members[placement.index]
             if member.engine.accept(request, self.now):
                 self._schedule(member)
             if self.now - member.reported_at >= REPORT_S:
-                member.report(self.now)
+                member.report(self.now, self.goals)
         elif placement.refused:
             self.account.refused[request.job.tier] += 1
         else:
-            heappush(self.queue, (-self.goals[request.job.tier].priority, request.order, since, request))
+            self.queue.join(request)
 
-    def _drain_queue(self, now: float) -> None:
-        while self.queue:
-            index = self.dispatcher.again(self.queue[0][3].job, self)
-            if index is None:
-                return
-            _, _, since, request = heappop(self.queue)
-            self._place(request, Placement(index), since)
+    def _put(self, request: Request) -> bool:
+        index = self.dispatcher.again(request, self)
+        if index is not None:
+            self._place(request, Placement(index))
+        return index is not None
+
+    def _drain_queue(self) -> None:
+        self.queue.place(self._put, self.now)
 
     def _tick(self, now: float) -> None:
         self._push(now + TICK_S, Kind.TICK, 0, 0)
         for member in self.members:
             if member.phase is not Phase.DEAD:
                 self.account.up_s += TICK_S
-                member.report(now)
+                member.report(now, self.goals)
         if self.controller is not None:
             self.controller.tick(self, now)
-        self._expire(now)
-        self._drain_queue(now)
-
-    def _expire(self, now: float) -> None:
-        """Refuse those who waited too long, but never one that has its first token."""
-        late = [e for e in self.queue if now - e[2] > self.max_wait_s and e[3].first_at < 0]
-        if late:
-            for _, _, _, request in late:
-                self.account.refused[request.job.tier] += 1
-            self.queue = [e for e in self.queue if now - e[2] <= self.max_wait_s or e[3].first_at >= 0]
-            heapify(self.queue)
+        for request in self.queue.expire(now - self.max_wait_s):
+            self.account.refused[request.job.tier] += 1
+        self._drain_queue()
 
     def _when_drained(self, member: Member, now: float) -> None:
         if member.engine.in_flight == 0:
@@ -208,15 +203,15 @@ class Fleet:
         member.pool, member.points = member.then.pool, member.then.points
         member.engine.pilot = member.then.pilot()
         member.then, member.phase = None, Phase.READY
-        member.report(now)
-        self._drain_queue(now)
+        member.report(now, self.goals)
+        self._drain_queue()
 
     def _kill(self, member: Member, now: float) -> None:
         member.phase = Phase.DEAD
         orphans = member.engine.evict_all()
-        member.report(now)
+        member.report(now, self.goals)
         for request in orphans:
-            self._place(request, Placement(self.dispatcher.again(request.job, self)), now)
+            self._place(request, Placement(self.dispatcher.again(request, self)))
 
     def _return(self, member: Member, now: float) -> None:
         if member.then is not None:  # it comes back as what it was to become
@@ -224,5 +219,5 @@ class Fleet:
             self.account.switches += member.engine.pilot.switches
             member.engine.pilot, member.then = member.then.pilot(), None
         member.phase = Phase.READY
-        member.report(now)
-        self._drain_queue(now)
+        member.report(now, self.goals)
+        self._drain_queue()

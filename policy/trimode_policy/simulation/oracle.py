@@ -132,7 +132,11 @@ def _constant(scenario: Scenario) -> list[Move]:
     count = scenario.replicas
     if scenario.free:
         fast = sorted({0, 1, count // 2, count - 1, count} - {-1})
-        plans = [Plan(fast=n) for n in fast] + [Plan(fast=0, slack=0.7), Plan(fast=0, drop=False)]
+        plans = [Plan(fast=n) for n in fast] + [
+            Plan(fast=0, drop=False),
+            Plan(fast=0, hold=True),
+            Plan(fast=1, slack=0.8, hold=True),
+        ]
         return [Move(plan) for plan in plans]
     sizes = range(count + 1) if count <= 4 else sorted({0, 1, count // 4, count // 2, count})
     return [Move(Plan(fast=0), size) for size in sizes]
@@ -142,7 +146,9 @@ def _moves(scenario: Scenario, fleet: Fleet) -> list[Move]:
     """What a beam tries at a window's end."""
     if scenario.free:
         count = scenario.replicas
-        return [Move(Plan(fast=n)) for n in sorted({0, count // 2, count})] + [Move(Plan(fast=0, drop=False))]
+        return [Move(Plan(fast=n, slack=0.8, hold=True)) for n in sorted({0, 1, count // 2})] + [
+            Move(Plan(fast=0, drop=False))
+        ]
     now = sum(1 for m in fleet.members if (m.then.pool if m.then is not None else m.pool) == FAST_POOL)
     return [Move(Plan(fast=0), size) for size in (now - 1, now, now + 1) if 0 <= size <= scenario.replicas]
 

@@ -5,18 +5,26 @@ Belongs here: vocabulary. The event loop is in `fleet`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol
 
 from trimode_api.modes import OperatingPoint
+from trimode_policy.rooms import rows_within
 from trimode_policy.simulation.engine import Engine
 from trimode_policy.simulation.pilots import Pilot
-from trimode_policy.simulation.workload import Job
+from trimode_policy.simulation.rows import Request
+from trimode_policy.simulation.workload import Goal
 
 if TYPE_CHECKING:
     from trimode_policy.simulation.fleet import Fleet
+
+
+PACE_S = 1.0
+"""Seconds between two looks at how many requests a replica can run in time."""
+CONTEXT = 1000.0
+"""Cached tokens per request assumed while nobody decodes."""
 
 
 class Phase(IntEnum):
@@ -40,12 +48,21 @@ class Member:
     reported_at: float = 0.0
     running: int = 0
     waiting: int = 0
+    rows: dict[str, int] = field(default_factory=dict)
+    paced_at: float = float("-inf")
     queued_tokens: int = 0
     then: Conversion | None = None
 
-    def report(self, now: float) -> None:
+    def report(self, now: float, goals: Sequence[Goal]) -> None:
         """Tell the router what it sees."""
         engine = self.engine
+        if now - self.paced_at >= PACE_S:
+            self.paced_at = now
+            context = engine.context / engine.running if engine.running else CONTEXT
+            known = engine.pilot.paces(context, engine.limits.rows)
+            price = engine.prompts.per_token
+            if known:
+                self.rows = {g.name: rows_within(known, price, g.tpot_s, engine.limits.rows) for g in goals}
         self.reported_at, self.running = now, engine.running
         self.waiting, self.queued_tokens = engine.in_flight - engine.running, engine.queued_tokens
 
@@ -73,11 +90,11 @@ class Placement:
 class Dispatcher(Protocol):
     """The router's decisions."""
 
-    def admit(self, job: Job, fleet: Fleet) -> Placement:
+    def admit(self, request: Request, fleet: Fleet) -> Placement:
         """A new request."""
         ...
 
-    def again(self, job: Job, fleet: Fleet) -> int | None:
+    def again(self, request: Request, fleet: Fleet) -> int | None:
         """The member for a request that waits in the router or was on a replica that died; None: it waits on."""
         ...
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Protocol
 
 from trimode_api.modes import OperatingPoint
 from trimode_policy.choose import choose_point
 from trimode_policy.curves import Curves, Observation
 from trimode_policy.decisions import Batch, PointState, Reason, Switching
+from trimode_policy.rooms import Paces, paces
 from trimode_policy.simulation.truth import Truth
 
 UNTIL_CHANGE = 1 << 20
@@ -28,7 +30,7 @@ class Pilot(Protocol):
         ...
 
     def point(
-        self, running: int, context_tokens: float, counts: Sequence[int], now: float
+        self, running: int, context_tokens: float, counts: Sequence[int], now: float, needed_s: float = inf
     ) -> tuple[OperatingPoint, int]:
         """The point to run and for how many cycles at most before being asked again.
 
@@ -45,6 +47,10 @@ class Pilot(Protocol):
         """One cycle was measured."""
         ...
 
+    def paces(self, context_tokens: float, most: int) -> Paces:
+        """What it tells the router; empty where it predicts nothing."""
+        ...
+
 
 @dataclass(slots=True)
 class Fixed:
@@ -55,12 +61,15 @@ class Fixed:
     learns: bool = False
 
     def point(
-        self, running: int, context_tokens: float, counts: Sequence[int], now: float
+        self, running: int, context_tokens: float, counts: Sequence[int], now: float, needed_s: float = inf
     ) -> tuple[OperatingPoint, int]:
         return self.only, UNTIL_CHANGE
 
     def learn(self, seen: Observation, now: float) -> None:
         """Nothing to learn."""
+
+    def paces(self, context_tokens: float, most: int) -> Paces:
+        return ()
 
 
 @dataclass(slots=True)
@@ -87,12 +96,15 @@ class Hysteresis:
         return self.current
 
     def point(
-        self, running: int, context_tokens: float, counts: Sequence[int], now: float
+        self, running: int, context_tokens: float, counts: Sequence[int], now: float, needed_s: float = inf
     ) -> tuple[OperatingPoint, int]:
         return self.wanted(running, now), UNTIL_CHANGE
 
     def learn(self, seen: Observation, now: float) -> None:
         """Nothing to learn."""
+
+    def paces(self, context_tokens: float, most: int) -> Paces:
+        return ()
 
 
 @dataclass(slots=True)
@@ -116,15 +128,19 @@ class Learning:
         return self.state.switches
 
     def point(
-        self, running: int, context_tokens: float, counts: Sequence[int], now: float
+        self, running: int, context_tokens: float, counts: Sequence[int], now: float, needed_s: float = inf
     ) -> tuple[OperatingPoint, int]:
         decision, self.state = choose_point(
-            Batch(running, context_tokens), self.points, self.curves, self.state, self.switching, now
+            Batch(running, context_tokens, needed_s), self.points, self.curves, self.state, self.switching, now
         )
         return decision.point, self.asked_every if decision.reason is Reason.PROBE else self.held
 
     def learn(self, seen: Observation, now: float) -> None:
         self.curves.observe(seen, now)
+
+    def paces(self, context_tokens: float, most: int) -> Paces:
+        allowed = self.points if self.switching.fixed is None else (self.switching.fixed,)
+        return paces(self.curves, allowed, context_tokens, most)
 
 
 @dataclass(slots=True)
@@ -138,7 +154,7 @@ class Clairvoyant:
     _last: OperatingPoint | None = field(default=None)
 
     def point(
-        self, running: int, context_tokens: float, counts: Sequence[int], now: float
+        self, running: int, context_tokens: float, counts: Sequence[int], now: float, needed_s: float = inf
     ) -> tuple[OperatingPoint, int]:
         best, best_pace = self.points[0], float("inf")
         for point in self.points:
@@ -153,3 +169,6 @@ class Clairvoyant:
 
     def learn(self, seen: Observation, now: float) -> None:
         """Nothing to learn."""
+
+    def paces(self, context_tokens: float, most: int) -> Paces:
+        return ()

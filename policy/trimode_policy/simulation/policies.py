@@ -9,7 +9,7 @@ from trimode_api.modes import AR, OperatingPoint
 from trimode_policy.admit import AdmissionLimits
 from trimode_policy.curves import Curves
 from trimode_policy.decisions import PointState, Switching
-from trimode_policy.rebalance import Moves
+from trimode_policy.rebalance import EVERY_S, Moves
 from trimode_policy.route import Staleness
 from trimode_policy.simulation.engine import Engine
 from trimode_policy.simulation.fleet import Fleet
@@ -67,7 +67,14 @@ def assemble(
     members = [
         Member(
             index,
-            Engine(scenario.truth, scenario.limits, seat.pilot(), chance, priorities),
+            Engine(
+                scenario.truth,
+                scenario.limits,
+                seat.pilot(),
+                chance,
+                priorities,
+                tuple(g.tpot_s for g in scenario.goals),
+            ),
             seat.pool,
             seat.points,
         )
@@ -84,7 +91,7 @@ Composition = tuple[list[Seat], dict[str, int], Controller | None]
 def _composed(policy: str, scenario: Scenario) -> Composition:
     if policy.startswith("static:"):
         point = OperatingPoint.parse(policy.removeprefix("static:"))
-        return [fixed_seat(FLEX_POOL, point)] * scenario.replicas, {}, None
+        return [manual_seat(FLEX_POOL, point, scenario)] * scenario.replicas, {}, None
     if policy == SPLIT:
         return _pools(scenario, scenario.replicas // 2, fixed_seat(FAST_POOL, typical(scenario))), _cap(scenario), None
     if policy == HYSTERESIS:
@@ -96,7 +103,11 @@ def _composed(policy: str, scenario: Scenario) -> Composition:
         return [learning_seat(FLEX_POOL, scenario.points, scenario)] * scenario.replicas, {}, None
     if policy == TRIMODE:
         fast = learning_seat(FAST_POOL, scenario.speculative, scenario)
-        return _pools(scenario, max(1, scenario.replicas // 4), fast), {}, _rebalancing(scenario, fast)
+        return (
+            _pools(scenario, scenario.replicas - max(1, scenario.replicas // 4), fast),
+            {},
+            _rebalancing(scenario, fast),
+        )
     raise ValueError(f"policy: {policy!r} is not one of {', '.join(policy_names(scenario))}")
 
 
@@ -117,10 +128,20 @@ def learning_seat(pool: str, points: tuple[OperatingPoint, ...], scenario: Scena
     return Seat(pool, points, pilot)
 
 
+def manual_seat(pool: str, point: OperatingPoint, scenario: Scenario) -> Seat:
+    """A replica that runs one point and, as in production's manual mode, still learns and reports its curve."""
+
+    def pilot() -> Pilot:
+        switching = Switching(fixed=point)
+        return Learning((point,), Curves((point,), scenario.prior), switching, PointState.initial(point, 0.0))
+
+    return Seat(pool, (point,), pilot)
+
+
 def _pools(scenario: Scenario, fast: int, seat: Seat) -> list[Seat]:
     """`fast` replicas in the fast pool, but never all of them; the rest runs AR."""
     fast = min(fast, scenario.replicas - 1) if scenario.speculative else 0
-    return [seat] * fast + [fixed_seat(AR_POOL, AR)] * (scenario.replicas - fast)
+    return [seat] * fast + [manual_seat(AR_POOL, AR, scenario)] * (scenario.replicas - fast)
 
 
 def _cap(scenario: Scenario) -> dict[str, int]:
@@ -139,5 +160,5 @@ def _hysteresis(scenario: Scenario) -> Composition:
 
 
 def _rebalancing(scenario: Scenario, fast: Seat) -> Controller:
-    moves = Moves(switch_s=scenario.switch_s, every_s=max(60.0, 2 * scenario.switch_s))
-    return Rebalancing({AR_POOL: fixed_seat(AR_POOL, AR), FAST_POOL: fast}, scenario.prior, moves)
+    moves = Moves(switch_s=scenario.switch_s, every_s=max(EVERY_S, 2 * scenario.switch_s))
+    return Rebalancing({AR_POOL: manual_seat(AR_POOL, AR, scenario), FAST_POOL: fast}, scenario.prior, moves)

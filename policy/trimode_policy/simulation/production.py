@@ -12,7 +12,13 @@ from trimode_policy.admit import AdmissionLimits, Outcome, QueueView, admit
 from trimode_policy.route import ReplicaView, RequestView, Staleness, route
 from trimode_policy.simulation.fleet import Fleet
 from trimode_policy.simulation.parts import Member, Phase, Placement
-from trimode_policy.simulation.workload import Goal, Job
+from trimode_policy.simulation.rows import Request
+from trimode_policy.simulation.waiting import claim_of
+from trimode_policy.simulation.workload import Goal
+from trimode_policy.tiers import Mix, keepers
+
+KEEPERS_S = 1.0
+"""Seconds between two looks at which replicas are kept fast for whom; a change of the fleet brings one at once."""
 
 
 @dataclass(slots=True)
@@ -23,11 +29,19 @@ class ProductionDispatcher:
     limits: AdmissionLimits
     staleness: Staleness
     capacity: Mapping[str, int] = field(default_factory=dict)
+    mix: Mix = field(init=False)
+    _keeps: dict[str, str] = field(default_factory=dict)
+    _kept: tuple[float, tuple[int, ...]] = (-1.0, ())
     _views: dict[int, tuple[tuple[object, ...], ReplicaView]] = field(default_factory=dict)
 
-    def admit(self, job: Job, fleet: Fleet) -> Placement:
+    def __post_init__(self) -> None:
+        """The tiers in order of their pace."""
+        self.mix = Mix([goal.name for goal in sorted(self.goals, key=lambda goal: goal.tpot_s)])
+
+    def admit(self, asked: Request, fleet: Fleet) -> Placement:
         """Accept and route, queue or refuse. What is accepted and finds no replica waits in the queue."""
-        request = self._request(job)
+        request = self._request(asked, fleet.now)
+        self.mix.asked(request.tier, fleet.now)
         views = self._all_views(fleet)
         decision = admit(request, self._queue(request, views, fleet), self.limits)
         if decision.outcome is Outcome.REFUSE:
@@ -36,21 +50,22 @@ class ProductionDispatcher:
             return Placement()
         return Placement(self._route(request, views, fleet))
 
-    def again(self, job: Job, fleet: Fleet) -> int | None:
+    def again(self, asked: Request, fleet: Fleet) -> int | None:
         """Route it, if there is room."""
-        return self._route(self._request(job), self._all_views(fleet), fleet)
+        return self._route(self._request(asked, fleet.now), self._all_views(fleet), fleet)
 
     def _route(self, request: RequestView, views: list[ReplicaView], fleet: Fleet) -> int | None:
         decision = route(request, views, self.staleness, fleet.orders)
         return None if decision.replica_id is None else int(decision.replica_id)
 
-    def _request(self, job: Job) -> RequestView:
-        goal = self.goals[job.tier]
-        return RequestView(goal.name, goal.priority, job.prompt)
+    def _request(self, asked: Request, now: float) -> RequestView:
+        goal = self.goals[asked.job.tier]
+        left = goal.ttft_s - (now - asked.job.at)
+        return RequestView(goal.name, goal.priority, asked.cached, claim=claim_of(asked, goal, now), left_s=left)
 
     def _queue(self, request: RequestView, views: list[ReplicaView], fleet: Fleet) -> QueueView:
         ready = [view for view in views if view.ready]
-        oldest = min((entry[2] for entry in fleet.queue), default=fleet.now)
+        oldest = min((waiting.job.at for waiting in fleet.queue), default=fleet.now)
         return QueueView(
             queued=len(fleet.queue),
             oldest_wait_s=fleet.now - oldest,
@@ -58,15 +73,20 @@ class ProductionDispatcher:
             capacity=sum(view.capacity for view in ready),
             drain_rate_rps=1.0 / fleet.between_s,
             ready_replicas=len(ready),
-            queued_below=sum(1 for entry in fleet.queue if -entry[0] < request.priority),
+            queued_below=fleet.queue.below(request.priority),
         )
 
     def _all_views(self, fleet: Fleet) -> list[ReplicaView]:
-        return [self._view(member) for member in fleet.members]
+        phases = tuple(member.phase for member in fleet.members)
+        if fleet.now - self._kept[0] >= KEEPERS_S or phases != self._kept[1]:
+            self._kept = (fleet.now, phases)
+            rows = {str(member.index): member.rows for member in fleet.members if member.phase is Phase.READY}
+            self._keeps = keepers(rows, self.mix.shares())
+        return [self._view(member, self._keeps.get(str(member.index))) for member in fleet.members]
 
-    def _view(self, member: Member) -> ReplicaView:
+    def _view(self, member: Member, keeps: str | None) -> ReplicaView:
         """The view of one replica, made anew only where something changed."""
-        key = (member.engine.in_flight, member.reported_at, member.phase, member.pool)
+        key = (member.engine.in_flight, member.reported_at, member.phase, member.pool, keeps)
         cached = self._views.get(member.index)
         if cached is not None and cached[0] == key:
             return cached[1]
@@ -79,9 +99,12 @@ class ProductionDispatcher:
             in_flight=member.engine.in_flight,
             running=member.running,
             waiting=member.waiting,
-            queued_prompt_tokens=member.queued_tokens,
+            queued_prompt_tokens=member.engine.queued_tokens,
             capacity=self.capacity.get(member.pool, member.engine.limits.rows),
             points=member.points,
+            rows=member.rows,
+            keeps=keeps,
+            prompt_tokens_per_s=member.engine.prompts.tokens_per_s,
         )
         self._views[member.index] = (key, view)
         return view

@@ -1,0 +1,97 @@
+"""How many requests a replica can run at once so that each still gets its tokens in time.
+
+Belongs here: from a replica's curves to the numbers that `route` compares. A replica reports its `paces` and the price
+of prompts; the router turns them into rows for each tier.
+
+With b requests decoding, one of them waits `pace(b)` per token for decoding, and for the prompts of those who come
+after it: in a steady state each of the b brings its own prompt, so the time between two of one's tokens is
+`pace(b) + b * (prompt seconds per token decoded)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from trimode_api.modes import OperatingPoint
+
+from .curves import Curves
+
+SLACK = 0.8
+"""Share of an objective that the prediction may use: requests differ, and prompts come in bunches."""
+MEMORY_S = 20.0
+"""Busy seconds over which the price of prompts is averaged."""
+
+Paces = tuple[tuple[int, float], ...]
+"""(requests decoding, seconds per token of one of them), ascending in both."""
+
+
+@dataclass(slots=True)
+class PromptPrice:
+    """Mutable: what prompts cost, lately; all three counts fade. Nothing measured means free."""
+
+    seconds: float = 0.0
+    prompts: float = 0.0
+    decoded: float = 0.0
+
+    def spent(self, seconds: float, prompts: float, decoded: float, busy_s: float) -> None:
+        """`busy_s` of work, `seconds` of it on `prompts` tokens of prompts, in which `decoded` tokens were emitted."""
+        keep = max(0.0, 1.0 - busy_s / MEMORY_S)
+        self.seconds = self.seconds * keep + seconds
+        self.prompts = self.prompts * keep + prompts
+        self.decoded = self.decoded * keep + decoded
+
+    @property
+    def per_token(self) -> float:
+        """Seconds on prompts per token decoded."""
+        return self.seconds / self.decoded if self.decoded > 0 else 0.0
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Prompt tokens per second spent on them, 0 where none was measured."""
+        return self.prompts / self.seconds if self.seconds > 0 else 0.0
+
+
+def needed_seconds(tpot_s: float, running: int, prompt_s: float) -> float:
+    """Seconds per token in which `running` requests have to decode to keep `tpot_s`, prompts allowed for."""
+    return SLACK * tpot_s - running * prompt_s
+
+
+def paces(curves: Curves, points: Sequence[OperatingPoint], context_tokens: float, most: int) -> Paces:
+    """The pace of the best of `points` at batches up to `most`, or nothing where it cannot be predicted."""
+    found: list[tuple[int, float]] = []
+    slowest = 0.0
+    for batch in _grid(most):
+        estimates = curves.estimates(points, batch, context_tokens, None)
+        if not estimates:
+            return ()
+        slowest = max(slowest, min(estimate.pace for estimate in estimates))
+        found.append((batch, slowest))
+    return tuple(found)
+
+
+def rows_within(known: Paces, prompt_s: float, tpot_s: float, most: int) -> int:
+    """Most requests, up to `most`, that each get a token every `tpot_s`; 0 where not even one alone does.
+
+    `prompt_s`: seconds spent on prompts per token decoded. Without paces nothing is known, and `most` is the answer.
+    """
+    if not known:
+        return most
+    batch, pace = known[0]
+    if pace > needed_seconds(tpot_s, batch, prompt_s):
+        return 0
+    for (b0, p0), (b1, p1) in pairwise(known):
+        if p1 > needed_seconds(tpot_s, b1, prompt_s):
+            left = needed_seconds(tpot_s, b0, prompt_s) - p0
+            return min(most, b0 + int(left / ((p1 - p0) / (b1 - b0) + prompt_s)))
+    return most
+
+
+def _grid(most: int) -> list[int]:
+    """The powers of two below `most`, and `most`."""
+    grid, batch = [], 1
+    while batch < most:
+        grid.append(batch)
+        batch *= 2
+    return [*grid, most]

@@ -1,0 +1,68 @@
+"""Which replicas are kept fast for which tier, and until when a request's objectives are worth keeping.
+
+Belongs here: the router's slow decision about tiers. Unequal load beats equal load around the crossover, so some
+replicas are kept at the pace of the strictest tier: as many as its share of the requests. Everybody may use them up to
+that pace, and the strict tier may use the others where they happen to be fast enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import exp
+from zlib import crc32
+
+from .route import Claim
+
+TTFT_USE = 0.8
+"""Share of the objective for the first token after which a request that still waits counts as late."""
+MIX_S = 60.0
+"""Seconds over which the shares of the tiers are averaged."""
+
+
+class Mix:
+    """Mutable: how much each tier was asked for, lately. Holds no clock."""
+
+    def __init__(self, tiers: Sequence[str]) -> None:
+        """`tiers`: names, the strictest pace first."""
+        self._counts = dict.fromkeys(tiers, 0.0)
+        self._at: float | None = None
+
+    def asked(self, tier: str, now: float) -> None:
+        """A request of `tier` came."""
+        if self._at is not None and now > self._at:
+            keep = exp(-(now - self._at) / MIX_S)
+            for name in self._counts:
+                self._counts[name] *= keep
+        self._at = now
+        if tier in self._counts:
+            self._counts[tier] += 1.0
+
+    def shares(self) -> dict[str, float]:
+        """Share of each tier, strictest first; empty before the first request."""
+        total = sum(self._counts.values())
+        return {tier: count / total for tier, count in self._counts.items()} if total > 0 else {}
+
+
+def keepers(rows: Mapping[str, Mapping[str, int]], shares: Mapping[str, float]) -> dict[str, str]:
+    """The tier whose pace each replica keeps.
+
+    `rows`: by replica, requests per tier that it can run in time. `shares`: of the tiers, strictest first; a tier that
+    no replica can serve in time is left out. Deterministic, and independent of the order of replicas.
+    """
+    able = [tier for tier in shares if any(known.get(tier, 1) for known in rows.values())]
+    total = sum(shares[tier] for tier in able)
+    if not total > 0:
+        return {}
+    ordered = sorted(rows, key=lambda name: (rows[name].get(able[0], 1) == 0, crc32(name.encode()), name))
+    found, number, reached = {}, 0, shares[able[0]]
+    for place, name in enumerate(ordered):
+        while number + 1 < len(able) and (place + 0.5) / len(ordered) > reached / total:
+            number += 1
+            reached += shares[able[number]]
+        found[name] = able[number]
+    return found
+
+
+def claim(waited_s: float, ttft_s: float) -> Claim:
+    """What a request that has no token yet may ask for after `waited_s`."""
+    return Claim.ON_TIME if waited_s <= TTFT_USE * ttft_s else Claim.LATE
