@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import shlex
 import time
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from trimode_api.wire import TOKEN_VARIABLE
 from trimode_workers.replica.replica import Replica
 from trimode_workers.replica.settings import NODE_ADDRESS, PoolArgs, PoolSettings, ReplicaSettings
 from trimode_workers.replica.source import check_source, model_folder
+from trimode_workers.sglang.options import COMMAND_VARIABLE
 
 HEALTH: dict[str, Any] = {
     "health_check_period_s": 1.0,
@@ -183,8 +185,12 @@ def _here(settings: ReplicaSettings) -> ReplicaSettings:
     host = settings.host
     if host == NODE_ADDRESS:
         host = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-    folder = model_folder(settings.engine.model, settings.engine.draft_adapter)
-    engine = settings.engine.model_copy(update={"model": str(folder)})
+    engine = settings.engine
+    folder = model_folder(engine.model, engine.draft_adapter, code=engine.sglang is not None)
+    engine = engine.model_copy(update={"model": str(folder)})
+    if engine.sglang is not None and (command := os.environ.get(COMMAND_VARIABLE)):
+        sglang = engine.sglang.model_copy(update={"command": tuple(shlex.split(command))})
+        engine = engine.model_copy(update={"sglang": sglang})
     return settings.model_copy(update={"host": host, "engine": engine})
 
 

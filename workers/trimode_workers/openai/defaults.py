@@ -33,6 +33,15 @@ def load_defaults(folder: Path) -> SamplingDefaults:
     )
 
 
+def load_ends(folder: Path) -> frozenset[int]:
+    """Ids that end an answer: of generation_config.json, else of config.json. TokenizerError for unreadable files."""
+    for name in ("generation_config.json", "config.json"):
+        value = read_json(folder / name).get("eos_token_id")
+        if value is not None:
+            return frozenset(value if isinstance(value, list) else [value])
+    return frozenset()
+
+
 def _number(config: dict[str, Any], name: str, path: Path, highest: float) -> float:
     value = config.get(name)
     if value is None:

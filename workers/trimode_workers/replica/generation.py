@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from trimode_api.errors import ApiError
 from trimode_workers.engine.messages import Finish, Submit, TokenEvent
 from trimode_workers.openai.render import Outcome
-from trimode_workers.process.client import EngineClient, EngineFailed
+from trimode_workers.process.client import EngineFailed
+from trimode_workers.process.handle import EngineHandle
 from trimode_workers.text.answer import AnswerText
 
 LOST_RETRY_AFTER_S = 1
@@ -28,7 +29,7 @@ class Generation:
     that the client has from another replica; their text is not shown again.
     """
 
-    def __init__(self, engine: EngineClient, request: Submit, text: AnswerText, emitted: Sequence[int] = ()) -> None:
+    def __init__(self, engine: EngineHandle, request: Submit, text: AnswerText, emitted: Sequence[int] = ()) -> None:
         self._engine = engine
         self._request = request
         self._text = text

@@ -19,9 +19,10 @@ from aiohttp import web
 from trimode_api.errors import ApiError
 from trimode_api.wire import TOKEN_VARIABLE, Command, PolicyConfig, ReplicaReport, ReportAnswer
 from trimode_workers.engine.messages import Configure
-from trimode_workers.openai.defaults import SamplingDefaults, load_defaults
+from trimode_workers.openai.defaults import SamplingDefaults, load_defaults, load_ends
 from trimode_workers.openai.prepare import Offer
 from trimode_workers.process.client import EngineClient, EngineFailed
+from trimode_workers.process.handle import EngineHandle
 from trimode_workers.process.life import engine_argv
 from trimode_workers.replica.addresses import Routers
 from trimode_workers.replica.policy import NO_POLICY_YET, configure_for, keeping, pool_points, pool_policy
@@ -39,7 +40,7 @@ CLOSE_TIMEOUT_S = 5.0
 _log = logging.getLogger(__name__)
 
 
-StartEngine = Callable[[EngineOptions, Configure, Callable[[], None]], Awaitable[EngineClient]]
+StartEngine = Callable[[EngineOptions, Configure, Callable[[], None]], Awaitable[EngineHandle]]
 """Starts an engine; the last argument is to be called on changes, see `EngineClient`."""
 
 
@@ -53,12 +54,28 @@ def engine_process(module: str = ENGINE_MODULE) -> StartEngine:
     return start
 
 
+def sglang_server() -> StartEngine:
+    """Starts an SGLang server."""
+
+    async def start(options: EngineOptions, configure: Configure, on_change: Callable[[], None]) -> EngineHandle:
+        from trimode_workers.sglang.client import SGLangClient
+
+        return await SGLangClient.start(options, configure, on_change, load_ends(Path(options.model)))
+
+    return start
+
+
+def engine_of(options: EngineOptions) -> StartEngine:
+    """Starts the engine that `options` are for."""
+    return engine_process() if options.sglang is None else sglang_server()
+
+
 class Replica:
     """One running replica. Make it with `start`, end it with `stop`. `url` is where requests go."""
 
     def __init__(self, settings: ReplicaSettings, text: TextModel, defaults: SamplingDefaults) -> None:
         self.text = text
-        self.engine: EngineClient
+        self.engine: EngineHandle
         self.url = ""
         self.replica_id = f"{settings.pool}-{secrets.token_hex(4)}"
         self.policy: PolicyConfig = settings.policy
@@ -75,7 +92,7 @@ class Replica:
     async def start(cls, settings: ReplicaSettings, token: str, start_engine: StartEngine | None = None) -> Replica:
         """Load, warm up, listen, report. EngineFailed or TokenizerError say why it cannot; nothing is left behind.
 
-        `start_engine` None is the real engine in a process of its own.
+        `start_engine` None is the engine that the settings name.
         """
         if not token:
             raise EngineFailed(f"no fleet token: set {TOKEN_VARIABLE} in the environment")
@@ -83,7 +100,7 @@ class Replica:
         text = await asyncio.to_thread(load_text_model, folder)
         replica = cls(settings, text, load_defaults(folder))
         try:
-            await replica._start(token, start_engine or engine_process())
+            await replica._start(token, start_engine or engine_of(settings.engine))
         except BaseException:
             await replica._end()
             raise

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from trimode_api.wire import PolicyConfig
 from trimode_workers.replica.policy import stand_in
+from trimode_workers.sglang.options import SGLangOptions
 
 
 class Settings(BaseModel):
@@ -24,7 +25,8 @@ class EngineOptions(Settings):
     """What the engine's process is started with.
 
     `model` is a folder with config.json, safetensors and tokenizer; on a cluster its URI, until the replica knows the
-    folder. `draft_adapter` is a folder in it. `threads` 0 leaves the number to torch.
+    folder. `draft_adapter` is a folder in it. `threads` 0 leaves the number to torch. With `sglang` the engine is an
+    SGLang server.
     """
 
     model: str = Field(min_length=1)
@@ -33,6 +35,7 @@ class EngineOptions(Settings):
     max_context_tokens: int = Field(default=4096, ge=16)
     max_running_requests: int = Field(default=64, ge=1)
     threads: int = Field(default=0, ge=0)
+    sglang: SGLangOptions | None = None
 
 
 NODE_ADDRESS = ""

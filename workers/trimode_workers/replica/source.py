@@ -27,14 +27,15 @@ def check_source(uri: str) -> None:
         raise EngineFailed(str(exc)) from exc
 
 
-def model_folder(uri: str, draft_adapter: str | None = None, hub: Hub | None = None) -> Path:
+def model_folder(uri: str, draft_adapter: str | None = None, hub: Hub | None = None, *, code: bool = False) -> Path:
     """The folder behind `uri` (or a plain path) in this process's file system; downloads `hf://` first.
 
-    Blocks while it downloads. `hub` None is the one that the environment names. EngineFailed where it cannot be had.
+    Blocks while it downloads. `hub` None is the one that the environment names. `code`: with the
+    Python files of the repository, which other engines run. EngineFailed where it cannot be had.
     """
     try:
         source = ModelSource.parse(uri)
-        return fetch(source, hub or Hub.from_environment(os.environ), draft_adapter, _Said(uri))
+        return fetch(source, hub or Hub.from_environment(os.environ), draft_adapter, _Said(uri), code=code)
     except SourceError as exc:
         raise EngineFailed(str(exc)) from exc
 

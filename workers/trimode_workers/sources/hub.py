@@ -50,6 +50,28 @@ WANTED = (
 _log = logging.getLogger(__name__)
 
 
+CODE = "*.py"
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Which files of a repository are wanted: with a draft adapter's folder, with code."""
+
+    adapter: str | None = None
+    code: bool = False
+
+    @property
+    def patterns(self) -> list[str]:
+        """As huggingface_hub has them."""
+        own = [*WANTED, *([CODE] if self.code else [])]
+        return [*own, *([f"{self.adapter}/*.json", f"{self.adapter}/*.safetensors"] if self.adapter else [])]
+
+    def wanted(self, path: str) -> bool:
+        if "/" in path and not (self.adapter and path.startswith(f"{self.adapter}/")):
+            return False
+        return any(fnmatch(path, pattern) for pattern in self.patterns)
+
+
 @dataclass(frozen=True, slots=True)
 class Hub:
     """`endpoint`: None is huggingface.co. `token`: None is what `hf auth login` has left. `cache`: None is its own."""
@@ -73,11 +95,11 @@ class Hub:
     def address(self) -> str:
         return self.endpoint or constants.ENDPOINT
 
-    def fetch(self, source: ModelSource, adapter: str | None, progress: Progress) -> Path:
+    def fetch(self, source: ModelSource, parts: Parts, progress: Progress) -> Path:
         """The snapshot's folder, complete and checked. Raises SourceError."""
         name = f"hf://{source.place}@{source.revision}"
         try:
-            return self._fetch(source, adapter, progress, name)
+            return self._fetch(source, parts, progress, name)
         except GatedRepoError as exc:
             raise SourceError(
                 f"model {name}: {self.address} asks for access first: accept its terms there, then set HF_TOKEN"
@@ -94,7 +116,7 @@ class Hub:
         except OSError as exc:
             raise SourceError(f"model {name}: cannot be written to the cache: {_line(exc)}") from exc
 
-    def _fetch(self, source: ModelSource, adapter: str | None, progress: Progress, name: str) -> Path:
+    def _fetch(self, source: ModelSource, parts: Parts, progress: Progress, name: str) -> Path:
         api = HfApi(endpoint=self.endpoint, token=self.token)
         try:
             commit = api.model_info(source.place, revision=source.revision).sha
@@ -102,14 +124,15 @@ class Hub:
             files = [
                 entry
                 for entry in api.list_repo_tree(source.place, recursive=True, revision=commit)
-                if isinstance(entry, RepoFile) and _wanted(entry.path, adapter)
+                if isinstance(entry, RepoFile) and parts.wanted(entry.path)
             ]
         except (httpx2.TransportError, OfflineModeIsEnabled) as exc:
-            return self._cached(source, adapter, name, exc)
+            return self._cached(source, parts, name, exc)
         except HfHubHTTPError as exc:
             if exc.response.status_code < 500:
                 raise
-            return self._cached(source, adapter, name, exc)
+            return self._cached(source, parts, name, exc)
+        adapter = parts.adapter
         if adapter is not None and not any(file.path.startswith(f"{adapter}/") for file in files):
             raise SourceError(f"model {name}: there is no draft adapter {adapter!r} in the repository")
         self._check_config(source, commit, name)
@@ -162,16 +185,15 @@ class Hub:
                 )
         transfer.get(blobs, progress)
 
-    def _cached(self, source: ModelSource, adapter: str | None, name: str, cause: Exception) -> Path:
+    def _cached(self, source: ModelSource, parts: Parts, name: str, cause: Exception) -> Path:
         """What an earlier download left, where the hub cannot be reached."""
-        patterns = [*WANTED, *([f"{adapter}/*"] if adapter else [])]
         try:
             folder = snapshot_download(
                 source.place,
                 revision=source.revision,
                 cache_dir=self.cache,
                 local_files_only=True,
-                allow_patterns=patterns,
+                allow_patterns=parts.patterns,
                 tqdm_class=Silent,
             )
         except (LocalEntryNotFoundError, IncompleteSnapshotError, FileNotFoundError) as exc:
@@ -192,12 +214,6 @@ class Hub:
             reference = self._storage(source) / "refs" / source.revision
             reference.parent.mkdir(parents=True, exist_ok=True)
             reference.write_text(commit, encoding="utf-8")
-
-
-def _wanted(path: str, adapter: str | None) -> bool:
-    if adapter is not None and path.startswith(f"{adapter}/"):
-        return path.endswith((".json", ".safetensors"))
-    return "/" not in path and any(fnmatch(path, pattern) for pattern in WANTED)
 
 
 def _gib(size: int) -> str:

@@ -5,20 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 
 from trimode_workers.sources.errors import SourceError
-from trimode_workers.sources.hub import Hub
+from trimode_workers.sources.hub import Hub, Parts
 from trimode_workers.sources.kind import check_kind
 from trimode_workers.sources.progress import Progress, silent
 from trimode_workers.sources.uri import ModelSource, Scheme
 
 
-def fetch(source: ModelSource, hub: Hub, adapter: str | None = None, progress: Progress = silent) -> Path:
+def fetch(
+    source: ModelSource,
+    hub: Hub,
+    adapter: str | None = None,
+    progress: Progress = silent,
+    *,
+    code: bool = False,
+) -> Path:
     """The folder of the model, downloaded where it is not here yet.
 
-    `adapter` is the folder of a draft adapter inside the source. Raises SourceError in words for a person: no such
-    folder, repository or revision; no access; no connection and nothing cached; damaged; a model of another kind.
+    `adapter` is the folder of a draft adapter inside the source. `code`: a repository's Python files, too. Raises
+    SourceError in words for a person: no such folder, repository or revision; no access; no connection and nothing
+    cached; damaged; a model of another kind.
     """
     if source.scheme is Scheme.HUB:
-        return hub.fetch(source, adapter, progress)
+        return hub.fetch(source, Parts(adapter, code), progress)
     folder = _tiny() if source.scheme is Scheme.TINY else Path(source.place)
     if not folder.is_dir():
         raise SourceError(f"model: there is no folder {folder} here")

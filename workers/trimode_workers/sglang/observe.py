@@ -1,0 +1,112 @@
+"""Cycles and acceptance, told from chunks: in every mode a server sends one chunk per cycle and request. Pure.
+
+Belongs here: totals and running means by operating point, and the `Stats` made of them. `now` is an argument.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from trimode_api.modes import Mode, OperatingPoint, speculation
+from trimode_workers.engine.messages import PointStats, Stats, Switched
+from trimode_workers.sglang.metrics import Figures
+from trimode_workers.sglang.tiers import Tier, block_length
+
+WEIGHT = 0.05
+"""Of a new chunk in the running means."""
+
+
+@dataclass(slots=True)
+class _Mean:
+    """Of one point: seconds between two chunks of a request, tokens in one."""
+
+    cycle_s: float = 0.0
+    tokens: float = 0.0
+    count: int = 0
+
+
+@dataclass(slots=True)
+class Observer:
+    """One server. `tiers` is empty but for self-speculation, whose point follows the batch."""
+
+    points: Sequence[OperatingPoint]
+    tiers: Sequence[Tier]
+    capacity_tokens: int
+    rows: int
+    began: float
+    version: int = 0
+    figures: Figures = field(default_factory=Figures)
+    cycles: Counter[str] = field(default_factory=Counter)
+    emitted: Counter[str] = field(default_factory=Counter)
+    switches: int = 0
+    switched: Switched | None = None
+    _means: dict[str, _Mean] = field(default_factory=dict)
+    _point: str = ""
+    _since: float = 0.0
+
+    def point(self, running: int) -> OperatingPoint:
+        """What the server runs with so many requests in its batch."""
+        if self.points[0].mode is Mode.SELF_SPECULATION and self.tiers:
+            return speculation(block_length(self.tiers, max(1, running)))
+        return self.points[0]
+
+    def chunk(self, point: OperatingPoint, tokens: int, seconds: float | None) -> None:
+        """A chunk of `tokens`, `seconds` after the request's last (None: it is the first, and holds the prompt's)."""
+        name = str(point)
+        self.cycles[name] += 1
+        self.emitted[name] += tokens
+        mean = self._means.setdefault(name, _Mean())
+        weight = max(WEIGHT, 1 / (mean.count + 1))
+        mean.tokens += weight * (tokens - mean.tokens)
+        if seconds is not None:
+            mean.cycle_s = seconds if mean.cycle_s == 0.0 else mean.cycle_s + weight * (seconds - mean.cycle_s)
+        mean.count += 1
+
+    def acceptance(self, point: OperatingPoint) -> float:
+        """Tokens per cycle so far; the server's own figure where it has one."""
+        mean = self._means.get(str(point))
+        return self.figures.accept_length or (mean.tokens if mean else 0.0)
+
+    def stats(self, in_flight: int, now: float) -> Stats:
+        """The state for reports. Notes a change of tier."""
+        running = min(in_flight, self.rows)
+        point = self.point(running)
+        self._move(str(point), running, now)
+        return Stats(
+            running=running,
+            waiting=in_flight - running,
+            free_rows=self.rows - running,
+            cached_tokens=self.figures.used_tokens,
+            capacity_tokens=int(self.figures.capacity_tokens) or self.capacity_tokens,
+            queued_prompt_tokens=0,
+            point=str(point),
+            decision_point=str(point),
+            reason="Manual",
+            detail="the mode is fixed when an SGLang server starts"
+            + ("; its block length follows the batch" if len(self.tiers) > 1 else ""),
+            age_s=now - (self._since or self.began),
+            switches_total=self.switches,
+            cycles_total=dict(self.cycles),
+            emitted_total=dict(self.emitted),
+            seconds_total={},
+            preemptions_total=int(self.figures.retracted),
+            policy_version=self.version,
+            curves=[curve for each in self.points if (curve := self._curve(each, running)) is not None],
+            switched=self.switched,
+        )
+
+    def _move(self, point: str, running: int, now: float) -> None:
+        if self._point and point != self._point:
+            self.switches += 1
+            self.switched = Switched(self._point, point, "Manual", f"{running} running: another block length")
+            self._since = now
+        self._point = point
+
+    def _curve(self, point: OperatingPoint, running: int) -> PointStats | None:
+        mean = self._means.get(str(point))
+        if mean is None or mean.cycle_s <= 0.0:
+            return None
+        tokens = self.acceptance(point)
+        return PointStats(str(point), mean.cycle_s, tokens, max(1, running) * tokens / mean.cycle_s, mean.count)
