@@ -66,6 +66,8 @@ class Cache:
         if known is None or not _same_object(known, body):
             return None  # a new one of the same name has been seen already
         del store[place]
+        if not self._children.get(key):
+            self._children.pop(key, None)
         return key
 
     def list_children(self, key: Key, listed: Iterable[Object]) -> None:

@@ -63,6 +63,7 @@ def test_what_is_gone_is_gone() -> None:
     assert cache.drop(child(3)) is None
     assert cache.drop(resource(4)) == KEY
     assert cache.resource(KEY) is None
+    assert not cache._children  # nothing is kept of what is gone
 
 
 def test_a_list_says_what_there_is_but_a_quicker_watch_is_believed() -> None:
