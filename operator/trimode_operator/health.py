@@ -126,21 +126,33 @@ class Watchdog:
         return [body for place in self._namespaces for body in await self._cluster.listed(RESOURCE, place)]
 
 
-def pages(
-    metrics: Metrics, cache: Cache, vitals: Vitals, now: Callable[[], float], oldest_visit_s: Callable[[], float]
-) -> web.Application:
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What the pages tell of. `leads`: two copies that count the same resources would double every sum."""
+
+    metrics: Metrics
+    cache: Cache
+    vitals: Vitals
+    now: Callable[[], float]
+    oldest_visit_s: Callable[[], float]
+    leads: Callable[[], bool]
+
+
+def pages(shown: Shown) -> web.Application:
     """The application behind both ports."""
 
     async def healthz(_: web.Request) -> web.Response:
-        trouble = vitals.trouble(now(), oldest_visit_s())
+        trouble = shown.vitals.trouble(shown.now(), shown.oldest_visit_s())
         return web.Response(status=503 if trouble else 200, text=trouble or "alive")
 
     async def readyz(_: web.Request) -> web.Response:
-        return web.Response(status=200 if vitals.ready else 503, text="ready" if vitals.ready else "lists are not in")
+        ready = shown.vitals.ready
+        return web.Response(status=200 if ready else 503, text="ready" if ready else "lists are not in")
 
     async def exposition(_: web.Request) -> web.Response:
+        cache, metrics = shown.cache, shown.metrics
         bodies = [body for key in cache.resources() if (body := cache.resource(key)) is not None]
-        metrics.count_resources(_conditions(body) for body in bodies)
+        metrics.count_resources(_conditions(body) for body in bodies if shown.leads())
         return web.Response(body=metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
     app = web.Application()

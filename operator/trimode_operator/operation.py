@@ -19,7 +19,7 @@ from trimode_operator.cache import Cache, Key
 from trimode_operator.discovery import discover
 from trimode_operator.errors import ApiFailure, ApiUnreachable, BadStart, OperatorError, reason_of
 from trimode_operator.handlers import operator_settings, registry
-from trimode_operator.health import Vitals, Watchdog, pages
+from trimode_operator.health import Shown, Vitals, Watchdog, pages
 from trimode_operator.lease import Election, Fenced
 from trimode_operator.metrics import Metrics
 from trimode_operator.options import Options
@@ -113,8 +113,15 @@ class Operation:
         await stop.wait()
 
     async def _listen(self) -> web.AppRunner:
-        app = pages(self._metrics, self._cache, self._vitals, time.monotonic, self._queue.oldest_visit_s)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        shown = Shown(
+            metrics=self._metrics,
+            cache=self._cache,
+            vitals=self._vitals,
+            now=time.monotonic,
+            oldest_visit_s=self._queue.oldest_visit_s,
+            leads=lambda: self._election.leads,
+        )
+        runner = web.AppRunner(pages(shown), access_log=None, shutdown_timeout=1.0)
         await runner.setup()
         for port in (self._options.metrics_port, self._options.health_port):
             try:

@@ -10,7 +10,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from trimode_operator import health
 from trimode_operator.cache import Cache, Key
 from trimode_operator.errors import ApiUnreachable
-from trimode_operator.health import SUSPECT_S, Vitals, Watchdog, pages
+from trimode_operator.health import SUSPECT_S, Shown, Vitals, Watchdog, pages
 from trimode_operator.metrics import Metrics
 from trimode_operator.testing.cluster import MemoryCluster
 
@@ -100,14 +100,17 @@ def test_a_visit_that_hangs_is_trouble() -> None:
 async def test_pages() -> None:
     cache, vitals, metrics = Cache(), Vitals(started=0.0), Metrics()
     cache.put(resource(uid="u", resourceVersion="1"))
-    app = pages(metrics, cache, vitals, lambda: 100.0, lambda: 0.0)
-    async with TestClient(TestServer(app)) as client:
+    leads = True
+    shown = Shown(metrics, cache, vitals, now=lambda: 100.0, oldest_visit_s=lambda: 0.0, leads=lambda: leads)
+    async with TestClient(TestServer(pages(shown))) as client:
         assert (await client.get("/healthz")).status == 200
         assert (await client.get("/readyz")).status == 503
         vitals.agreed(100.0)
         assert (await client.get("/readyz")).status == 200
         text = await (await client.get("/metrics")).text()
         assert 'trimode_operator_resources{condition="Ready",status="True"} 1.0' in text
+        leads = False
+        assert "trimode_operator_resources{" not in await (await client.get("/metrics")).text()
         vitals.suspect_at = 0.0
         answer = await client.get("/healthz")
         assert answer.status == 503
