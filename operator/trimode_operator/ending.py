@@ -14,7 +14,8 @@ from typing import Any
 
 from trimode_api.fleet import FleetView
 from trimode_operator.errors import RouterFailure
-from trimode_operator.routers import Address, Fleets, Routers
+from trimode_operator.fleets import Address, Fleets
+from trimode_operator.routers import Routers
 from trimode_operator.status import read, written
 
 FINALIZER = "trimode.dev/drain"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from trimode_operator.routers import Address, Fleets
+from trimode_operator.fleets import Address, Fleets
 
 WINDOW_S = 300.0
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from trimode_api.fleet import FleetView, Freshness, ReplicaState
 from trimode_api.resource import NemotronDeployment
+from trimode_operator.fleets import NO_FLEETS, Fleets
 from trimode_operator.plan import Note
-from trimode_operator.routers import NO_FLEETS, Fleets
 
 BAD_APPLICATION = ("DEPLOY_FAILED", "UNHEALTHY")
 _ERROR = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Failed|Refused|Died|InvalidInput)\b[^:]*: (?P<words>.+)$")

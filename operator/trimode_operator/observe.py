@@ -12,10 +12,11 @@ from collections.abc import Iterable
 
 from trimode_operator.cache import Cache, Key
 from trimode_operator.cluster import ENDPOINTS, Cluster, Object
+from trimode_operator.fleets import NO_FLEETS, Address, Fleets, addresses
 from trimode_operator.plan import ChildKind, Names, selector
 from trimode_operator.plan.make import ALWAYS
 from trimode_operator.plan.names import TOKEN_KEY
-from trimode_operator.routers import NO_FLEETS, Address, Fleets, Routers, addresses
+from trimode_operator.routers import Routers
 
 TOKEN_BYTES = 32
 SECRET = next(kind for kind in ALWAYS if kind.kind == "Secret")

@@ -22,13 +22,14 @@ from trimode_operator.cache import Cache, Key
 from trimode_operator.cluster import RESOURCE, Cluster, Object
 from trimode_operator.conditions import TRUE, ConditionType, Reason
 from trimode_operator.errors import NotMade, RouterFailure
+from trimode_operator.fleets import Fleets
 from trimode_operator.metrics import Metrics
 from trimode_operator.objectives import Sample, attainment, kept, sample_of
 from trimode_operator.observations import Failure, Observations, minimum_of, ray_of, rollout_of
 from trimode_operator.observe import Observer, fresh_token
 from trimode_operator.plan import Capabilities, Names, Observed, Owner, Plan, make_plan
 from trimode_operator.plan.make import RAY_SERVICE, prunable
-from trimode_operator.routers import Fleets, Routers
+from trimode_operator.routers import Routers
 from trimode_operator.settings import Settings
 from trimode_operator.status import condition, read, status_of
 

@@ -1,15 +1,13 @@
 """Talking to the routers: the fleet's state comes from there, policy and drain orders go there.
 
-Belongs here: the HTTP client of the routers' internal port, and where the routers are.
+Belongs here: the HTTP client of the routers' internal port.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable
 
 import aiohttp
 from pydantic import ValidationError
@@ -17,45 +15,9 @@ from pydantic import ValidationError
 from trimode_api.fleet import FleetView
 from trimode_api.wire import DRAIN_PATH, FLEET_PATH, POLICY_PATH, PolicyConfig
 from trimode_operator.errors import RouterFailure
+from trimode_operator.fleets import Address, Fleets
 
 TIMEOUT_S = 3.0
-PORT_NAME = "internal"
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """A router's internal port."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-@dataclass(frozen=True, slots=True)
-class Fleets:
-    """What the routers said: views of those that answered, failures of the others."""
-
-    views: Mapping[Address, FleetView]
-    failures: Mapping[Address, str]
-
-    @property
-    def asked(self) -> int:
-        return len(self.views) + len(self.failures)
-
-
-NO_FLEETS = Fleets({}, {})
-
-
-def addresses(endpoints: Mapping[str, Any] | None) -> tuple[Address, ...]:
-    """From the Endpoints of the routers' headless Service; those that are not ready count too."""
-    found: list[Address] = []
-    for subset in (endpoints or {}).get("subsets") or []:
-        ports = [port["port"] for port in subset.get("ports") or [] if port.get("name") == PORT_NAME]
-        hosts = [*(subset.get("addresses") or []), *(subset.get("notReadyAddresses") or [])]
-        found += [Address(host["ip"], port) for host in hosts for port in ports]
-    return tuple(sorted(set(found), key=str))
 
 
 class Routers:

@@ -9,7 +9,7 @@ from typing import Any
 
 from trimode_api.fleet import FleetView, Freshness, PointChange, ReplicaState, RouterState
 from trimode_api.wire import DecisionReport, SwitchingPolicy
-from trimode_operator.routers import Address, Fleets
+from trimode_operator.fleets import Address, Fleets
 
 
 def replica(replica_id: str = "r1", pool: str = "flex", **changes: Any) -> ReplicaState:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from trimode_operator.ending import WORKERS_MAY_TAKE_S, Step, deadline_of, next_step
-from trimode_operator.routers import NO_FLEETS, Fleets
+from trimode_operator.fleets import NO_FLEETS, Fleets
 from trimode_operator.testing.fleet import fleets, replica, view
 
 ALIVE: dict[str, Any] = {"metadata": {"name": "nemo"}}

@@ -16,10 +16,11 @@ from trimode_operator.cache import Cache, Key
 from trimode_operator.cluster import Object
 from trimode_operator.ending import FINALIZER
 from trimode_operator.errors import ApiFailure, ApiUnreachable, NotMade, RouterFailure
+from trimode_operator.fleets import Address
 from trimode_operator.metrics import Metrics
 from trimode_operator.plan import Capabilities
 from trimode_operator.reconcile import RELIST_S, Parts, Reconciler
-from trimode_operator.routers import Address, Routers
+from trimode_operator.routers import Routers
 from trimode_operator.settings import Settings
 from trimode_operator.testing.cluster import MemoryCluster
 from trimode_operator.testing.fleet import replica, view

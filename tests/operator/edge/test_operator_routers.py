@@ -13,7 +13,8 @@ from trimode_api.resource import NemotronDeployment
 from trimode_api.wire import DecisionReport, PolicyConfig, ReplicaReport, RouterConfig
 from trimode_operator.ending import order_drain
 from trimode_operator.errors import RouterFailure
-from trimode_operator.routers import Address, Routers, addresses
+from trimode_operator.fleets import Address, addresses
+from trimode_operator.routers import Routers
 from trimode_router.server import Router
 
 TOKEN = "secret"
