@@ -16,10 +16,10 @@ from trimode_api.modes import BLOCK_LENGTHS, Mode, OperatingPoint
 Quality = Literal["lossless", "lossy-ok"]
 
 MAX_STOPS = 4
+MAX_CHOICES = 8
 MAX_SEED = 2**63 - 1
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "n": (1,),
     "best_of": (1,),
     "presence_penalty": (0,),
     "frequency_penalty": (0,),
@@ -113,7 +113,7 @@ class GenerationRequest(RequestModel):
     safety_identifier: str | None = None
     service_tier: str | None = None
 
-    n: Any = None
+    n: int | None = Field(default=None, ge=1, le=MAX_CHOICES, description="answers to one prompt")
     presence_penalty: Any = None
     frequency_penalty: Any = None
     logit_bias: Any = None
@@ -171,6 +171,11 @@ class GenerationRequest(RequestModel):
         inner = self.trimode
         said = self.quality or (None if inner is None else inner.quality)
         return said == "lossy-ok" or (said is None and inner is not None and inner.mode is Mode.DIFFUSION)
+
+    @property
+    def choices(self) -> int:
+        """Answers asked for."""
+        return self.n or 1
 
     @property
     def token_limit(self) -> int | None:

@@ -54,7 +54,7 @@ REFUSED: list[tuple[dict[str, Any], int, str, str]] = [
     ({"model": "gpt"}, 404, "model", "'echo'"),
     ({"stop": ["a", "b", "c", "d", "e"]}, 400, "stop", "at most 4"),
     ({"stop": [""]}, 400, "stop", "non-empty"),
-    ({"n": 2}, 400, "n", "not supported"),
+    ({"n": 9}, 400, "n", "less than or equal to 8"),
     ({"tools": [{"type": "function"}]}, 400, "tools", "not supported"),
     ({"response_format": {"type": "json_object"}}, 400, "response_format", "not supported"),
     ({"logprobs": True}, 400, "logprobs", "not supported"),

@@ -88,6 +88,25 @@ class TestOpenAiPackage:
             assert answer.usage is not None
             assert answer.usage.completion_tokens == len("one two t")
 
+    async def test_several_choices(self, client: openai.AsyncOpenAI) -> None:
+        answer = await client.chat.completions.create(model="echo", messages=user("abc"), n=3, max_tokens=5)
+        assert [(c.index, c.message.content, c.finish_reason) for c in answer.choices] == [
+            (index, "abcab", "length") for index in range(3)
+        ]
+        assert answer.usage is not None
+        assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (3, 15)
+        stream = await client.chat.completions.create(
+            model="echo", messages=user("abc"), n=3, max_tokens=5, stream=True, stream_options={"include_usage": True}
+        )
+        chunks = [chunk async for chunk in stream]
+        for index in range(3):
+            own = [c.choices[0] for c in chunks if c.choices and c.choices[0].index == index]
+            assert own[0].delta.role == "assistant"
+            assert "".join(choice.delta.content or "" for choice in own) == "abcab"
+            assert [choice.finish_reason for choice in own].count("length") == 1
+        assert chunks[-1].usage is not None
+        assert chunks[-1].usage.completion_tokens == 15
+
     async def test_models(self, client: openai.AsyncOpenAI) -> None:
         assert [model.id async for model in client.models.list()] == ["echo"]
 

@@ -65,9 +65,9 @@ def test_text_chunks_are_openais() -> None:
 
 
 def test_whole_answers_are_openais() -> None:
-    chat = ChatCompletion.model_validate_json(whole(CHAT, "hé", OUTCOME), strict=True)
+    chat = ChatCompletion.model_validate_json(whole(CHAT, [("hé", OUTCOME)]), strict=True)
     assert (chat.choices[0].message.content, chat.model) == ("hé", 'ti"ny')
-    text = Completion.model_validate_json(whole(TEXT, "hé", OUTCOME), strict=True)
+    text = Completion.model_validate_json(whole(TEXT, [("hé", OUTCOME)]), strict=True)
     assert text.choices[0].text == "hé"
     assert text.usage is not None
     assert text.usage.total_tokens == 8
@@ -140,7 +140,7 @@ class TestSlowClients:
         stream.text("a", [1])
         socket.waiting = HOLD_ABOVE_BYTES + 1
         stream.text("b", [2])
-        stream.end(replace(OUTCOME, rest="c"))
+        stream.end(replace(OUTCOME, rest="c"), OUTCOME)
         assert socket.contents() == ["", "a", "bc", ""]
         assert len(socket.written) == 2
 

@@ -39,8 +39,8 @@ def parse_continuation(body: bytes) -> tuple[GenerationRequest, Head, list[int]]
     kind = Kind.CHAT if asked.path.endswith("/chat/completions") else Kind.TEXT
     model: type[GenerationRequest] = ChatRequest if kind is Kind.CHAT else CompletionRequest
     request = parse(model, bytes(asked.request))
-    if not request.stream:
-        raise ApiError(400, "continuation: only a stream can be continued", code="invalid_value", param="stream")
+    if not request.stream or request.choices > 1:
+        raise ApiError(400, "continuation: only a stream of one choice can be continued", code="invalid_value")
     return request, Head(kind, asked.id, asked.created, request.model), asked.emitted
 
 

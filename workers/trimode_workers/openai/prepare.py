@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from trimode_api.errors import ApiError
 from trimode_api.modes import Mode, OperatingPoint
 from trimode_api.openai import ChatRequest, CompletionRequest, GenerationRequest, TrimodeOptions
@@ -64,6 +66,16 @@ def prepare(request: GenerationRequest, text: TextModel, offer: Offer, identity:
         priority=0 if tier is None else tier.priority,
         ignore_eos=request.ignore_eos,
     )
+
+
+def choices_of(submit: Submit, count: int) -> list[Submit]:
+    """One request for each choice, with a seed of its own."""
+    return [submit, *(_choice(submit, index) for index in range(1, count))]
+
+
+def _choice(submit: Submit, index: int) -> Submit:
+    sampling = msgspec.structs.replace(submit.sampling, seed=(submit.sampling.seed + index) % _SEEDS)
+    return msgspec.structs.replace(submit, request_id=f"{submit.request_id}-{index}", sampling=sampling)
 
 
 def _field(request: GenerationRequest) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import reduce
 from typing import Any
 
 import msgspec
@@ -40,6 +41,16 @@ class Outcome:
     rest: str = ""
     """Text that only the end set free. It goes out together with the end: tokens alone do not say that it is shown."""
 
+    def plus(self, other: Outcome) -> Outcome:
+        """The account of both, as choices of one answer; the prompt counts once."""
+        return Outcome(
+            self.finish_reason,
+            self.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            _sum(self.cycles, other.cycles),
+            _sum(self.emitted, other.emitted),
+        )
+
     def usage(self) -> dict[str, int]:
         total = self.prompt_tokens + self.completion_tokens
         return {
@@ -66,27 +77,37 @@ class Head:
     model: str
 
 
-def whole(head: Head, text: str, outcome: Outcome) -> bytes:
-    """The body of an answer that is not streamed."""
-    choice: dict[str, Any] = {"index": 0, "finish_reason": outcome.finish_reason, "logprobs": None}
-    if head.kind is Kind.CHAT:
-        choice["message"] = {"role": "assistant", "content": text, "refusal": None}
-    else:
-        choice["text"] = text
+def whole(head: Head, choices: Sequence[tuple[str, Outcome]]) -> bytes:
+    """The body of an answer that is not streamed; each choice is a text and how it ended."""
+    total = reduce(Outcome.plus, [outcome for _, outcome in choices])
     name = "chat.completion" if head.kind is Kind.CHAT else "text_completion"
-    body = _envelope(head, name) | {"choices": [choice], "usage": outcome.usage(), "trimode": outcome.trimode()}
-    return _encode(body)
+    shown = [_choice(head.kind, index, *choice) for index, choice in enumerate(choices)]
+    return _encode(_envelope(head, name) | {"choices": shown, "usage": total.usage(), "trimode": total.trimode()})
+
+
+def _choice(kind: Kind, index: int, text: str, outcome: Outcome) -> dict[str, Any]:
+    choice: dict[str, Any] = {"index": index, "finish_reason": outcome.finish_reason, "logprobs": None}
+    if kind is Kind.CHAT:
+        return choice | {"message": {"role": "assistant", "content": text, "refusal": None}}
+    return choice | {"text": text}
+
+
+def _sum(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
+    return {name: one.get(name, 0) + other.get(name, 0) for name in [*one, *(n for n in other if n not in one)]}
 
 
 class Chunks:
-    """The events of one stream, as bytes ready to send."""
+    """The events of one choice of a stream, as bytes ready to send. `with_ids`: they carry token ids."""
 
-    def __init__(self, head: Head, *, usage_chunk: bool) -> None:
+    def __init__(self, head: Head, *, usage_chunk: bool, index: int = 0, with_ids: bool = True) -> None:
         self._head = head
+        self._index = index
+        self._with_ids = with_ids
         self._usage_chunk = usage_chunk
         self._chat = head.kind is Kind.CHAT
         before, after = self._chunk(self._delta(_MARK), None).split(_encode(_MARK))
-        self._before, self._after = before, after.removesuffix(b"}\n\n") + b',"trimode":{"ids":'
+        self._before, self._plain = before, after
+        self._after = after.removesuffix(b"}\n\n") + b',"trimode":{"ids":'
 
     def first(self) -> bytes:
         """Opens the stream: a chat's role; nothing for plain completions."""
@@ -95,15 +116,22 @@ class Chunks:
     def text(self, text: str, ids: Sequence[int]) -> bytes:
         """One chunk with new text. `ids`: the tokens that came since the last chunk, whole text or not; with all of
         them another replica can go on where this one breaks off."""
+        if not self._with_ids:
+            return self._before + _encode(text) + self._plain
         return self._before + _encode(text) + self._after + _encode(ids) + b"}}\n\n"
 
-    def last(self, outcome: Outcome) -> bytes:
-        """The finish reason, usage and `trimode`, and the end mark.
+    def finish(self, outcome: Outcome) -> bytes:
+        """The end of one choice while others go on."""
+        return self._chunk({"delta": {}} if self._chat else {"text": ""}, outcome.finish_reason)
+
+    def last(self, outcome: Outcome, total: Outcome | None = None) -> bytes:
+        """The finish reason, usage and `trimode` (those of `total`, for all choices), and the end mark.
 
         Usage rides on the last chunk, or on one of its own without choices where the client asked for that.
         """
         empty: dict[str, Any] = {"delta": {}} if self._chat else {"text": ""}
-        account = {"usage": outcome.usage(), "trimode": outcome.trimode()}
+        whole = total or outcome
+        account = {"usage": whole.usage(), "trimode": whole.trimode()}
         if not self._usage_chunk:
             return self._chunk(empty, outcome.finish_reason, account) + DONE
         usage = _event(_envelope(self._head, self._object) | {"choices": []} | account)
@@ -117,7 +145,7 @@ class Chunks:
         return {"delta": {"content": text}} if self._chat else {"text": text}
 
     def _chunk(self, part: dict[str, Any], finish: str | None, more: dict[str, Any] | None = None) -> bytes:
-        choice = {"index": 0, **part, "logprobs": None, "finish_reason": finish}
+        choice = {"index": self._index, **part, "logprobs": None, "finish_reason": finish}
         usage = {"usage": None} if self._usage_chunk and more is None else {}
         return _event(_envelope(self._head, self._object) | {"choices": [choice]} | usage | (more or {}))
 

@@ -22,9 +22,9 @@ from trimode_api.openai import ChatRequest, CompletionRequest, GenerationRequest
 from trimode_api.wire import CONTINUE_PATH, REQUEST_ID_HEADER, TIER_HEADER
 from trimode_workers.openai.continuation import behind, parse_continuation, seed_of
 from trimode_workers.openai.parse import parse
-from trimode_workers.openai.prepare import Identity, Offer, prepare
-from trimode_workers.openai.render import Chunks, Head, Kind, whole
-from trimode_workers.process.client import EngineClient
+from trimode_workers.openai.prepare import Identity, Offer, choices_of, prepare
+from trimode_workers.openai.render import Chunks, Head, Kind, Outcome, whole
+from trimode_workers.process.handle import EngineHandle
 from trimode_workers.replica.generation import Generation
 from trimode_workers.replica.stream import EventStream
 from trimode_workers.text.answer import AnswerText
@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 class Host(Protocol):
     """What the shell needs of its replica."""
 
-    engine: EngineClient
+    engine: EngineHandle
     text: TextModel
 
     def offer(self) -> Offer: ...
@@ -91,21 +91,22 @@ class _Shell:
         self, request: web.Request, wanted: GenerationRequest, head: Head, emitted: Sequence[int] = ()
     ) -> web.StreamResponse:
         head = replace(head, model=wanted.model)
-        generation = await self._begin(request, wanted, head, list(emitted))
+        generations = await self._begin(request, wanted, head, list(emitted))
         try:
             # Until the engine has spoken, an error can still be a status.
-            await generation.begun
-            if wanted.stream and not generation.failed:
-                usage_chunk = wanted.stream_options is not None and wanted.stream_options.include_usage
-                return await _stream(request, generation, Chunks(head, usage_chunk=usage_chunk), begun=bool(emitted))
-            text, outcome = await generation.whole()
-            return web.Response(body=whole(head, text, outcome), content_type="application/json")
+            await generations[0].begun
+            if wanted.stream and not generations[0].failed:
+                return await _stream(request, generations, _chunks(wanted, head), begun=bool(emitted))
+            choices = [await generation.whole() for generation in generations]
+            return web.Response(body=whole(head, choices), content_type="application/json")
         finally:
-            generation.abandon()
+            for generation in generations:
+                generation.abandon()
 
     async def _begin(
         self, request: web.Request, wanted: GenerationRequest, head: Head, emitted: list[int]
-    ) -> Generation:
+    ) -> list[Generation]:
+        """One for each choice; their seeds follow one another."""
         host = self._host
         refusal = host.refusal()
         if refusal is not None:
@@ -116,17 +117,33 @@ class _Shell:
             submit = await asyncio.to_thread(prepare, wanted, host.text, host.offer(), identity)
         else:
             submit = prepare(wanted, host.text, host.offer(), identity)
-        answer = AnswerText(host.text.detokenizer(), wanted.stop)
-        generation = Generation(host.engine, behind(submit, emitted), answer, emitted)
-        generation.start()
-        return generation
+        generations = []
+        try:
+            for each in choices_of(behind(submit, emitted), wanted.choices):
+                answer = AnswerText(host.text.detokenizer(), wanted.stop)
+                generations.append(Generation(host.engine, each, answer, emitted))
+                generations[-1].start()
+        except ApiError:
+            for generation in generations:
+                generation.abandon()
+            raise
+        return generations
 
 
 def _new_head(kind: Kind) -> Head:
     return Head(kind, f"{kind}-{secrets.token_hex(12)}", int(time.time()), "")
 
 
-async def _stream(request: web.Request, generation: Generation, chunks: Chunks, *, begun: bool) -> web.StreamResponse:
+def _chunks(wanted: GenerationRequest, head: Head) -> list[Chunks]:
+    """For each choice. Of several choices a router could not tell the ids apart: such a stream is not continued."""
+    usage = wanted.stream_options is not None and wanted.stream_options.include_usage
+    count = wanted.choices
+    return [Chunks(head, usage_chunk=usage, index=index, with_ids=count == 1) for index in range(count)]
+
+
+async def _stream(
+    request: web.Request, generations: Sequence[Generation], chunks: Sequence[Chunks], *, begun: bool
+) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
     if request.version < (1, 1):
         raise ApiError(400, "streams need HTTP/1.1", code="http_version", param="stream")
@@ -136,16 +153,23 @@ async def _stream(request: web.Request, generation: Generation, chunks: Chunks, 
     transport = request.transport
     if transport is None:
         raise ConnectionResetError("the client left")
-    stream = EventStream(transport, chunks, begun=begun)
-    generation.listen(stream.text)
+    streams = [EventStream(transport, each, begun=begun) for each in chunks]
+    for generation, stream in zip(generations, streams, strict=True):
+        generation.listen(stream.text)
+    running = {generation.done: stream for generation, stream in zip(generations, streams, strict=True)}
+    total: Outcome | None = None
     try:
-        outcome = await generation.done
+        while running:
+            ended, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for future in ended:
+                outcome = future.result()
+                total = outcome if total is None else total.plus(outcome)
+                running.pop(future).end(outcome, None if running else total)
     except ApiError as exc:
         # No proper end, and no word to the client: the router goes on elsewhere, from the tokens it has.
         _log.warning("a stream breaks off: %s", exc.message)
         transport.close()
         return response
-    stream.end(outcome)
     await response.write_eof()
     return response
 

@@ -43,11 +43,12 @@ class EventStream:
         if not self._transport.is_closing():
             self._transport.write(b"%x\r\n%b\r\n" % (len(event), event))
 
-    def end(self, outcome: Outcome) -> None:
-        """Send what is held, and the end."""
+    def end(self, outcome: Outcome, total: Outcome | None) -> None:
+        """Send what is held, and the end: of the stream with the account in `total`, None while other choices go on."""
         text, ids = self._take_held()
         text += outcome.rest
-        self.write((self._chunks.text(text, ids) if text else b"") + self._chunks.last(outcome))
+        end = self._chunks.finish(outcome) if total is None else self._chunks.last(outcome, total)
+        self.write((self._chunks.text(text, ids) if text else b"") + end)
 
     def _take_held(self) -> tuple[str, list[int]]:
         text, self._held = "".join(self._held), []
