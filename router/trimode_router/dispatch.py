@@ -6,10 +6,12 @@ Belongs here: the desk between clients and replicas. Decisions are `admit` and `
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from trimode_api.errors import ApiError
 from trimode_policy.admit import Admission, Outcome, QueueView, admit, retry_after_seconds
-from trimode_policy.route import RouteDecision, RouteReason, route
+from trimode_policy.route import Claim, RequestView, RouteDecision, RouteReason, route
+from trimode_policy.tiers import claim
 from trimode_router.exchange import Exchange, Failure
 from trimode_router.fleet import Fleet, Replica
 from trimode_router.ledger import Ledger
@@ -45,6 +47,7 @@ class Dispatcher:
     def submit(self, exchange: Exchange) -> None:
         """A new request: send it, queue it, or refuse it."""
         now = self.now()
+        self._fleet.asked(exchange.tier.name, now)
         # Nobody waits and somebody has room: then `admit` could only agree.
         if not self.queue and self._place(exchange, now).replica_id is not None:
             return
@@ -120,20 +123,41 @@ class Dispatcher:
         self._pumping = True
         try:
             now = self.now()
+            late: list[Ticket[Exchange]] = []
+            full: set[tuple[str, Claim]] = set()
             for ticket in self.queue.in_order():
                 if not self._has_slot(now):
                     break
                 if ticket.item.not_before > now:
                     continue
-                if self._place(ticket.item, now).replica_id is not None:
-                    self.queue.serve(ticket)
-                    self._tickets.pop(ticket.item, None)
-                    self._waited(ticket.item)
+                if _wish(ticket.item, now).claim is Claim.LATE:
+                    late.append(ticket)  # what those in time leave over
+                else:
+                    self._serve(ticket, full, now)
+            for ticket in late:
+                if not self._has_slot(now):
+                    break
+                self._serve(ticket, full, now)
         finally:
             self._pumping = False
 
+    def _serve(self, ticket: Ticket[Exchange], full: set[tuple[str, Claim]], now: float) -> None:
+        """Send it, unless one like it found no place just now; `full` remembers those."""
+        exchange = ticket.item
+        wish = _wish(exchange, now)
+        plain = wish.pin is None and not wish.lossy_ok and not exchange.tried
+        if plain and (wish.tier, wish.claim) in full:
+            return
+        if self._place(exchange, now).replica_id is not None:
+            self.queue.serve(ticket)
+            self._tickets.pop(exchange, None)
+            self._waited(exchange)
+        elif plain:
+            full.add((wish.tier, wish.claim))
+
     def tick(self, now: float) -> None:
-        """Time passes: waits end, and silent replicas die."""
+        """Time passes: waits end, silent replicas die, and others are kept fast."""
+        self._fleet.keep(now)
         for ticket in self.queue.expired(now):
             self._tickets.pop(ticket.item, None)
             self._waited(ticket.item)
@@ -210,7 +234,7 @@ class Dispatcher:
             return RouteDecision(None, RouteReason.ALL_BUSY, "it waits before the next attempt")
         self._seed += 1
         views = self._fleet.views(now, exchange.tried, cooling=not exchange.begun)
-        decision = route(exchange.wish, views, self._fleet.rules.staleness, self._seed)
+        decision = route(_wish(exchange, now), views, self._fleet.rules.staleness, self._seed)
         replica = self._fleet.get(decision.replica_id) if decision.replica_id is not None else None
         if replica is not None:
             self._fleet.occupy(replica, exchange.asked.prompt_tokens)
@@ -287,6 +311,17 @@ class Dispatcher:
             drain_rate_rps=self._ledger.drain_rate(len(self.in_flight)),
             ready_replicas=len(usable),
         )
+
+
+def _wish(exchange: Exchange, now: float) -> RequestView:
+    """What the request may ask for by now."""
+    since = exchange.record.queued_at
+    if exchange.begun:
+        return replace(exchange.wish, claim=Claim.RESUMED)
+    if since is None or now <= since:
+        return exchange.wish
+    ttft_s = exchange.tier.ttft_s
+    return replace(exchange.wish, claim=claim(now - since, ttft_s), left_s=ttft_s - (now - since))
 
 
 def _refusal(admission: Admission) -> ApiError:

@@ -114,6 +114,7 @@ class Exchange:
             prompt_tokens=asked.prompt_tokens,
             lossy_ok=asked.lossy_ok,
             pin=asked.pin,
+            left_s=tier.ttft_s,
         )
         self.tried: Collection[str] = ()
         self.link: Link | None = None

@@ -8,19 +8,23 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from trimode_api.errors import TrimodeError
 from trimode_api.fleet import Freshness, PointChange
 from trimode_api.modes import OperatingPoint
 from trimode_api.wire import Command, PolicyConfig, ReplicaReport, ReportAnswer
+from trimode_policy.rooms import rows_within
 from trimode_policy.route import ReplicaView
+from trimode_policy.tiers import Mix, keepers
 from trimode_router.rules import Rules
 
 RING = 50
 """Point changes and refusals kept for `/fleet`."""
 VIEW_SECONDS = 0.1
 """Error allowed in a view's age; limits on it are whole seconds."""
+KEEP_SECONDS = 1.0
+"""Between two looks at which replicas are kept fast for whom."""
 FORGET_AFTER_DEATHS = 6.0
 """A replica silent for this many times `dead_after` is no longer shown."""
 
@@ -53,6 +57,10 @@ class Replica:
     trials: int = 0
     """Requests sent since it last failed: until one of them succeeds, there is one at a time."""
     dead: bool = False
+    rows: dict[str, int] = field(default_factory=dict)
+    """By tier: requests it can run at once so that each keeps the tier's pace."""
+    keeps: str | None = None
+    """The tier whose pace it is kept at."""
     cached: ReplicaView | None = None
     """The view last made; None after a change. A little older than told it may be, see `VIEW_SECONDS`."""
 
@@ -94,6 +102,9 @@ class Replica:
             capacity=self.in_flight if self.trials else report.max_running + slack,
             points=self.points or rules.pools.get(report.pool, ()),
             tokens_per_s=report.tokens_per_second,
+            rows=self.rows,
+            keeps=self.keeps,
+            prompt_tokens_per_s=report.prompt_tokens_per_second,
         )
 
 
@@ -105,6 +116,8 @@ class Fleet:
         self.models: tuple[str, ...] = (model,)
         """Names that requests may ask for."""
         self.rules = Rules.of(policy)
+        self._mix = _mix(self.rules)
+        self._kept_at = float("-inf")
         self.changes: deque[PointChange] = deque(maxlen=RING)
         self._slack = slack
         self._replicas: dict[str, Replica] = {}
@@ -134,7 +147,7 @@ class Fleet:
             replica.report, replica.heard_at, replica.dead = report, now, False
             replica.others = max(0, report.running + report.waiting - replica.peak)
             replica.peak = replica.in_flight
-        replica.cached = None
+        replica.rows, replica.cached = _rows(replica.report, self.rules), None
         if replica.drain is False and not report.draining:
             replica.drain = None  # fulfilled: a later drain is the replica's own will
         return ReportAnswer(
@@ -154,8 +167,9 @@ class Fleet:
                 409, f"another policy of version {policy.version} is in force; raise the version", "same_version"
             )
         self.rules = Rules.of(policy)
+        self._mix = _mix(self.rules)
         for replica in self:
-            replica.cached = None
+            replica.rows, replica.cached = _rows(replica.report, self.rules), None
         return policy != present
 
     def drain(self, replica_id: str, drain: bool) -> None:
@@ -166,6 +180,21 @@ class Fleet:
             raise FleetError(404, f"replica {replica_id!r} is unknown; known: {known}", "unknown_replica")
         replica.drain = drain
         replica.cached = None
+
+    def asked(self, tier: str, now: float) -> None:
+        """A request of `tier` came."""
+        self._mix.asked(tier, now)
+
+    def keep(self, now: float) -> None:
+        """Decide anew which replicas are kept fast for whom, once a second at most."""
+        if now - self._kept_at < KEEP_SECONDS:
+            return
+        self._kept_at = now
+        usable = (replica for replica in self if self.usable(replica.view(self.rules, self._slack, now)))
+        found = keepers({replica.replica_id: replica.rows for replica in usable}, self._mix.shares())
+        for replica in self:
+            if replica.keeps != found.get(replica.replica_id):
+                replica.keeps, replica.cached = found.get(replica.replica_id), None
 
     # This router's own counters.
 
@@ -244,6 +273,18 @@ class Fleet:
                 detail=switch.detail,
             )
         )
+
+
+def _mix(rules: Rules) -> Mix:
+    return Mix([tier.name for tier in sorted(rules.tiers.values(), key=lambda tier: tier.tpot_s)])
+
+
+def _rows(report: ReplicaReport, rules: Rules) -> dict[str, int]:
+    """By tier; empty where the replica predicts nothing, so that nothing is held back for it."""
+    if not report.paces:
+        return {}
+    price, most = report.prompt_seconds_per_token, report.max_running
+    return {tier.name: rows_within(report.paces, price, tier.tpot_s, most) for tier in rules.tiers.values()}
 
 
 def _points(report: ReplicaReport) -> tuple[OperatingPoint, ...]:
