@@ -49,8 +49,11 @@ def test_a_suspended_deployment_starts_no_pool() -> None:
         ({"model": {"uri": "pvc://claim/path"}}, "spec.model.uri"),
         ({"model": {"uri": "file://relative/path"}}, "spec.model.uri"),
         (
-            {"engine": {"type": "SGLang", "image": "x"}, "pools": [{"name": "a", "modes": ["AR"]}]},
-            "spec.engine.type",
+            {
+                "engine": {"type": "SGLang", "image": "x", "args": ["--port", "1"]},
+                "pools": [{"name": "a", "modes": ["AR"]}],
+            },
+            "spec.engine.args",
         ),
     ],
 )
@@ -106,6 +109,16 @@ def test_changes_are_told_by_path_with_lists_by_name() -> None:
         "spec.pools[flex].replicas.max: 1 -> 2",
     ]
     assert actions(update) == ("pool flex scales",)
+
+
+def test_what_sglang_fixes_at_its_start_rolls_its_pool() -> None:
+    engine = {"type": "SGLang", "image": "x"}
+    old = resource(engine=engine, pools=[pool(modes=["SelfSpeculation"]), pool("other", modes=["AR"])])
+    new = resource(
+        engine=engine, pools=[pool(modes=["SelfSpeculation"], blockLengths=[4]), pool("other", modes=["AR"])]
+    )
+    update = diff(old, new)
+    assert (update.policy, update.roll) == (True, ("flex",))
 
 
 def test_a_change_that_one_machine_ignores_says_so() -> None:

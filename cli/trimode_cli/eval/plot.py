@@ -48,7 +48,7 @@ def _speed_panel(axis: Any, marks: Sequence[Mark]) -> None:
         axis.errorbar(
             x, y, yerr=[[y - low], [high - y]], fmt="o", color=colour, markersize=6.5, elinewidth=1.1, alpha=0.9
         )
-    axis.set_xlim(left=0, right=1.1 * max(mark.tokens_per_second for mark in marks))
+    axis.set_xlim(left=0, right=1.2 * max(mark.tokens_per_second for mark in marks))
     axis.set_ylim(top=min(100.0, axis.get_ylim()[1]) + 1.5)
     _label(axis, marks)
     for mode, colour in MODE_COLOURS.items():
@@ -69,7 +69,7 @@ def _loss_panel(axis: Any, marks: Sequence[Mark], lossy: Sequence[Mark]) -> None
         lines[point.block_length].append((point.threshold or 1.0, mark))
     thresholds = sorted({threshold for line in lines.values() for threshold, _ in line})
     axis.axhline(0, color=MODE_COLOURS[Mode.AR], linewidth=1.4)
-    axis.text(len(thresholds) - 0.62, 0, "AR", color=MODE_COLOURS[Mode.AR], va="center", fontsize=10)
+    axis.text(-0.36, 0.4, "AR", color=MODE_COLOURS[Mode.AR], va="bottom", fontsize=10)
     for index, (block, line) in enumerate(sorted(lines.items())):
         xs = [thresholds.index(threshold) + 0.05 * (index - (len(lines) - 1) / 2) for threshold, _ in line]
         ys = [100 * (mark.accuracy - base.accuracy) for _, mark in line]
@@ -87,7 +87,8 @@ def _loss_panel(axis: Any, marks: Sequence[Mark], lossy: Sequence[Mark]) -> None
             label=f"B={block}",
         )
     axis.set_xticks(range(len(thresholds)), [f"{threshold:g}" for threshold in thresholds])
-    axis.set_xlim(-0.4, len(thresholds) - 0.4)
+    axis.set_xlim(-0.4, len(thresholds) - 0.6)
+    axis.set_ylim(top=max(3.0, axis.get_ylim()[1]))
     axis.legend(frameon=False, loc="lower right", fontsize=9.5, title="block length", labelcolor=INK)
     axis.set_xlabel("threshold")
     axis.set_ylabel("points of accuracy against AR")
@@ -95,15 +96,31 @@ def _loss_panel(axis: Any, marks: Sequence[Mark], lossy: Sequence[Mark]) -> None
 
 
 def _label(axis: Any, marks: Sequence[Mark]) -> None:
-    """Each point's name beside it, moved up or down where another is."""
+    """Each point's name beside it: on the side away from its nearest neighbour, lower where a name is there already."""
+    from matplotlib.patheffects import withStroke
+
     width, height = axis.get_xlim()[1], axis.get_ylim()[1] - axis.get_ylim()[0]
+    spots = [(mark.tokens_per_second, 100 * mark.accuracy) for mark in marks]
     taken: list[tuple[float, float]] = []
-    for mark in sorted(marks, key=lambda mark: -mark.accuracy):
-        x, y = mark.tokens_per_second + 0.012 * width, 100 * mark.accuracy
-        while any(abs(x - other) < 0.13 * width and abs(y - level) < 0.042 * height for other, level in taken):
-            y -= 0.01 * height
-        taken.append((x, y))
-        axis.text(x, y, mark.point, color=MODE_COLOURS[_point(mark).mode], fontsize=9.5, va="center")
+    for mark, (x, y) in sorted(zip(marks, spots, strict=True), key=lambda item: (-item[1][1], item[1][0])):
+        beside = [other for other in spots if other != (x, y) and abs(other[1] - y) < 0.05 * height]
+        crowded = any(0 <= other - x < 0.15 * width for other, _ in beside)
+        left = crowded and not any(0 < x - other < 0.15 * width for other, _ in beside)
+        at = x - 0.065 * width if left else x + 0.065 * width
+        level = y
+        while any(abs(at - other) < 0.12 * width and abs(level - lower) < 0.042 * height for other, lower in taken):
+            level -= 0.01 * height
+        taken.append((at, level))
+        axis.annotate(
+            mark.point,
+            (x - 0.013 * width if left else x + 0.013 * width, level),
+            color=MODE_COLOURS[_point(mark).mode],
+            fontsize=9.5,
+            va="center",
+            ha="right" if left else "left",
+            path_effects=[withStroke(linewidth=3, foreground="white")],
+            zorder=5,
+        )
 
 
 def _finish(axis: Any, title: str) -> None:

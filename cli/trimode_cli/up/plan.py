@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from trimode_api.errors import InvalidInput, Problem
+from trimode_api.modes import Mode
 from trimode_api.resource import EngineType, NemotronDeployment, Pool
 from trimode_api.values import cores, size_bytes
+from trimode_workers.sglang.options import reserved
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,12 @@ def diff(old: NemotronDeployment, new: NemotronDeployment) -> Update:
     kept = [name for name in after if name in before]
     everywhere = any(change.path.startswith(("spec.engine", "spec.model")) for change in changes)
     rolled = tuple(
-        name for name in after if name not in before or everywhere or _given(before[name]) != _given(after[name])
+        name
+        for name in after
+        if name not in before
+        or everywhere
+        or _given(before[name]) != _given(after[name])
+        or _fixed(old, name) != _fixed(new, name)
     )
     return Update(
         changes=changes,
@@ -106,8 +113,8 @@ def _unsupported(deployment: NemotronDeployment) -> list[Problem]:
         problems.append(Problem("spec.model.uri", f"{uri!r}: a cluster mounts claims; here write file:///PATH"))
     if uri.startswith("file://") and not uri.startswith("file:///"):
         problems.append(Problem("spec.model.uri", f"{uri!r}: write an absolute path, file:///PATH"))
-    if spec.engine.type is not EngineType.NATIVE:
-        problems.append(Problem("spec.engine.type", f"{spec.engine.type} does not run on one machine yet; use Native"))
+    if wrong := reserved(spec.engine.args or ()):
+        problems.append(Problem("spec.engine.args", f"{', '.join(wrong)}: follows from the resource; leave it out"))
     return problems
 
 
@@ -121,6 +128,15 @@ def _pool(pool: Pool) -> PoolPlan:
         gpus=given.gpus,
         memory_bytes=size_bytes(given.memory),
     )
+
+
+def _fixed(deployment: NemotronDeployment, name: str) -> Any:
+    """What the pool's engines cannot take over while they run: nothing, but for SGLang's mode."""
+    spec = deployment.spec
+    if spec.engine.type is EngineType.NATIVE:
+        return None
+    pool = next(pool for pool in spec.pools if pool.name == name)
+    return pool.modes, pool.block_lengths, spec.diffusion if Mode.DIFFUSION in pool.modes else None
 
 
 def _given(pool: PoolPlan) -> tuple[float, int, int]:

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from trimode_api.resource import NemotronDeployment
+from trimode_api.resource import EngineType, NemotronDeployment
 from trimode_cli.errors import BadInput
 from trimode_cli.up.plan import PoolPlan
 
@@ -24,10 +24,11 @@ def model_folder(deployment: NemotronDeployment, progress: Progress | None = Non
     """
     from trimode_workers.sources import Hub, ModelSource, SourceError, fetch, silent
 
-    model = deployment.spec.model
+    model, hub = deployment.spec.model, Hub.from_environment(os.environ)
+    other = deployment.spec.engine.type is not EngineType.NATIVE
     try:
         source = ModelSource.parse(model.uri, model.revision)
-        folder = fetch(source, Hub.from_environment(os.environ), model.draft_adapter, progress or silent)
+        folder = fetch(source, hub, model.draft_adapter, progress or silent, code=other)
     except SourceError as exc:
         raise BadInput(f"spec.model.uri: {exc}") from exc
     missing = [name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
