@@ -97,7 +97,8 @@ class Engine(SpecModel):
         default=None,
         min_length=1,
         max_length=512,
-        description="Container image of the SGLang server; SGLang only.",
+        description="Container image of the workers, with SGLang, trimode and the operator's version of Ray; "
+        "SGLang only.",
     )
     args: tuple[str, ...] | None = Field(
         default=None, max_length=64, description="Further arguments of the SGLang server; SGLang only."

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from trimode_api.errors import InvalidInput, Problem
 from trimode_api.policy_of import policy_of
-from trimode_api.resource import EngineType, NemotronDeployment
+from trimode_api.resource import NemotronDeployment
+from trimode_api.sglang import reserved
 from trimode_operator.plan.budgets import budgets
 from trimode_operator.plan.edges import http_route, inference_pool, service_monitor
 from trimode_operator.plan.model import Capabilities, ChildKind, Manifest, Note, Observed, Owner, Plan
@@ -125,8 +126,8 @@ def unsupported(deployment: NemotronDeployment) -> list[Problem]:
         problems.append(Problem("metadata.name", "must start with a letter, as names of Services do"))
     if spec.model.uri.startswith("file://") and not spec.model.uri.startswith("file:///"):
         problems.append(Problem("spec.model.uri", f"{spec.model.uri!r}: write an absolute path, file:///PATH"))
-    if spec.engine.type is not EngineType.NATIVE:
-        problems.append(Problem("spec.engine.type", f"{spec.engine.type} does not run on a cluster yet; use Native"))
+    if wrong := reserved(spec.engine.args or ()):
+        problems.append(Problem("spec.engine.args", f"{', '.join(wrong)}: follows from the resource; leave it out"))
     for index, pool in enumerate(spec.pools):
         if pool.name == RAYS_OWN_GROUP:
             problems.append(

@@ -177,7 +177,8 @@ def _worker(
 ) -> dict[str, Any]:
     return {
         "name": "ray-worker",
-        "image": settings.image,
+        # SGLang's own, which holds trimode and the same Ray besides the server.
+        "image": deployment.spec.engine.image or settings.image,
         "imagePullPolicy": settings.image_pull_policy,
         "env": [*user_variables(), token_variable(names), *source.environment, *_ray_environment()],
         "ports": [{"name": "serve", "containerPort": SERVE_PORT}],

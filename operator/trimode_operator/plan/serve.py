@@ -12,7 +12,9 @@ from typing import Any
 
 import yaml
 
-from trimode_api.resource import NemotronDeployment, Pool
+from trimode_api.modes import Mode
+from trimode_api.policy_of import pool_points
+from trimode_api.resource import EngineType, NemotronDeployment, Pool
 from trimode_api.values import cores
 from trimode_operator.plan.model import Observed
 from trimode_operator.plan.names import SERVE_PORT, Names
@@ -55,8 +57,21 @@ def application_args(deployment: NemotronDeployment, pool: Pool, names: Names, w
             "max_running_requests": engine.max_running_requests,
             # One thread per core given: on shared cores a second one waits for the first at every operation.
             "threads": max(1, int(cores(pool.resources.cpu))),
+            **({} if engine.type is EngineType.NATIVE else {"sglang": _sglang(deployment, pool)}),
         },
         "router_urls": [names.reports_url],
+    }
+
+
+def _sglang(deployment: NemotronDeployment, pool: Pool) -> dict[str, Any]:
+    """What the pool's servers are told. Their mode is fixed when they start: a change of it replaces them."""
+    points = pool_points(pool, deployment.spec)
+    return {
+        "mode": pool.modes[0].value,
+        "block_lengths": [point.block_length for point in points if point.mode is not Mode.AR],
+        "threshold": points[0].threshold,
+        "gpus": max(1, pool.resources.gpus),
+        "args": list(deployment.spec.engine.args or ()),
     }
 
 

@@ -12,7 +12,7 @@ import yaml
 
 from trimode_api.errors import InvalidInput
 from trimode_api.policy_of import policy_of
-from trimode_api.resource import EngineType, NemotronDeployment
+from trimode_api.resource import NemotronDeployment
 from trimode_api.wire import RouterConfig
 from trimode_operator.plan import Capabilities, Plan
 from trimode_operator.settings import Settings
@@ -273,8 +273,11 @@ def test_suspended_it_keeps_its_shape_and_runs_nothing(
         ({"model": {"uri": "file://not/absolute"}}, "spec.model.uri"),
         ({"pools": [{"name": "ok", "modes": ["AR"]}, {"name": "headgroup", "modes": ["AR"]}]}, "spec.pools[1].name"),
         (
-            {"engine": {"type": "SGLang", "image": "x"}, "pools": [{"name": "p", "modes": ["AR"]}]},
-            "spec.engine.type",
+            {
+                "engine": {"type": "SGLang", "image": "x", "args": ["--tp", "2", "--port=1"]},
+                "pools": [{"name": "p", "modes": ["AR"]}],
+            },
+            "spec.engine.args",
         ),
     ],
 )
@@ -294,10 +297,6 @@ def test_a_name_that_no_service_can_have(resource: Resource, plan: MakePlan) -> 
 @pytest.mark.parametrize("file", sorted((Path(__file__).parents[3] / "examples").glob("*.yaml")), ids=lambda f: f.name)
 def test_the_examples_run_on_a_cluster_too(file: Path, plan: MakePlan, check_core: Check) -> None:
     deployment = NemotronDeployment.parse(yaml.safe_load(file.read_text()))
-    if deployment.spec.engine.type is not EngineType.NATIVE:
-        with pytest.raises(InvalidInput, match=r"spec\.engine\.type"):
-            plan(deployment)
-        return
     for child in plan(deployment, settings=Settings()).children:
         if child["kind"] in CORE:
             check_core(child)

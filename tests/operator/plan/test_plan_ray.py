@@ -6,6 +6,7 @@ import importlib
 import json
 import subprocess
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -84,6 +85,28 @@ def test_a_draft_adapter_reaches_the_worker(
     service = find(plan(resource(spec | {"model": model})), "RayService")
     args = yaml.safe_load(service["spec"]["serveConfigV2"])["applications"][0]["args"]
     assert PoolArgs.model_validate(args).engine.draft_adapter == "linear_spec_lora"
+
+
+def test_sglang_pools_have_one_mode_each_and_the_image_of_the_spec(plan: MakePlan, find: Find) -> None:
+    from ray.serve.schema import ServeDeploySchema
+
+    from trimode_workers.replica.settings import PoolArgs
+
+    text = (Path(__file__).parents[3] / "examples" / "nemotron-8b-sglang.yaml").read_text(encoding="utf-8")
+    service = find(plan(NemotronDeployment.parse(yaml.safe_load(text))), "RayService")
+    config = ServeDeploySchema.model_validate(yaml.safe_load(service["spec"]["serveConfigV2"]))
+    engines = [PoolArgs.model_validate(app.args).engine for app in config.applications]
+    told = [engine.sglang for engine in engines if engine.sglang is not None]
+    assert [(one.mode, one.block_lengths, one.gpus) for one in told] == [
+        ("AR", (), 1),
+        ("SelfSpeculation", (8, 16, 32), 1),
+    ]
+    assert told[0].args == ("--mem-fraction-static", "0.8")
+    groups = service["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    images = {group["template"]["spec"]["containers"][0]["image"] for group in groups}
+    assert images == {"example.com/sglang-dllm:linearspec"}
+    head = service["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]["containers"][0]
+    assert head["image"] not in images
 
 
 def test_the_scaling_policy_is_there(config: Any) -> None:

@@ -1,43 +1,20 @@
 """What a replica on SGLang is told beyond what every engine is.
 
-Belongs here: frozen settings, checked once at the edge, and what users may not write into `spec.engine.args`.
+Belongs here: frozen settings, checked once at the edge.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from trimode_api.modes import AR, BLOCK_LENGTHS, Mode, OperatingPoint, diffusion, speculation
+from trimode_api.sglang import reserved
 
 COMMAND = ("python3", "-m", "sglang.launch_server")
 COMMAND_VARIABLE = "TRIMODE_SGLANG_COMMAND"
 """Environment variable with another command, such as the path of an interpreter that has SGLang."""
-
-RESERVED = (
-    "--model-path",
-    "--model",
-    "--tokenizer-path",
-    "--served-model-name",
-    "--host",
-    "--port",
-    "--context-length",
-    "--max-running-requests",
-    "--json-model-override-args",
-    "--dllm-algorithm",
-    "--dllm-algorithm-config",
-    "--enable-metrics",
-    "--dtype",
-    "--config",
-)
-"""Arguments that follow from the resource; written a second time they would contradict it."""
-
-
-def reserved(args: Sequence[str]) -> list[str]:
-    """Those of `args` that are not the user's to set."""
-    return [arg for arg in args if arg.split("=", 1)[0] in RESERVED]
 
 
 class SGLangOptions(BaseModel):
