@@ -9,6 +9,7 @@ import asyncio
 import signal
 import time
 import uuid
+from typing import Any
 
 import kopf
 import structlog
@@ -94,7 +95,10 @@ class Operation:
             await runner.cleanup()
 
     async def _watch(self, stop: asyncio.Event, watching: asyncio.Event) -> None:
+        # Else kopf asks for the user's name, which a container's user by number has not. (Its type is not public.)
+        identity: Any = self._options.identity
         await kopf.operator(
+            identity=identity,
             registry=registry(self._cache, self._queue.add, seen=lambda: self._vitals.saw_event(time.monotonic())),
             settings=operator_settings(namespaced=bool(self._options.namespaces)),
             clusterwide=not self._options.namespaces,
