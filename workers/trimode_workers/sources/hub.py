@@ -173,7 +173,8 @@ class Hub:
         """Bring large files to where huggingface_hub would have put them."""
         storage = self._storage(source)
         blobs = [Blob(file.path, file.lfs.size, file.lfs.sha256) for file in files if file.lfs is not None]
-        transfer = Transfer(self.address, self.token, source.place, commit, storage / "blobs")
+        locks = storage.parent / ".locks" / storage.name
+        transfer = Transfer(self.address, self.token, source.place, commit, storage / "blobs", locks)
         missing = sum(transfer.missing(blob) for blob in blobs)
         if missing:
             storage.mkdir(parents=True, exist_ok=True)

@@ -34,13 +34,17 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """Downloads of one repository at one commit into `folder`, each file under its SHA-256."""
+    """Downloads of one repository at one commit into `folder`, each file under its SHA-256.
+
+    `locks` is where huggingface_hub has its locks for the same files, so that it waits for us as we for it.
+    """
 
     endpoint: str
     token: str | None
     repository: str
     commit: str
     folder: Path
+    locks: Path
 
     def missing(self, blob: Blob) -> int:
         """Bytes still to come."""
@@ -62,8 +66,9 @@ class Transfer:
 
     def _one(self, blob: Blob, tell: _Tell) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.locks.mkdir(parents=True, exist_ok=True)
         goal, part = self.folder / blob.sha256, self.folder / (blob.sha256 + PARTIAL)
-        with WeakFileLock(self.folder / f"{blob.sha256}.lock"):
+        with WeakFileLock(self.locks / f"{blob.sha256}.lock"):
             if goal.exists():  # another process was quicker
                 return
             self._append(blob, part, tell)
