@@ -139,6 +139,7 @@ def router(
     keys: Annotated[str, typer.Option(metavar="FILE", help="API keys and tenants; see docs/router.md.")] = "",
     tls_certificate: Annotated[str, typer.Option(metavar="FILE", help="PEM; makes it HTTPS.")] = "",
     tls_key: Annotated[str, typer.Option(metavar="FILE", help="PEM, where it is not in the certificate's.")] = "",
+    processes: Annotated[int, typer.Option(min=1, max=64, help="Routers that share the port, one a core.")] = 1,
     anyone: Annotated[bool, typer.Option("--anyone", help="Listen on the network without keys.")] = False,
 ) -> None:
     """Route to any OpenAI-compatible servers: the router without the rest.
@@ -147,7 +148,7 @@ def router(
     """
     from trimode_cli.router import router as run
 
-    sys.exit(run(host, port, replica, max_running, keys, (tls_certificate, tls_key), anyone=anyone))
+    sys.exit(run(host, port, replica, max_running, keys, (tls_certificate, tls_key), processes, anyone=anyone))
 
 
 @app.command()

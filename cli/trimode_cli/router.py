@@ -26,7 +26,15 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def router(
-    host: str, port: int, replicas: list[str], max_running: int, keys: str, tls: tuple[str, str], *, anyone: bool
+    host: str,
+    port: int,
+    replicas: list[str],
+    max_running: int,
+    keys: str,
+    tls: tuple[str, str],
+    processes: int,
+    *,
+    anyone: bool,
 ) -> int:
     """Serve until Ctrl-C; the exit code. BadInput where an option makes no sense."""
     from trimode_router.__main__ import serve
@@ -41,6 +49,7 @@ def router(
         policy=policy(),
         static_replicas=tuple(map(checked, replicas)),
         static_max_running=max_running,
+        processes=processes,
         keys_file=str(Path(keys).absolute()) if keys else "",
         tls_certificate=tls[0],
         tls_key=tls[1],

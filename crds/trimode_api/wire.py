@@ -115,6 +115,16 @@ class ReplicaReport(WireModel):
     last_switch: SwitchReport | None = None
     preemptions: int = Field(default=0, ge=0)
     tokens_per_second: float = Field(ge=0, description="emitted by the replica over the last seconds")
+    paces: tuple[tuple[int, float], ...] = Field(
+        default=(),
+        description="(requests decoding, predicted seconds per token of one of them), ascending; may be empty",
+    )
+    prompt_seconds_per_token: float = Field(
+        default=0.0, ge=0, description="seconds spent on prompts per token decoded, lately"
+    )
+    prompt_tokens_per_second: float = Field(
+        default=0.0, ge=0, description="prompt tokens per second spent on prompts, lately; 0 where unknown"
+    )
     policy_version: int = Field(ge=0, description="version of the policy in force here")
 
 
@@ -187,6 +197,7 @@ class RouterConfig(WireModel):
     port: int = Field(default=8000, ge=0, le=65535)
     internal_host: str = "127.0.0.1"
     internal_port: int = Field(default=0, ge=0, le=65535, description="0: any free port")
+    processes: int = Field(default=1, ge=1, le=64, description="routers that share the public port")
     static_replicas: tuple[str, ...] = Field(
         default=(), description="URLs of OpenAI-compatible servers that do not report; they are probed"
     )

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from trimode_api.errors import problems_of
 from trimode_api.wire import TOKEN_VARIABLE, RouterConfig
-from trimode_router import logs
+from trimode_router import logs, processes
 from trimode_router.access import AccessError
 from trimode_router.server import Router
 
@@ -31,7 +31,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Exit codes: 0 stopped on request, 1 streams were cut by the drain's end, 2 could not start."""
     parser = argparse.ArgumentParser(prog="python -m trimode_router", description="The trimode router.")
     parser.add_argument("--config", required=True, type=Path, help="JSON file with a RouterConfig")
-    file: Path = parser.parse_args(arguments).config
+    parser.add_argument("--shared", action="store_true", help="other processes listen on the public port, too")
+    options = parser.parse_args(arguments)
+    file: Path = options.config
     token = os.environ.get(TOKEN_VARIABLE, "")
     if not token:
         return _fail(f"the environment variable {TOKEN_VARIABLE} must hold the fleet's token")
@@ -42,20 +44,25 @@ def main(arguments: list[str] | None = None) -> int:
     except ValidationError as error:
         problems = "; ".join(str(problem) for problem in problems_of(error))
         return _fail(f"--config {file}: {problems}")
-    return serve(config, token)
+    return serve(config, token, os.environ.get(processes.REPLICA_KEY_VARIABLE), shared=options.shared)
 
 
-def serve(config: RouterConfig, token: str, replica_key: str | None = None) -> int:
+def serve(config: RouterConfig, token: str, replica_key: str | None = None, *, shared: bool = False) -> int:
     """Run a router until SIGTERM or SIGINT; see `Router` for `replica_key`, `main` for the exit code."""
+    if config.processes > 1:
+        try:
+            return asyncio.run(processes.run(config, token, replica_key))
+        except OSError as error:
+            return _fail(f"cannot listen on {config.host}:{config.port}: {error.strerror or error}")
     logs.configure()
-    return uvloop.run(_run(config, token, replica_key))
+    return uvloop.run(_run(config, token, replica_key, shared))
 
 
-async def _run(config: RouterConfig, token: str, replica_key: str | None) -> int:
+async def _run(config: RouterConfig, token: str, replica_key: str | None, shared: bool) -> int:
     log = structlog.get_logger("router")
     loop = asyncio.get_running_loop()
     try:
-        router = Router(config, token, replica_key=replica_key, now=loop.time, wall=time.time)
+        router = Router(config, token, replica_key=replica_key, shared=shared, now=loop.time, wall=time.time)
     except AccessError as error:
         return _fail(f"keysFile: {error}")
     except OSError as error:  # ssl.SSLError is one

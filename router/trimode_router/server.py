@@ -43,16 +43,19 @@ class Router:
         token: str,
         *,
         replica_key: str | None = None,
+        shared: bool = False,
         now: Callable[[], float],
         wall: Callable[[], float],
         limits: Limits | None = None,
     ) -> None:
-        """`replica_key` is sent to replicas: the fleet's token where it is None, the client's own key where empty.
+        """With `shared` other processes listen on the public port, too. `replica_key` is what replicas are sent: the
+        fleet's token where it is None, the client's own key where it is empty.
 
         Raises AccessError or OSError where the key file or the certificate can not be used.
         """
         self.limits = limits or Limits()
         self._config = config
+        self._shared = shared
         self._now = now
         self._connections: set[ClientConnection] = set()
         self._ticks = 0
@@ -86,8 +89,9 @@ class Router:
         """Listen on both ports. Raises OSError naming neither: `strerror` says what, the caller knows where."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: ClientConnection(self._edge), self._config.host, self._config.port, backlog=4096, ssl=self._tls
-        )
+            lambda: ClientConnection(self._edge), self._config.host, self._config.port, backlog=4096, ssl=self._tls,
+            reuse_port=self._shared or None,
+        )  # fmt: skip
         self._runner = web.AppRunner(self._internal.app(), access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
         site = web.TCPSite(self._runner, self._config.internal_host, self._config.internal_port)

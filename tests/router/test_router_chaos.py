@@ -13,7 +13,7 @@ from trimode_router.chaos.__main__ import Result, play, table
 from trimode_router.chaos.load import Account
 from trimode_router.chaos.scenarios import SCENARIOS
 
-SECONDS = {"hang": 8.0, "all gone": 6.0, "router SIGTERM": 6.0}
+SECONDS = {"soak": 20.0, "hang": 9.0, "all gone": 6.0, "router SIGTERM": 6.0}
 CLIENTS = 50
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 

@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from trimode_router.testing.replica import Call, FakeReplica, polite
@@ -88,6 +89,30 @@ async def test_two_servers_one_dies(start: Any) -> None:
 
 def _asked(replica: FakeReplica) -> int:
     return sum(call.method == "POST" for call in replica.calls)
+
+
+async def test_several_processes_on_one_port(start: Any) -> None:
+    async with FakeReplica(script=server) as replica:
+        router = await start("--replica", replica.url, "--processes", "2")
+        await router.until(200)
+        (one, two) = psutil.Process(router.process.pid).children()
+        for _ in range(40):  # new connections each: the kernel shares them out
+            async with httpx.AsyncClient(base_url=router.url, timeout=20, verify=False) as http:
+                answer = await http.post("/v1/chat/completions", json=CHAT)
+                assert answer.status_code in (200, 503)  # one of them may not have probed yet
+        served = [await _served(router.url, each.pid) for each in (one, two)]
+        assert all(served), served
+        router.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(20):
+            assert await router.process.wait() == 0
+        assert not one.is_running()
+        assert not two.is_running()
+
+
+async def _served(url: str, pid: int) -> bool:
+    """Whether this process listens on the port of `url`."""
+    port = int(url.rsplit(":", 1)[1])
+    return any(c.laddr.port == port and c.status == "LISTEN" for c in psutil.Process(pid).net_connections())
 
 
 async def test_whose_key_the_server_sees(start: Any) -> None:

@@ -96,6 +96,11 @@ async def policies(stage: Stage, seconds: float) -> None:
         await asyncio.sleep(0.1)
 
 
+async def everything(stage: Stage, seconds: float) -> None:
+    """Kills and changes of policy at once, while clients leave: for a soak."""
+    await asyncio.gather(kills(stage, seconds), policies(stage, seconds))
+
+
 SCENARIOS = (
     Scenario("calm", calm),
     Scenario("kill -9", kills),
@@ -108,4 +113,5 @@ SCENARIOS = (
     Scenario("router SIGTERM", restarts, frozenset({"refused", "unconnected"})),
     Scenario("policies", policies),
     Scenario("clients leave", calm, frozenset({"left"}), leaving=0.5),
+    Scenario("soak", everything, frozenset({"left"}), leaving=0.2),
 )
