@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from trimode_api.fleet import FleetView, Freshness
+from trimode_router.tallies import Counts, Spreads
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
@@ -26,43 +27,41 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=True)
         registry = self.registry
-        self.requests = Counter(
+        self.requests = Counts(
             "trimode_router_requests",
             "Completion requests by how they ended; status is the HTTP status, or what cut the answer short.",
             ["tier", "status"],
             registry=registry,
         )
-        self.first_byte = Histogram(
+        self.first_byte = Spreads(
             "trimode_router_time_to_first_token_seconds",
             "From the whole request read to the first byte of the answer's body.",
             ["tier"],
             buckets=_FAST,
             registry=registry,
         )
-        self.whole = Histogram(
+        self.whole = Spreads(
             "trimode_router_request_seconds",
             "From the whole request read to the end of the answer.",
             ["tier"],
             buckets=_WHOLE,
             registry=registry,
         )
-        self.per_token = Histogram(
+        self.per_token = Spreads(
             "trimode_router_time_per_output_token_seconds",
             "Of a stream: time after the first token, by token.",
             ["tier"],
             buckets=_PER_TOKEN,
             registry=registry,
         )
-        self.objectives = Counter(
+        self.objectives = Counts(
             "trimode_router_objectives",
             "Answers by whether they met their tier's objective.",
             ["tier", "objective", "met"],
             registry=registry,
         )
-        self.tokens = Counter(
-            "trimode_router_output_tokens", "Tokens in finished answers.", ["tier"], registry=registry
-        )
-        self.queue_wait = Histogram(
+        self.tokens = Counts("trimode_router_output_tokens", "Tokens in finished answers.", ["tier"], registry=registry)
+        self.queue_wait = Spreads(
             "trimode_router_queue_wait_seconds",
             "Time in the queue of requests that had to wait, however they left it.",
             ["tier"],
