@@ -113,10 +113,17 @@ class Gate:
         self._loop.close()
 
     async def _pass(self, request: web.Request, session: aiohttp.ClientSession) -> web.StreamResponse:
+        try:
+            return await self._forward(request, session)
+        except (ConnectionError, aiohttp.ClientError) as exc:  # either side has gone
+            return web.Response(status=502, text=str(exc))
+
+    async def _forward(self, request: web.Request, session: aiohttp.ClientSession) -> web.StreamResponse:
         kept = _end_to_end(request.headers)
         kept.popall("authorization", None)
+        kept["Accept-Encoding"] = "identity"
         url = self.server + request.path_qs
-        async with session.request(request.method, url, headers=kept, data=await request.read()) as answer:
+        async with session.request(request.method, url, headers=kept, data=await request.read() or None) as answer:
             await self._note(request, answer.status)
             reply = web.StreamResponse(status=answer.status, headers=_end_to_end(answer.headers))
             await reply.prepare(request)

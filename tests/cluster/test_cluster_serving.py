@@ -169,14 +169,14 @@ def test_an_edit_of_the_policy_touches_nothing_that_runs(serving: World, home: s
 def test_a_bad_edit_leaves_what_serves_and_says_so(serving: World, home: str) -> None:
     before = identities(serving, home)
     with Traffic(serving.url(NAME, home), MODEL) as traffic:
-        serving.patch(NAME, home, {"model": {"draftAdapter": "some"}})
+        serving.patch(NAME, home, {"model": {"uri": "file://relative"}})
         ready = serving.until_condition(NAME, home, "Ready", "False")
         traffic.wait_for(2)
-    assert "spec.model.draftAdapter" in ready["message"]
+    assert "spec.model.uri" in ready["message"]
     assert serving.condition(NAME, home, "Serving")["status"] == "True"
     assert traffic.failures == []
     assert identities(serving, home) == before
-    serving.patch(NAME, home, {"model": {"draftAdapter": None}})
+    serving.patch(NAME, home, {"model": {"uri": "tiny://"}})
     serving.until_condition(NAME, home, "Ready")
 
 
@@ -203,6 +203,7 @@ def test_a_pool_scales_in_place(serving: World, home: str) -> None:
     serving.until_condition(NAME, home, "Ready")
     assert engines < ray.engines()
     serving.patch(NAME, home, {"pools": [{**pool, "replicas": {"min": 1, "max": 1}}]})
+    timed("one replica", lambda: len(ray.engines()) == 1, serving, 90)
     serving.until_condition(NAME, home, "Ready")
     assert ray.clusters_made == clusters
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from trimode_e2e.kuberay.shape import Group
 from trimode_e2e.kuberay.status import ClusterState
 
 STOP_TIMEOUT_S = 30.0
+ANSWER_TIMEOUT_S = 120.0
 _PACKAGE_ROOT = Path(__file__).parents[2]
 _ENGINE = "trimode_workers.process"
 
@@ -123,6 +125,9 @@ class Cluster:
 
     def _answer(self) -> Any:
         assert self._process.stdout is not None
+        # An answer is one line, so nothing of it can be left in the buffer that is not looked at here.
+        if not select.select([self._process.stdout], [], [], ANSWER_TIMEOUT_S)[0]:
+            raise Broken(f"Ray cluster {self.name} has not answered for {ANSWER_TIMEOUT_S:g} s:\n{self._log_end()}")
         line = self._process.stdout.readline()
         if not line:
             raise Broken(f"Ray cluster {self.name} has ended:\n{self._log_end()}")

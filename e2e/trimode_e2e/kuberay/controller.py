@@ -117,7 +117,7 @@ class Service:
             try:
                 self._step(self.wanted)
             except Refused as exc:
-                _log.info("rayservice %s: %s", self._name, exc)  # gone or changed: the next snapshot tells
+                _log.warning("rayservice %s: %s", self._name, exc)  # gone or changed: the next snapshot tells
             except Exception as exc:  # noqa: BLE001 - the server may be away in any way
                 _log.warning("rayservice %s: %s", self._name, exc)
                 self._complain(exc)

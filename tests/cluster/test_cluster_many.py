@@ -1,0 +1,74 @@
+"""A hundred resources: how long they take, how much memory, and that rest means rest. Figures are printed."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from trimode_e2e.api import Api
+from trimode_e2e.operator_process import Operator
+from trimode_e2e.world import KIND, PAPER, VERSION, World, tiny
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+MANY = 100
+
+
+def written(operator: Operator) -> float:
+    """Requests so far that changed something."""
+    found = operator.metrics().items()
+    return sum(value for name, value in found if name.startswith("trimode_operator_writes_total"))
+
+
+def test_a_hundred_resources(world: World, rights: Path, folder: Path) -> None:
+    place = world.namespace(PAPER)
+    operator = Operator.start(rights, folder, name="many")
+    try:
+        quiet_mib = operator.rss_mib
+        cpu = operator.cpu_s
+        begun = time.monotonic()
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda number: world.api.create(tiny(f"many-{number}", place)), range(MANY)))
+        created = time.monotonic()
+        api = Api(world.cluster.kubeconfig)
+
+        def all_told() -> bool:
+            items = api.listed(VERSION, KIND, place)
+            told = [item for item in items if item.get("status", {}).get("observedGeneration") == 1]
+            return len(told) == MANY
+
+        api.until(all_told, "all have a status", 300)
+        api.until(lambda: len(api.listed("ray.io/v1", "RayService", place)) == MANY, "all have a RayService", 300)
+        done = time.monotonic()
+        print(
+            f"\n{MANY} resources: created in {created - begun:.1f} s, all reconciled {done - begun:.1f} s after the "
+            f"first; operator {operator.cpu_s - cpu:.1f} s of processor, "
+            f"{operator.rss_mib:.0f} MiB (at rest before: {quiet_mib:.0f} MiB)"
+        )
+        before = {
+            (item["kind"], item["metadata"]["name"]): item["metadata"]["resourceVersion"]
+            for kind in (("v1", "ConfigMap"), ("v1", "Service"), ("ray.io/v1", "RayService"), (VERSION, KIND))
+            for item in api.listed(*kind, place)
+        }
+        count = written(operator)
+        cpu, begun = operator.cpu_s, time.monotonic()
+        visits = _visits(operator)
+        api.until(lambda: _visits(operator) >= visits + 2 * MANY, "two more rounds of visits", 120)
+        after = {
+            (item["kind"], item["metadata"]["name"]): item["metadata"]["resourceVersion"]
+            for kind in (("v1", "ConfigMap"), ("v1", "Service"), ("ray.io/v1", "RayService"), (VERSION, KIND))
+            for item in api.listed(*kind, place)
+        }
+        print(f"\nat rest: {(operator.cpu_s - cpu) / (time.monotonic() - begun):.2f} cores for {MANY} resources")
+        assert after == before
+        assert written(operator) == count
+    finally:
+        operator.stop()
+
+
+def _visits(operator: Operator) -> float:
+    found = operator.metrics().items()
+    return sum(value for name, value in found if name.startswith("trimode_operator_reconcile_seconds_count"))
