@@ -28,10 +28,15 @@ ChildName = tuple[str, str]
 """Kind and name of a child within its namespace."""
 
 
+GONE_KEPT = 4096
+
+
 class Cache:
     """Not thread-safe: it lives on the operator's loop."""
 
     def __init__(self) -> None:
+        self._gone: dict[str, None] = {}
+        """Uids of the latest objects that ended: the answer to a write may come later than the news of the end."""
         self._resources: dict[Key, Object] = {}
         self._children: dict[Key, dict[ChildName, Object]] = {}
 
@@ -47,7 +52,7 @@ class Cache:
     def put(self, body: Object) -> Key | None:
         """Take in a state; the resource that it concerns, or None where it is no news."""
         key = key_of(body)
-        if key is None:
+        if key is None or body["metadata"].get("uid") in self._gone:
             return None
         store, place = self._place(key, body)
         known = store.get(place)
@@ -61,6 +66,9 @@ class Cache:
         key = key_of(body)
         if key is None:
             return None
+        self._gone[str(body["metadata"].get("uid"))] = None
+        if len(self._gone) > GONE_KEPT:
+            del self._gone[next(iter(self._gone))]
         store, place = self._place(key, body)
         known = store.get(place)
         if known is None or not _same_object(known, body):

@@ -25,6 +25,8 @@ GRACE_S = 5.0
 """Events come within milliseconds; what a watch has not told after this long it has missed."""
 FIRST_LISTS_S = 30.0
 """How long after its start a process may still be taking in the first lists."""
+GONE = -1
+"""The version of what is not there any more."""
 SUSPECT_S = 60.0
 """A watch that missed something and then stays silent this long is dead."""
 
@@ -109,18 +111,22 @@ class Watchdog:
             self._vitals.agreed(self._now())
             return
         self._vitals.missed(self._now())
-        structlog.get_logger("health").error("the watch missed changes", resources=sorted(str(k) for k, _ in late))
-        for body in await self._listed():
-            key = self._cache.put(body)
-            if key is not None:
+        for key, version in late:
+            body = self._cache.resource(key)
+            if version == GONE and body is not None:
+                self._cache.drop(body)
                 self._changed(key)
+        structlog.get_logger("health").error("the watch missed changes", resources=sorted(str(k) for k, _ in late))
+        for listed in await self._listed():
+            if (news := self._cache.put(listed)) is not None:
+                self._changed(news)
 
     async def _late(self) -> set[tuple[Key, int]]:
         """Resources (with their version) that are newer than what the watches told, and those that are gone."""
         listed = {key: version_of(body) for body in await self._listed() if (key := key_of(body)) is not None}
         known = {key: version_of(body) for key in self._cache.resources() if (body := self._cache.resource(key))}
         late = {(key, version) for key, version in listed.items() if known.get(key, -1) < version}
-        return late | {(key, -1) for key in known if key not in listed}
+        return late | {(key, GONE) for key in known if key not in listed}
 
     async def _listed(self) -> list[Object]:
         return [body for place in self._namespaces for body in await self._cluster.listed(RESOURCE, place)]

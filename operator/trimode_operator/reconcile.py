@@ -256,7 +256,10 @@ class Reconciler:
         patch = {"metadata": {"finalizers": wanted, "resourceVersion": fresh["metadata"]["resourceVersion"]}}
         result = await self._parts.cluster.merge(RESOURCE, key.namespace, key.name, patch)
         self._parts.metrics.writes.labels("finalizer", RESOURCE.kind).inc()
-        self._cache.put(result)
+        if result["metadata"].get("deletionTimestamp") and not wanted:
+            self._cache.drop(result)  # nothing holds it any more, so that was its end
+        else:
+            self._cache.put(result)
         return result
 
     def _versions(self, key: Key) -> frozenset[tuple[object, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from trimode_operator.cache import Cache, Key, key_of, owned_by
+from trimode_operator.cache import GONE_KEPT, Cache, Key, key_of, owned_by
 
 KEY = Key("default", "nemo")
 
@@ -86,3 +86,20 @@ def test_ownership_is_by_uid() -> None:
     assert owned_by(child(1), "u1")
     assert not owned_by(child(1), "u2")
     assert not owned_by({"metadata": {}}, "u1")
+
+
+def test_the_answer_to_a_write_that_comes_after_the_end_brings_nothing_back() -> None:
+    cache = Cache()
+    cache.put(resource(1))
+    cache.drop(resource(3))
+    assert cache.put(resource(2)) is None
+    assert cache.put(resource(9)) is None
+    assert cache.resource(KEY) is None
+    assert cache.put(resource(1, uid="another")) == KEY
+
+
+def test_of_ends_only_the_latest_are_remembered() -> None:
+    cache = Cache()
+    for number in range(GONE_KEPT + 10):
+        cache.drop(child(1, uid=f"c{number}"))
+    assert len(cache._gone) == GONE_KEPT

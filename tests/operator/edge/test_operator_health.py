@@ -74,6 +74,8 @@ async def test_an_end_that_the_watch_missed_is_found_out_too(watched: Watched) -
     watched.cache.put(resource(uid="u", resourceVersion="5"))
     await watched.dog.check()
     assert watched.trouble(SUSPECT_S + 1)
+    assert watched.changed == [KEY]
+    assert watched.cache.resources() == ()
 
 
 async def test_first_lists_may_take_a_while(watched: Watched) -> None:

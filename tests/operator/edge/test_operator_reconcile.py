@@ -446,8 +446,7 @@ async def test_a_stale_view_of_the_resource_costs_a_retry_and_no_finalizer(stage
     stale = stage.cache.resource(KEY)
     assert stale is not None
     stage.edit("NemotronDeployment", "nemo", lambda body: body["metadata"].update(finalizers=["theirs/keep"]))
-    stage.cache.drop(stale)
-    stage.cache.put(stale)
+    stage.cache._resources[KEY] = stale
     await stage.visit()
     assert stage.cluster.named("NemotronDeployment", "nemo")["metadata"]["finalizers"] == ["theirs/keep", FINALIZER]
 
