@@ -142,6 +142,11 @@ def _choosy(request: RequestView, alive: Sequence[ReplicaView]) -> bool:
     return request.pin is not None or not all(r.lossless for r in alive)
 
 
+LATE_SHARE = 0.5
+"""Share of a replica's room up to which it takes requests that are late anyway: the rest is for those in time. Only
+where a pace is at stake."""
+
+
 def _pick(request: RequestView, able: Sequence[ReplicaView], staleness: Staleness, seed: int) -> RouteDecision:
     """Fresh before stale, those kept fast for the request's tier before others, then the smallest share of their room
     in use, then the fewest queued prompt tokens."""
@@ -179,6 +184,8 @@ def _pick(request: RequestView, able: Sequence[ReplicaView], staleness: Stalenes
 
 def _room(request: RequestView, replica: ReplicaView, paced: bool) -> int:
     """Requests that may be there without anyone falling behind: the tier it is kept fast for, nor this one."""
+    if request.claim == Claim.LATE and replica.floor < replica.capacity:
+        return max(1, int(LATE_SHARE * replica.floor))
     if not paced:
         return replica.floor
     return min(replica.floor, replica.rows.get(request.tier, replica.floor))

@@ -39,6 +39,10 @@ class Move:
     fast_replicas: int = 0
 
 
+PATIENT = Plan(fast=1, slack=0.8, hold=True)
+"""What is hard to beat by hand: one replica at the strictest pace, and who fits nowhere waits."""
+
+
 def searches(scenario: Scenario, search: Search, duration_s: float) -> int:
     """How many windows are simulated: what a progress bar counts to."""
     windows = -(-duration_s // _window(scenario, search))
@@ -135,11 +139,11 @@ def _constant(scenario: Scenario) -> list[Move]:
         plans = [Plan(fast=n) for n in fast] + [
             Plan(fast=0, drop=False),
             Plan(fast=0, hold=True),
-            Plan(fast=1, slack=0.8, hold=True),
+            PATIENT,
         ]
         return [Move(plan) for plan in plans]
     sizes = range(count + 1) if count <= 4 else sorted({0, 1, count // 4, count // 2, count})
-    return [Move(Plan(fast=0), size) for size in sizes]
+    return [Move(plan, size) for size in sizes for plan in (Plan(fast=0), PATIENT)]
 
 
 def _moves(scenario: Scenario, fleet: Fleet) -> list[Move]:
@@ -150,7 +154,7 @@ def _moves(scenario: Scenario, fleet: Fleet) -> list[Move]:
             Move(Plan(fast=0, drop=False))
         ]
     now = sum(1 for m in fleet.members if (m.then.pool if m.then is not None else m.pool) == FAST_POOL)
-    return [Move(Plan(fast=0), size) for size in (now - 1, now, now + 1) if 0 <= size <= scenario.replicas]
+    return [Move(PATIENT, size) for size in (now - 1, now, now + 1) if 0 <= size <= scenario.replicas]
 
 
 def _seats(scenario: Scenario) -> tuple[Seat, Seat, Seat]:

@@ -150,6 +150,9 @@ class Engine:
             policy_version=helm.version,
             curves=helm.beliefs(),
             switched=helm.switched,
+            paces=helm.paces(self._settings.max_running_requests, now),
+            prompt_s_per_token=helm.prompts.per_token,
+            prompt_tokens_per_s=helm.prompts.tokens_per_s,
             forwards_total=dict(counters.forwards),
         )
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from math import inf
 
 from trimode_api.modes import OperatingPoint
 from trimode_policy.choose import Batch, PointDecision
 from trimode_policy.curves import Curves, Observation
+from trimode_policy.rooms import Paces, PromptPrice, needed_seconds, paces
 from trimode_workers.engine.counters import beliefs
 from trimode_workers.engine.deciding import Pilot, prior
 from trimode_workers.engine.messages import Configure, PointStats, Switched
@@ -23,6 +25,9 @@ Chooser = Callable[[Batch, Seq[OperatingPoint]], OperatingPoint]
 
 _PREFILL_MEMORY = 1000
 """Prompt tokens over which their cost is averaged."""
+
+PACES_S = 1.0
+"""Seconds between two looks at all batches: that takes about a millisecond."""
 
 
 class Helm:
@@ -37,6 +42,10 @@ class Helm:
         self._lossless, self._lossy = Pilot(self.curves, now), Pilot(self.curves, now)
         self._shown = self._lossless
         self._batch = Batch(0, 0.0)
+        self.prompts = PromptPrice()
+        self._context = 0.0
+        self._paces: Paces = ()
+        self._paces_at = float("-inf")
         self._now: dict[bool, OperatingPoint] = {}
         self.configure(configure)
 
@@ -74,11 +83,20 @@ class Helm:
         """The curves at the present batch."""
         return beliefs(self.curves, self.points.every, self._batch)
 
+    def paces(self, most: int, now: float) -> Paces:
+        """The pace of the lossless class at batches up to `most`, for the router; made anew once a second."""
+        if not 0 <= now - self._paces_at < PACES_S:
+            fixed = self._lossless.switching.fixed
+            points = self._lossless.points if fixed is None else (fixed,)
+            self._paces, self._paces_at = paces(self.curves, points, self._context, most), now
+        return self._paces
+
     def decide(self, decode: Seq[Sequence], now: float) -> OperatingPoint:
         """Fix the points of this cycle. Pinned sequences decide nothing; a diffusion point only ever serves those
         that allow a lossy answer, the others follow the lossless class."""
         free = [s for s in decode if s.pin is None]
-        self._batch = load(free)
+        self._batch = load(free, self.prompts.per_token)
+        self._context = self._batch.context_tokens or self._context
         if self._chooser is not None:
             self._now[False] = self._chooser(self._batch, self.points.lossless)
             self._now[True] = self._chooser(self._batch, self.points.every) if self.points.lossy else self._now[False]
@@ -88,7 +106,7 @@ class Helm:
         if self._shown is self._lossless:
             self._now[False] = self._now[True] = self._lossless.decide(self._batch, now)
         if willing:
-            choice = self._lossy.decide(load(willing), now)
+            choice = self._lossy.decide(load(willing, self.prompts.per_token), now)
             self._now[True] = choice if lossy(choice) or self._shown is self._lossy else self._now[False]
         return self.point
 
@@ -98,6 +116,7 @@ class Helm:
 
     def prefilled(self, tokens: int, seconds: float) -> None:
         """Learn what a prompt token costs where prompts run apart."""
+        self.prompts.spent(seconds, tokens, 0.0, seconds)
         weight = tokens / (tokens + _PREFILL_MEMORY)
         self._prefill_s += weight * (seconds / tokens - self._prefill_s)
 
@@ -113,11 +132,16 @@ class Helm:
     ) -> None:
         """Learn from one group's cycle. `riding` prompt tokens ran along: what they would have cost apart, as they
         do beside other points, is taken off, so that points are compared by decoding alone."""
-        seconds = max(seconds - riding * self._prefill_s, seconds * batch / (batch + riding))
+        whole, seconds = seconds, max(seconds - riding * self._prefill_s, seconds * batch / (batch + riding))
+        self.prompts.spent(whole - seconds, riding, tokens, whole)
         self.curves.observe(Observation(point, batch, context_tokens, 0, seconds, tokens), now)
 
 
-def load(sequences: Seq[Sequence]) -> Batch:
-    """What the policy is told of those who decode."""
+def load(sequences: Seq[Sequence], prompt_s: float = 0.0) -> Batch:
+    """What the policy is told of those who decode. `prompt_s`: seconds spent on prompts per token decoded."""
     count = len(sequences)
-    return Batch(count, sum(s.cached for s in sequences) / count if count else 0.0)
+    if not count:
+        return Batch(0, 0.0)
+    strictest = min((s.tpot_s for s in sequences if s.tpot_s > 0), default=inf)
+    context = sum(s.cached for s in sequences) / count
+    return Batch(count, context, needed_seconds(strictest, count, prompt_s))

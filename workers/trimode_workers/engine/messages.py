@@ -118,7 +118,8 @@ class Stats(msgspec.Struct, frozen=True):
 
     `decision_since` is in seconds of the engine's monotonic clock, `age_s` how long the decision stands.
     `emitted_total`, `cycles_total`, `forwards_total` (of each row) count since start, `switches_total` changes of the
-    decided point.
+    decided point. `paces` (requests decoding, seconds per token of one) and what prompts cost tell the router how much
+    load leaves everyone in time.
     """
 
     running: int
@@ -140,6 +141,9 @@ class Stats(msgspec.Struct, frozen=True):
     policy_version: int
     curves: list[PointStats]
     switched: Switched | None = None
+    paces: tuple[tuple[int, float], ...] = ()
+    prompt_s_per_token: float = 0.0
+    prompt_tokens_per_s: float = 0.0
     forwards_total: dict[str, int] = {}
 
 

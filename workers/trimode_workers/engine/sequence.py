@@ -15,7 +15,8 @@ from trimode_workers.engine.messages import Sampling, Submit
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """`tokens` is prompt and output, `row` its place in the cache (-1: none). `arrival` orders requests."""
+    """`tokens` is prompt and output, `row` its place in the cache (-1: none). `arrival` orders requests.
+    `tpot_s`: its objective for seconds per token, 0 for none."""
 
     request_id: str
     tokens: list[int]
@@ -29,6 +30,7 @@ class Sequence:
     arrival: int
     eos: frozenset[int]
     greedy: bool
+    tpot_s: float = 0.0
     cached: int = 0
     row: int = -1
     cycles: dict[str, int] = field(default_factory=dict)
@@ -52,6 +54,7 @@ class Sequence:
             arrival=arrival,
             eos=frozenset() if request.ignore_eos else eos,
             greedy=request.sampling.greedy,
+            tpot_s=request.tier_tpot_s,
         )
 
     @property

@@ -80,6 +80,9 @@ def build_report(who: Self, now: Moment, engine: Started, stats: Stats) -> Repli
         switches=stats.switches_total,
         last_switch=_switch(stats),
         preemptions=stats.preemptions_total,
+        paces=tuple(stats.paces),
+        prompt_seconds_per_token=stats.prompt_s_per_token,
+        prompt_tokens_per_second=stats.prompt_tokens_per_s,
         tokens_per_second=now.tokens_per_second,
         policy_version=stats.policy_version,
     )
