@@ -23,6 +23,7 @@ from trimode_api.wire import TOKEN_VARIABLE, RouterConfig
 from trimode_router import logs, processes
 from trimode_router.access import AccessError
 from trimode_router.server import Router
+from trimode_router.traces import endpoint_of
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -62,7 +63,10 @@ async def _run(config: RouterConfig, token: str, replica_key: str | None, shared
     log = structlog.get_logger("router")
     loop = asyncio.get_running_loop()
     try:
-        router = Router(config, token, replica_key=replica_key, shared=shared, now=loop.time, wall=time.time)
+        traces = endpoint_of(os.environ)
+        router = Router(
+            config, token, replica_key=replica_key, shared=shared, traces_endpoint=traces, now=loop.time, wall=time.time
+        )
     except AccessError as error:
         return _fail(f"keysFile: {error}")
     except OSError as error:  # ssl.SSLError is one

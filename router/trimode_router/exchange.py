@@ -6,7 +6,7 @@ on bytes pass as they came, in pieces that end with a whole event, and a stream 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
@@ -87,9 +87,33 @@ class Exchange:
     """A request and its answer. Ends exactly once, by `_end`. `path` and `body` are what the next replica is sent."""
 
     __slots__ = (
-        "_aligned", "_boundary", "_broken_at", "_desk", "_framing", "_held", "_passing", "_trail", "asked", "awaits",
-        "begun", "body", "client", "link", "not_before", "over", "path", "quiet_since", "record", "request", "strikes",
-        "tenant", "tier", "tried", "turn", "wish",
+        "_aligned",
+        "_boundary",
+        "_broken_at",
+        "_desk",
+        "_framing",
+        "_held",
+        "_passing",
+        "_trail",
+        "asked",
+        "awaits",
+        "begun",
+        "body",
+        "client",
+        "ended",
+        "link",
+        "not_before",
+        "over",
+        "path",
+        "quiet_since",
+        "record",
+        "request",
+        "strikes",
+        "tenant",
+        "tier",
+        "tried",
+        "turn",
+        "wish",
     )  # fmt: skip
 
     def __init__(
@@ -103,6 +127,8 @@ class Exchange:
     ) -> None:
         self.client = client
         self.tenant = tenant
+        self.ended: Callable[[Exchange], None] | None = None
+        """Called at the end, for who wants to know."""
         self.request = request
         self.path = request.path
         self.body = request.body
@@ -334,3 +360,5 @@ class Exchange:
         self.over = True
         self.record.status = status
         self._desk.over(self)
+        if self.ended is not None:
+            self.ended(self)

@@ -27,6 +27,7 @@ from trimode_router.limits import Limits
 from trimode_router.metrics import Metrics
 from trimode_router.probing import Prober
 from trimode_router.surface import Surface
+from trimode_router.traces import Traces
 from trimode_router.view import Viewer
 
 TICK_SECONDS = 0.1
@@ -44,6 +45,7 @@ class Router:
         *,
         replica_key: str | None = None,
         shared: bool = False,
+        traces_endpoint: str = "",
         now: Callable[[], float],
         wall: Callable[[], float],
         limits: Limits | None = None,
@@ -64,10 +66,13 @@ class Router:
         self.metrics = Metrics()
         self.access = Access(Path(config.keys_file) if config.keys_file else None, now())
         self._tls = _tls(config)
+        self._traces = Traces(traces_endpoint, config.name, now, wall)
         self.ledger = Ledger(self.metrics, wall, config.access_log_sample)
         self.dispatcher = Dispatcher(self.fleet, self.ledger, self.limits, key, now)
         self.viewer = Viewer(config.name, self.fleet, self.dispatcher, self.ledger, now, wall)
-        surface = Surface(self.fleet, self.dispatcher, self.viewer, self.metrics, self.access, int(wall()))
+        surface = Surface(
+            self.fleet, self.dispatcher, self.viewer, self.metrics, self.access, self._traces, int(wall())
+        )
         serial, prefix = itertools.count(1), os.urandom(6).hex()
         self._edge = Edge(
             limits=self.limits,
@@ -105,6 +110,7 @@ class Router:
         self.url = _url(scheme, self._config.host, self._server.sockets[0].getsockname()[1])
         self.internal_url = _url("http", self._config.internal_host, self._runner.addresses[0][1])
         await self._prober.start()
+        await self._traces.start()
         self._ticker = loop.create_task(self._tick_forever())
 
     async def stop(self, timeout_s: float) -> bool:
@@ -124,6 +130,7 @@ class Router:
             await self._ticker
         await self._prober.stop()
         await self.dispatcher.close()
+        await self._traces.stop()
         for connection in list(self._connections):
             connection.transport.close()
         await self._server.wait_closed()

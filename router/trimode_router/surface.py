@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -25,6 +26,7 @@ from trimode_router.http.outgoing import JSON, MethodNotAllowed, answer, connect
 from trimode_router.http.request import Request
 from trimode_router.metrics import CONTENT_TYPE, Metrics
 from trimode_router.page import PAGE, PAGE_POLICY
+from trimode_router.traces import Traces
 from trimode_router.view import Viewer
 
 HTML = b"text/html; charset=utf-8"
@@ -46,9 +48,17 @@ class Surface:
     """Serves one request at a time of a client connection."""
 
     def __init__(
-        self, fleet: Fleet, dispatcher: Dispatcher, viewer: Viewer, metrics: Metrics, access: Access, created: int
+        self,
+        fleet: Fleet,
+        dispatcher: Dispatcher,
+        viewer: Viewer,
+        metrics: Metrics,
+        access: Access,
+        traces: Traces,
+        created: int,
     ) -> None:
         self._fleet = fleet
+        self._traces = traces
         self._access = access
         self._dispatcher = dispatcher
         self._viewer = viewer
@@ -112,6 +122,10 @@ class Surface:
         if tenant is not None:
             tenant.enter(self._dispatcher.now())
         exchange = Exchange(client, request, asked, tier, self._dispatcher, tenant)
+        if self._traces.on:
+            context, request.passed = self._traces.begin(request.passed)
+            if context is not None:
+                exchange.ended = partial(self._traces.end, context=context)
         client.flight = exchange
         self._dispatcher.submit(exchange)
 

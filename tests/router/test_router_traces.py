@@ -1,0 +1,112 @@
+"""Spans, as an OTLP collector gets them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import httpx
+import pytest
+from aiohttp import web
+
+from trimode_api.wire import RouterConfig
+from trimode_router.server import Router
+from trimode_router.testing.replica import Call, FakeReplica
+from trimode_router.traces import Context, endpoint_of
+
+CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "a secret"}], "stream": True}
+PARENT = "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01"
+
+
+@pytest.fixture
+async def collector() -> Any:
+    """What was posted, and where to."""
+    posted: list[dict[str, Any]] = []
+
+    async def take(request: web.Request) -> web.Response:
+        posted.append(await request.json())
+        return web.json_response({})
+
+    app = web.Application()
+    app.router.add_post("/v1/traces", take)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield posted, f"http://127.0.0.1:{runner.addresses[0][1]}/v1/traces"
+    await runner.cleanup()
+
+
+async def serve(make_policy: Any, endpoint: str, deed: Any) -> list[Call]:
+    """Run a router with one replica, do `deed` with a client, stop the router; what the replica saw."""
+    loop = asyncio.get_running_loop()
+    config = RouterConfig(name="demo", model="tiny", port=0, policy=make_policy())
+    router = Router(config, "t", traces_endpoint=endpoint, now=loop.time, wall=time.time)
+    await router.start()
+    try:
+        async with FakeReplica() as replica, httpx.AsyncClient(base_url=router.url, verify=False) as http:
+            router.fleet.take_report(replica.report(), loop.time(), time.time())
+            await deed(http)
+    finally:
+        await router.stop(1)
+    return replica.calls
+
+
+async def test_a_request_is_a_span(make_policy: Any, collector: Any) -> None:
+    posted, endpoint = collector
+
+    async def deed(http: httpx.AsyncClient) -> None:
+        await http.post("/v1/chat/completions", json=CHAT, headers={"traceparent": PARENT, "x-request-id": "r-7"})
+        await http.post("/v1/chat/completions", json=CHAT | {"max_tokens": 2})
+
+    began = time.time()
+    calls = await serve(make_policy, endpoint, deed)
+    spans = [span for body in posted for span in body["resourceSpans"][0]["scopeSpans"][0]["spans"]]
+    one, two = spans
+    assert one["traceId"] == PARENT[3:35]
+    assert one["parentSpanId"] == PARENT[36:52]
+    assert calls[0].headers["traceparent"] == f"00-{one['traceId']}-{one['spanId']}-01"
+    assert two["traceId"] != one["traceId"]
+    assert "parentSpanId" not in two
+    values = {each["key"]: next(iter(each["value"].values())) for each in one["attributes"]}
+    assert values["trimode.request_id"] == "r-7"
+    assert values["gen_ai.usage.output_tokens"] == "3"
+    assert values["trimode.replica"] == "r1"
+    assert began * 1e9 - 1e9 <= int(one["startTimeUnixNano"]) <= int(one["endTimeUnixNano"])
+    assert one["events"][0]["name"] == "first byte"
+    assert one["status"]["code"] == 1
+    assert "a secret" not in str(posted)
+
+
+async def test_what_the_client_does_not_sample_is_left_alone(make_policy: Any, collector: Any) -> None:
+    posted, endpoint = collector
+    unsampled = PARENT[:-1] + "0"
+
+    async def deed(http: httpx.AsyncClient) -> None:
+        await http.post("/v1/chat/completions", json=CHAT, headers={"traceparent": unsampled})
+
+    calls = await serve(make_policy, endpoint, deed)
+    assert posted == []
+    assert calls[0].headers["traceparent"] == unsampled
+
+
+async def test_a_collector_that_is_away_costs_nothing(make_policy: Any) -> None:
+    async def deed(http: httpx.AsyncClient) -> None:
+        assert (await http.post("/v1/chat/completions", json=CHAT)).status_code == 200
+
+    await serve(make_policy, "http://127.0.0.1:9/v1/traces", deed)
+
+
+def test_the_standard_variables() -> None:
+    assert endpoint_of({}) == ""
+    assert endpoint_of({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318/"}) == "http://c:4318/v1/traces"
+    exact = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://c/t", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://d"}
+    assert endpoint_of(exact) == "http://c/t"
+    assert endpoint_of(exact | {"OTEL_SDK_DISABLED": "true"}) == ""
+
+
+@pytest.mark.parametrize("bad", [b"", b"00-zz", PARENT.upper().encode(), b"01-" + PARENT[3:].encode()])
+def test_a_bad_parent_is_none(bad: bytes) -> None:
+    context = Context.of(bad)
+    assert context is not None
+    assert context.parent == ""
