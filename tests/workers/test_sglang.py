@@ -235,13 +235,20 @@ class TestFigures:
     def test_acceptance_from_chunks_unless_the_server_tells(self) -> None:
         observer = Observer(options().points, tiers((8, 16, 32), 40), 1000, 40, began=0.0)
         for tokens in (4, 6, 5):
-            observer.chunk(speculation(32), tokens, 0.02)
+            assert observer.chunk(2, tokens, 0.02) == speculation(32)
         assert observer.acceptance(speculation(32)) == pytest.approx(5.0)
         (curve,) = observer.stats(2, now=1.0).curves
         assert (curve.point, curve.predicted_cycle_s, curve.observed_cycles) == ("S32", pytest.approx(0.02), 3)
         assert curve.tokens_per_s == pytest.approx(2 * 5 / 0.02)
         observer.figures = parse_metrics("sglang:spec_accept_length 3.5\n")
         assert observer.acceptance(speculation(32)) == 3.5
+
+    def test_the_pace_by_batch_is_ascending_and_only_what_was_seen(self) -> None:
+        observer = Observer(options().points, tiers((8, 16, 32), 40), 1000, 40, began=0.0)
+        for running, seconds in ((1, None), (1, 0.02), (3, 0.06), (7, 0.04), (33, 0.2)):
+            observer.chunk(running, 4, seconds)
+        paces = observer.stats(0, now=1.0).paces
+        assert paces == ((1, 0.005), (4, 0.015), (8, 0.015), (64, 0.05))
 
     def test_the_point_follows_the_batch_and_changes_are_counted(self) -> None:
         observer = Observer(options().points, tiers((8, 16, 32), 40), 1000, 40, began=0.0)
@@ -373,6 +380,7 @@ class TestReplica:
         assert 1 < s16.tokens_per_cycle <= 7
         assert s16.cycle_seconds > 0
         assert sum(each.tokens for each in last.points) > 500
+        assert last.paces
         assert last.switches >= 2
 
     async def test_requests_beyond_the_batch_wait_in_the_server(

@@ -174,11 +174,14 @@ class SGLangClient:
     async def _first_generation(self) -> None:
         """Whether it really generates, and how many tokens come at once."""
         submit = Submit("ready", [1] * 16, FIRST_TOKENS, ignore_eos=True)
-        follow, tokens, cycles = Chunks(frozenset()), 0, 0
+        follow, tokens, cycles, last = Chunks(frozenset()), 0, 0, None
         try:
             async for chunk in self._chunks(submit):
-                produced = follow.feed(chunk).produced
+                produced, now = follow.feed(chunk).produced, time.monotonic()
                 tokens, cycles = tokens + produced, cycles + (produced > 0)
+                if produced:  # routers have something to compare from the first report on
+                    self._observer.chunk(1, produced, None if last is None else now - last)
+                    last = now
         except (aiohttp.ClientError, BadChunk, ValueError) as exc:
             self._check_process()
             raise EngineFailed(f"the SGLang server cannot generate: {exc}: {self.server.last_words()}") from exc
@@ -215,11 +218,11 @@ class SGLangClient:
                 now = time.monotonic()
                 self._heard = now
                 if news.produced:
-                    point = self._observer.point(min(self.in_flight, self._engine.max_running_requests))
-                    self._observer.chunk(point, news.produced, None if last is None else now - last)
+                    running = min(self.in_flight, self._engine.max_running_requests)
+                    point = str(self._observer.chunk(running, news.produced, None if last is None else now - last))
                     last = now
-                    cycles[str(point)] = cycles.get(str(point), 0) + 1
-                    emitted[str(point)] = emitted.get(str(point), 0) + len(news.tokens)
+                    cycles[point] = cycles.get(point, 0) + 1
+                    emitted[point] = emitted.get(point, 0) + len(news.tokens)
                 self.emitted_total += len(news.tokens)
                 if news.finish is not None:
                     event = TokenEvent(request.request_id, news.tokens, news.finish, "", cycles, emitted)

@@ -26,6 +26,13 @@ class _Mean:
     tokens: float = 0.0
     count: int = 0
 
+    def add(self, tokens: int, seconds: float | None) -> None:
+        weight = max(WEIGHT, 1 / (self.count + 1))
+        self.tokens += weight * (tokens - self.tokens)
+        if seconds is not None:
+            self.cycle_s = seconds if self.cycle_s == 0.0 else self.cycle_s + weight * (seconds - self.cycle_s)
+        self.count += 1
+
 
 @dataclass(slots=True)
 class Observer:
@@ -43,6 +50,7 @@ class Observer:
     switches: int = 0
     switched: Switched | None = None
     _means: dict[str, _Mean] = field(default_factory=dict)
+    _by_batch: dict[int, _Mean] = field(default_factory=dict)
     _point: str = ""
     _since: float = 0.0
 
@@ -52,17 +60,16 @@ class Observer:
             return speculation(block_length(self.tiers, max(1, running)))
         return self.points[0]
 
-    def chunk(self, point: OperatingPoint, tokens: int, seconds: float | None) -> None:
-        """A chunk of `tokens`, `seconds` after the request's last (None: it is the first, and holds the prompt's)."""
+    def chunk(self, running: int, tokens: int, seconds: float | None) -> OperatingPoint:
+        """A chunk of `tokens` while `running` requests ran, `seconds` after the request's last (None: it is the
+        first, and holds the prompt's). Returns the point that it is counted for."""
+        point = self.point(running)
         name = str(point)
         self.cycles[name] += 1
         self.emitted[name] += tokens
-        mean = self._means.setdefault(name, _Mean())
-        weight = max(WEIGHT, 1 / (mean.count + 1))
-        mean.tokens += weight * (tokens - mean.tokens)
-        if seconds is not None:
-            mean.cycle_s = seconds if mean.cycle_s == 0.0 else mean.cycle_s + weight * (seconds - mean.cycle_s)
-        mean.count += 1
+        self._means.setdefault(name, _Mean()).add(tokens, seconds)
+        self._by_batch.setdefault(_level(running), _Mean()).add(tokens, seconds)
+        return point
 
     def acceptance(self, point: OperatingPoint) -> float:
         """Tokens per cycle so far; the server's own figure where it has one."""
@@ -95,7 +102,18 @@ class Observer:
             policy_version=self.version,
             curves=[curve for each in self.points if (curve := self._curve(each, running)) is not None],
             switched=self.switched,
+            paces=self._paces(),
         )
+
+    def _paces(self) -> tuple[tuple[int, float], ...]:
+        """(requests decoding, seconds per token of one) for the batches seen, ascending in both."""
+        found: list[tuple[int, float]] = []
+        slowest = 0.0
+        for batch, mean in sorted(self._by_batch.items()):
+            if mean.cycle_s > 0.0 and mean.tokens > 0.0:
+                slowest = max(slowest, mean.cycle_s / mean.tokens)
+                found.append((batch, slowest))
+        return tuple(found)
 
     def _move(self, point: str, running: int, now: float) -> None:
         if self._point and point != self._point:
@@ -110,3 +128,8 @@ class Observer:
             return None
         tokens = self.acceptance(point)
         return PointStats(str(point), mean.cycle_s, tokens, max(1, running) * tokens / mean.cycle_s, mean.count)
+
+
+def _level(running: int) -> int:
+    """Batches up to the same power of two are one."""
+    return 1 << max(0, running - 1).bit_length()
