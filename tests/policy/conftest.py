@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,7 +21,9 @@ from trimode_policy.roofline import Roofline
 
 # A busy machine is no reason to fail a property.
 settings.register_profile("policy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("policy")
+# Thousands of cases each: TRIMODE_PROPERTIES=thorough pytest tests/policy
+settings.register_profile("thorough", settings.get_profile("policy"), max_examples=4000)
+settings.load_profile(os.environ.get("TRIMODE_PROPERTIES", "policy"))
 
 POINTS = (AR, speculation(8), speculation(16), speculation(32))
 # Milliseconds per cycle by batch, in the order of POINTS: a real measurement of the packaged model on two cores.

@@ -9,7 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimode_api.modes import AR, Mode, OperatingPoint, diffusion, speculation
-from trimode_policy.choose import Batch, PointDecision, PointState, Reason, Switching, choose_point
+from trimode_policy.choose import (
+    FREE,
+    PRICE_S,
+    URGENT,
+    Batch,
+    PointDecision,
+    PointState,
+    Reason,
+    Switching,
+    choose_point,
+)
 from trimode_policy.curves import Curves, Observation
 from trimode_policy.probing import FULL_S, PROBE_MOST, Purse
 from trimode_policy.roofline import Roofline
@@ -77,7 +87,40 @@ def test_the_best_is_kept(tiny_prior: Roofline) -> None:
     curves = taught(tiny_prior, {AR: 0.003, S8: 0.010})
     decision, state = ask(curves, settled(S8))
     assert (decision.point, decision.reason, decision.predicted_gain) == (S8, Reason.KEPT, 0.0)
-    assert state == settled(S8)
+    assert state == replace(settled(S8), asked_at=0.1)
+
+
+def held_until(curves: Curves, state: PointState, needed_s: float = math.inf) -> float:
+    """Seconds until the point is left, asked every 50 ms."""
+    now = 0.0
+    while now < 60.0:
+        _, state = choose_point(Batch(8, 100.0, needed_s), (AR, S8), curves, state, SWITCHING, now)
+        if state.point != AR:
+            return now
+        now += 0.05
+    return now
+
+
+def test_after_many_switches_the_next_one_must_have_cost_something_first(tiny_prior: Roofline) -> None:
+    curves = taught(tiny_prior, {AR: 0.003, S8: 0.010})  # a third of AR's time is lost
+    calm, restless = settled(AR), replace(settled(AR, since=-1.0), recent=FREE + 2.0)
+    assert held_until(curves, calm) == 0.0
+    price = PRICE_S * 2.0**2
+    assert held_until(curves, restless) == pytest.approx(3 * price, rel=0.2)
+    # Where someone in the batch misses the objective, a tenth of that is enough.
+    assert held_until(curves, restless, needed_s=0.0025) == pytest.approx(3 * URGENT * price, abs=0.15)
+    assert held_until(curves, replace(restless, since=-5000.0)) == 0.0  # long ago
+
+
+def test_what_is_lost_is_forgotten_while_the_point_is_the_better_one(tiny_prior: Roofline) -> None:
+    curves = taught(tiny_prior, {AR: 0.002, S8: 0.015})
+    state = replace(settled(AR, since=-1.0), lost_s=1.0, asked_at=0.0)
+    _, later = ask(curves, state, now=0.5)
+    assert 0.0 < later.lost_s < 1.0
+    _, jumped = ask(curves, state, now=1e9)
+    assert jumped.lost_s >= 0.0
+    _, back = ask(curves, state, now=-1e9)
+    assert back.lost_s == 1.0
 
 
 def test_a_gain_within_the_margin_is_not(tiny_prior: Roofline) -> None:

@@ -14,9 +14,10 @@ from trimode_api.modes import AR, OperatingPoint
 from trimode_policy.simulation.fleet import Fleet
 from trimode_policy.simulation.parts import Outage
 from trimode_policy.simulation.policies import fleet_for, policy_names
-from trimode_policy.simulation.rows import EngineLimits
+from trimode_policy.simulation.rows import EngineLimits, Request
 from trimode_policy.simulation.scenario import Scenario
 from trimode_policy.simulation.truth import Truth
+from trimode_policy.simulation.waiting import Line
 from trimode_policy.simulation.workload import Goal, Job, spikes, steps
 
 Run = Any
@@ -186,4 +187,37 @@ def test_priority_goes_first_in_the_router_queue(scenario: Scenario) -> None:
     fleet.offer(Job(0.0, 10, 200, 1, 0))
     fleet.offer(Job(0.001, 10, 5, 1, 0))
     fleet.offer(Job(0.002, 10, 5, 0, 0))
-    assert [entry[3].job.tier for entry in sorted(fleet.queue)] == [0, 1]
+    assert [request.job.tier for request in fleet.queue] == [0, 1]
+    fleet.settle()
+    assert fleet.account.refused == [0, 0]
+
+
+def test_the_line_serves_by_claim_then_priority_and_passes_by_who_fits_nowhere() -> None:
+    goals = (Goal("premium", 0.5, 0.004, 10), Goal("standard", 1.0, 0.012, 0))
+    line = Line(goals)
+    asked = [Request(Job(at, 10, 5, tier, 0), order) for order, (at, tier) in enumerate([(0.0, 1), (9.8, 1), (9.9, 0)])]
+    resumed = Request(Job(0.0, 10, 5, 1, 0), 3, emitted=2.0, first_at=0.5)
+    for request in (*asked, resumed):
+        line.join(request)
+    served: list[int] = []
+
+    def put(request: Request) -> bool:
+        if request.order == 2:
+            return False  # the premium one fits nowhere
+        served.append(request.order)
+        return True
+
+    line.place(put, now=10.0)
+    assert served == [3, 1, 0]  # in mid-sentence, in time, late
+    assert [request.order for request in line] == [2]
+    assert line.below(10) == 0
+    assert [request.order for request in line.expire(10.0)] == [2]
+    assert len(line) == 0
+
+
+def test_premium_requests_get_their_pace_beside_standard_ones(scenario: Scenario, run: Run) -> None:
+    """Under overload the strict tier keeps what its share of the replicas carries."""
+    load = jobs(70.0, 40.0)
+    account = run("trimode", scenario, load).account
+    assert account.attainment(0) > 50.0
+    assert account.attainment(1) > 50.0
