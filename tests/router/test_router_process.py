@@ -122,6 +122,8 @@ async def _refused(base: str) -> None:
                 _, writer = await asyncio.open_connection(host, int(port))
             except ConnectionRefusedError:
                 return
+            except ConnectionResetError:
+                continue  # it waited to be accepted when the port closed
             writer.close()
             await asyncio.sleep(0.01)
 

@@ -36,6 +36,9 @@ class Request:
     problem: ApiError | None = None
 
 
+_KNOWN = frozenset((b"host", b"content-length", b"transfer-encoding", b"expect", _TIER, _ID, b"authorization", *PASSED))
+
+
 class Head:
     """Collects one request's head, field by field, and notices what is wrong with it."""
 
@@ -80,8 +83,12 @@ class Head:
 
     def add(self, name: bytes, value: bytes) -> None:
         """One field, its name in any case."""
-        self.grow(len(name) + len(value) + 4)
+        self.size += len(name) + len(value) + 4
+        if self.size > self._limits[0]:
+            self.grow(0)
         name = name.lower()
+        if name not in _KNOWN:
+            return
         if name == b"host":
             self.hosts += 1
         elif name == b"content-length":
