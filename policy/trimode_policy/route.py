@@ -46,11 +46,15 @@ class ReplicaView:
     """Whether some of its points answer losslessly."""
     floor: int = field(init=False)
     """Requests beyond which the tier it is kept fast for would fall behind its pace."""
+    rooms: Mapping[str, int] = field(init=False)
+    """By tier, requests beyond which that tier, or the one it is kept fast for, would fall behind."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lossless", any(point.mode.lossless for point in self.points))
         kept = self.rows.get(self.keeps, 0) if self.keeps is not None else 0
-        object.__setattr__(self, "floor", min(kept, self.capacity) if kept > 0 else self.capacity)
+        floor = min(kept, self.capacity) if kept > 0 else self.capacity
+        object.__setattr__(self, "floor", floor)
+        object.__setattr__(self, "rooms", {tier: min(rows, floor) for tier, rows in self.rows.items()})
 
 
 class Claim(IntEnum):
@@ -159,13 +163,14 @@ def _pick(request: RequestView, able: Sequence[ReplicaView], staleness: Stalenes
     for replica in able:
         stale = replica.age_s > stale_after
         load, room, other = replica.in_flight, replica.capacity, False
-        if not stale and replica.running + replica.waiting > load:
-            load = replica.running + replica.waiting
-        if replica.rows and not stale and not anywhere:
-            other = replica.keeps != tier
-            room = _room(request, replica, paced)
-            if paced and replica.queued_prompt_tokens and load < room and not _in_time(request, replica):
-                continue
+        if not stale:
+            if replica.running + replica.waiting > load:
+                load = replica.running + replica.waiting
+            if replica.rows and not anywhere:
+                other = replica.keeps != tier
+                room = replica.rooms.get(tier, replica.floor) if paced else _leftover(request, replica)
+                if paced and replica.queued_prompt_tokens and not _in_time(request, replica):
+                    continue
         if load >= room:
             continue
         share = load / room
@@ -182,13 +187,11 @@ def _pick(request: RequestView, able: Sequence[ReplicaView], staleness: Stalenes
     return RouteDecision(best.replica_id, reason, detail)
 
 
-def _room(request: RequestView, replica: ReplicaView, paced: bool) -> int:
-    """Requests that may be there without anyone falling behind: the tier it is kept fast for, nor this one."""
+def _leftover(request: RequestView, replica: ReplicaView) -> int:
+    """Room for a request whose own objective is lost, be it late or out of reach of all replicas."""
     if request.claim == Claim.LATE and replica.floor < replica.capacity:
         return max(1, int(LATE_SHARE * replica.floor))
-    if not paced:
-        return replica.floor
-    return min(replica.floor, replica.rows.get(request.tier, replica.floor))
+    return replica.floor
 
 
 def _in_time(request: RequestView, replica: ReplicaView) -> bool:
