@@ -227,6 +227,7 @@ class Planted:
     """A network that knows its text: place p holds `2 + p % 9`, whatever was said. Time passes as tokens are run."""
 
     drafter = None
+    like = torch.zeros(1)
 
     def __init__(self, config: Any, overhead_s: float = 1e-3, token_s: float = 2e-4) -> None:
         self.config, self.now = config, 0.0

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from trimode_api.wire import PolicyConfig
-from trimode_workers.engine.messages import Configure
+from trimode_workers.engine.messages import Configure, Submit
 from trimode_workers.model.errors import ModelError
 from trimode_workers.process.build import build
 from trimode_workers.replica.replica import Replica
@@ -189,6 +189,26 @@ def test_the_adapter_is_checked_at_the_start(folder: Path) -> None:
         load(folder, ADAPTER)
     with pytest.raises(ModelError, match=r"other/adapter_config\.json: no such file"):
         load(folder, "other")
+
+
+def test_in_the_published_type(folder: Path) -> None:
+    options = EngineOptions(
+        model=str(folder),
+        draft_adapter=ADAPTER,
+        dtype="bfloat16",
+        max_running_requests=3,
+        max_context_tokens=128,
+        threads=1,
+    )
+    engine, started = build(options, Configure(points=["AR", "S8", "D8@0.9"], fallback="AR"))
+    assert started.dtype == "bfloat16"
+    for point in ("AR", "S8", "D8@0.9"):
+        engine.submit(Submit(point, [256, 300, 301], 12, pin=point, lossy_ok=True, ignore_eos=True))
+    found: dict[str, list[int]] = {}
+    while not engine.idle:
+        for event in engine.step().events:
+            found.setdefault(event.request_id, []).extend(event.tokens)
+    assert {point: len(tokens) for point, tokens in found.items()} == {"AR": 12, "S8": 12, "D8@0.9": 12}
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ class DraftCheck:
 def compare_drafts(network: FusedDecoder) -> DraftCheck:
     """Draft behind the same random prompts with the adapter and without."""
     config = network.config
-    cache = KVCache(config, ROWS, PROMPT + BLOCK, network.embedding.dtype, network.embedding.device)
+    cache = KVCache(config, ROWS, PROMPT + BLOCK, network.like.dtype, network.like.device)
     primitive = Primitive(network, cache)
     random = torch.Generator().manual_seed(0)
     prompts = torch.randint(config.vocab_size, (ROWS, PROMPT), generator=random).tolist()

@@ -58,8 +58,8 @@ class Engine:
         self._context, self._vocabulary = settings.max_context_tokens, config.vocab_size
         self._eos = frozenset(config.eos_token_ids)
         slots = self._context + WIDEST_BLOCK
-        weights = network.logits(torch.zeros(1, config.hidden_size))
-        self._cache = KVCache(config, settings.max_running_requests, slots, weights.dtype, weights.device)
+        like = network.like
+        self._cache = KVCache(config, settings.max_running_requests, slots, like.dtype, like.device)
         self._primitive = Primitive(network, self._cache)
         self._helm = Helm(config, configure, clock(), chooser)
         self._limits = self._limits_now()

@@ -28,6 +28,11 @@ class Network(Protocol):
     config: ModelConfig
 
     @property
+    def like(self) -> Tensor:
+        """One of its weights: what it computes with has this type and is on this device."""
+        ...
+
+    @property
     def drafter(self) -> "Network | None":
         """The network with its draft adapter on; None where it has none."""
         ...
@@ -98,6 +103,11 @@ class Decoder(nn.Module):
         self.diffusion_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.frequencies: Tensor
         self.refresh_frequencies()
+
+    @property
+    def like(self) -> Tensor:
+        """One of its weights."""
+        return self.diffusion_head.weight
 
     def refresh_frequencies(self) -> None:
         """Compute the rotary frequencies (again): they are no part of a checkpoint."""

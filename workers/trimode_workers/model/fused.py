@@ -38,7 +38,7 @@ class FusedDecoder:
         layers = (layer for layer in decoder.encoder.layers if isinstance(layer, Layer))
         self.layers = [_FusedLayer(layer, gain, c.head_dim) for layer in layers]
         self.norm = (decoder.encoder.norm.weight * gain).detach()
-        self.head = _packed(decoder.diffusion_head.weight)
+        self.head = self.like = _packed(decoder.diffusion_head.weight)
         self.frequencies, self.magnitude = decoder.frequencies, decoder.magnitude
         self._turns = self._table(_FIRST_POSITIONS)
         self.drafter: FusedDecoder | None = None

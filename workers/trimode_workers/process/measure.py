@@ -76,6 +76,7 @@ async def served(args: argparse.Namespace) -> Taken:
         while replica.report().running < args.streams:  # noqa: ASYNC110 - a measurement, nothing else waits
             await asyncio.sleep(0.05)
         await asyncio.sleep(args.warm)
+        assert isinstance(replica.engine, EngineClient)
         pid = replica.engine.process.pid
         began, before = (time.perf_counter(), _spent(pid), time.process_time()), _cycles(replica)
         await asyncio.sleep(args.seconds)
