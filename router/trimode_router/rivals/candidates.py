@@ -1,6 +1,6 @@
 """How each router is started before two servers.
 
-Belongs here: command lines and configurations, each with one worker (thread or process), as ours has.
+Belongs here: command lines and configurations, with one worker (thread or process) where that can be said, as ours has.
 """
 
 from __future__ import annotations
