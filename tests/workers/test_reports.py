@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from types import SimpleNamespace
 
 import pytest
 from aiohttp import web
@@ -14,7 +15,7 @@ from trimode_api.wire import REPORT_PATH, Command, PolicyConfig, ReplicaReport, 
 from trimode_workers.replica.policy import configure_for, keeping, pool_points
 from trimode_workers.replica.replica import Replica
 from trimode_workers.replica.report import RateWindow
-from trimode_workers.replica.scaling import wanted_replicas
+from trimode_workers.replica.scaling import SIZING, scale
 from trimode_workers.replica.settings import ReplicaSettings
 
 Eventually = Callable[..., Awaitable[None]]
@@ -196,9 +197,18 @@ def test_a_rate_is_over_the_last_seconds_only() -> None:
     assert window.rate(110, now=13.0) == 0.0
 
 
-@pytest.mark.parametrize(
-    ("occupancies", "current", "expected"),
-    [([], 2, 2), ([], 9, 4), ([0.7], 1, 1), ([0.71], 1, 2), ([1.0, 1.0], 2, 3), ([5.0], 1, 4), ([0.0, 0.0], 2, 1)],
-)
-def test_a_pool_is_sized_by_its_load(occupancies: list[float], current: int, expected: int) -> None:
-    assert wanted_replicas(occupancies, current, lowest=1, highest=4) == expected
+def test_a_pool_is_sized_by_its_load_up_at_once_and_down_after_a_calm() -> None:
+    def asked(occupancy: float, target: int, now: float, state: dict[str, object]) -> tuple[int, dict[str, object]]:
+        metrics = {"occupancy": {str(i): occupancy for i in range(target)}}
+        bounds = {"capacity_adjusted_min_replicas": 1, "capacity_adjusted_max_replicas": 4}
+        context = SimpleNamespace(
+            aggregated_metrics=metrics, current_num_replicas=target, target_num_replicas=target,
+            policy_state=state, current_time=now, **bounds,
+        )  # fmt: skip
+        return scale(context)
+
+    assert asked(1.0, 2, 0.0, {}) == (3, {})
+    wanted, state = asked(0.2, 3, 10.0, {})
+    assert wanted == 3
+    assert asked(0.2, 3, 200.0, state)[0] == 3
+    assert asked(0.2, 3, 10.0 + SIZING.calm_s, state) == (1, {})

@@ -1,36 +1,28 @@
-"""How many replicas a pool should have, from how full they are.
+"""The policy function that Ray Serve's autoscaler calls: an adapter of `trimode_policy.size`.
 
-Belongs here: the policy function that Ray Serve's autoscaler calls. Serve sees no requests of its own, since they do
-not pass through it, so the figures are the replicas' (`Replica.load`).
+Belongs here: Serve's types. Serve sees no requests of its own, since they do not pass through it, so the figures are
+the replicas' (`Replica.load`). It applies no delays to a policy of one's own, so going down slowly is the policy's.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
-TARGET_OCCUPANCY = 0.7
-"""Share of the rows in use that a pool aims at: below 1, because a new replica takes a while to come."""
+from trimode_policy.size import Calm, PoolLoad, Sizing, size_pool
 
-
-def wanted_replicas(occupancies: Sequence[float], current: int, lowest: int, highest: int) -> int:
-    """Replicas that would bring the present load to the target. Without figures, as many as there are."""
-    if not occupancies:
-        return max(lowest, min(current, highest))
-    # Rounded first: 0.7 / 0.7 must not become two replicas by a rounding error.
-    wanted = math.ceil(round(sum(occupancies) / TARGET_OCCUPANCY, 6))
-    return max(lowest, min(wanted, highest))
+SIZING = Sizing()
 
 
 def scale(context: Any) -> tuple[int, dict[str, Any]]:
     """Ray Serve's policy function: `(AutoscalingContext) -> (replicas, state)`."""
     metrics = context.aggregated_metrics or {}
-    occupancies = list((metrics.get("occupancy") or {}).values())
-    wanted = wanted_replicas(
-        occupancies,
-        context.current_num_replicas,
-        context.capacity_adjusted_min_replicas,
-        context.capacity_adjusted_max_replicas,
+    load = PoolLoad(
+        fullness=list((metrics.get("occupancy") or {}).values()),
+        running=context.current_num_replicas,
+        target=context.target_num_replicas,
+        lowest=context.capacity_adjusted_min_replicas,
+        highest=context.capacity_adjusted_max_replicas,
     )
-    return wanted, {}
+    before = (context.policy_state or {}).get("calm")
+    wanted, calm = size_pool(load, None if before is None else Calm(*before), SIZING, context.current_time or 0.0)
+    return wanted, {} if calm is None else {"calm": (calm.since, calm.most)}
