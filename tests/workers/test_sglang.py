@@ -17,7 +17,7 @@ import pytest
 
 from trimode_api.modes import AR, Mode, diffusion, speculation
 from trimode_api.wire import PolicyConfig, ReplicaReport
-from trimode_workers.engine.messages import Finish
+from trimode_workers.engine.messages import Finish, Sampling, Submit
 from trimode_workers.openai.defaults import load_ends
 from trimode_workers.process.client import EngineFailed
 from trimode_workers.replica.replica import Replica
@@ -28,7 +28,7 @@ from trimode_workers.sglang.command import launch
 from trimode_workers.sglang.metrics import parse as parse_metrics
 from trimode_workers.sglang.observe import Observer
 from trimode_workers.sglang.options import COMMAND, SGLangOptions
-from trimode_workers.sglang.stream import BadChunk, Chunks
+from trimode_workers.sglang.stream import BadChunk, Chunks, body_of
 from trimode_workers.sglang.testing.arguments import Refused
 from trimode_workers.sglang.testing.arguments import parse as parse_arguments
 from trimode_workers.sglang.testing.sequence import next_token
@@ -181,6 +181,18 @@ def test_sglangs_own_parser_takes_the_arguments(mode: Mode, tmp_path: Path) -> N
     found = parser.parse_args(list(plan.argv[1:]))
     assert (found.port, found.max_running_requests, found.enable_metrics) == (30000, 40, True)
     assert found.dllm_algorithm == (None if plan.algorithm is None else plan.algorithm["algorithm"])
+
+
+def test_sglangs_own_classes_take_the_request() -> None:
+    reason = "NO SGLANG: pip install --no-deps sglang in an environment of its own, and run this test there"
+    io_struct = pytest.importorskip("sglang.srt.managers.io_struct", reason=reason)
+    sampling = pytest.importorskip("sglang.srt.sampling.sampling_params", reason=reason)
+    body = body_of(Submit("r", [1, 2, 3], 16, Sampling(temperature=0.7, top_p=0.9), ignore_eos=True))
+    request = io_struct.GenerateReqInput(**body)
+    request.normalize_batch_and_arguments()
+    parameters = sampling.SamplingParams(**request.sampling_params)
+    parameters.verify(vocab_size=100)
+    assert (request.input_ids, request.stream, parameters.max_new_tokens) == ([1, 2, 3], True, 16)
 
 
 def chunk(ids: list[int], total: int, reason: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from trimode_workers.sglang.metrics import parse
 from trimode_workers.sglang.observe import Observer
 from trimode_workers.sglang.options import SGLangOptions
 from trimode_workers.sglang.server import Server
-from trimode_workers.sglang.stream import BadChunk, Chunks
+from trimode_workers.sglang.stream import BadChunk, Chunks, body_of
 from trimode_workers.sglang.tiers import tiers
 
 POLL_S = 0.25
@@ -245,19 +245,7 @@ class SGLangClient:
 
     async def _chunks(self, request: Submit) -> AsyncIterator[dict[str, Any]]:
         """The stream's chunks. Leaving it early aborts the request: the server notices the closed connection."""
-        body = {
-            "rid": request.request_id,
-            "input_ids": request.tokens,
-            "stream": True,
-            "sampling_params": {
-                "max_new_tokens": request.max_new_tokens,
-                "temperature": request.sampling.temperature,
-                "top_p": request.sampling.top_p,
-                "ignore_eos": request.ignore_eos,
-                "skip_special_tokens": False,
-            },
-        }
-        async with self._session.post("/generate", json=body) as response:
+        async with self._session.post("/generate", json=body_of(request)) as response:
             if response.status != 200:
                 words = (await response.text())[:500]
                 raise BadChunk(f"the SGLang server answered {response.status}: {words}")

@@ -29,7 +29,7 @@ _SHOWN = 400
 
 def log_folder() -> Path:
     """Where servers' logs are."""
-    return Path(tempfile.gettempdir(), "trimode-sglang")
+    return Path(tempfile.gettempdir(), f"trimode-sglang-{os.getuid()}")
 
 
 @dataclass(slots=True)

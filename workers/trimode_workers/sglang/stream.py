@@ -1,4 +1,4 @@
-"""From the chunks of one stream of /generate to new tokens. Pure.
+"""A request to /generate, and from the chunks of its stream to new tokens. Pure.
 
 A chunk carries all ids so far, or (with incremental streaming) the new ones only; `completion_tokens` tells which. An
 end-of-sequence token is among them, and is not part of an answer.
@@ -10,7 +10,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trimode_workers.engine.messages import Finish
+from trimode_workers.engine.messages import Finish, Submit
+
+
+def body_of(request: Submit) -> dict[str, Any]:
+    """The request to /generate."""
+    return {
+        "rid": request.request_id,
+        "input_ids": request.tokens,
+        "stream": True,
+        "sampling_params": {
+            "max_new_tokens": request.max_new_tokens,
+            "temperature": request.sampling.temperature,
+            "top_p": request.sampling.top_p,
+            "ignore_eos": request.ignore_eos,
+            "skip_special_tokens": False,
+        },
+    }
 
 
 class BadChunk(Exception):
