@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 FILE ?= examples/tiny.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint bench bench-router crd cluster-test node-test kind-test clean
+.PHONY: help up test lint bench bench-router crd cluster-test cluster-test-serving cluster-test-others node-test kind-test clean
 
 help: ## show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -37,7 +37,14 @@ crd: $(VENV)/.up ## write what is generated from the models: CRD, reference page
 
 cluster-test: $(VENV)/.dev ## tests on a real control plane (TRIMODE_KUBECONFIG, KUBEBUILDER_ASSETS, or built once: 5 minutes)
 	PYTHONPATH=e2e $(BIN)/python -m trimode_e2e prepare
-	$(BIN)/python -m pytest -m cluster tests/cluster
+	$(MAKE) --jobs=2 --keep-going --output-sync=target cluster-test-serving cluster-test-others
+
+# Side by side, each on a control plane of its own: both wait more than they compute.
+cluster-test-serving:
+	$(BIN)/python -m pytest -m cluster tests/cluster/test_cluster_serving.py
+
+cluster-test-others:
+	$(BIN)/python -m pytest -m cluster tests/cluster --ignore=tests/cluster/test_cluster_serving.py
 
 node-test: $(VENV)/.dev ## the chart's operator as real pods under kubelet and containerd (needs root; builds them once)
 	PYTHONPATH=e2e $(BIN)/python -m trimode_e2e.node

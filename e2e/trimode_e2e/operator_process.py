@@ -36,17 +36,17 @@ class Operator:
     metrics_url: str
 
     @classmethod
-    def start(
-        cls, kubeconfig: Path, folder: Path, name: str = "operator", namespaces: tuple[str, ...] = ()
-    ) -> Operator:
-        """Start it and wait until it knows the cluster. Raises Broken with the end of its log."""
+    def start(cls, kubeconfig: Path, folder: Path, name: str = "operator", path: str = "/readyz") -> Operator:
+        """Start it and wait until its health port says yes to `path`. Raises Broken with the end of its log.
+
+        It is ready once its watches have told everything; it works before that.
+        """
         settings = folder / "settings.json"
         settings.write_text(json.dumps({"nodeSelector": SELECTOR}))
         metrics, health = free_ports(2)
         command = [
             *(sys.executable, "-m", "trimode_operator", "--settings", str(settings), "--host", "127.0.0.1"),
             *("--metrics-port", str(metrics), "--health-port", str(health), "--lease", LEASE),
-            *(word for namespace in namespaces for word in ("--namespace", namespace)),
         ]
         environment = {
             **os.environ,
@@ -57,7 +57,7 @@ class Operator:
         program = Program.start(name, command, folder / f"{name}.log", env=environment)
         found = cls(program, f"http://127.0.0.1:{health}", f"http://127.0.0.1:{metrics}/metrics")
         try:
-            program.wait_until(lambda: found.answers("/readyz"), START_TIMEOUT_S)
+            program.wait_until(lambda: found.answers(path), START_TIMEOUT_S)
         except BaseException:
             program.kill()
             raise

@@ -60,7 +60,7 @@ class Restless:
         self.operator = self._start()
 
     def _start(self) -> Operator:
-        return Operator.start(self._kubeconfig, self._folder, name="restless")
+        return Operator.start(self._kubeconfig, self._folder, name="restless", path="/healthz")
 
 
 @pytest.fixture(scope="module")

@@ -170,7 +170,8 @@ class Service:
         found = groups(cluster.shape)
         if found != cluster.known_groups:
             cluster.groups(found, self._environments(found))
-        if spec["serveConfigV2"] != cluster.config:
+        # While another cluster is being made ready, the active one keeps what it serves.
+        if spec["serveConfigV2"] != cluster.config and cluster is (self.pending or self.active):
             cluster.deploy(spec["serveConfigV2"])
             self.deploys += 1
         return cluster.state()
