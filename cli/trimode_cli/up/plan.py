@@ -12,8 +12,8 @@ from typing import Any
 from trimode_api.errors import InvalidInput, Problem
 from trimode_api.modes import Mode
 from trimode_api.resource import EngineType, NemotronDeployment, Pool
+from trimode_api.sglang import reserved
 from trimode_api.values import cores, size_bytes
-from trimode_workers.sglang.options import reserved
 
 
 @dataclass(frozen=True, slots=True)
