@@ -15,7 +15,7 @@ from trimode_api.wire import REPORT_PATH, Command, PolicyConfig, ReplicaReport, 
 from trimode_workers.replica.policy import configure_for, keeping, pool_points
 from trimode_workers.replica.replica import Replica
 from trimode_workers.replica.report import RateWindow
-from trimode_workers.replica.scaling import SIZING, scale
+from trimode_workers.replica.scaling import scale
 from trimode_workers.replica.settings import ReplicaSettings
 
 Eventually = Callable[..., Awaitable[None]]
@@ -197,18 +197,13 @@ def test_a_rate_is_over_the_last_seconds_only() -> None:
     assert window.rate(110, now=13.0) == 0.0
 
 
-def test_a_pool_is_sized_by_its_load_up_at_once_and_down_after_a_calm() -> None:
-    def asked(occupancy: float, target: int, now: float, state: dict[str, object]) -> tuple[int, dict[str, object]]:
-        metrics = {"occupancy": {str(i): occupancy for i in range(target)}}
-        bounds = {"capacity_adjusted_min_replicas": 1, "capacity_adjusted_max_replicas": 4}
-        context = SimpleNamespace(
-            aggregated_metrics=metrics, current_num_replicas=target, target_num_replicas=target,
-            policy_state=state, current_time=now, **bounds,
-        )  # fmt: skip
-        return scale(context)
-
-    assert asked(1.0, 2, 0.0, {}) == (3, {})
-    wanted, state = asked(0.2, 3, 10.0, {})
-    assert wanted == 3
-    assert asked(0.2, 3, 200.0, state)[0] == 3
-    assert asked(0.2, 3, 10.0 + SIZING.calm_s, state) == (1, {})
+@pytest.mark.parametrize(("occupancy", "wanted"), [(1.0, 3), (0.2, 1), (0.7, 2)])
+def test_serve_is_answered_by_the_replicas_own_figures(occupancy: float, wanted: int) -> None:
+    context = SimpleNamespace(
+        aggregated_metrics={"occupancy": {"a": occupancy, "b": occupancy}},
+        current_num_replicas=2,
+        target_num_replicas=2,
+        capacity_adjusted_min_replicas=1,
+        capacity_adjusted_max_replicas=4,
+    )
+    assert scale(context) == (wanted, {})
