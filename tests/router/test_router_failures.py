@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from trimode_router.limits import Limits
 from trimode_router.testing.replica import FakeReplica, chunk, polite
 
 CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
@@ -251,7 +252,9 @@ async def test_a_silent_replica_is_given_up_in_mid_stream(house: Any) -> None:
     assert "stopped reporting" in rest[0]
 
 
-async def test_a_link_without_a_byte_for_long_is_broken(house: Any) -> None:
+async def test_a_link_without_a_byte_for_long_is_broken(open_house: Any) -> None:
+    house = await open_house(limits=Limits(upstream_idle_seconds=5))
+
     async def script(call: Any) -> None:
         await call.begin()
         await call.say("one")
@@ -262,9 +265,10 @@ async def test_a_link_without_a_byte_for_long_is_broken(house: Any) -> None:
         lines = response.aiter_lines()
         await anext(lines)
         house.pass_time(1)  # it was heard until now
-        house.clock.value += 301
-        await house.report(house.replicas[0].report())
-        house.pass_time(0)
+        for _ in range(3):
+            house.clock.value += 2
+            await house.report(house.replicas[0].report())
+            house.pass_time(0)
         rest = [line async for line in lines if line]
     assert "fell silent" in rest[0]
 

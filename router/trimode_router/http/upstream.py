@@ -121,7 +121,10 @@ class Link(asyncio.Protocol):
         if self._begun > 1:
             self._break("sent more than its answer")
         elif self.in_body:
-            self._body(receiver, data)
+            if self._complete or self._unchunker is not None:
+                self._body(receiver, data)
+            else:  # nearly every piece
+                receiver.on_bytes(data)
         else:
             self._opening(receiver, data)
 
