@@ -145,6 +145,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
                     yield Installed(node, api, rendered, cluster.plane.audit_log)
             finally:
                 node.stop()
+            assert node.remains() == [], "the end of a node leaves nothing on the machine"
     except Missing as missing:
         pytest.skip(str(missing))
 
@@ -189,6 +190,7 @@ def mountinfo(process: psutil.Process) -> list[str]:
 
 
 def test_it_serves_resources_with_the_rights_of_its_account(installed: Installed) -> None:
+    """The API server's audit log has its requests under the ServiceAccount's name, by the token in the pod."""
     installed.ready(2)
     installed.reaches("tiny")
     api = installed.api
@@ -197,13 +199,10 @@ def test_it_serves_resources_with_the_rights_of_its_account(installed: Installed
     assert policies
     for policy in policies:
         assert policy["spec"]["podSelector"]["matchLabels"]
-    asked = installed.requests()
-    assert (
-        Counter(each["responseStatus"]["code"] for each in asked if each["responseStatus"]["code"] in (401, 403)) == {}
-    )
-    verbs = {each["verb"] for each in asked}
-    assert {"watch", "patch", "create"} <= verbs
-    assert {each["objectRef"].get("namespace") for each in asked if each["verb"] in ("patch", "create")} >= {TEAM}
+    requests = [each for each in installed.requests() if "objectRef" in each]  # the others are discovery
+    done = Counter((each["verb"], each["objectRef"]["resource"]) for each in requests)
+    assert {("list", "nemotrondeployments"), ("patch", "rayservices"), ("update", "leases")} <= done.keys()
+    assert {each["objectRef"]["namespace"] for each in requests if each["verb"] == "patch"} == {TEAM}
 
 
 def test_routers_run_as_it_made_them(installed: Installed) -> None:

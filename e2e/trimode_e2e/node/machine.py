@@ -69,9 +69,14 @@ def make_cgroups(name: str) -> None:
                 (path / name / file).write_text((path / file).read_text())
 
 
+def cgroups(name: str) -> list[Path]:
+    """Those of this name, in a v2 hierarchy beside v1, too: runc makes one there."""
+    return [path / name for path, _ in _hierarchies(("cgroup", "cgroup2")) if (path / name).exists()]
+
+
 def remove_cgroups(name: str) -> None:
-    """Those of this name and all below, whose processes have ended; runc makes one in a v2 hierarchy beside v1, too."""
-    for path, _ in _hierarchies(("cgroup", "cgroup2")):
-        for folder, _, _ in os.walk(path / name, topdown=False):
+    """Those of this name and all below, whose processes have ended."""
+    for path in cgroups(name):
+        for folder, _, _ in os.walk(path, topdown=False):
             with contextlib.suppress(FileNotFoundError):
                 Path(folder).rmdir()

@@ -5,6 +5,7 @@ Belongs here: its start and end, its images, and questions about what runs on it
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -43,8 +44,7 @@ class RealNode:
         machine.require()
         port = int(self.plane.server.rpartition(":")[2])
         places = settings.Places(self.folder)
-        cgroup = f"trimode-{os.getpid()}"
-        settings.write(places, self.runtime, cgroup)
+        settings.write(places, self.runtime, self._cgroup)
         self._admit(port)
         kubeconfigs = {
             "kubelet": self.plane.kubeconfig_of(f"system:node:{settings.NAME}", ("system:nodes",)),
@@ -55,7 +55,7 @@ class RealNode:
             port=port,
             bridge=settings.BRIDGE,
             address=f"{settings.ADDRESS}/{settings.SUBNET.rpartition('/')[2]}",
-            cgroup=cgroup,
+            cgroup=self._cgroup,
             hidden={seen: str(path) for seen, path in places.hidden.items()},
             kernel=settings.KERNEL,
             environment=self.runtime.environment(),
@@ -116,6 +116,21 @@ class RealNode:
         folder = self.folder / "log" / "pods"
         files = sorted(folder.glob(f"*_{pod['metadata']['uid']}/*/*.log"))
         return "\n".join(file.read_text(errors="replace") for file in files)
+
+    def remains(self) -> list[str]:
+        """What is left on the machine after `stop`: processes, mounts, cgroups. In words; nothing should be."""
+        mine = str(self.folder)
+        found = [f"mount: {line}" for line in Path("/proc/mounts").read_text().splitlines() if mine in line]
+        found += [f"cgroup: {path}" for path in machine.cgroups(self._cgroup)]
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if any(mine in word for word in process.cmdline()):
+                    found.append(f"process: {process.pid} {' '.join(process.cmdline())}")
+        return found
+
+    @property
+    def _cgroup(self) -> str:
+        return f"trimode-{os.getpid()}"
 
     def _first(self) -> int:
         return int((self.folder / "first.pid").read_text())

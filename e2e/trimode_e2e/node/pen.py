@@ -147,6 +147,8 @@ def _arrange_network(plan: Plan) -> socket.socket:
     _call("ip", "link", "add", plan.bridge, "type", "bridge")
     _call("ip", "address", "add", plan.address, "dev", plan.bridge)
     _call("ip", "link", "set", plan.bridge, "up")
+    # Addresses of Services belong to nobody: without any route the node itself could not even begin to reach them.
+    _call("ip", "route", "add", "default", "dev", plan.bridge)
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
     listening = socket.create_server(("0.0.0.0", plan.port))
     listening.setblocking(False)
