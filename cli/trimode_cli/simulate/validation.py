@@ -31,7 +31,7 @@ from trimode_policy.simulation.parts import Placement
 from trimode_policy.simulation.pilots import Fixed
 from trimode_policy.simulation.policies import assemble
 from trimode_policy.simulation.pools import FLEX_POOL, Seat
-from trimode_policy.simulation.rows import EngineLimits
+from trimode_policy.simulation.rows import EngineLimits, Request
 from trimode_policy.simulation.scenario import Scenario
 from trimode_policy.simulation.truth import GAIN_BY_LENGTH, Hardware, MeasuredHardware, Truth
 from trimode_policy.simulation.workload import Goal, Job
@@ -139,7 +139,7 @@ class _First:
     def admit(self, job: Job, fleet: Fleet) -> Placement:
         return Placement(0)
 
-    def again(self, job: Job, fleet: Fleet) -> int | None:
+    def again(self, request: Request, fleet: Fleet) -> int | None:
         return 0
 
 
