@@ -136,7 +136,7 @@ class ClosedLoop:
 class _First:
     """Everything to the only replica."""
 
-    def admit(self, job: Job, fleet: Fleet) -> Placement:
+    def admit(self, request: Request, fleet: Fleet) -> Placement:
         return Placement(0)
 
     def again(self, request: Request, fleet: Fleet) -> int | None:
