@@ -44,7 +44,7 @@ cluster-test-serving:
 	$(BIN)/python -m pytest -m cluster tests/cluster/test_cluster_serving.py
 
 cluster-test-others:
-	$(BIN)/python -m pytest -m cluster tests/cluster --ignore=tests/cluster/test_cluster_serving.py
+	$(BIN)/python -m pytest -m "cluster and not node" tests/cluster --ignore=tests/cluster/test_cluster_serving.py
 
 node-test: $(VENV)/.dev ## the chart's operator as real pods under kubelet and containerd (needs root; builds them once)
 	PYTHONPATH=e2e $(BIN)/python -m trimode_e2e.node
