@@ -40,6 +40,7 @@ class Fleet:
         self._folder = folder
         self._policy = policy
         self.processes: dict[str, asyncio.subprocess.Process] = {}
+        self._started: list[asyncio.subprocess.Process] = []
 
     async def start_replica(self) -> str:
         """Its id, once the router knows it."""
@@ -50,7 +51,7 @@ class Fleet:
             "policy": self._policy.model_dump(mode="json", by_alias=True),
             "router_urls": [self.router.internal_url],
         }
-        file = self._folder / f"replica-{len(self.processes)}.json"
+        file = self._folder / f"replica-{len(self._started)}.json"
         file.write_text(json.dumps(settings))
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "trimode_workers.replica", "--settings", str(file),
@@ -58,8 +59,9 @@ class Fleet:
             stderr=asyncio.subprocess.DEVNULL,
             env=os.environ | {TOKEN_VARIABLE: TOKEN},
         )  # fmt: skip
+        self._started.append(process)
         assert process.stdout is not None
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             replica_id: str = json.loads(await process.stdout.readline())["id"]
             self.processes[replica_id] = process
             while self.router.fleet.get(replica_id) is None:  # noqa: ASYNC110 - another process reports
@@ -72,7 +74,7 @@ class Fleet:
         return replica.replica_id
 
     async def close(self) -> None:
-        for process in self.processes.values():
+        for process in self._started:
             if process.returncode is None:
                 for child in psutil.Process(process.pid).children(recursive=True):
                     with suppress(psutil.NoSuchProcess):
