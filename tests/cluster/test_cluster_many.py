@@ -15,6 +15,7 @@ from trimode_e2e.world import KIND, PAPER, VERSION, World, tiny
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 MANY = 100
+CHANGES = 30
 
 
 def written(operator: Operator) -> float:
@@ -67,6 +68,31 @@ def test_a_hundred_resources(world: World, rights: Path, folder: Path) -> None:
         assert written(operator) == count
     finally:
         operator.stop()
+
+
+def test_how_soon_a_change_is_told(world: World, rights: Path, folder: Path, paper: str) -> None:
+    operator = Operator.start(rights, folder, name="soon")
+    try:
+        world.api.create(tiny("one", paper))
+        took = [_told_after(world, paper, 1)]
+        for number in range(CHANGES):
+            changed = world.patch("one", paper, {"switching": {"marginPercent": 1 + number % 20}})
+            took.append(_told_after(world, paper, changed["metadata"]["generation"]))
+        took.sort()
+        print(f"\nchange to status, {len(took)} times: median {took[len(took) // 2]:.2f} s, p95 {took[-2]:.2f} s")
+    finally:
+        operator.stop()
+
+
+def _told_after(world: World, place: str, generation: int) -> float:
+    """Seconds until the status speaks of the generation."""
+    begun = time.monotonic()
+
+    def told() -> bool:
+        return bool(world.get("one", place).get("status", {}).get("observedGeneration", 0) >= generation)
+
+    world.api.until(told, f"the status of generation {generation}", 30)
+    return time.monotonic() - begun
 
 
 def _visits(operator: Operator) -> float:
