@@ -248,9 +248,11 @@ def test_the_metrics_service_reaches_it(installed: Installed) -> None:
 def test_when_the_leaders_pod_is_killed_the_other_takes_over(installed: Installed) -> None:
     before = {pod["metadata"]["name"]: pod for pod in installed.ready(2)}
     old = installed.another_leads("")
+    begun = time.monotonic()
     installed.process(before[old]).kill()
     installed.api.delete("v1", "Pod", old, NAMESPACE, grace_s=0)
     new = installed.another_leads(old)
+    print(f"the leader's pod killed: another leads after {time.monotonic() - begun:.1f} s")
     assert new in before, "the one that was ready, not the newcomer"
     installed.reaches("after-the-kill")
     assert old not in {pod["metadata"]["name"] for pod in installed.ready(2)}
@@ -262,8 +264,10 @@ def test_a_leader_that_hangs_is_restarted_by_its_probe(installed: Installed) -> 
     pod = installed.pod(old)
     assert pod is not None
     process = installed.process(pod)
+    begun = time.monotonic()
     process.send_signal(signal.SIGSTOP)
     installed.another_leads(old)
+    print(f"the leader hangs: another leads after {time.monotonic() - begun:.1f} s")
     installed.reaches("while-it-hangs")
 
     def restarted() -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from trimode_e2e.__main__ import say
-from trimode_e2e.control.build import build
+from trimode_e2e.control.build import COMMANDS, NODE_COMMANDS, build
 from trimode_e2e.errors import HarnessError, Missing
 from trimode_e2e.node import machine, runtime
 
@@ -18,7 +18,7 @@ def main() -> int:
         say(f"the tests on a node will be SKIPPED: {exc}")
         return 0
     try:
-        build(say)
+        build(say, (*COMMANDS, *NODE_COMMANDS))  # in one go: each would unpack the sources anew
         found = runtime.prepare(say)
     except HarnessError as exc:
         say(f"error: {exc}")

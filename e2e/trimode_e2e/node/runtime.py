@@ -18,7 +18,8 @@ _PACKAGES = (
     *("libip4tc2", "libip6tc2", "libxtables12", "libmnl0", "libnftnl11", "libnetfilter-conntrack3", "libnfnetlink0"),
     "libseccomp2",
 )
-_PARTS = "node"
+_PARTS = "node-1"
+"""Folder of the unpacked packages; another name whenever the list above changes."""
 _MULTIARCH = "usr/lib/x86_64-linux-gnu"
 _TABLES = [f"ip{version}tables{job}" for version in ("", "6") for job in ("", "-save", "-restore")]
 HOW = "run `make node-test` as root on Debian or with its apt, which builds and fetches them"
