@@ -37,7 +37,8 @@ crd: $(VENV)/.up ## write what is generated from the models: CRD, reference page
 
 cluster-test: $(VENV)/.dev ## tests on a real control plane (TRIMODE_KUBECONFIG, KUBEBUILDER_ASSETS, or built once: 5 minutes)
 	PYTHONPATH=e2e $(BIN)/python -m trimode_e2e prepare
-	$(MAKE) --jobs=2 --keep-going --output-sync=target cluster-test-serving cluster-test-others
+	@echo "Two halves side by side; each tells when it is done (some minutes) ..."
+	@$(MAKE) --jobs=2 --keep-going --output-sync=target cluster-test-serving cluster-test-others
 
 # Side by side, each on a control plane of its own: both wait more than they compute.
 cluster-test-serving:

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 NAME = "sheet"
 EDIT: dict[str, Any] = {"router": {"replicas": 2}, "switching": {"marginPercent": 8}, "drain": {"timeoutSeconds": 400}}
-CREATE_STEPS, EDIT_STEPS, DELETE_STEPS = range(1, 15), range(1, 6), range(1, 5)
+CREATE_STEPS, EDIT_STEPS, DELETE_STEPS = range(1, 13), range(1, 4), range(1, 4)
 CREATED_ANEW = (
     "uid",
     "resourceVersion",

@@ -72,7 +72,8 @@ def test_columns_show_conditions(kubectl: Kubectl, world: World, paper: str) -> 
         {**each, "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z", "observedGeneration": 1}
         for each in CONDITIONS
     ]
-    status = {"conditions": conditions, "url": "http://small-router", "decision": {"point": "S16", "reason": "Kept"}}
+    decision = {"point": "S16", "reason": "Kept", "since": "2026-01-01T00:00:00Z"}
+    status = {"conditions": conditions, "url": "http://small-router", "decision": decision}
     world.api.patch_status(VERSION, KIND, "small", paper, status)
     header, row = kubectl("get", "nd", "-n", paper, "-o", "wide").splitlines()
     assert header.split() == ["NAME", "READY", "SERVING", "POINT", "REPLICAS", "SLO", "AGE", "REASON", "URL"]
