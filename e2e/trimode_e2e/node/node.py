@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
@@ -75,6 +76,7 @@ class RealNode:
             if program is not None:
                 program.stop(grace_s=30)
         self.pen = self.scheduler = None
+        shutil.rmtree(self.folder / "containerd-root", ignore_errors=True)  # the images; logs stay for who asks why
 
     def add_image(self, name: str) -> None:
         """The operator's and the router's image under that full name, and the one that holds pods together."""
