@@ -117,7 +117,7 @@ class Node:
         )
 
     def _tell(self, namespace: str, name: str, status: dict[str, Any]) -> None:
-        with contextlib.suppress(Refused):  # the pod may be gone
+        with contextlib.suppress(Exception):  # the pod may be gone, the server away: it is told again soon
             self._api.patch_status("v1", "Pod", name, namespace, status)
         self._names.update(tuple(self.pods.values()))
 

@@ -22,6 +22,8 @@ from trimode_e2e.kubelet.materials import Launch, Lookup, NotYet, prepare
 
 POLL_S = 0.1
 RESTART_PAUSE_S = 1.0
+RETELL_S = 5.0
+"""The node controller calls pods unready while it misses the node; afterwards only the node can say otherwise."""
 
 SetStatus = Callable[[dict[str, Any]], None]
 
@@ -48,6 +50,7 @@ class Pod:
         self._ending = threading.Event()
         self._hurry = threading.Event()
         self._said: tuple[object, ...] = ()
+        self._said_at = 0.0
         self._ready = False
         self._restarts = 0
         self._probed_at = 0.0
@@ -179,7 +182,7 @@ class Pod:
 
     def _tell(self, phase: str, waiting: tuple[str, str] | None = None) -> None:
         said = (phase, waiting, self._ready, self._restarts)
-        if said == self._said:
+        if said == self._said and time.monotonic() - self._said_at < RETELL_S:
             return
         now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         running = waiting is None and phase == "Running"
@@ -213,4 +216,4 @@ class Pod:
                 ],
             }
         )
-        self._said = said
+        self._said, self._said_at = said, time.monotonic()
