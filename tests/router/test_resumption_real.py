@@ -87,7 +87,7 @@ class Fleet:
 @pytest.fixture
 async def fleet(tmp_path: Path, make_policy: Any) -> AsyncIterator[Fleet]:
     staleness = StalenessPolicy(stale_after_seconds=1, dead_after_seconds=20)
-    policy = make_policy(staleness=staleness, drain_timeout_seconds=1)
+    policy = make_policy(staleness=staleness, drain_timeout_seconds=0)  # a draining replica cuts its streams
     config = RouterConfig(name="demo", model="tiny", port=0, policy=policy)
     router = Router(config, TOKEN, now=asyncio.get_running_loop().time, wall=time.time)
     await router.start()
