@@ -46,7 +46,7 @@ class Counts(Collector):
 
     def __init__(self, name: str, documentation: str, labels: Sequence[str], registry: CollectorRegistry) -> None:
         self._about = (name, documentation)
-        self._names = labels
+        self._labelnames = labels
         self._children: dict[tuple[str, ...], Count] = {}
         registry.register(self)
 
@@ -54,7 +54,7 @@ class Counts(Collector):
         return self._children.setdefault(values, Count())
 
     def collect(self) -> Iterator[Metric]:
-        family = CounterMetricFamily(*self._about, labels=self._names)
+        family = CounterMetricFamily(*self._about, labels=self._labelnames)
         for values, child in self._children.items():
             family.add_metric(values, child.value)
         yield family
@@ -72,7 +72,7 @@ class Spreads(Collector):
         registry: CollectorRegistry,
     ) -> None:
         self._about = (name, documentation)
-        self._names = labels
+        self._labelnames = labels
         self._bounds = tuple(map(float, buckets))
         self._shown = [*map(floatToGoString, self._bounds), "+Inf"]
         self._children: dict[tuple[str, ...], Spread] = {}
@@ -82,7 +82,7 @@ class Spreads(Collector):
         return self._children.setdefault(values, Spread(self._bounds))
 
     def collect(self) -> Iterator[Metric]:
-        family = HistogramMetricFamily(*self._about, labels=self._names)
+        family = HistogramMetricFamily(*self._about, labels=self._labelnames)
         for values, child in self._children.items():
             buckets = list(zip(self._shown, accumulate(child.counts), strict=True))
             family.add_metric(values, buckets, child.total)
