@@ -16,7 +16,7 @@ up: $(VENV)/.up ## serve the tiny model on this machine (PORT=8000, FILE=example
 	$(BIN)/trimode up --file $(FILE) --port $(PORT)
 
 test: $(VENV)/.dev ## run all tests that this machine can run
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(VENV)/.dev ## formatting, types, import rules
 	$(BIN)/ruff format --check .
