@@ -26,7 +26,7 @@ class Effort:
     """How long to measure. `warm_s` and `turn_s` are seconds of each turn through the router."""
 
     concurrencies: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
-    rounds: int = 4
+    rounds: int = 3
     warm_s: float = 1.0
     turn_s: float = 2.0
     max_tokens: int = 128
