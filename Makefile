@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 FILE ?= examples/tiny.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint bench bench-router crd cluster-test cluster-test-serving cluster-test-others node-test kind-test clean
+.PHONY: help up test lint bench bench-router crd chaos-test cluster-test cluster-test-serving cluster-test-others node-test kind-test clean
 
 help: ## show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -34,6 +34,9 @@ crd: $(VENV)/.up ## write what is generated from the models: CRD, reference page
 	$(BIN)/trimode crd > crds/nemotrondeployments.trimode.dev.yaml
 	$(BIN)/python -m trimode_api.reference > docs/resource.md
 	$(BIN)/python charts/generate.py
+
+chaos-test: $(VENV)/.dev ## a load over replicas and routers that die, hang and lie: no request may be lost (2 minutes)
+	$(BIN)/python -m pytest -m chaos tests/router
 
 cluster-test: $(VENV)/.dev ## tests on a real control plane (TRIMODE_KUBECONFIG, KUBEBUILDER_ASSETS, or built once: 5 minutes)
 	PYTHONPATH=e2e $(BIN)/python -m trimode_e2e prepare

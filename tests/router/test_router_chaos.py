@@ -27,6 +27,7 @@ def check(result: Result) -> None:
     assert result.grown_mb < 20
 
 
+@pytest.mark.chaos
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(BY_NAME))
 async def test_nothing_is_lost(name: str) -> None:
