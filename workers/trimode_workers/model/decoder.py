@@ -144,8 +144,11 @@ class Decoder(nn.Module):
         out: Tensor = self.diffusion_head(hidden)
         return out
 
-    def fused(self) -> "FusedDecoder":
-        """An inference-only copy with packed weights (see `fused`); later changes here do not reach it."""
+    def fused(self, device: torch.device | None = None) -> "FusedDecoder":
+        """An inference-only copy with packed weights (see `fused`); later changes here do not reach it.
+
+        On `device` (None: where this one is), tensor by tensor: a device never holds both copies.
+        """
         from trimode_workers.model.fused import FusedDecoder
 
-        return FusedDecoder(self)
+        return FusedDecoder(self, device)

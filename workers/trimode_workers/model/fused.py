@@ -27,19 +27,19 @@ class FusedDecoder:
     `attend` gets the dimensions of q and k reordered, which no product of the two can tell.
     """
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: Decoder, device: torch.device | None = None) -> None:
         c = decoder.config
         self.config = c
-        self.embedding = decoder.encoder.embed_tokens.weight.detach()
+        self.embedding = decoder.encoder.embed_tokens.weight.detach().to(device)
         # x / hypot(|x|, sqrt(h eps)) is RMSNorm over sqrt(h); below float32 the sum of squares would be too coarse
         self._quick = self.embedding.dtype == torch.float32
         gain = c.hidden_size**0.5 if self._quick else 1.0
         self._floor = torch.tensor((c.hidden_size * c.norm_eps) ** 0.5, device=self.embedding.device)
         layers = (layer for layer in decoder.encoder.layers if isinstance(layer, Layer))
-        self.layers = [_FusedLayer(layer, gain, c.head_dim) for layer in layers]
-        self.norm = (decoder.encoder.norm.weight * gain).detach()
-        self.head = self.like = _packed(decoder.diffusion_head.weight)
-        self.frequencies, self.magnitude = decoder.frequencies, decoder.magnitude
+        self.layers = [_FusedLayer(layer, gain, c.head_dim, device) for layer in layers]
+        self.norm = (decoder.encoder.norm.weight * gain).detach().to(device)
+        self.head = self.like = _packed(decoder.diffusion_head.weight.to(device))
+        self.frequencies, self.magnitude = decoder.frequencies.to(device), decoder.magnitude
         self._turns = self._table(_FIRST_POSITIONS)
         self.drafter: FusedDecoder | None = None
 
@@ -96,19 +96,19 @@ class FusedDecoder:
 class _FusedLayer:
     """One layer's packed weights, `[in, out]`, the norms' ones folded in times `gain`."""
 
-    def __init__(self, layer: Layer, gain: float, head_dim: int) -> None:
-        attention, mlp = layer.self_attn, layer.mlp
-        before, after = layer.input_layernorm.weight * gain, layer.post_attention_layernorm.weight * gain
-        q, k = (_neighbours(p.weight, head_dim) for p in (attention.q_proj, attention.k_proj))
-        self.qkv = _packed(torch.cat((q, k, attention.v_proj.weight)) * before)
-        self.o = _packed(attention.o_proj.weight)
-        self.gate_up = _packed(torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)) * after)
-        self.down = _packed(mlp.down_proj.weight)
+    def __init__(self, layer: Layer, gain: float, head_dim: int, device: torch.device | None) -> None:
+        w = {name: weight.detach().to(device) for name, weight in layer.named_parameters()}
+        before, after = w["input_layernorm.weight"] * gain, w["post_attention_layernorm.weight"] * gain
+        q, k = (_neighbours(w[f"self_attn.{part}_proj.weight"], head_dim) for part in "qk")
+        self.qkv = _packed(torch.cat((q, k, w["self_attn.v_proj.weight"])) * before)
+        self.o = _packed(w["self_attn.o_proj.weight"])
+        self.gate_up = _packed(torch.cat((w["mlp.gate_proj.weight"], w["mlp.up_proj.weight"])) * after)
+        self.down = _packed(w["mlp.down_proj.weight"])
 
     def with_output(self, weight: Tensor) -> "_FusedLayer":
         """The same layer with another `o_proj`."""
         other = copy(self)
-        other.o = _packed(weight)
+        other.o = _packed(weight.to(self.o.device))
         return other
 
 

@@ -12,14 +12,17 @@ from pathlib import Path
 import torch
 
 from trimode_workers.engine.adaption import compare_drafts
-from trimode_workers.engine.engine import Engine, EngineSettings
+from trimode_workers.engine.engine import WIDEST_BLOCK, Engine, EngineSettings
 from trimode_workers.engine.errors import RequestRefused, SettingsError
+from trimode_workers.engine.footprint import rows_that_fit
 from trimode_workers.engine.messages import Configure, Started, Submit
 from trimode_workers.model.adapter import load_adapter
+from trimode_workers.model.config import ModelConfig
 from trimode_workers.model.decoder import Decoder, Network
 from trimode_workers.model.errors import AdapterError, ModelError
 from trimode_workers.model.fused import FusedDecoder
 from trimode_workers.model.loading import load_decoder
+from trimode_workers.process.device import free_memory, pick_device, pick_dtype
 from trimode_workers.replica.settings import EngineOptions
 
 EXPECTED = (ModelError, SettingsError)
@@ -35,23 +38,24 @@ def build(options: EngineOptions, configure: Configure) -> tuple[Engine, Started
     began = time.monotonic()
     if options.threads:
         torch.set_num_threads(options.threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = _dtype(options.dtype, device)
+    device = pick_device()
+    dtype = pick_dtype(options.dtype, device)
     decoder, config = load_decoder(options.model, dtype)
     context = min(options.max_context_tokens, config.max_positions)
     parameters = sum(tensor.numel() for tensor in decoder.parameters())
-    network = decoder.to(device).fused()
+    network = decoder.fused(device)
     if options.draft_adapter is not None:
         _adapt(network, decoder, Path(options.model, options.draft_adapter))
     del decoder
+    rows = _rows(config, context, dtype, device, options.max_running_requests)
     _warm(network, configure)
-    settings = EngineSettings(options.max_running_requests, context)
+    settings = EngineSettings(rows, context)
     started = Started(
         max_context_tokens=context,
-        max_running_requests=options.max_running_requests,
+        max_running_requests=rows,
         eos_token_ids=list(config.eos_token_ids),
         mask_token_id=config.mask_token_id,
-        device=device,
+        device=device.type,
         dtype=str(dtype).removeprefix("torch."),
         parameters=parameters,
         load_seconds=time.monotonic() - began,
@@ -69,11 +73,16 @@ def _adapt(network: FusedDecoder, decoder: Decoder, folder: Path) -> None:
     log("draft adapter %s: changes %d of %d drafts at the start", folder.name, check.changed, check.drafts)
 
 
-def _dtype(name: str, device: str) -> torch.dtype:
-    """`auto`: bfloat16 is slower than float32 on CPUs."""
-    if name == "auto":
-        name = "bfloat16" if device == "cuda" else "float32"
-    return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
+def _rows(config: ModelConfig, context: int, dtype: torch.dtype, device: torch.device, wanted: int) -> int:
+    """Requests at a time that memory allows. SettingsError where not one fits."""
+    free = free_memory(device)
+    rows = rows_that_fit(config, context, WIDEST_BLOCK, dtype.itemsize, free, wanted)
+    if rows < wanted:
+        _log.warning(
+            "%d of max_running_requests %d fit at %d tokens each into the %.1f GiB that are free (%s)",
+            *(rows, wanted, context, free / 2**30, device),
+        )
+    return rows
 
 
 def _warm(network: Network, configure: Configure) -> None:

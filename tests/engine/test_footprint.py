@@ -1,0 +1,84 @@
+"""How many requests fit beside the weights, and what is said where none does."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trimode_workers.engine.cache import KVCache
+from trimode_workers.engine.errors import SettingsError
+from trimode_workers.engine.footprint import footprint, rows_that_fit
+from trimode_workers.model.config import ModelConfig
+from trimode_workers.process.device import _free_in_memory
+
+LARGE = ModelConfig(
+    vocab_size=131072,
+    hidden_size=4096,
+    intermediate_size=14336,
+    layers=34,
+    heads=32,
+    kv_heads=8,
+    head_dim=128,
+    max_positions=262144,
+    mask_token_id=100,
+    eos_token_ids=(11,),
+)
+SMALL = ModelConfig(64, 32, 64, 2, 4, 2, 8, 512, 3, (2,))
+GIB = 2**30
+
+
+@pytest.mark.parametrize(("config", "itemsize"), [(SMALL, 4), (SMALL, 2)])
+def test_a_row_is_as_large_as_the_cache_makes_it(config: ModelConfig, itemsize: int) -> None:
+    dtype = torch.float32 if itemsize == 4 else torch.bfloat16
+    cache = KVCache(config, 3, 100 + 64, dtype, torch.device("cpu"))
+    assert 3 * footprint(config, 100, 64, itemsize).row == cache.memory.numel() * cache.memory.element_size()
+
+
+def test_an_8b_takes_136_kib_per_token() -> None:
+    """2 x 34 layers x 8 heads x 128 x 2 bytes."""
+    assert footprint(LARGE, 4096, 64, 2).row == (4096 + 64) * 139264
+
+
+@given(st.integers(0, 200 * GIB), st.integers(1, 512), st.integers(64, 262144))
+def test_what_fits_is_as_much_as_fits(free: int, wanted: int, context: int) -> None:
+    one = footprint(LARGE, context, 64, 2).request
+    try:
+        rows = rows_that_fit(LARGE, context, 64, 2, free, wanted)
+    except SettingsError:
+        assert one > free
+        return
+    assert rows * one <= free
+    assert rows == wanted or (rows + 1) * one > free
+
+
+def test_the_refusal_names_a_length_that_fits() -> None:
+    with pytest.raises(SettingsError, match=r"max_context_tokens is 262144: .* at most (\d+) tokens fit") as caught:
+        rows_that_fit(LARGE, 262144, 64, 2, 16 * GIB, 64)
+    longest = int(str(caught.value).split("at most ")[1].split()[0])
+    assert rows_that_fit(LARGE, longest, 64, 2, 16 * GIB, 64) == 1
+    with pytest.raises(SettingsError):
+        rows_that_fit(LARGE, longest + 1, 64, 2, 16 * GIB, 64)
+
+
+def test_nothing_free_is_said_as_such() -> None:
+    with pytest.raises(SettingsError, match=r"0\.0 GiB are free: not even a short request fits"):
+        rows_that_fit(LARGE, 4096, 64, 2, -5, 64)
+
+
+@pytest.mark.parametrize(
+    ("limit", "free"),
+    [
+        ("max", 8 * GIB),
+        (str(4 * GIB), 3 * GIB),
+        (str(64 * GIB), 8 * GIB),
+        (None, 8 * GIB),
+    ],
+)
+def test_a_containers_limit_counts_without_its_file_cache(tmp_path: Path, limit: str | None, free: int) -> None:
+    (tmp_path / "meminfo").write_text(f"MemTotal: 99 kB\nMemAvailable: {8 * GIB // 1024} kB\n")
+    if limit is not None:
+        (tmp_path / "memory.max").write_text(limit + "\n")
+        (tmp_path / "memory.stat").write_text(f"anon {GIB}\nfile {2 * GIB}\nshmem 0\n")
+    assert _free_in_memory(tmp_path, tmp_path / "meminfo") == free
