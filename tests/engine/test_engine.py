@@ -233,7 +233,7 @@ class Planted:
         self.config, self.now = config, 0.0
         self.overhead_s, self.token_s = overhead_s, token_s
 
-    def hidden(self, tokens: Tensor, positions: Tensor, attend: Any) -> Tensor:
+    def hidden(self, tokens: Tensor, positions: Tensor, attend: Any, reach: int | None = None) -> Tensor:
         self.now += self.overhead_s + self.token_s * tokens.numel()
         target = 2 + (positions + (tokens != self.config.mask_token_id)) % 9
         return torch.nn.functional.one_hot(target, self.config.hidden_size).float()

@@ -7,11 +7,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import trimode_workers
 from trimode_workers.engine.cache import KVCache
 from trimode_workers.engine.errors import SettingsError
 from trimode_workers.engine.footprint import footprint, rows_that_fit
+from trimode_workers.engine.messages import Configure
 from trimode_workers.model.config import ModelConfig
+from trimode_workers.process import build
 from trimode_workers.process.device import _free_in_memory
+from trimode_workers.replica.settings import EngineOptions
 
 LARGE = ModelConfig(
     vocab_size=131072,
@@ -82,3 +86,19 @@ def test_a_containers_limit_counts_without_its_file_cache(tmp_path: Path, limit:
         (tmp_path / "memory.max").write_text(limit + "\n")
         (tmp_path / "memory.stat").write_text(f"anon {GIB}\nfile {2 * GIB}\nshmem 0\n")
     assert _free_in_memory(tmp_path, tmp_path / "meminfo") == free
+
+
+def test_an_engine_starts_with_the_rows_that_fit(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Path(trimode_workers.__file__).parent / "tiny"
+    options, configure = EngineOptions(model=str(folder)), Configure(points=["AR"], fallback="AR")
+    config = ModelConfig.from_folder(folder)
+    free = 5 * footprint(config, 4096, 64, 4).request + 1
+    monkeypatch.setattr(build, "free_memory", lambda device: free)
+    _, started = build.build(options, configure)
+    assert started.max_running_requests == 5
+    assert "5 of max_running_requests 64 fit" in caplog.text
+    monkeypatch.setattr(build, "free_memory", lambda device: free // 10)
+    with pytest.raises(SettingsError, match="max_context_tokens is 4096"):
+        build.build(options, configure)

@@ -54,7 +54,7 @@ class Primitive:
             self._write(layer, window.slots, k, v)
             return self._attend(layer, q, window, attention)
 
-        hidden = network.hidden(tokens, window.positions, attend)
+        hidden = network.hidden(tokens, window.positions, attend, window.reach)
         return network.logits(hidden[:, first:] if first else hidden)
 
     def advance(self, pieces: Seq[Seq[int]], rows: Seq[int], lengths: Seq[int]) -> Tensor:
@@ -77,7 +77,7 @@ class Primitive:
             return _joined([self._attend_ragged(layer, part, window) for part, window in parts], 2)
 
         tokens = self.tensor([[token for m in members for i in m for token in pieces[i]]])
-        hidden = self.network.hidden(tokens, positions, attend)[0]
+        hidden = self.network.hidden(tokens, positions, attend, max(window.reach for window in windows))[0]
         if len(single) == len(pieces):
             return hidden
         last, end = [0] * len(pieces), -1

@@ -63,7 +63,7 @@ class Window:
     """The slots behind the prefixes of some rows: `n` per row. Made once per cycle, shared by its forwards."""
 
     def __init__(self, cache: KVCache, rows: Seq[int], lengths: Seq[int], n: int) -> None:
-        """`positions` is `[b, n]`, `slots` `[b, kv_heads, n]` into the flat cache."""
+        """`positions` is `[b, n]`, all below `reach`; `slots` is `[b, kv_heads, n]` into the flat cache."""
         device, step = cache.memory.device, _steps(n, cache.memory.device)
         self.n = n
         starts = [(r * cache.heads * cache.slots + at, at) for r, at in zip(rows, lengths, strict=True)]
@@ -82,6 +82,7 @@ class Window:
             positions = self.positions if self.order is None else self.positions[self.order[begin:end]]
             self.spans.append(Span([rows[i] for i in members], [lengths[i] for i in members], positions))
         self.sizes = [span.size for span in self.spans]
+        self.reach = max(lengths) + n
 
 
 def spans(lengths: Seq[int]) -> tuple[list[int], list[int]]:

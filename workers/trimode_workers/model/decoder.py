@@ -37,8 +37,11 @@ class Network(Protocol):
         """The network with its draft adapter on; None where it has none."""
         ...
 
-    def hidden(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
-        """tokens `[b, n]` int64, positions `[b, n]` -> `[b, n, hidden]` after the final norm."""
+    def hidden(self, tokens: Tensor, positions: Tensor, attend: Attend, reach: int | None = None) -> Tensor:
+        """tokens `[b, n]` int64, positions `[b, n]` -> `[b, n, hidden]` after the final norm.
+
+        `reach`: no position is that high. Without it the positions are read back, for which a GPU has to stop.
+        """
         ...
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -114,8 +117,8 @@ class Decoder(nn.Module):
         frequencies, self.magnitude = inverse_frequencies(self.config)
         self.register_buffer("frequencies", frequencies, persistent=False)
 
-    def hidden(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
-        """tokens `[b, n]` int64, positions `[b, n]` -> `[b, n, hidden]` after the final norm."""
+    def hidden(self, tokens: Tensor, positions: Tensor, attend: Attend, reach: int | None = None) -> Tensor:
+        """tokens `[b, n]` int64, positions `[b, n]` -> `[b, n, hidden]` after the final norm. `reach` is not needed."""
         c = self.config
         x: Tensor = self.encoder.embed_tokens(tokens)
         turn = angles(positions, self.frequencies)

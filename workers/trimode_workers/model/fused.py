@@ -49,13 +49,13 @@ class FusedDecoder:
         drafter.layers = [layer.with_output(weight) for layer, weight in zip(self.layers, outputs, strict=True)]
         self.drafter = drafter
 
-    def hidden(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
-        """tokens `[b, n]` int64, positions `[b, n]` -> `[b, n, hidden]` after the final norm."""
+    def hidden(self, tokens: Tensor, positions: Tensor, attend: Attend, reach: int | None = None) -> Tensor:
+        """tokens `[b, n]` int64, positions `[b, n]`, all below `reach` -> `[b, n, hidden]` after the final norm."""
         c = self.config
         b, n = tokens.shape
         heads, rotated = c.heads, c.heads + c.kv_heads
         x = F.embedding(tokens.reshape(-1), self.embedding)
-        turn, scale = self._turn(positions)
+        turn, scale = self._turn(positions, int(positions.max()) + 1 if reach is None else reach)
         for index, layer in enumerate(self.layers):
             qkv = torch.mm(self._normed(x), layer.qkv).view(b, n, -1, c.head_dim)
             pairs = torch.view_as_complex(torch.unflatten(qkv[:, :, :rotated].float(), -1, (-1, 2)))
@@ -77,13 +77,13 @@ class FusedDecoder:
             return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self._floor)
         return F.rms_norm(x, (self.config.hidden_size,), None, self.config.norm_eps)
 
-    def _turn(self, positions: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _turn(self, positions: Tensor, reach: int) -> tuple[Tensor, Tensor | None]:
         """positions `[b, n]` -> complex rotation `[b, n, 1, head_dim / 2]`, and the query's factor where not 1."""
-        last, rope = int(positions.max()), self.config.rope
-        if last >= self._turns.shape[0]:
-            self._turns = self._table(max(last + 1, 2 * self._turns.shape[0]))
+        rope = self.config.rope
+        if reach > self._turns.shape[0]:
+            self._turns = self._table(max(reach, 2 * self._turns.shape[0]))
         turn = torch.view_as_complex(torch.unflatten(self._turns[positions], -1, (1, -1, 2)))
-        if not rope.query_scaling_beta or last < rope.original_max_positions:
+        if not rope.query_scaling_beta or reach <= rope.original_max_positions:
             return turn, None
         return turn, query_scale(positions, rope).to(self.embedding.dtype)
 
