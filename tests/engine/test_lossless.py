@@ -73,6 +73,7 @@ request_strategy = st.fixed_dictionaries(
     spare=st.sampled_from([80, 50, 20, 0]),
     budget=st.integers(1, 64),
     seed=st.integers(0, 1000),
+    recorded=st.booleans(),
 )
 def test_any_mixture_answers_like_the_reference(
     tools: Any,
@@ -83,9 +84,11 @@ def test_any_mixture_answers_like_the_reference(
     spare: int,
     budget: int,
     seed: int,
+    recorded: bool,
 ) -> None:
-    """Random decoders, batches, pins, priorities, arrivals, departures, switches between any two cycles, and a
-    cache too small for all: nobody's answer changes, and what was emitted before a departure is a prefix of it."""
+    """Random decoders, batches, pins, priorities, arrivals, departures, switches between any two cycles, a cache too
+    small for all, and forwards recorded as for a GPU: nobody's answer changes, and what was emitted before a
+    departure is a prefix of it."""
     rng, reference = random.Random(seed), judges[judge]
     engine = tools.build_engine(
         reference.decoder,
@@ -95,6 +98,7 @@ def test_any_mixture_answers_like_the_reference(
         max_context_tokens=90,
         capacity_tokens=90 + spare,
         prefill_budget_tokens=budget,
+        recorder=tools.Rerun() if recorded else None,
     )
     requests = {
         str(i): Submit(

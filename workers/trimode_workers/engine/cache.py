@@ -33,6 +33,12 @@ class KVCache:
         self.rows, self.heads, self.slots = rows, config.kv_heads, slots
         self._free = list(range(rows))
 
+    def write(self, layer: int, slots: Tensor, k: Tensor, v: Tensor) -> None:
+        """Put k and v `[b, kv_heads, n, head_dim]` at `slots`, as many, into the flat cache."""
+        at = slots.reshape(-1)
+        self.flat_keys[layer].index_copy_(0, at, k.reshape(at.shape[0], -1))
+        self.flat_values[layer].index_copy_(0, at, v.reshape(at.shape[0], -1))
+
     @property
     def free_rows(self) -> int:
         return len(self._free)

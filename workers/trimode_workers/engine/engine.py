@@ -18,6 +18,7 @@ from trimode_workers.engine.cache import KVCache
 from trimode_workers.engine.commit import commit
 from trimode_workers.engine.counters import Counters
 from trimode_workers.engine.errors import RequestRefused
+from trimode_workers.engine.graphs import CudaRecorder, Recorder
 from trimode_workers.engine.helm import Chooser, Helm
 from trimode_workers.engine.memory import keep_freed_memory
 from trimode_workers.engine.messages import Configure, Cycle, Finish, Stats, Submit, TokenEvent
@@ -44,8 +45,10 @@ class Engine:
         configure: Configure,
         clock: Callable[[], float] = time.monotonic,
         chooser: Chooser | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
-        """`chooser` takes the policy's place (tests). Sets torch's threads and the allocator for the whole process.
+        """`chooser` takes the policy's place (tests). `recorder` makes forwards cheap to repeat; on a GPU there always
+        is one. Sets torch's threads and the allocator for the whole process.
 
         Raises ValueError where `configure` contradicts itself.
         """
@@ -60,7 +63,9 @@ class Engine:
         slots = self._context + WIDEST_BLOCK
         like = network.like
         self._cache = KVCache(config, settings.max_running_requests, slots, like.dtype, like.device)
-        self._primitive = Primitive(network, self._cache)
+        if recorder is None and like.device.type == "cuda":
+            recorder = CudaRecorder(like.device)
+        self._primitive = Primitive(network, self._cache, recorder)
         self._helm = Helm(config, configure, clock(), chooser)
         self._limits = self._limits_now()
         self._running: list[Sequence] = []

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trimode_workers.engine.cache import KVCache
+from trimode_workers.engine.graphs import Graphs, Recorder, grouped
 from trimode_workers.engine.window import Attention, Span, Window
 from trimode_workers.model.decoder import Network
 
@@ -25,8 +26,10 @@ __all__ = ["Attention", "Primitive", "Window"]
 class Primitive:
     """A network over a cache. Not thread-safe: one engine, one primitive."""
 
-    def __init__(self, network: Network, cache: KVCache) -> None:
+    def __init__(self, network: Network, cache: KVCache, recorder: Recorder | None = None) -> None:
+        """With a recorder, forwards of fixed shape are recorded and replayed."""
         self.network, self.cache = network, cache
+        self.graphs = Graphs(network, cache, recorder) if recorder is not None else None
         self.drafter = network.drafter or network
         self.rows_run = 0
         """Block forwards so far, each row of each counted."""
@@ -51,10 +54,12 @@ class Primitive:
         self.rows_run += tokens.shape[0]
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            self._write(layer, window.slots, k, v)
+            self.cache.write(layer, window.slots, k, v)
             return self._attend(layer, q, window, attention)
 
-        hidden = network.hidden(tokens, window.positions, attend, window.reach)
+        hidden = self.graphs.hidden(tokens, window, attention, drafting) if self.graphs is not None else None
+        if hidden is None:
+            hidden = network.hidden(tokens, window.positions, attend, window.reach)
         return network.logits(hidden[:, first:] if first else hidden)
 
     def advance(self, pieces: Seq[Seq[int]], rows: Seq[int], lengths: Seq[int]) -> Tensor:
@@ -67,12 +72,16 @@ class Primitive:
         members = [single, *([i] for i, piece in enumerate(pieces) if len(piece) > 1)]
         members = [part for part in members if part]
         windows = [self.window([rows[i] for i in m], [lengths[i] for i in m], len(pieces[m[0]])) for m in members]
+        if self.graphs is not None and len(single) == len(pieces):
+            hidden = self.graphs.hidden(self.tensor(pieces), windows[0], Attention.CAUSAL, drafting=False)
+            if hidden is not None:
+                return hidden[:, 0]
         widths = [len(m) * window.n for m, window in zip(members, windows, strict=True)]
         positions = _joined([window.positions.view(1, -1) for window in windows])
         slots = _joined([window.slots.transpose(0, 1).flatten(1) for window in windows])
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            self._write(layer, slots, k, v)
+            self.cache.write(layer, slots, k, v)
             parts = zip(q.split_with_sizes(widths, 2), windows, strict=True)
             return _joined([self._attend_ragged(layer, part, window) for part, window in parts], 2)
 
@@ -95,11 +104,6 @@ class Primitive:
             None
         ]
 
-    def _write(self, layer: int, slots: Tensor, k: Tensor, v: Tensor) -> None:
-        at = slots.reshape(-1)
-        self.cache.flat_keys[layer].index_copy_(0, at, k.reshape(at.shape[0], -1))
-        self.cache.flat_values[layer].index_copy_(0, at, v.reshape(at.shape[0], -1))
-
     def _attend(self, layer: int, q: Tensor, window: Window, attention: Attention) -> Tensor:
         """q `[b, heads, n, head_dim]` -> the same shape, over all slots of the window's rows up to their reach."""
         if window.order is None or window.back is None:
@@ -111,11 +115,9 @@ class Primitive:
     def _attend_span(self, layer: int, q: Tensor, span: Span, attention: Attention) -> Tensor:
         keys, values = span.read(self.cache.keys[layer]), span.read(self.cache.values[layer])
         mask = span.mask(attention, keys.dtype)
-        if span.n > 1:
+        if span.n > 1 and keys.device.type == "cpu":  # as fast as `grouped` there, without another mask
             return F.scaled_dot_product_attention(q, keys, values, mask, enable_gqa=True)
-        # One query per row: its heads attend as if they were queries of their KV head, twice as fast as grouping.
-        folded = q.reshape(q.shape[0], keys.shape[1], -1, q.shape[3])
-        return F.scaled_dot_product_attention(folded, keys, values, mask).reshape(q.shape)
+        return grouped(q, keys, values, mask)
 
 
 def _joined(parts: list[Tensor], dim: int = 1) -> Tensor:

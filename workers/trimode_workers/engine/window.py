@@ -63,7 +63,8 @@ class Window:
     """The slots behind the prefixes of some rows: `n` per row. Made once per cycle, shared by its forwards."""
 
     def __init__(self, cache: KVCache, rows: Seq[int], lengths: Seq[int], n: int) -> None:
-        """`positions` is `[b, n]`, all below `reach`; `slots` is `[b, kv_heads, n]` into the flat cache."""
+        """`positions` is `[b, n]`, all below `reach`; `slots` is `[b, kv_heads, n]` into the flat cache. `leading`:
+        the rows are the cache's first ones, in order."""
         device, step = cache.memory.device, _steps(n, cache.memory.device)
         self.n = n
         starts = [(r * cache.heads * cache.slots + at, at) for r, at in zip(rows, lengths, strict=True)]
@@ -83,6 +84,7 @@ class Window:
             self.spans.append(Span([rows[i] for i in members], [lengths[i] for i in members], positions))
         self.sizes = [span.size for span in self.spans]
         self.reach = max(lengths) + n
+        self.leading = all(row == index for index, row in enumerate(rows))
 
 
 def spans(lengths: Seq[int]) -> tuple[list[int], list[int]]:
