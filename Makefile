@@ -5,9 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 FILE ?= examples/tiny.yaml
+MODEL ?= hf://nvidia/Nemotron-Labs-Diffusion-8B
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint bench bench-router crd chaos-test cluster-test cluster-test-serving cluster-test-others node-test kind-test clean
+.PHONY: help up test lint bench bench-router crd chaos-test cluster-test cluster-test-serving cluster-test-others node-test gpu-test gpu-bench kind-test clean
 
 help: ## show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -53,6 +54,13 @@ cluster-test-others:
 node-test: $(VENV)/.dev ## the chart's operator as real pods under kubelet and containerd (needs root; builds them once)
 	PYTHONPATH=e2e $(BIN)/python -m trimode_e2e.node
 	$(BIN)/python -m pytest -m node tests/cluster/test_operator_pod.py
+
+gpu-test: $(VENV)/.dev ## the engine on an NVIDIA GPU; elsewhere it says what was not tried
+	$(BIN)/python -m pytest -m gpu tests/gpu
+
+gpu-bench: $(VENV)/.up ## every operating point of a model on an NVIDIA GPU (MODEL=hf://..., ADAPTER=folder in it)
+	@$(BIN)/python -c "import torch, sys; torch.cuda.is_available() or sys.exit('gpu-bench: no NVIDIA GPU here (torch.cuda.is_available() is False): nothing was measured')"
+	$(BIN)/trimode bench --engine-only --model $(MODEL) $(if $(ADAPTER),--draft-adapter $(ADAPTER)) --out .
 
 kind-test: ## image, KubeRay, chart and an answer on a throw-away kind cluster (needs docker, kind, kubectl, helm)
 	charts/kind/test.sh

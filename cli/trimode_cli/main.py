@@ -81,6 +81,10 @@ def bench(
     engine_only: Annotated[bool, typer.Option("--engine-only", help="Leave the router out.")] = False,
     ramp: Annotated[bool, typer.Option("--ramp", help="A load that rises and falls instead; ramp.json, .png.")] = False,
     url: Annotated[str | None, typer.Option(help="Measure this endpoint instead of starting one.")] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="URI", help="With --engine-only: this model, hf:// or file://.")
+    ] = None,
+    draft_adapter: Annotated[str | None, typer.Option(help="Folder of a draft adapter in --model.")] = None,
 ) -> None:
     """Measure static points against the adaptive policy, in the engine alone and through the router.
 
@@ -91,7 +95,13 @@ def bench(
 
     if engine_only and (ramp or url):
         raise BadInput("--engine-only goes neither with --ramp nor with --url: the engine alone has no endpoint")
-    if ramp:
+    if (model or draft_adapter) and not engine_only:
+        raise BadInput("--model and --draft-adapter need --engine-only: the rest measures the packaged model")
+    if draft_adapter and not model:
+        raise BadInput("--draft-adapter needs --model, which it is a folder of")
+    if model:
+        command.bench_model(out, quick, model, draft_adapter)
+    elif ramp:
         command.bench_ramp(out, quick, url)
     else:
         command.bench(out, quick, engine_only, url)

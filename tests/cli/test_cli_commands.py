@@ -73,6 +73,9 @@ def test_the_version_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
         (("chat", "--url", "ftp://127.0.0.1"), "ftp://127.0.0.1"),
         (("bench", "--engine-only", "--ramp"), "--engine-only"),
         (("bench", "--out", "/dev/null/x"), "--out /dev/null/x"),
+        (("bench", "--model", "tiny://"), "--engine-only"),
+        (("bench", "--engine-only", "--draft-adapter", "x"), "--model"),
+        (("bench", "--engine-only", "--model", "file:///nowhere"), "--model"),
         (("nonsense",), "nonsense"),
     ],
 )

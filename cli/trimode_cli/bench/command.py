@@ -24,6 +24,7 @@ from trimode_cli.bench.measure import (
     QUICK,
     Effort,
     Progress,
+    Subject,
     engine_alone,
     questions,
     through_router,
@@ -31,31 +32,47 @@ from trimode_cli.bench.measure import (
 from trimode_cli.bench.plot import draw
 from trimode_cli.bench.served import Load, endpoint
 from trimode_cli.errors import BadInput
+from trimode_cli.source import model_folder
 from trimode_cli.up.preflight import tiny_folder
 
 RAMP_STEP_S = 6.0
 
 
 def bench(out: str, quick: bool, engine_only: bool, url: str | None) -> None:
-    """Both measurements, or the engine's alone. Raises TrimodeError."""
+    """Both measurements with the packaged model, or the engine's alone. Raises TrimodeError."""
     folder = _folder(out)
     effort = QUICK if quick else Effort()
     prompts = questions()
+    tiny = Subject(tiny_folder(), threads=1)  # as `examples/tiny.yaml` is served: one core
     with _progress() as progress:
-        if engine_only:
-            figures = Figures(engine=engine_alone(tiny_folder(), prompts, effort, progress))
-        else:
-            alone = () if url else engine_alone(tiny_folder(), prompts, effort, progress)
-            figures = Figures(alone, _router(url, prompts, effort, progress))
+        alone = () if url else engine_alone(tiny, prompts, effort, progress)
+        figures = Figures(alone, () if engine_only else _router(url, prompts, effort, progress))
+    _report(figures, "tiny model", effort, len(prompts), folder)
+
+
+def bench_model(out: str, quick: bool, uri: str, draft_adapter: str | None) -> None:
+    """The engine alone with a model of one's own, on a GPU where there is one. Raises TrimodeError."""
+    folder = _folder(out)
+    effort = QUICK if quick else Effort()
+    prompts = questions()
+    subject = Subject(model_folder(uri, draft_adapter), draft_adapter)
+    with _progress() as progress:
+        figures = Figures(engine=engine_alone(subject, prompts, effort, progress))
+    _report(figures, uri, effort, len(prompts), folder)
+
+
+def _report(figures: Figures, model: str, effort: Effort, prompts: int, folder: Path) -> None:
+    """JSON, picture, table and ratios."""
     about = _about()
     workload = {
-        "prompts": len(prompts),
+        "model": model,
+        "prompts": prompts,
         "maxTokens": effort.max_tokens,
     }
     content = about | {"workload": workload, "rows": figures.as_json(), "ratios": _ratios(figures)}
     (folder / "bench.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     facts = about["machine"]
-    subtitle = f"tiny model, greedy, {facts['processor']}, {facts['cores']} cores; medians, points in turns"
+    subtitle = f"{model}, greedy, {facts['processor']}, {facts['cores']} cores; medians, points in turns"
     draw(figures.parts(), "One dial: the best mode at every load", subtitle, folder / "bench.png")
     for title, rows in figures.parts().items():
         console.out.print(_table(title, rows))

@@ -16,7 +16,7 @@ from trimode_api.modes import Mode, OperatingPoint
 from trimode_cli.bench.figures import ADAPTIVE, POINTS, Row
 from trimode_cli.bench.load import Job
 from trimode_cli.bench.served import Load
-from trimode_cli.errors import StartFailed
+from trimode_cli.errors import BadInput, StartFailed
 
 Progress = Callable[[str], None]
 
@@ -44,21 +44,41 @@ def questions(count: int = 256) -> list[str]:
     return [samples[index].prompt for index in order[:count]]
 
 
-def engine_alone(model: Path, prompts: Sequence[str], effort: Effort, progress: Progress) -> tuple[Row, ...]:
-    """The engine in this process, without HTTP, text or a second process."""
-    from trimode_workers.engine.benchmark import run_engine_bench
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The model that the engine alone is measured with. `threads` 0 leaves them to torch."""
+
+    folder: Path
+    draft_adapter: str | None = None
+    threads: int = 0
+
+
+def engine_alone(model: Subject, prompts: Sequence[str], effort: Effort, progress: Progress) -> tuple[Row, ...]:
+    """The engine in this process, on a GPU where there is one, without HTTP, text or a second process.
+
+    Raises BadInput for a model that cannot be loaded.
+    """
+    from trimode_workers.engine.benchmark import measure
+    from trimode_workers.model.errors import ModelError
+    from trimode_workers.process.build import load_network
+    from trimode_workers.replica.settings import EngineOptions
+    from trimode_workers.text.errors import TemplateError, TokenizerError
     from trimode_workers.text.tokenizer import load_text_model
 
-    text = load_text_model(model)
-    tokens = [text.chat([{"role": "user", "content": prompt}]) for prompt in prompts]
-    rows = run_engine_bench(
-        model,
+    options = EngineOptions(model=str(model.folder), draft_adapter=model.draft_adapter, threads=model.threads)
+    try:
+        text = load_text_model(model.folder)
+        tokens = [text.chat([{"role": "user", "content": prompt}]) for prompt in prompts]
+        network, _ = load_network(options)
+    except (ModelError, TokenizerError, TemplateError) as exc:
+        raise BadInput(str(exc)) from exc
+    rows = measure(
+        network,
         list(POINTS),
         list(effort.concurrencies),
         effort.rounds,
         tokens,
         effort.max_tokens,
-        threads=1,  # as `examples/tiny.yaml` is served: one core
         progress=lambda point, level, turn: progress(f"engine alone: {point} at {level}, round {turn + 1}"),
     )
     return tuple(

@@ -6,7 +6,6 @@ Belongs here: the command's course and its output.
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -28,7 +27,7 @@ from trimode_cli.eval.marks import Mark, Run, mark
 from trimode_cli.eval.plot import draw
 from trimode_cli.eval.questions import Question
 from trimode_cli.eval.table import as_json, markdown, rich_table
-from trimode_cli.up import download
+from trimode_cli.source import model_folder
 
 DIFFUSION_GRID = tuple(f"D{block}@{threshold}" for block in (8, 16, 32) for threshold in (0.7, 0.9, 0.99))
 POINTS = ("AR", "S8", "S16", "S32", *DIFFUSION_GRID)
@@ -93,14 +92,7 @@ def marks_of(runs: Sequence[Run], asked: Sequence[Question], price: float | None
 
 
 def _of_engine(wanted: Wanted, asked: Sequence[Question], given: tuple[str, ...] | None) -> tuple[list[Run], str]:
-    from trimode_workers.sources import Hub, ModelSource, SourceError, fetch
-
-    with download.shown(console.err) as told:
-        try:
-            source = ModelSource.parse(wanted.model)
-            folder = fetch(source, Hub.from_environment(os.environ), wanted.adapter, told)
-        except SourceError as exc:
-            raise BadInput(f"--model: {exc}") from exc
+    folder = model_folder(wanted.model, wanted.adapter)
     plan = Plan(given or POINTS, wanted.max_tokens, wanted.concurrency)
     with _progress() as progress:
         return engine.ask(folder, wanted.adapter, asked, plan, progress), wanted.model

@@ -46,6 +46,7 @@ class _Timed:
 
 def ask(folder: Path, adapter: str | None, questions: Sequence[Question], plan: Plan, progress: Progress) -> list[Run]:
     """One run for each point, in the plan's order. Raises BadInput for a model or questions that do not fit."""
+    from trimode_workers.engine.errors import SettingsError
     from trimode_workers.engine.messages import Configure
     from trimode_workers.model.errors import ModelError
     from trimode_workers.process.build import build
@@ -64,7 +65,7 @@ def ask(folder: Path, adapter: str | None, questions: Sequence[Question], plan: 
             max_running_requests=plan.concurrency,
         )
         engine, started = build(options, Configure(points=list(plan.points), fallback=plan.points[0]))
-    except (ModelError, TokenizerError, TemplateError) as exc:
+    except (ModelError, SettingsError, TokenizerError, TemplateError) as exc:
         raise BadInput(str(exc)) from exc
     if started.max_context_tokens < context:
         raise BadInput(

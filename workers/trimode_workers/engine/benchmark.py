@@ -12,15 +12,11 @@ from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from itertools import count, cycle
-from pathlib import Path
 from statistics import median
-
-import torch
 
 from trimode_workers.engine.engine import Engine, EngineSettings
 from trimode_workers.engine.messages import Configure, Submit
 from trimode_workers.model.decoder import Network
-from trimode_workers.model.loading import load_decoder
 
 ADAPTIVE = "adaptive"
 """The name of the policy among the points to measure."""
@@ -122,20 +118,3 @@ def _row(point: str, concurrency: int, turns: list[_Turn]) -> EngineBenchRow:
         median(1e3 * t.seconds / t.cycles for t in turns),
         median(t.tokens / t.cycles / concurrency for t in turns),
     )
-
-
-def run_engine_bench(
-    model_folder: str | Path,
-    points: list[str],
-    concurrencies: list[int],
-    rounds: int,
-    prompts: list[list[int]],
-    max_new_tokens: int,
-    threads: int | None = None,
-    progress: Progress | None = None,
-) -> list[EngineBenchRow]:
-    """`measure` with a model from a folder. Raises what `load_decoder` raises, ValueError for an unknown point."""
-    if threads is not None:
-        torch.set_num_threads(threads)
-    decoder, _ = load_decoder(model_folder)
-    return measure(decoder.fused(), points, concurrencies, rounds, prompts, max_new_tokens, progress)

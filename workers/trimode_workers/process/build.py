@@ -36,17 +36,9 @@ _log = logging.getLogger(__name__)
 def build(options: EngineOptions, configure: Configure) -> tuple[Engine, Started]:
     """Load, warm up, and say what the engine can do. ModelError and SettingsError in words for a person."""
     began = time.monotonic()
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    device = pick_device()
-    dtype = pick_dtype(options.dtype, device)
-    decoder, config = load_decoder(options.model, dtype)
+    network, parameters = load_network(options)
+    config, device, dtype = network.config, network.like.device, network.like.dtype
     context = min(options.max_context_tokens, config.max_positions)
-    parameters = sum(tensor.numel() for tensor in decoder.parameters())
-    network = decoder.fused(device)
-    if options.draft_adapter is not None:
-        _adapt(network, decoder, Path(options.model, options.draft_adapter))
-    del decoder
     rows = _rows(config, context, dtype, device, options.max_running_requests)
     _warm(network, configure)
     settings = EngineSettings(rows, context)
@@ -61,6 +53,18 @@ def build(options: EngineOptions, configure: Configure) -> tuple[Engine, Started
         load_seconds=time.monotonic() - began,
     )
     return Engine(network, settings, configure), started
+
+
+def load_network(options: EngineOptions) -> tuple[FusedDecoder, int]:
+    """The network on its device, with its draft adapter, and how many parameters it has. Raises ModelError."""
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device = pick_device()
+    decoder, _ = load_decoder(options.model, pick_dtype(options.dtype, device))
+    network = decoder.fused(device)
+    if options.draft_adapter is not None:
+        _adapt(network, decoder, Path(options.model, options.draft_adapter))
+    return network, sum(tensor.numel() for tensor in decoder.parameters())
 
 
 def _adapt(network: FusedDecoder, decoder: Decoder, folder: Path) -> None:

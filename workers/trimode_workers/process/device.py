@@ -13,6 +13,9 @@ import torch
 USABLE = 0.92
 """Share of a GPU's memory that an engine plans with: the rest is the driver's, and lost between blocks."""
 
+GRAPHS = 1 << 30
+"""Bytes left for recorded forwards: their pool and some MiB for each. An estimate, not measured."""
+
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -33,7 +36,7 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         torch.cuda.empty_cache()
         free, total = torch.cuda.mem_get_info(device)
-        return int(free - (1 - USABLE) * total)
+        return int(free - (1 - USABLE) * total) - GRAPHS
     return _free_in_memory(_CGROUP, Path("/proc/meminfo"))
 
 
