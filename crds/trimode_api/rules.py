@@ -101,6 +101,13 @@ RULES: tuple[Rule, ...] = (
     Rule(
         (),
         ("pools",),
+        "a replica of the Native engine runs on one GPU; ask for 0 or 1 and for more replicas instead",
+        "self.engine.type != 'Native' || self.pools.all(p, p.resources.gpus <= 1)",
+        lambda s: s["engine"]["type"] != "Native" or all(p["resources"]["gpus"] <= 1 for p in s["pools"]),
+    ),
+    Rule(
+        (),
+        ("pools",),
         "at least one pool must allow a lossless mode: AR or SelfSpeculation",
         "self.pools.exists(p, 'AR' in p.modes || 'SelfSpeculation' in p.modes)",
         lambda s: bool(_modes(s) & {"AR", "SelfSpeculation"}),

@@ -115,7 +115,12 @@ class Replicas(SpecModel):
 class Resources(SpecModel):
     """What one replica is given."""
 
-    gpus: Int = Field(default=0, ge=0, le=16, description="GPUs per replica.")
+    gpus: Int = Field(
+        default=0,
+        ge=0,
+        le=16,
+        description="GPUs per replica; the Native engine uses one, SGLang spreads the model over all.",
+    )
     cpu: Cpu = Field(default="1", description="Cores per replica, such as '8' or '500m'.")
     memory: Memory = Field(default="1Gi", description="Memory per replica, such as '64Gi'.")
 

@@ -111,6 +111,7 @@ WRONG: list[tuple[str, Any, str, str]] = [
     ("spec.pools.0.replicas", {"min": -1}, "spec.pools[0].replicas.min", "0"),
     ("spec.pools.0.resources", {"memory": "64GB"}, "spec.pools[0].resources.memory", "Gi"),
     ("spec.pools.0.resources", {"cpu": "two"}, "spec.pools[0].resources.cpu", "500m"),
+    ("spec.pools.0.resources", {"gpus": 2}, "spec.pools", "one GPU; ask for 0 or 1"),
     ("spec.pools.0.resources", {"gpus": 0.5}, "spec.pools[0].resources.gpus", "integer"),
     ("spec.pools.0.resources", {"gpu": 1}, "spec.pools[0].resources.gpu", "unknown field"),
     ("spec.diffusion", {"threshold": 0.9}, "spec.diffusion.threshold", "string"),
