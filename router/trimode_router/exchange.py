@@ -276,6 +276,8 @@ class Exchange:
             self._flush()
             self._held, self._aligned = rest, True
             self._passing = False
+        else:
+            self._passing = False  # what comes next goes behind what is held
 
     def _flush(self) -> None:
         """Write what is held, after the head if that has not gone yet."""

@@ -200,6 +200,22 @@ async def test_events_torn_across_packets_reach_the_client_whole(house: Any) -> 
     assert rest.count(b'"content":"a"') == 1
 
 
+async def test_an_event_in_two_halves_stays_in_order(house: Any) -> None:
+    """In mid-stream, behind whole events that passed at once."""
+    whole = [chunk(b'data: {"choices":[{"delta":{"content":"%d"}}]}\n\n' % number) for number in range(4)]
+
+    async def script(call: Any) -> None:
+        await call.begin()
+        for part in (whole[0], whole[1], whole[2][:20], whole[2][20:], whole[3]):
+            await call.raw(part)
+            await asyncio.sleep(0.02)  # each a read of its own
+        await call.end()
+
+    house.replicas[0].script = script
+    response = await house.http.post("/v1/chat/completions", json=STREAM)
+    assert "".join(contents(response.text)) == "0123"
+
+
 async def test_a_server_whose_chunks_are_not_events_is_not_held_up(house: Any) -> None:
     async def script(call: Any) -> None:
         await call.begin()
