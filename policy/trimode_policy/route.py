@@ -13,6 +13,19 @@ from zlib import crc32
 
 from trimode_api.modes import OperatingPoint
 
+Rank = tuple[bool, float, int]
+"""Kept for others; share of its room in use (1 and above: full); prompt tokens queued. The least goes first."""
+FULL: Rank = (True, 1.0, 0)
+"""Whatever is not below this has no room."""
+
+
+def _share(load: int, room: int) -> float:
+    return load / room if room > 0 else 1.0
+
+
+def _lossless(points: Iterable[OperatingPoint]) -> bool:
+    return any(point.mode.lossless for point in points)
+
 
 @dataclass(frozen=True, slots=True)
 class ReplicaView:
@@ -44,17 +57,38 @@ class ReplicaView:
     prompt_tokens_per_s: float = 0.0
     lossless: bool = field(init=False)
     """Whether some of its points answer losslessly."""
+    open: bool = field(init=False)
+    """Whether it takes requests at all."""
     floor: int = field(init=False)
     """Requests beyond which the tier it is kept fast for would fall behind its pace."""
-    rooms: Mapping[str, int] = field(init=False)
-    """By tier, requests beyond which that tier, or the one it is kept fast for, would fall behind."""
+    ranks: Mapping[str, Rank] = field(init=False)
+    """Its place in the order, by tier, for a request whose pace is to be kept; other tiers have `rank`."""
+    rank: Rank = field(init=False)
+    salt: int = field(init=False)
+    """What orders it among equals, together with a seed."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "lossless", any(point.mode.lossless for point in self.points))
-        kept = self.rows.get(self.keeps, 0) if self.keeps is not None else 0
+        """Work out once what `route` would ask of every replica for every request."""
+        load, queued, keeps = self.load, self.queued_prompt_tokens, self.keeps
+        kept = self.rows.get(keeps, 0) if keeps is not None else 0
         floor = min(kept, self.capacity) if kept > 0 else self.capacity
-        object.__setattr__(self, "floor", floor)
-        object.__setattr__(self, "rooms", {tier: min(rows, floor) for tier, rows in self.rows.items()})
+        put = object.__setattr__
+        put(self, "lossless", _lossless(self.points))
+        put(self, "open", self.ready and not self.draining)
+        put(self, "floor", floor)
+        put(self, "ranks", {t: (t != keeps, _share(load, min(n, floor)), queued) for t, n in self.rows.items()})
+        put(self, "rank", (bool(self.rows), _share(load, floor), queued))
+        put(self, "salt", crc32(self.replica_id.encode()))
+
+    @property
+    def load(self) -> int:
+        """Requests it has, as far as this router and its last report know."""
+        return max(self.in_flight, self.running + self.waiting)
+
+    @property
+    def rooms(self) -> dict[str, int]:
+        """By tier, requests beyond which that tier, or the one it is kept fast for, would fall behind."""
+        return {tier: min(rows, self.floor) for tier, rows in self.rows.items()}
 
 
 class Claim(IntEnum):
@@ -124,14 +158,16 @@ def route(request: RequestView, replicas: Sequence[ReplicaView], staleness: Stal
     Deterministic for a seed and independent of the order of `replicas`. A replica that is full is never picked,
     one that has room is never passed over for refusing.
     """
-    alive = [r for r in replicas if r.ready and not r.draining and r.age_s <= staleness.dead_after_s]
-    if not alive:
-        return RouteDecision(None, RouteReason.NONE_READY, f"none of {len(replicas)} replicas is ready")
-    able = [r for r in alive if may_serve(request, r.points)] if _choosy(request, alive) else alive
-    if not able:
-        wanted = str(request.pin) if request.pin is not None else "lossless answers"
-        return RouteDecision(None, RouteReason.NOT_OFFERED, f"none of {len(alive)} ready replicas offers {wanted}")
-    return _pick(request, able, staleness, seed)
+    best, doubtful = _pick(request, replicas, staleness, seed)
+    if best is not None:
+        detail = f"{best.replica_id} has {best.load} of {best.capacity} requests, "
+        detail += f"{best.queued_prompt_tokens} prompt tokens queued"
+        return RouteDecision(best.replica_id, RouteReason.LEAST_LOADED, detail)
+    best = _pick_stale(request, doubtful, seed)
+    if best is not None:
+        detail = f"{best.replica_id} has {best.in_flight} of {best.capacity} requests of this router's own"
+        return RouteDecision(best.replica_id, RouteReason.STALE, detail)
+    return _nobody(request, replicas, staleness)
 
 
 def may_serve(request: RequestView, points: Iterable[OperatingPoint]) -> bool:
@@ -141,50 +177,87 @@ def may_serve(request: RequestView, points: Iterable[OperatingPoint]) -> bool:
     return bool(allowed) if request.pin is None else request.pin in allowed
 
 
-def _choosy(request: RequestView, alive: Sequence[ReplicaView]) -> bool:
-    """Whether replicas have to be looked at one by one: hardly ever, and it costs."""
-    return request.pin is not None or not all(r.lossless for r in alive)
-
-
 LATE_SHARE = 0.5
 """Share of a replica's room up to which it takes requests that are late anyway: the rest is for those in time. Only
 where a pace is at stake."""
+SCATTER, MASK = 2_654_435_769, 0xFFFFFFFF
+"""Multiplicative hashing by the golden ratio (Knuth, The Art of Computer Programming, 6.4)."""
 
 
-def _pick(request: RequestView, able: Sequence[ReplicaView], staleness: Staleness, seed: int) -> RouteDecision:
-    """Fresh before stale, those kept fast for the request's tier before others, then the smallest share of their room
-    in use, then the fewest queued prompt tokens."""
-    stale_after, tier = staleness.stale_after_s, request.tier
-    # Where no replica can keep the tier's pace there is nothing to protect: it takes what the others leave.
-    paced = request.claim == Claim.ON_TIME and any(r.rows.get(tier, 1) for r in able)
-    anywhere = request.claim == Claim.RESUMED
+def _pick(
+    request: RequestView, replicas: Sequence[ReplicaView], staleness: Staleness, seed: int
+) -> tuple[ReplicaView | None, list[ReplicaView]]:
+    """The replica of the least rank among those that report, one of the equals by the seed; and those that do not.
+
+    One loop that reads what the views have ready: it runs for every request over every replica.
+    """
+    stale_after, dead_after, tier, pinned = staleness.stale_after_s, staleness.dead_after_s, request.tier, request.pin
+    paced, mixed = _keeps_pace(request, replicas, staleness), crc32(b"%d" % seed)
     best: ReplicaView | None = None
-    best_score = (True, True, 2.0, 0)
-    for replica in able:
-        stale = replica.age_s > stale_after
-        load, room, other = replica.in_flight, replica.capacity, False
-        if not stale:
-            if replica.running + replica.waiting > load:
-                load = replica.running + replica.waiting
-            if replica.rows and not anywhere:
-                other = replica.keeps != tier
-                room = replica.rooms.get(tier, replica.floor) if paced else _leftover(request, replica)
-                if paced and replica.queued_prompt_tokens and not _in_time(request, replica):
-                    continue
-        if load >= room:
+    best_rank, best_turn, best_id = FULL, 0, ""
+    doubtful = []
+    for replica in replicas:
+        age = replica.age_s
+        if age > stale_after:
+            if age <= dead_after:
+                doubtful.append(replica)
             continue
-        share = load / room
-        if stale == best_score[0] and other == best_score[1] and share > best_score[2]:
+        if not replica.open or ((pinned or not replica.lossless) and not may_serve(request, replica.points)):
             continue
-        score = (stale, other, share, 0 if stale else replica.queued_prompt_tokens)
-        if best is None or score < best_score or (score == best_score and _turn(replica, seed) < _turn(best, seed)):
-            best, best_score = replica, score
-    if best is None:
-        return RouteDecision(None, RouteReason.ALL_BUSY, f"all {len(able)} replicas run as much as they may")
-    reason = RouteReason.STALE if best_score[0] else RouteReason.LEAST_LOADED
-    load = best.in_flight if best_score[0] else max(best.in_flight, best.running + best.waiting)
-    detail = f"{best.replica_id} has {load} of {best.capacity} requests, {best_score[3]} prompt tokens queued"
-    return RouteDecision(best.replica_id, reason, detail)
+        rank = replica.ranks.get(tier, replica.rank) if paced else _unpaced(request, replica)
+        if rank > best_rank or rank[1] >= 1.0 or (paced and rank[2] and not _in_time(request, replica)):
+            continue
+        turn = (replica.salt ^ mixed) * SCATTER & MASK
+        if rank == best_rank and (turn > best_turn or (turn == best_turn and replica.replica_id > best_id)):
+            continue
+        best, best_rank, best_turn, best_id = replica, rank, turn, replica.replica_id
+    return best, doubtful
+
+
+def _pick_stale(request: RequestView, doubtful: Sequence[ReplicaView], seed: int) -> ReplicaView | None:
+    """The same among those whose reports are not believed: only this router's own counter speaks for them."""
+    mixed = crc32(b"%d" % seed)
+    able = [r for r in doubtful if r.open and r.in_flight < r.capacity and may_serve(request, r.points)]
+    return min(
+        able,
+        key=lambda r: (_share(r.in_flight, r.capacity), (r.salt ^ mixed) * SCATTER & MASK, r.replica_id),
+        default=None,
+    )
+
+
+def _unpaced(request: RequestView, replica: ReplicaView) -> Rank:
+    """The rank for a request that has no pace to keep: it is late, or goes on, or no replica reaches its tier's."""
+    load, queued = replica.load, replica.queued_prompt_tokens
+    if not replica.rows or request.claim == Claim.RESUMED:
+        return False, _share(load, replica.capacity), queued
+    return replica.keeps != request.tier, _share(load, _leftover(request, replica)), queued
+
+
+def _keeps_pace(request: RequestView, replicas: Sequence[ReplicaView], staleness: Staleness) -> bool:
+    """Whether the tier's pace is to be protected: the request is in time, and some replica can keep it.
+
+    Where none can it takes what the others leave.
+    """
+    if request.claim != Claim.ON_TIME:
+        return False
+    return any(r.rows.get(request.tier, 1) and _able(request, r, staleness) for r in replicas)
+
+
+def _able(request: RequestView, replica: ReplicaView, staleness: Staleness) -> bool:
+    """Whether it may answer, be it full or not."""
+    return replica.open and replica.age_s <= staleness.dead_after_s and may_serve(request, replica.points)
+
+
+def _nobody(request: RequestView, replicas: Sequence[ReplicaView], staleness: Staleness) -> RouteDecision:
+    """Why no replica was found."""
+    alive = [r for r in replicas if r.open and r.age_s <= staleness.dead_after_s]
+    if not alive:
+        return RouteDecision(None, RouteReason.NONE_READY, f"none of {len(replicas)} replicas is ready")
+    able = sum(may_serve(request, r.points) for r in alive)
+    if not able:
+        wanted = str(request.pin) if request.pin is not None else "lossless answers"
+        return RouteDecision(None, RouteReason.NOT_OFFERED, f"none of {len(alive)} ready replicas offers {wanted}")
+    return RouteDecision(None, RouteReason.ALL_BUSY, f"all {able} replicas run as much as they may")
 
 
 def _leftover(request: RequestView, replica: ReplicaView) -> int:
@@ -196,10 +269,5 @@ def _leftover(request: RequestView, replica: ReplicaView) -> int:
 
 def _in_time(request: RequestView, replica: ReplicaView) -> bool:
     """Whether the prompts queued there leave time for this one's; unknown speed counts as fast."""
-    tokens = replica.queued_prompt_tokens + request.prompt_tokens
-    return replica.prompt_tokens_per_s <= 0 or tokens <= request.left_s * replica.prompt_tokens_per_s
-
-
-def _turn(replica: ReplicaView, seed: int) -> tuple[int, str]:
-    """Order among equals: random over seeds, the same for every router that uses this one."""
-    return crc32(f"{seed}:{replica.replica_id}".encode()), replica.replica_id
+    speed = replica.prompt_tokens_per_s if replica.rows else 0.0
+    return speed <= 0 or replica.queued_prompt_tokens + request.prompt_tokens <= request.left_s * speed

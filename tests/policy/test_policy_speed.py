@@ -42,13 +42,16 @@ def test_observe(benchmark: BenchmarkFixture, tiny_prior: Roofline) -> None:
     assert curves.observed_cycles(speculation(8)) > 100
 
 
+@pytest.mark.parametrize("busy", [0, 7], ids=["idle", "mixed"])
 @pytest.mark.parametrize("rows", [{}, {"standard": 40, "premium": 12}], ids=["capacity", "paces"])
 @pytest.mark.parametrize("replicas", [64, 1000])
-def test_route(benchmark: BenchmarkFixture, replicas: int, rows: dict[str, int]) -> None:
+def test_route(benchmark: BenchmarkFixture, replicas: int, rows: dict[str, int], busy: int) -> None:
+    """`idle`: all are equals, which is the dearest case."""
     tiers = ("premium", "standard", "standard")
+    loads = [(i % busy, i % 5) if busy else (0, 0) for i in range(replicas)]
     fleet = [
-        ReplicaView(f"r{i}", "p", True, False, 0.1, i % 7, i % 5, 0, 0, 64, POINTS, 100.0, rows, tiers[i % 3])
-        for i in range(replicas)
+        ReplicaView(f"r{i}", "p", True, False, 0.1, *load, 0, 0, 64, POINTS, 100.0, rows, tiers[i % 3])
+        for i, load in enumerate(loads)
     ]
     decision = benchmark(route, RequestView(), fleet, Staleness(), 1)
     assert decision.reason is RouteReason.LEAST_LOADED
