@@ -18,14 +18,14 @@ from trimode_cli import console
 from trimode_cli.client import Account, Endpoint, Message
 from trimode_cli.errors import BadInput, CliError
 
-HELP = "/clear forgets the conversation, /mode AR|SelfSpeculation|Diffusion|auto pins the mode, /quit or Ctrl-D ends"
+HELP = f"/clear forgets the conversation, /mode {'|'.join(Mode)}|auto pins the mode, /quit or Ctrl-D ends"
 
 
 def options(mode: str | None, block_length: int | None) -> dict[str, Any]:
     """The request's extension for a pinned mode. Raises BadInput for what contradicts itself."""
     if mode is None:
         if block_length is not None:
-            raise BadInput("--block-length needs --mode SelfSpeculation or --mode Diffusion")
+            raise BadInput("--block-length needs --mode with a mode that has blocks, such as SelfSpeculation")
         return {}
     if mode not in list(Mode):
         raise BadInput(f"--mode {mode}: write {', '.join(Mode)}")

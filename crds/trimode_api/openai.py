@@ -70,7 +70,9 @@ class TrimodeOptions(RequestModel):
     def _length_fits_mode(cls, value: int | None, info: ValidationInfo) -> int | None:
         mode = info.data.get("mode")
         if mode in (None, Mode.AR):
-            raise ValueError(f"needs mode SelfSpeculation or Diffusion, got {value} with mode {mode}")
+            raise ValueError(
+                f"needs mode SelfSpeculation, QuadraticSpeculation or Diffusion, got {value} with mode {mode}"
+            )
         if value not in BLOCK_LENGTHS:
             raise ValueError(f"must be one of {list(BLOCK_LENGTHS)}, got {value}")
         return value
@@ -79,8 +81,8 @@ class TrimodeOptions(RequestModel):
     @classmethod
     def _threshold_fits_mode(cls, value: float | None, info: ValidationInfo) -> float | None:
         mode = info.data.get("mode")
-        if mode is not Mode.DIFFUSION:
-            raise ValueError(f"needs mode Diffusion, got {value} with mode {mode}")
+        if mode not in (Mode.SELF_SPECULATION, Mode.DIFFUSION):
+            raise ValueError(f"needs mode SelfSpeculation or Diffusion, got {value} with mode {mode}")
         return value
 
     def matches(self, point: OperatingPoint) -> bool:

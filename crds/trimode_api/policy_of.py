@@ -5,7 +5,7 @@ Belongs here: the one translation of a spec into a `PolicyConfig`, pure.
 
 from __future__ import annotations
 
-from trimode_api.modes import AR, Mode, OperatingPoint, diffusion, speculation
+from trimode_api.modes import AR, Mode, OperatingPoint, diffusion, quadratic, speculation
 from trimode_api.resource import NemotronDeployment, Pool, Spec
 from trimode_api.wire import (
     AdmissionPolicy,
@@ -18,12 +18,16 @@ from trimode_api.wire import (
 
 
 def pool_points(pool: Pool, spec: Spec) -> tuple[OperatingPoint, ...]:
-    """All points the pool's engines may run, in the order AR, self-speculation by block length, diffusion."""
+    """All points the pool's engines may run, in the order AR, self-speculation, linear and quadratic, by block
+    length, diffusion."""
     points: list[OperatingPoint] = []
     if Mode.AR in pool.modes:
         points.append(AR)
     if Mode.SELF_SPECULATION in pool.modes:
-        points += [speculation(length) for length in sorted(pool.block_lengths)]
+        threshold = None if pool.draft_threshold is None else float(pool.draft_threshold)
+        points += [speculation(length, threshold) for length in sorted(pool.block_lengths)]
+    if Mode.QUADRATIC in pool.modes:
+        points += [quadratic(length) for length in sorted(pool.block_lengths)]
     if Mode.DIFFUSION in pool.modes and spec.diffusion is not None:
         points.append(diffusion(spec.diffusion.block_length, float(spec.diffusion.threshold)))
     return tuple(points)

@@ -15,6 +15,8 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
+from trimode_api.modes import LONGEST_QUADRATIC
+
 Path = tuple[str | int, ...]
 
 
@@ -35,6 +37,9 @@ def _unique(items: list[Any]) -> bool:
 
 def _modes(spec: Any) -> set[str]:
     return {mode for pool in spec["pools"] for mode in pool["modes"]}
+
+
+_SPECULATING = ("SelfSpeculation", "QuadraticSpeculation")
 
 
 def _manual(switching: Any) -> bool:
@@ -62,6 +67,20 @@ RULES: tuple[Rule, ...] = (
         "must not name a block length twice",
         "self.blockLengths.all(b, self.blockLengths.exists_one(c, c == b))",
         lambda p: _unique(p["blockLengths"]),
+    ),
+    Rule(
+        ("pools", "*"),
+        ("blockLengths",),
+        "must be 32 at most with QuadraticSpeculation, whose forward grows with their square",
+        "!('QuadraticSpeculation' in self.modes) || self.blockLengths.all(b, b <= 32)",
+        lambda p: "QuadraticSpeculation" not in p["modes"] or all(b <= LONGEST_QUADRATIC for b in p["blockLengths"]),
+    ),
+    Rule(
+        ("pools", "*"),
+        ("draftThreshold",),
+        "is for pools with SelfSpeculation in their modes; remove it or add the mode",
+        "!has(self.draftThreshold) || 'SelfSpeculation' in self.modes",
+        lambda p: p.get("draftThreshold") is None or "SelfSpeculation" in p["modes"],
     ),
     Rule(
         (),
@@ -108,9 +127,20 @@ RULES: tuple[Rule, ...] = (
     Rule(
         (),
         ("pools",),
+        "SGLang has neither QuadraticSpeculation nor draftThreshold; remove them or set type: Native",
+        "self.engine.type != 'SGLang' || !self.pools.exists(p, 'QuadraticSpeculation' in p.modes || "
+        "has(p.draftThreshold))",
+        lambda s: (
+            s["engine"]["type"] != "SGLang"
+            or not any("QuadraticSpeculation" in p["modes"] or p.get("draftThreshold") is not None for p in s["pools"])
+        ),
+    ),
+    Rule(
+        (),
+        ("pools",),
         "at least one pool must allow a lossless mode: AR or SelfSpeculation",
-        "self.pools.exists(p, 'AR' in p.modes || 'SelfSpeculation' in p.modes)",
-        lambda s: bool(_modes(s) & {"AR", "SelfSpeculation"}),
+        "self.pools.exists(p, 'AR' in p.modes || 'SelfSpeculation' in p.modes || 'QuadraticSpeculation' in p.modes)",
+        lambda s: bool(_modes(s) - {"Diffusion"}),
     ),
     Rule(
         ("engine",),
@@ -150,9 +180,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         ("switching",),
         ("blockLength",),
-        "is for policy: Manual with mode: SelfSpeculation only",
-        "!has(self.blockLength) || (self.policy == 'Manual' && has(self.mode) && self.mode == 'SelfSpeculation')",
-        lambda w: w.get("blockLength") is None or (_manual(w) and w.get("mode") == "SelfSpeculation"),
+        "is for policy: Manual with mode: SelfSpeculation or QuadraticSpeculation only",
+        "!has(self.blockLength) || (self.policy == 'Manual' && has(self.mode) && "
+        "self.mode in ['SelfSpeculation', 'QuadraticSpeculation'])",
+        lambda w: w.get("blockLength") is None or (_manual(w) and w.get("mode") in _SPECULATING),
     ),
     Rule(
         (),

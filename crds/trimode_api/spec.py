@@ -131,14 +131,21 @@ class Pool(SpecModel):
     name: Name = Field(description="Name of the pool, unique in the resource.")
     modes: tuple[Mode, ...] = Field(
         min_length=1,
-        max_length=3,
-        description="Modes its engines may run. Several: the engine switches between them. SGLang: exactly one.",
+        max_length=4,
+        description="Modes its engines may run. Several: the engine switches between them. SGLang: exactly one. "
+        "QuadraticSpeculation drafts and verifies in one wide forward: more tokens per forward, but slower than "
+        "SelfSpeculation wherever arithmetic is the limit, so it is tried only where it is named here.",
     )
     block_lengths: tuple[BlockLength, ...] = Field(
         default=(8, 16, 32),
         min_length=1,
         max_length=5,
-        description="Block lengths for self-speculation, in tokens: powers of two from 4 to 64.",
+        description="Block lengths for self-speculation, in tokens: powers of two from 4 to 64 (32 if quadratic).",
+    )
+    draft_threshold: Threshold | None = Field(
+        default=None,
+        description="Makes SelfSpeculation draft in up to three forwards, each fixing the tokens whose top-1 "
+        "probability reaches this, as text in (0, 1]; one forward where left out. Changes speed and no answer.",
     )
     replicas: Replicas = Field(default=Replicas(), description="Bounds of the number of replicas.")
     resources: Resources = Field(default=Resources(), description="What one replica is given.")

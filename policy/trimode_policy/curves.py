@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import exp, isfinite, log
 from typing import NamedTuple
 
-from trimode_api.modes import Mode, OperatingPoint
+from trimode_api.modes import OperatingPoint
 
 from .gain import Gain, Yield
 from .roofline import Roofline, forwards
@@ -70,6 +70,7 @@ class _Known:
 
     point: OperatingPoint
     forwards: float
+    width: int
     speculates: bool
     tokens: Yield
     row: Row
@@ -193,8 +194,8 @@ class Curves:
     def _known(self, point: OperatingPoint) -> _Known:
         known = self._points.get(point)
         if known is None:
-            speculates = point.mode is Mode.SELF_SPECULATION
-            known = _Known(point, forwards(point), speculates, self._gain.start(point), self._speed.start(point))
+            tokens, row = self._gain.start(point), self._speed.start(point)
+            known = _Known(point, forwards(point), point.width, point.mode.speculates, tokens, row)
             self._points[point] = known
         return known
 
@@ -205,4 +206,4 @@ class Curves:
         """The roofline with its part that all points share handed in; without a prior one second."""
         if self.prior is None:
             return 1.0
-        return known.forwards * self.prior.bound_seconds(read_s, batch * known.point.block_length)
+        return known.forwards * self.prior.bound_seconds(read_s, batch * known.width)

@@ -44,9 +44,9 @@ class Gain:
     def start(self, point: OperatingPoint) -> Yield:
         """A point before anything was measured."""
         prior = prior_tokens(point)
-        odds = log_odds_for(prior, point.block_length) if point.mode is Mode.SELF_SPECULATION else 0.0
+        odds = log_odds_for(prior, point.block_length) if point.mode.speculates else 0.0
         known = Yield(point, odds, self.tracker.start(0.0, DRIFT.shape_start**2, 0.0), prior, odds)
-        if point.mode is Mode.SELF_SPECULATION:
+        if point.mode.speculates:
             self._yields.append(known)
         return known
 
@@ -56,7 +56,7 @@ class Gain:
         gained = min(max(tokens, 0.0), float(length))
         if known.point.mode is Mode.DIFFUSION:
             known.tokens += DIFFUSION_STEP * (max(gained, 0.5) - known.tokens)
-        elif known.point.mode is Mode.SELF_SPECULATION:
+        elif known.point.mode.speculates:
             expected = self.tokens(known)
             slope = max(tokens_slope(known.odds, length), 0.02)
             self.tracker.update(known.shape, gained - expected, slope, (SPREAD * expected) ** 2 / batch, now)
@@ -64,10 +64,10 @@ class Gain:
 
     def _keep_order(self, sure: Yield) -> None:
         """A longer block begins with the shorter one's tokens, so it yields no fewer: what is known less well than
-        `sure` and contradicts it gives way (one Newton step)."""
+        `sure` and contradicts it gives way (one Newton step). Points that draft otherwise say nothing of it."""
         tokens, length = self.tokens(sure), sure.point.block_length
         for other in self._yields:
-            if other is sure or other.shape.variance <= sure.shape.variance:
+            if other is sure or other.shape.variance <= sure.shape.variance or not _alike(other.point, sure.point):
                 continue
             gap = tokens - self.tokens(other)
             if gap * (other.point.block_length - length) > 0:
@@ -76,7 +76,7 @@ class Gain:
 
     def tokens(self, known: Yield) -> float:
         """Predicted tokens per request and cycle; remembered until the log-odds move."""
-        if known.point.mode is Mode.SELF_SPECULATION:
+        if known.point.mode.speculates:
             odds = known.prior_odds + known.shape.mean + self.tracker.level
             if odds != known.odds:
                 known.odds, known.tokens = odds, expected_tokens(odds, known.point.block_length)
@@ -84,7 +84,7 @@ class Gain:
 
     def variance(self, known: Yield, now: float | None) -> float:
         """Doubt of log tokens as of `now` (None: as of the last measurement), without what all lengths share."""
-        if known.point.mode is not Mode.SELF_SPECULATION:
+        if not known.point.mode.speculates:
             return 0.0
         odds = known.shape.variance if now is None else self.tracker.variance(known.shape, now)
         return TOKENS_PER_ODDS**2 * odds
@@ -93,3 +93,8 @@ class Gain:
         """The part of the doubt that all speculating points share, and AR does not have."""
         odds = self.tracker.level_variance if now is None else self.tracker.level_variance_at(now)
         return TOKENS_PER_ODDS**2 * min(odds, DRIFT.most**2)
+
+
+def _alike(one: OperatingPoint, other: OperatingPoint) -> bool:
+    """Whether the two draft in the same way, but for the block's length."""
+    return one.mode is other.mode and one.threshold == other.threshold

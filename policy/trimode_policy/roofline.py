@@ -12,6 +12,8 @@ from trimode_api.modes import Mode, OperatingPoint
 
 DIFFUSION_TOKENS_PER_FORWARD = 2.5
 """Tokens fixed per forward of a diffusion block, its final causal forward included (model's paper: 2.57)."""
+STEPPED_FORWARDS = 3.0
+"""Forwards of a cycle whose draft is made in steps, before anything is measured: two steps and the verification."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +82,7 @@ class Roofline:
 
     def seconds(self, point: OperatingPoint, batch: int, context_tokens: float) -> float:
         """Seconds of one cycle of `point` over `batch` requests with `context_tokens` cached tokens each (mean)."""
-        return forwards(point) * self.bound_seconds(
-            self.read_seconds(batch, context_tokens), batch * point.block_length
-        )
+        return forwards(point) * self.bound_seconds(self.read_seconds(batch, context_tokens), batch * point.width)
 
     def prefill_seconds(self, tokens: int) -> float:
         """Seconds of one forward over `tokens` prompt tokens."""
@@ -92,5 +92,5 @@ class Roofline:
 def forwards(point: OperatingPoint) -> float:
     """Expected forwards per cycle; for diffusion a block takes as many as its tokens need, at least two."""
     if point.mode is not Mode.DIFFUSION:
-        return float(point.forwards_per_cycle)
+        return float(point.forwards_per_cycle) if point.threshold is None else STEPPED_FORWARDS
     return max(2.0, point.block_length / DIFFUSION_TOKENS_PER_FORWARD)

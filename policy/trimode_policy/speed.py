@@ -2,7 +2,7 @@
 
 Belongs here: how measured durations become predictions. A cell is an operating point at one power of two of the
 batch. A cell that was never measured leans on those that were, weighted by how alike their forwards are: the time
-of a forward is mostly a function of the tokens in it (`batch x block length`), whatever the mode.
+of a forward is mostly a function of the tokens in it (`batch x width`), whatever the mode.
 """
 
 from __future__ import annotations
@@ -103,12 +103,12 @@ def bucket_of(batch: int) -> int:
 def _guess(point: OperatingPoint, bucket: int, rows: Iterable[Row]) -> Shape:
     """Mean of the measured cells, weighted by likeness; as sure as the most alike of them allows."""
     weights, total, least = 0.0, 0.0, DRIFT.shape_start**2
-    size = bucket + log2(point.block_length)
+    size = bucket + log2(point.width)
     for row in rows:
         for other, shape in enumerate(row.cells):
             if shape is None:
                 continue
-            distance = abs(size - other - log2(row.point.block_length))
+            distance = abs(size - other - log2(row.point.width))
             distance += 0.0 if row.point == point else OTHER_POINT
             doubt = shape.variance + (OCTAVE_DOUBT * distance) ** 2
             # Squared, so that one like cell outweighs a crowd of unlike ones.

@@ -107,6 +107,15 @@ WRONG: list[tuple[str, Any, str, str]] = [
     ("spec.pools.0.blockLengths", [12], "spec.pools[0].blockLengths[0]", "4, 8, 16, 32, 64"),
     ("spec.pools.0.blockLengths", [8, 8], "spec.pools[0].blockLengths", "twice"),
     ("spec.pools.0.blockLengths", [True], "spec.pools[0].blockLengths[0]", "integer"),
+    (
+        "spec.pools.0",
+        {"name": "a", "modes": ["QuadraticSpeculation"], "blockLengths": [64]},
+        "spec.pools[0].blockLengths",
+        "32",
+    ),
+    ("spec.pools.0", {"name": "a", "modes": ["AR"], "draftThreshold": "0.9"}, "spec.pools[0].draftThreshold", "SelfSp"),
+    ("spec.pools.0.draftThreshold", 0.9, "spec.pools[0].draftThreshold", "string"),
+    ("spec.pools.0.draftThreshold", "1.5", "spec.pools[0].draftThreshold", "(0, 1]"),
     ("spec.pools.0.replicas", {"min": 3, "max": 2}, "spec.pools[0].replicas.min", "above max"),
     ("spec.pools.0.replicas", {"min": -1}, "spec.pools[0].replicas.min", "0"),
     ("spec.pools.0.resources", {"memory": "64GB"}, "spec.pools[0].resources.memory", "Gi"),
@@ -145,6 +154,16 @@ def test_wrong_values_are_named(path: str, value: Any, blamed: str, words: str) 
     assert words in found[blamed], found
 
 
+def test_sglang_drafts_in_one_way_only() -> None:
+    data = changed("spec.engine", {"type": "SGLang", "image": "x/y"})
+    data["spec"]["pools"] = [{"name": "q", "modes": ["QuadraticSpeculation"]}]
+    data["spec"]["switching"] = {"fallbackMode": "QuadraticSpeculation"}
+    assert "neither QuadraticSpeculation nor draftThreshold" in problems(data)["spec.pools"]
+    data["spec"]["pools"] = [{"name": "s", "modes": ["SelfSpeculation"], "draftThreshold": "0.9"}]
+    data["spec"]["switching"] = {"fallbackMode": "SelfSpeculation"}
+    assert "neither QuadraticSpeculation nor draftThreshold" in problems(data)["spec.pools"]
+
+
 def test_fallback_must_be_a_mode_of_some_pool() -> None:
     assert "some pool" in problems(changed("spec.pools.0.modes", ["SelfSpeculation"]))["spec.switching.fallbackMode"]
 
@@ -181,6 +200,14 @@ def test_policy_of_an_adaptive_pool() -> None:
     assert policy.pools[0].points == ("AR", "S8", "S16", "S32")
     assert policy.switching.fixed == {}
     assert policy.switching.fallback == {"flex": "AR"}
+
+
+def test_quadratic_and_stepped_drafting_run_where_they_are_named() -> None:
+    data = changed("spec.pools.0.modes", ["AR", "QuadraticSpeculation", "SelfSpeculation"])
+    data["spec"]["pools"][0] |= {"blockLengths": [16, 8], "draftThreshold": "0.9"}
+    assert policy_of(NemotronDeployment.parse(data), 1).pools[0].points == ("AR", "S8@0.9", "S16@0.9", "Q8", "Q16")
+    data["spec"]["switching"] = {"policy": "Manual", "mode": "QuadraticSpeculation", "blockLength": 8}
+    assert policy_of(NemotronDeployment.parse(data), 1).switching.fixed == {"flex": "Q8"}
 
 
 @pytest.mark.parametrize(

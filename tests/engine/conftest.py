@@ -23,7 +23,7 @@ from trimode_workers.model.config import ModelConfig, RopeConfig
 from trimode_workers.model.decoder import Decoder
 
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits for the first
-ALL_POINTS = ["AR", "S4", "S8", "S16", "S32", "S64"]
+ALL_POINTS = ["AR", "S4", "S8", "S16", "S32", "S64", "S8@0.5", "S16@0.9", "Q4", "Q8", "Q16", "Q32"]
 
 
 @dataclass
@@ -75,6 +75,63 @@ class Reference:
             kept[token] = p[token]
             mass += float(p[token])
         return kept / kept.sum()
+
+    @torch.inference_mode()
+    def grouped(self, tokens: list[int], drafts: list[int], masks: int) -> Tensor:
+        """Logits `[1 + drafts, 1 + masks, vocab]` of the last token and the drafts behind it, and of the masks behind
+        each: a mask sees what the token before it sees, and its own group."""
+        past, heads = tokens[:-1], [tokens[-1], *drafts]
+        places = [(i, i, -1) for i in range(len(past))]  # position, the last causal position in sight, group
+        line = list(past)
+        for g, head in enumerate(heads):
+            at = len(past) + g
+            places += [(at, at, -1)] + [(at + 1 + j, at, g) for j in range(masks)]
+            line += [head] + [self.decoder.config.mask_token_id] * masks
+        sees = torch.tensor(
+            [[(og == -1 and op <= last) or (og == g >= 0) for op, _, og in places] for _, last, g in places]
+        )
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return F.scaled_dot_product_attention(q, k, v, sees, enable_gqa=True)
+
+        positions = torch.tensor([[position for position, _, _ in places]])
+        hidden = self.decoder.hidden(torch.tensor([line]), positions, attend)
+        return self.decoder.logits(hidden)[0, len(past) :].unflatten(0, (len(heads), 1 + masks))
+
+    def quadratic(self, request: Submit, size: int) -> tuple[list[int], int]:
+        """The greedy answer by quadratic self-speculation, and its cycles."""
+        tokens, drafts, cycles = list(request.tokens), [], 0
+        while len(tokens) < len(request.tokens) + request.max_new_tokens:
+            logits = self.grouped(tokens, drafts, size)
+            right = logits[:, 0].argmax(-1).tolist()
+            kept = next((i for i, draft in enumerate(drafts) if draft != right[i]), len(drafts))
+            tokens += right[: kept + 1]
+            drafts = logits[kept, 2:].argmax(-1).tolist()
+            cycles += 1
+        return tokens[len(request.tokens) :][: request.max_new_tokens], cycles
+
+    @torch.inference_mode()
+    def stepped(self, request: Submit, point: OperatingPoint) -> tuple[list[int], int, int]:
+        """The greedy answer by self-speculation that drafts in up to three steps, its cycles and forwards."""
+        tokens, cycles, forwards, size = list(request.tokens), 0, 0, point.block_length
+        while len(tokens) < len(request.tokens) + request.max_new_tokens:
+            block = [tokens[-1]] + [self.decoder.config.mask_token_id] * (size - 1)
+            masked = set(range(1, size))
+            for step in range(3):
+                confidence, best = torch.softmax(self.logits(tokens[:-1] + block, size)[-size:], -1).max(-1)
+                forwards += 1
+                surest = max(sorted(masked), key=lambda i: float(confidence[i]))
+                for i in sorted(masked):
+                    if i == surest or step == 2 or confidence[i] >= (point.threshold or 1):
+                        block[i] = int(best[i])
+                        masked.discard(i)
+                if not masked:
+                    break
+            right = self.logits(tokens[:-1] + block)[-size:].argmax(-1).tolist()
+            kept = next((i for i in range(size - 1) if block[i + 1] != right[i]), size - 1)
+            tokens += right[: kept + 1]
+            cycles, forwards = cycles + 1, forwards + 1
+        return tokens[len(request.tokens) :][: request.max_new_tokens], cycles, forwards
 
     @torch.inference_mode()
     def diffusion(self, request: Submit, point: OperatingPoint) -> list[int]:

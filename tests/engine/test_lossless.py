@@ -26,7 +26,9 @@ def prompts(seed: int, count: int, longest: int = 40) -> list[list[int]]:
     return [[rng.randrange(2, 12) for _ in range(rng.randint(1, longest))] for _ in range(count)]
 
 
-@pytest.mark.parametrize("point", ["AR", "S4", "S8", "S16", "S32", "S64"])
+@pytest.mark.parametrize(
+    "point", ["AR", "S4", "S8", "S16", "S32", "S64", "S8@0.4", "S32@0.9", "Q4", "Q8", "Q16", "Q32"]
+)
 def test_each_point_answers_like_the_reference(point: str, tools: Any, decoder: Any, reference: Any) -> None:
     requests = [Submit(str(i), p, 24) for i, p in enumerate(prompts(1, 10))]
     engine = tools.build_engine(decoder, points=[point])
@@ -37,12 +39,13 @@ def test_each_point_answers_like_the_reference(point: str, tools: Any, decoder: 
     assert set().union(*(e.cycles for e in outcome.last.values())) == {point}
 
 
-def test_drafts_are_accepted_sometimes_or_these_tests_show_nothing(tools: Any, decoder: Any) -> None:
-    engine = tools.build_engine(decoder, points=["S8"])
+@pytest.mark.parametrize("point", ["S8", "S8@0.4", "Q8"])
+def test_drafts_are_accepted_sometimes_or_these_tests_show_nothing(point: str, tools: Any, decoder: Any) -> None:
+    engine = tools.build_engine(decoder, points=[point])
     for i, prompt in enumerate(prompts(2, 12)):
         engine.submit(Submit(str(i), prompt, 32, ignore_eos=True))
     last = tools.drain(engine).last.values()
-    accepted = sum(e.emitted["S8"] for e in last) / sum(e.cycles["S8"] for e in last)
+    accepted = sum(e.emitted[point] for e in last) / sum(e.cycles[point] for e in last)
     assert accepted > 1.2
 
 
@@ -50,7 +53,7 @@ request_strategy = st.fixed_dictionaries(
     {
         "prompt": st.lists(st.integers(2, 11), min_size=1, max_size=25),
         "max_new_tokens": st.sampled_from([1, 7, 30, 60]),
-        "pin": st.sampled_from([None, None, None, "AR", "S4", "S16", "D4@0.5", "D8@0.9"]),
+        "pin": st.sampled_from([None, None, None, None, "AR", "S4", "S16", "S8@0.5", "Q4", "Q8", "D4@0.5", "D8@0.9"]),
         "priority": st.integers(0, 2),
         "arrives": st.sampled_from([0, 0, 3, 11]),
         "leaves": st.sampled_from([None, None, 1, 4, 16]),
@@ -92,7 +95,7 @@ def test_any_mixture_answers_like_the_reference(
     rng, reference = random.Random(seed), judges[judge]
     engine = tools.build_engine(
         reference.decoder,
-        points=["AR", "S4", "S8", "S16", "S32", "D4@0.5", "D8@0.9"],
+        points=["AR", "S4", "S8", "S16", "S32", "S8@0.5", "S16@0.3", "Q4", "Q8", "Q16", "D4@0.5", "D8@0.9"],
         chooser=lambda batch, points: rng.choice([p for p in points if p.mode.lossless]),
         max_running_requests=rows,
         max_context_tokens=90,
@@ -167,7 +170,7 @@ def test_sampled_answers_are_keyed_by_seed_and_position_alone(tools: Any, decode
     assert crowd.stats().preemptions_total > 0
 
 
-@pytest.mark.parametrize("point", ["S4", "S16", "D8@0.9"])
+@pytest.mark.parametrize("point", ["S4", "S16", "S8@0.4", "Q4", "Q8", "D8@0.9"])
 def test_sampled_answers_do_not_depend_on_neighbours_or_preemption(point: str, tools: Any, decoder: Any) -> None:
     requests = [
         Submit(str(i), p, 45, Sampling(temperature=1.0, top_p=0.9, seed=i), lossy_ok=True, ignore_eos=True)
@@ -201,7 +204,7 @@ def test_the_cache_holds_causal_state_only(tools: Any, decoder: Any) -> None:
     """After every cycle of any mode the rows equal a causal recomputation of the tokens they stand for. The batch is
     wide and uneven enough for attention to run it in spans."""
     rng = random.Random(0)
-    points = ["AR", "S4", "S16", "D4@0.5", "D16@0.9"]
+    points = ["AR", "S4", "S16", "S8@0.5", "Q4", "Q8", "Q8", "D4@0.5", "D16@0.9"]
     engine = tools.build_engine(
         decoder, points=points, max_running_requests=28, chooser=lambda batch, allowed: rng.choice(allowed)
     )

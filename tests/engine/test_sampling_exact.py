@@ -103,7 +103,19 @@ def test_impossible_drafts_are_refused_and_equal_ones_kept() -> None:
     assert kept.tolist() == [1]
 
 
-@pytest.mark.parametrize(("point", "top_p"), [("AR", 1.0), ("S4", 1.0), ("S4", 0.8), ("S8", 0.95)])
+POINTS = [
+    ("AR", 1.0),
+    ("S4", 1.0),
+    ("S4", 0.8),
+    ("S8", 0.95),
+    ("S4@0.35", 1.0),
+    ("S8@0.3", 0.9),
+    ("Q4", 1.0),
+    ("Q8", 0.9),
+]
+
+
+@pytest.mark.parametrize(("point", "top_p"), POINTS)
 def test_answers_of_the_engine_are_distributed_as_the_model_says(point: str, top_p: float, tools: Any) -> None:
     """Triples of tokens from thousands of requests against their exact joint probabilities."""
     decoder = tools.build_decoder(3, vocabulary=6, spread=0.7)

@@ -16,7 +16,7 @@ from trimode_workers.model.loading import load_decoder
 from trimode_workers.tasks import held_out_set
 
 TINY = Path(trimode_workers.__file__).parent / "tiny"
-POINTS = ["AR", "S4", "S8", "S16", "S32", "S64"]
+POINTS = ["AR", "S4", "S8", "S16", "S32", "S64", "S16@0.9", "S32@0.7", "Q4", "Q8", "Q16"]
 PROMPTS, ANSWER_TOKENS = 200, 64
 
 pytestmark = pytest.mark.slow
@@ -57,7 +57,7 @@ def plain(tiny: Any, requests: list[Submit], tools: Any) -> Any:
     return answers(tiny, requests, "AR", tools).tokens
 
 
-@pytest.mark.parametrize("point", ["S4", "S8", "S16", "S32", "S64", None])
+@pytest.mark.parametrize("point", ["S4", "S8", "S16", "S32", "S64", "S16@0.9", "S32@0.7", "Q4", "Q8", "Q16", None])
 def test_greedy_answers_equal_plain_decoding(
     point: str | None, tiny: Any, requests: list[Submit], plain: Any, tools: Any
 ) -> None:

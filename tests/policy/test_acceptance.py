@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimode_api.modes import AR, BLOCK_LENGTHS, diffusion, speculation
+from trimode_api.modes import AR, BLOCK_LENGTHS, diffusion, quadratic, speculation
 from trimode_policy.acceptance import expected_tokens, log_odds_for, prior_tokens, tokens_slope
 
 lengths = st.sampled_from(BLOCK_LENGTHS)
@@ -42,4 +42,5 @@ def test_a_shared_shift_keeps_the_order_of_block_lengths(shift: float) -> None:
 def test_priors() -> None:
     assert prior_tokens(AR) == 1.0
     assert [prior_tokens(speculation(b)) for b in (8, 16, 32)] == [4.2, 5.7, 7.6]
+    assert prior_tokens(quadratic(8)) == prior_tokens(speculation(8, 0.9)) == prior_tokens(speculation(8))
     assert 16 < prior_tokens(diffusion(32, 0.9)) <= 32

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimode_api.modes import AR, diffusion, speculation
+from trimode_api.modes import AR, diffusion, quadratic, speculation
 from trimode_policy.curves import Curves, Observation
 from trimode_policy.roofline import Roofline
 from trimode_policy.speed import bucket_of
@@ -216,3 +216,19 @@ def test_a_few_unlucky_cycles_of_a_longer_block_do_not_outweigh_a_well_known_sho
     now = feed(curves, S16, 1, 0.010, 1, 8, 0.0)
     feed(curves, S8, 1, 0.006, 5, 300, now)
     assert curves.tokens_per_cycle(S16) >= 0.97 * curves.tokens_per_cycle(S8)
+
+
+def test_longer_blocks_yield_no_less_only_among_those_that_draft_alike(tiny_prior: Roofline) -> None:
+    quick, stepped = quadratic(32), speculation(32, 0.9)
+    curves = Curves((AR, S8, S32, quick, stepped), tiny_prior)
+    before = [curves.tokens_per_cycle(point) for point in (quick, stepped)]
+    feed(curves, S8, 8, 0.01, 7.9, 300, 0.0)
+    assert curves.tokens_per_cycle(S32) >= curves.tokens_per_cycle(S8) - 0.2
+    # All of them learn that drafts are good; what S8 in particular shows is no bound for the others.
+    assert all(
+        after > known for after, known in zip(map(curves.tokens_per_cycle, (quick, stepped)), before, strict=True)
+    )
+    now = feed(curves, quick, 8, 0.01, 2.0, 300, 10.0)
+    assert curves.tokens_per_cycle(quick) == pytest.approx(2.0, rel=0.1)
+    feed(curves, S8, 8, 0.01, 7.9, 5, now)
+    assert curves.tokens_per_cycle(quick) == pytest.approx(2.0, rel=0.25)

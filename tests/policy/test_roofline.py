@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimode_api.modes import AR, diffusion, speculation
+from trimode_api.modes import AR, diffusion, quadratic, speculation
 from trimode_policy.profiles import PROFILES, generic_cpu
 from trimode_policy.roofline import Roofline
 
@@ -50,6 +50,18 @@ def test_nonsense_is_refused_by_name(field: str, value: float) -> None:
 def test_zero_bandwidth_is_refused() -> None:
     with pytest.raises(ValueError, match=r"bytes_per_s is 0\.0, must be a finite number above 0"):
         Roofline(0.0, 1.0, 0.0, 1.0, 1.0, 0.0)
+
+
+def test_a_quadratic_cycle_is_one_wide_forward() -> None:
+    compute_bound = Roofline.for_model(**EIGHT_B, flops_per_s=790e12, bytes_per_s=1e30, overhead_s=0.0)
+    assert compute_bound.seconds(quadratic(8), 4, 0.0) == pytest.approx(16e9 * 4 * 8 * 9 / 790e12)
+    by_overhead = Roofline(1e30, 1e30, 1.0, 1.0, 1.0, 0.0)
+    assert by_overhead.seconds(quadratic(8), 1, 0.0) == pytest.approx(1.0)
+
+
+def test_drafting_in_steps_costs_more_forwards() -> None:
+    roofline = Roofline(1e30, 1e30, 1.0, 1.0, 1.0, 0.0)
+    assert roofline.seconds(speculation(8, 0.9), 1, 0.0) > roofline.seconds(speculation(8), 1, 0.0)
 
 
 rooflines = st.builds(Roofline, positive, positive, st.floats(0, 1), positive, positive, positive)

@@ -115,4 +115,5 @@ def pin(point: str) -> dict[str, Any]:
     parsed = OperatingPoint.parse(point)
     if parsed.mode is Mode.AR:
         return {"trimode": {"mode": "AR"}}
-    return {"trimode": {"mode": parsed.mode.value, "blockLength": parsed.block_length}}
+    threshold = {} if parsed.threshold is None else {"threshold": parsed.threshold}
+    return {"trimode": {"mode": parsed.mode.value, "blockLength": parsed.block_length, **threshold}}

@@ -76,8 +76,8 @@ def _one(endpoint: Endpoint, model: str, question: Question, body: Mapping[str, 
 
 
 def _forwards(point: str, answers: Sequence[Answer]) -> int | None:
-    """Fixed by the cycles, but for diffusion, whose steps the endpoint does not tell."""
+    """Fixed by the cycles, but where a threshold decides about steps, which the endpoint does not tell."""
     parsed = OperatingPoint.parse(point)
-    if parsed.mode is Mode.DIFFUSION:
+    if parsed.threshold is not None:
         return None
     return parsed.forwards_per_cycle * sum(answer.cycles for answer in answers)

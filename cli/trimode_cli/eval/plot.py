@@ -14,7 +14,12 @@ from trimode_api.modes import Mode, OperatingPoint
 from trimode_cli.bench.plot import FAINT, GRID, INK, axes_style
 from trimode_cli.eval.marks import Mark
 
-MODE_COLOURS = {Mode.AR: "#d1495b", Mode.SELF_SPECULATION: "#00798c", Mode.DIFFUSION: "#7b5ea7"}
+MODE_COLOURS = {
+    Mode.AR: "#d1495b",
+    Mode.SELF_SPECULATION: "#00798c",
+    Mode.QUADRATIC: "#2e7d32",
+    Mode.DIFFUSION: "#7b5ea7",
+}
 BLOCK_COLOURS = ("#b8a9d9", "#7b5ea7", "#4a3470", "#231942", INK)
 
 

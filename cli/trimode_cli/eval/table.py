@@ -14,7 +14,7 @@ from trimode_cli.eval.marks import Mark
 HEADINGS = ("point", "accuracy", "95 %", "as AR", "tok/fwd", "tok/cycle", "TTFT", "TPOT", "tok/s")
 """Times in milliseconds. `as AR`: answers equal to AR's; `tok/cycle` is the acceptance length."""
 COST = "per M"
-STYLES = {Mode.AR: "red", Mode.SELF_SPECULATION: "cyan", Mode.DIFFUSION: "magenta"}
+STYLES = {Mode.AR: "red", Mode.SELF_SPECULATION: "cyan", Mode.QUADRATIC: "green", Mode.DIFFUSION: "magenta"}
 
 
 def cells(mark: Mark, priced: bool) -> list[str]:

@@ -75,7 +75,7 @@ def _hull(scenario: Scenario, roofline: Roofline, kind: int, weight: float, fact
         tokens = _tokens(scenario, point, kind, factor)
         for batch in range(1, scenario.limits.rows + 1):
             read = weight * roofline.weight_bytes / roofline.bytes_per_s
-            compute = (1 - weight) * roofline.flops_per_token * batch * point.block_length / roofline.flops_per_s
+            compute = (1 - weight) * roofline.flops_per_token * batch * point.width / roofline.flops_per_s
             cycle = forwards(point) * (roofline.overhead_s + read + compute)
             pairs.append((cycle / tokens, cycle / batch / tokens))
     pairs.sort()

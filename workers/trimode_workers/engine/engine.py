@@ -120,7 +120,7 @@ class Engine:
         self._prefill([(s, tokens) for s, tokens in todo.prefill if s not in riding])
         if any(members[-1].row - members[0].row != len(members) - 1 for _, members in parts):
             self._line_up([members for _, members in parts])
-        self._decoded = sum(point.block_length * len(members) for point, members in parts)
+        self._decoded = sum(point.width * len(members) for point, members in parts)
         for point, members in parts:
             events += self._decode(point, members)
         if self._settings.check_invariants:

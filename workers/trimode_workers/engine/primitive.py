@@ -17,6 +17,7 @@ from torch import Tensor
 
 from trimode_workers.engine.cache import KVCache
 from trimode_workers.engine.graphs import Graphs, Recorder, grouped
+from trimode_workers.engine.groups import Groups
 from trimode_workers.engine.window import Attention, Span, Window
 from trimode_workers.model.decoder import Network
 
@@ -61,6 +62,36 @@ class Primitive:
         if hidden is None:
             hidden = network.hidden(tokens, window.positions, attend, window.reach)
         return network.logits(hidden[:, first:] if first else hidden)
+
+    def forward_groups(self, tokens: Tensor, window: Window, masks: int) -> Tensor:
+        """One forward over heads and the `masks` masks behind each (see `groups`): tokens `[b, heads * (1 + masks)]`
+        -> hidden states, alike. `window` is the heads'; writes it.
+        """
+        groups = Groups(window, masks)
+        sight = groups.masks(window.spans, self.cache.memory.dtype)
+        self.rows_run += tokens.shape[0]
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            n = groups.heads
+            self.cache.write(layer, window.slots, k[:, :, :n], v[:, :, :n])
+            own = (q, k[:, :, n:], v[:, :, n:])
+            if window.order is None or window.back is None:
+                return self._attend_groups(layer, own, window.spans[0], sight[0])
+            split = [part.index_select(0, window.order).split_with_sizes(window.sizes) for part in own]
+            parts = zip(zip(*split, strict=True), window.spans, sight, strict=True)
+            found = [self._attend_groups(layer, part, span, mask) for part, span, mask in parts]
+            return torch.cat(found).index_select(0, window.back)
+
+        return self.network.hidden(tokens, groups.positions, attend, window.reach + masks)
+
+    def _attend_groups(self, layer: int, own: tuple[Tensor, ...], span: Span, mask: Tensor) -> Tensor:
+        """Queries of heads and masks, keys and values of the masks: over the cache and over those."""
+        q, k, v = own
+        keys, values = span.read(self.cache.keys[layer]), span.read(self.cache.values[layer])
+        keys, values = torch.cat((keys, k), 2), torch.cat((values, v), 2)
+        if keys.device.type == "cpu":
+            return F.scaled_dot_product_attention(q, keys, values, mask, enable_gqa=True)
+        return grouped(q, keys, values, mask)
 
     def advance(self, pieces: Seq[Seq[int]], rows: Seq[int], lengths: Seq[int]) -> Tensor:
         """Write the causal state of a piece of each row's tokens, pieces of any length, without padding: the network

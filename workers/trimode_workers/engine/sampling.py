@@ -84,17 +84,22 @@ def leading(matches: Tensor) -> Tensor:
     return matches.long().cumprod(1).sum(1)
 
 
-def accept(p: Tensor, q: Tensor, drafts: Tensor, u_accept: Tensor, u_draw: Tensor) -> tuple[Tensor, Tensor]:
+def accept(
+    p: Tensor, q: Tensor, drafts: Tensor, u_accept: Tensor, u_draw: Tensor, most: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """The accept rule. p `[r, n + 1, vocab]`, q `[r, n, vocab]`, drafts and `u_accept` `[r, n]`, `u_draw` `[r, n + 1]`.
+    `most` `[r]`: how many of the n are drafts at all, where rows have fewer.
 
     Returns the number of drafts kept `[r]` and the token that follows them `[r]`.
     """
     px = p[:, :-1].gather(-1, drafts[..., None]).squeeze(-1)
     qx = q.gather(-1, drafts[..., None]).squeeze(-1)
     kept = leading(u_accept * qx <= px)
+    count = torch.full_like(kept, q.shape[1]) if most is None else most
+    kept = torch.minimum(kept, count)
     row = torch.arange(p.shape[0], device=p.device)
     target = p[row, kept]
-    refused = torch.where((kept < q.shape[1])[:, None], q[row, kept.clamp(max=q.shape[1] - 1)], 0.0)
+    refused = torch.where((kept < count)[:, None], q[row, kept.clamp(max=q.shape[1] - 1)], 0.0)
     residual = (target - refused).clamp(min=0.0)
     # p equal to q up to rounding: a refusal has probability 0 then, and p is as good as the empty residual.
     residual = torch.where(residual.sum(-1, keepdim=True) > 0, residual, target)

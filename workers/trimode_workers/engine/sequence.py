@@ -8,9 +8,21 @@ terms of this class: for every decoding sequence the cache row holds the causal 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from torch import Tensor
 
 from trimode_api.modes import OperatingPoint
 from trimode_workers.engine.messages import Sampling, Submit
+
+
+class Draft(NamedTuple):
+    """Tokens guessed to follow the seed, made in passing by the cycle before. It counts while the sequence has `at`
+    tokens; without it only time is lost. `chances` `[n, vocab]` in place of `tokens` where tokens are drawn."""
+
+    at: int
+    tokens: list[int]
+    chances: Tensor | None
 
 
 @dataclass(slots=True, eq=False)
@@ -33,6 +45,7 @@ class Sequence:
     tpot_s: float = 0.0
     cached: int = 0
     row: int = -1
+    draft: Draft | None = None
     cycles: dict[str, int] = field(default_factory=dict)
     emitted: dict[str, int] = field(default_factory=dict)
 

@@ -40,6 +40,8 @@ class SGLangOptions(BaseModel):
             raise ValueError(f"args: {', '.join(found)}: follows from the resource; leave it out")
         if self.mode is not Mode.AR and "--attention-backend" in " ".join(self.args):
             raise ValueError(f"args: --attention-backend: {self.mode} needs flashinfer, which is set; leave it out")
+        if self.mode is Mode.QUADRATIC:
+            raise ValueError(f"mode: SGLang has no {self.mode}")
         if self.mode is Mode.AR:
             return self
         wrong = [length for length in self.block_lengths if length not in BLOCK_LENGTHS]

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from collections.abc import Sequence as Seq
 
 from trimode_api.modes import Mode, OperatingPoint
-from trimode_workers.engine.modes import ar, diffusion, speculation
+from trimode_workers.engine.modes import ar, diffusion, quadratic, speculation
 from trimode_workers.engine.primitive import Primitive
 from trimode_workers.engine.sequence import Sequence
 
@@ -21,6 +21,7 @@ ModeFunction = Callable[[Primitive, Seq[Sequence], OperatingPoint], list[list[in
 MODES: dict[Mode, ModeFunction] = {
     Mode.AR: ar.run,
     Mode.SELF_SPECULATION: speculation.run,
+    Mode.QUADRATIC: quadratic.run,
     Mode.DIFFUSION: diffusion.run,
 }
 

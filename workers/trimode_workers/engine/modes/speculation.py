@@ -2,6 +2,9 @@
 
 Both forwards run the same window. The draft sees its block both ways and leaves scratch; the check is causal and
 overwrites it. Logit i of the check predicts the token behind place i, so it judges draft i + 1.
+
+With a threshold the draft is made in up to `DRAFT_STEPS` forwards, each of which fixes the tokens it is sure of and
+lets the next one see them.
 """
 
 from __future__ import annotations
@@ -12,10 +15,13 @@ import torch
 from torch import Tensor
 
 from trimode_api.modes import OperatingPoint
-from trimode_workers.engine.primitive import Attention, Primitive
+from trimode_workers.engine.primitive import Attention, Primitive, Window
 from trimode_workers.engine.randomness import Purpose
 from trimode_workers.engine.sampling import Sampled, accept, leading
 from trimode_workers.engine.sequence import Sequence
+
+DRAFT_STEPS = 3
+"""Forwards at most for a draft with a threshold; the last one fills whatever is left."""
 
 
 def run(primitive: Primitive, sequences: Seq[Sequence], point: OperatingPoint) -> list[list[int]]:
@@ -25,27 +31,69 @@ def run(primitive: Primitive, sequences: Seq[Sequence], point: OperatingPoint) -
     block = primitive.tensor([[s.tokens[-1], *blank] for s in sequences])
     sampled = Sampled.among(sequences, block.device)
 
-    logits = primitive.forward(block, window, Attention.BLOCK, first=1, drafting=True)
-    block[:, 1:] = logits.argmax(-1)
-    q = None
-    if sampled is not None:
-        q = sampled.distribution(logits)
-        block[sampled.at, 1:] = sampled.draw(q, Purpose.DRAFT)
-
+    q = _draft(primitive, block, window, sampled, point.threshold)
     logits = primitive.forward(block, window, Attention.CAUSAL)
     tokens = logits.argmax(-1)
     kept = leading(tokens[:, :-1] == block[:, 1:])
     if sampled is not None and q is not None:
-        _judge(sampled, sampled.distribution(logits), q, block, tokens, kept)
+        judge(sampled, sampled.distribution(logits), q, block, tokens, kept)
     # One transfer to Python for the whole batch: the count rides in the last column.
     rows: list[list[int]] = torch.cat((tokens, kept[:, None]), 1).tolist()
     return [row[: row[-1] + 1] for row in rows]
 
 
-def _judge(sampled: Sampled, p: Tensor, q: Tensor, block: Tensor, tokens: Tensor, kept: Tensor) -> None:
-    """Overwrite `tokens` and `kept` of the rows that sample with the outcome of the accept rule."""
+def _draft(
+    primitive: Primitive, block: Tensor, window: Window, sampled: Sampled | None, threshold: float | None
+) -> Tensor | None:
+    """Fill the block's masks; what the rows that sample were drawn from `[r, B - 1, vocab]`, if there are any."""
+    masked, q = torch.ones_like(block[:, 1:], dtype=torch.bool), None
+    for left in reversed(range(DRAFT_STEPS)):
+        logits = primitive.forward(block, window, Attention.BLOCK, first=1, drafting=True)
+        tokens = logits.argmax(-1)
+        now = None if sampled is None else sampled.distribution(logits)
+        if sampled is not None and now is not None:
+            tokens[sampled.at] = sampled.draw(now, Purpose.DRAFT)
+        if threshold is None:
+            block[:, 1:] = tokens
+            return now
+        chosen = _sure(logits, masked, threshold, sampled) if left else masked
+        if sampled is not None and now is not None:
+            q = now if q is None else torch.where(chosen[sampled.at, :, None], now, q)
+        block[:, 1:] = torch.where(chosen, tokens, block[:, 1:])
+        masked = masked & ~chosen
+        if left and not bool(masked.any()):
+            break
+    return q
+
+
+def _sure(logits: Tensor, masked: Tensor, threshold: float, sampled: Sampled | None) -> Tensor:
+    """Which masked places `[b, n]` to fix by these logits: those whose top-1 probability reaches the threshold, and
+    the most confident one.
+
+    Rows that sample fix from the left only, up to the first unsure place, and at least one: were a token drawn in
+    sight of a later one, keeping it would tell something of the later one, which then is no fair draw any more.
+    """
+    confidence = torch.softmax(logits.float(), -1).amax(-1).masked_fill(~masked, -1.0)
+    sure = confidence >= threshold
+    chosen = sure.scatter(1, confidence.argmax(1, keepdim=True), True)
+    if sampled is not None:
+        done = ~masked[sampled.at]
+        run = leading(done | sure[sampled.at])
+        last = torch.maximum(run, leading(done) + 1)[:, None]
+        chosen[sampled.at] = torch.arange(masked.shape[1], device=masked.device) < last
+    return chosen & masked
+
+
+def judge(
+    sampled: Sampled, p: Tensor, q: Tensor, block: Tensor, tokens: Tensor, kept: Tensor, most: Tensor | None = None
+) -> None:
+    """Overwrite `tokens` and `kept` of the rows that sample with the outcome of the accept rule.
+
+    `most` `[r]`: how many drafts each of them has, where the block holds more.
+    """
     drafts, n = block[sampled.at, 1:], block.shape[1] - 1
-    count, follower = accept(p, q, drafts, sampled.uniform(n, Purpose.ACCEPT), sampled.uniform(n + 1, Purpose.DRAW))
+    u_accept, u_draw = sampled.uniform(n, Purpose.ACCEPT), sampled.uniform(n + 1, Purpose.DRAW)
+    count, follower = accept(p, q, drafts, u_accept, u_draw, most)
     chosen = torch.cat((drafts, follower[:, None]), 1)
     chosen.scatter_(1, count[:, None], follower[:, None])
     tokens[sampled.at], kept[sampled.at] = chosen, count

@@ -1,0 +1,82 @@
+"""Quadratic self-speculation: one forward verifies the last draft and makes the next one.
+
+Behind the seed and each drafted token (the heads, causal) stand masks that draft what follows it, so whichever head
+turns out to be the last one kept, a draft behind it is there. It waits in the sequence for the next cycle; a draft
+that is lost, or made for other tokens, costs a cycle of one token and nothing else. Drafts are made without the
+draft adapter: verification, which must not have it, is the same forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+
+import torch
+from torch import Tensor
+
+from trimode_api.modes import OperatingPoint
+from trimode_workers.engine.modes.speculation import judge
+from trimode_workers.engine.primitive import Primitive
+from trimode_workers.engine.randomness import Purpose
+from trimode_workers.engine.sampling import Sampled, leading
+from trimode_workers.engine.sequence import Draft, Sequence
+
+_NONE = Draft(0, [], None)
+
+
+def run(primitive: Primitive, sequences: Seq[Sequence], point: OperatingPoint) -> list[list[int]]:
+    """One to `block_length` tokens per sequence: the drafts that hold, and the one that follows them."""
+    size, blank = point.block_length, primitive.mask_token_id
+    drafts = [_valid(s, size - 1) for s in sequences]
+    lengths = [_length(draft) for draft in drafts]
+    n = max(1, *lengths)
+    known = [[s.tokens[-1], *draft.tokens] for s, draft in zip(sequences, drafts, strict=True)]
+    heads = primitive.tensor([row + [blank] * (n + 1 - len(row)) for row in known])
+    sampled = Sampled.among(sequences, heads.device)
+    q = None if sampled is None else _chances(sampled, drafts, n, primitive.network.config.vocab_size)
+    if sampled is not None and q is not None:
+        heads[sampled.at, 1:] = sampled.draw(q, Purpose.DRAFT)
+
+    window = primitive.window([s.row for s in sequences], [s.cached for s in sequences], n + 1)
+    masks = heads.new_full((len(sequences), (n + 1) * size), blank)
+    hidden = primitive.forward_groups(torch.cat((heads, masks), 1), window, size)
+    logits = primitive.network.logits(hidden[:, : n + 1])
+    tokens = logits.argmax(-1)
+    most = torch.tensor(lengths, device=heads.device)
+    kept = torch.minimum(leading(tokens[:, :-1] == heads[:, 1:]), most)
+    if sampled is not None and q is not None:
+        judge(sampled, sampled.distribution(logits), q, heads, tokens, kept, most[sampled.at])
+
+    # The first mask of a group stands where the token that follows its head is known by now.
+    first = n + 1 + kept * size + 1
+    places = first[:, None] + torch.arange(size - 1, device=heads.device)
+    ahead = primitive.network.logits(hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[-1])))
+    # One transfer to Python for the whole batch: the next drafts and the count ride in the last columns.
+    rows: list[list[int]] = torch.cat((tokens, ahead.argmax(-1), kept[:, None]), 1).tolist()
+    chances = {} if sampled is None else dict(zip(sampled.at.tolist(), sampled.distribution(ahead), strict=True))
+    for i, (sequence, row) in enumerate(zip(sequences, rows, strict=True)):
+        at = len(sequence.tokens) + row[-1] + 1
+        sequence.draft = Draft(at, row[n + 1 : -1] if i not in chances else [], chances.get(i))
+    return [row[: row[-1] + 1] for row in rows]
+
+
+def _valid(sequence: Sequence, most: int) -> Draft:
+    """What is drafted behind the sequence's tokens as they are now, at most `most` of it."""
+    draft = sequence.draft
+    if draft is None or draft.at != len(sequence.tokens):
+        return _NONE
+    return Draft(draft.at, draft.tokens[:most], None if draft.chances is None else draft.chances[:most])
+
+
+def _length(draft: Draft) -> int:
+    return len(draft.tokens) if draft.chances is None else len(draft.chances)
+
+
+def _chances(sampled: Sampled, drafts: Seq[Draft], n: int, vocabulary: int) -> Tensor:
+    """What the drafts of the rows that sample are drawn from, `[r, n, vocab]`; where there is none, token 0."""
+    q = torch.zeros(len(sampled.at), n, vocabulary, device=sampled.device)
+    q[..., 0] = 1.0
+    for row, i in zip(q, sampled.at.tolist(), strict=True):
+        chances = drafts[i].chances
+        if chances is not None:
+            row[: len(chances)] = chances
+    return q
