@@ -105,7 +105,8 @@ class RequestView:
     """What routing and admission need of a request.
 
     `priority`: of its tier, higher goes first. `lossy_ok`: diffusion may answer it. `pin`: the one operating point
-    the client insists on. `left_s`: seconds left until its first token is due.
+    the client insists on. `left_s`: seconds left until its first token is due. `held`: by replica, tokens of the prompt
+    that it is likely to have computed already (see `affinity`).
     """
 
     tier: str = "standard"
@@ -115,6 +116,7 @@ class RequestView:
     pin: OperatingPoint | None = None
     claim: Claim = Claim.ON_TIME
     left_s: float = inf
+    held: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,7 @@ class RouteReason(StrEnum):
     """Why this replica, or why none."""
 
     LEAST_LOADED = "LeastLoaded"
+    PREFIX_HELD = "PrefixHeld"
     STALE = "Stale"
     ALL_BUSY = "AllBusy"
     NOT_OFFERED = "NotOffered"
@@ -162,7 +165,9 @@ def route(request: RequestView, replicas: Sequence[ReplicaView], staleness: Stal
     if best is not None:
         detail = f"{best.replica_id} has {best.load} of {best.capacity} requests, "
         detail += f"{best.queued_prompt_tokens} prompt tokens queued"
-        return RouteDecision(best.replica_id, RouteReason.LEAST_LOADED, detail)
+        if held := request.held.get(best.replica_id, 0):
+            detail += f", {held} of {request.prompt_tokens} tokens known"
+        return RouteDecision(best.replica_id, RouteReason.PREFIX_HELD if held else RouteReason.LEAST_LOADED, detail)
     best = _pick_stale(request, doubtful, seed)
     if best is not None:
         detail = f"{best.replica_id} has {best.in_flight} of {best.capacity} requests of this router's own"
@@ -180,6 +185,9 @@ def may_serve(request: RequestView, points: Iterable[OperatingPoint]) -> bool:
 LATE_SHARE = 0.5
 """Share of a replica's room up to which it takes requests that are late anyway: the rest is for those in time. Only
 where a pace is at stake."""
+AFFINITY = 0.25
+"""A replica that has all of a prompt may be fuller than others by this share of its room and is still preferred; one
+that has half of it by half as much. The guard of load: prompts that begin alike do not pile up on one replica."""
 SCATTER, MASK = 2_654_435_769, 0xFFFFFFFF
 """Multiplicative hashing by the golden ratio (Knuth, The Art of Computer Programming, 6.4)."""
 
@@ -192,7 +200,7 @@ def _pick(
     One loop that reads what the views have ready: it runs for every request over every replica.
     """
     stale_after, dead_after, tier, pinned = staleness.stale_after_s, staleness.dead_after_s, request.tier, request.pin
-    paced, mixed = _keeps_pace(request, replicas, staleness), crc32(b"%d" % seed)
+    paced, mixed, held = _keeps_pace(request, replicas, staleness), crc32(b"%d" % seed), request.held
     best: ReplicaView | None = None
     best_rank, best_turn, best_id = FULL, 0, ""
     doubtful = []
@@ -205,6 +213,8 @@ def _pick(
         if not replica.open or ((pinned or not replica.lossless) and not may_serve(request, replica.points)):
             continue
         rank = replica.ranks.get(tier, replica.rank) if paced else _unpaced(request, replica)
+        if held and replica.replica_id in held and rank[1] < 1.0:
+            rank = _warm(rank, held[replica.replica_id], request.prompt_tokens)
         if rank > best_rank or rank[1] >= 1.0 or (paced and rank[2] and not _in_time(request, replica)):
             continue
         turn = (replica.salt ^ mixed) * SCATTER & MASK
@@ -212,6 +222,11 @@ def _pick(
             continue
         best, best_rank, best_turn, best_id = replica, rank, turn, replica.replica_id
     return best, doubtful
+
+
+def _warm(rank: Rank, held: int, prompt_tokens: int) -> Rank:
+    """The rank of a replica that has the beginning of the prompt: as if it were emptier."""
+    return rank[0], rank[1] - AFFINITY * min(1.0, held / max(1, prompt_tokens)), rank[2]
 
 
 def _pick_stale(request: RequestView, doubtful: Sequence[ReplicaView], seed: int) -> ReplicaView | None:
@@ -270,4 +285,5 @@ def _leftover(request: RequestView, replica: ReplicaView) -> int:
 def _in_time(request: RequestView, replica: ReplicaView) -> bool:
     """Whether the prompts queued there leave time for this one's; unknown speed counts as fast."""
     speed = replica.prompt_tokens_per_s if replica.rows else 0.0
-    return speed <= 0 or replica.queued_prompt_tokens + request.prompt_tokens <= request.left_s * speed
+    tokens = replica.queued_prompt_tokens + request.prompt_tokens
+    return speed <= 0 or tokens - request.held.get(replica.replica_id, 0) <= request.left_s * speed

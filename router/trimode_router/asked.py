@@ -8,11 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from zlib import crc32
 
 import msgspec
 
 from trimode_api.errors import ApiError
 from trimode_api.modes import Mode, OperatingPoint
+from trimode_policy.affinity import Beginning
 
 CHAT_PATH = "/v1/chat/completions"
 TEXT_PATH = "/v1/completions"
@@ -20,6 +22,9 @@ TEXT_PATH = "/v1/completions"
 QUALITIES = ("lossless", "lossy-ok")
 BYTES_PER_TOKEN = 4
 """Rule of thumb for English and code; only the order of magnitude matters to routing."""
+
+SHORTEST_BEGINNING, LONGEST_BEGINNING = 1024, 65536
+"""Bytes of the shortest beginning of a prompt that is told apart, and of the longest; those between are its doubles."""
 
 _AT = re.compile(r"(?P<what>.*?) - at `\$\.?(?P<where>.*)`")
 _MISSING = re.compile(r"Object missing required field `(?P<name>[^`]+)`")
@@ -56,7 +61,7 @@ _TEXT = msgspec.json.Decoder(_Text)
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request as routing sees it. `prompt_tokens` is an estimate."""
+    """One request as routing sees it. `prompt_tokens` is an estimate, and so are those of the `beginnings`."""
 
     model: str
     stream: bool
@@ -64,6 +69,7 @@ class Asked:
     max_tokens: int | None
     lossy_ok: bool
     pin: OperatingPoint | None
+    beginnings: tuple[Beginning, ...] = ()
 
 
 def parse(path: str, body: bytes, points: Sequence[OperatingPoint]) -> Asked:
@@ -95,7 +101,22 @@ def parse(path: str, body: bytes, points: Sequence[OperatingPoint]) -> Asked:
         max_tokens=limit,
         lossy_ok=_lossy_ok(common.quality) or (pin is not None and not pin.mode.lossless),
         pin=pin,
+        beginnings=beginnings(prompt),
     )
+
+
+def beginnings(prompt: bytes) -> tuple[Beginning, ...]:
+    """Names for the beginnings of a prompt as it is written, shortest first; none for a short one.
+
+    A conversation that goes on begins with the same bytes, for as long as its client writes them the same way. Two
+    prompts under one name only send a request to a replica that has to compute it after all.
+    """
+    found, view, length, name = [], memoryview(prompt), SHORTEST_BEGINNING, 0
+    while length <= min(len(view), LONGEST_BEGINNING):
+        name = crc32(view[length // 2 if found else 0 : length], name)
+        found.append((length // BYTES_PER_TOKEN, name))
+        length *= 2
+    return tuple(found)
 
 
 def resolve(dial: Dial, points: Sequence[OperatingPoint]) -> OperatingPoint | None:

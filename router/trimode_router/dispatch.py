@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from trimode_api.errors import ApiError
 from trimode_policy.admit import Admission, Outcome, QueueView, admit, retry_after_seconds
+from trimode_policy.affinity import Beginnings
 from trimode_policy.route import Claim, RequestView, RouteDecision, RouteReason, route
 from trimode_policy.tiers import claim
 from trimode_router.exchange import Exchange, Failure
@@ -39,6 +40,7 @@ class Dispatcher:
         self._ledger = ledger
         self._links = Links(token, limits.connect_seconds, self._unreached)
         self._tickets: dict[Exchange, Ticket[Exchange]] = {}
+        self._beginnings = Beginnings()
         self._seed = 0
         self._pumping = False
 
@@ -234,10 +236,14 @@ class Dispatcher:
             return RouteDecision(None, RouteReason.ALL_BUSY, "it waits before the next attempt")
         self._seed += 1
         views = self._fleet.views(now, exchange.tried, cooling=not exchange.begun)
-        decision = route(_wish(exchange, now), views, self._fleet.rules.staleness, self._seed)
+        wish, begins = _wish(exchange, now), exchange.asked.beginnings
+        if held := self._beginnings.held(begins):
+            wish = replace(wish, held=held)
+        decision = route(wish, views, self._fleet.rules.staleness, self._seed)
         replica = self._fleet.get(decision.replica_id) if decision.replica_id is not None else None
         if replica is not None:
             self._fleet.occupy(replica, exchange.asked.prompt_tokens)
+            self._beginnings.sent(begins, replica.replica_id)
             self.in_flight[exchange] = replica
             exchange.record.replica_id = replica.replica_id
             exchange.record.attempts += 1

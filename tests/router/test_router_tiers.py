@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from trimode_api.wire import (
     AdmissionPolicy,
     DecisionReport,
@@ -79,3 +81,19 @@ def test_a_new_policy_and_a_dead_replica_change_the_rooms() -> None:
     fleet.take_report(report("a", 2), 11.0, 11.0)  # b is silent
     fleet.keep(11.0 + KEEP_SECONDS)
     assert {name: keeps for name, (keeps, _) in rooms(fleet, 12.0).items()} == {"a": "premium", "b": None}
+
+
+async def test_a_conversation_goes_on_where_it_began(open_house: Any) -> None:
+    """Four replicas, four conversations at a time, over real HTTP: each stays where its first request went."""
+    house = await open_house(replicas=4)
+    said = {chat: [{"role": "user", "content": f"{chat} asks " + "x" * 4000}] for chat in range(4)}
+    went: dict[int, set[str]] = {chat: set() for chat in said}
+    for turn in range(4):
+        for chat, messages in said.items():
+            answer = await house.http.post("/v1/chat/completions", json={"model": "tiny", "messages": messages})
+            assert answer.status_code == 200
+            (taker,) = [replica for replica in house.replicas if replica.calls]
+            went[chat].add(taker.replica_id)
+            taker.calls.clear()
+            messages.append({"role": "assistant", "content": f"{turn} " + "y" * 500})
+    assert [len(takers) for takers in went.values()] == [1, 1, 1, 1]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from trimode_api.errors import ApiError
 from trimode_api.modes import AR, OperatingPoint, diffusion, speculation
-from trimode_router.asked import CHAT_PATH, TEXT_PATH, Dial, parse, resolve
+from trimode_router.asked import CHAT_PATH, TEXT_PATH, Dial, beginnings, parse, resolve
 from trimode_router.http.reader import RequestReader
 from trimode_router.http.request import Request, split_target
 from trimode_router.limits import Limits
@@ -28,6 +28,28 @@ def test_defaults_of_a_request() -> None:
     asked = parse(CHAT_PATH, chat(), POINTS)
     assert (asked.stream, asked.max_tokens, asked.lossy_ok, asked.pin) == (False, None, False, None)
     assert 100 <= asked.prompt_tokens <= 130
+
+
+def test_a_conversation_that_goes_on_begins_like_its_past() -> None:
+    said = [{"role": "user", "content": "what is " + "x" * 3000}, {"role": "assistant", "content": "y" * 2000}]
+    first = parse(CHAT_PATH, json.dumps({"model": "m", "messages": said[:1]}).encode(), POINTS).beginnings
+    later = parse(CHAT_PATH, json.dumps({"model": "m", "messages": said}).encode(), POINTS).beginnings
+    other = parse(CHAT_PATH, json.dumps({"model": "m", "messages": said[1:]}).encode(), POINTS).beginnings
+    assert [tokens for tokens, _ in later] == [256, 512, 1024]
+    assert later[: len(first)] == first
+    assert len(first) == 2
+    assert not set(other) & set(later)
+    assert parse(CHAT_PATH, chat(), POINTS).beginnings == ()
+    assert len(beginnings(b"z" * 1_000_000)) == 7
+
+
+@given(st.binary(min_size=1, max_size=9), st.integers(0, 5000), st.integers(1, 5000))
+def test_beginnings_name_what_they_are_of(seed: bytes, length: int, more: int) -> None:
+    """Those of a longer prompt start with those of a shorter one that it begins with, and with no other."""
+    text = (seed * (length + more))[: length + more]
+    assert beginnings(text)[: len(beginnings(text[:length]))] == beginnings(text[:length])
+    changed = bytes([text[0] ^ 1]) + text[1:]
+    assert not set(beginnings(changed)) & set(beginnings(text))
 
 
 def test_max_completion_tokens_goes_before_max_tokens() -> None:

@@ -19,7 +19,7 @@ def simulate(
     load: Annotated[
         list[str] | None,
         typer.Option(
-            help="A load: steps, diurnal, spikes (these by default), tiers, random-a or random-b. Repeatable."
+            help="A load: steps, diurnal, spikes (these by default), tiers, chats, random-a, random-b. Repeatable."
         ),
     ] = None,
     time_scale: Annotated[float, typer.Option(help="Run the trace this many times as fast.")] = 1.0,

@@ -25,7 +25,7 @@ from trimode_cli.simulate.traces import TraceFormat, as_jobs, read_trace
 from trimode_cli.simulate.world import NamedLoad, generated, scenario_of, stressed
 from trimode_cli.up.load import load as load_deployment
 from trimode_policy.simulation.oracle import Search
-from trimode_policy.simulation.policies import ORACLE, TRUE_POINTS, policy_names
+from trimode_policy.simulation.policies import COLD, ORACLE, TRUE_POINTS, policy_names
 from trimode_policy.simulation.scenario import Scenario
 
 GENERATED_BY_DEFAULT = ("steps", "diurnal", "spikes")
@@ -109,7 +109,7 @@ def _chosen(policies: str | None, scenario: Scenario) -> tuple[str, ...]:
     allowed = policy_names(scenario)
     wanted = allowed if policies is None else tuple(name.strip() for name in policies.split(","))
     for name in wanted:
-        if name not in (*allowed, TRUE_POINTS):
+        if name not in (*allowed, TRUE_POINTS, COLD):
             raise BadInput(f"--policies names {name!r}, must be one of {', '.join(allowed)}")
     return wanted
 

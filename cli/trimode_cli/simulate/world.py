@@ -19,13 +19,16 @@ from trimode_policy.simulation.parts import Outage
 from trimode_policy.simulation.rows import EngineLimits
 from trimode_policy.simulation.scenario import Scenario
 from trimode_policy.simulation.truth import Truth
-from trimode_policy.simulation.workload import Goal, Job, Load, diurnal, random_walk, spikes, steps, tiers
+from trimode_policy.simulation.workload import Chats, Goal, Job, Load, chats, diurnal, random_walk, spikes, steps, tiers
 
-LOADS: dict[str, Callable[[float, float], Load]] = {
+KEPT = 0.2
+"""Tokens of past conversations a replica keeps, as a share of what its memory holds beside the weights."""
+LOADS: dict[str, Callable[[float, float], Load | Chats]] = {
     "steps": steps,
     "diurnal": diurnal,
     "spikes": spikes,
     "tiers": tiers,
+    "chats": chats,
     "random-a": lambda rate, duration: random_walk(rate, duration, Random(101), "random-a"),
     "random-b": lambda rate, duration: random_walk(rate, duration, Random(202), "random-b"),
 }
@@ -65,7 +68,9 @@ def scenario_of(deployment: NemotronDeployment, machine: Machine, acceptance: Ac
         goals=goals_of(deployment),
         points=points,
         replicas=sum(pool.replicas.max for pool in spec.pools),
-        limits=EngineLimits(rows, min(machine.cached_tokens, full), 2048 if machine.gpu else 256),
+        limits=EngineLimits(
+            rows, min(machine.cached_tokens, full), 2048 if machine.gpu else 256, kept=int(KEPT * machine.cached_tokens)
+        ),
         max_wait_s=spec.admission.max_wait_milliseconds / 1e3,
         max_queued=spec.admission.max_queued_requests,
         margin=spec.switching.margin_percent / 100,

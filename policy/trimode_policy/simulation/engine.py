@@ -17,6 +17,7 @@ from math import ceil, exp, inf, sqrt
 from trimode_api.modes import AR, OperatingPoint
 from trimode_policy.curves import Observation
 from trimode_policy.rooms import PromptPrice, needed_seconds
+from trimode_policy.simulation.kept import Kept
 from trimode_policy.simulation.measures import Account, Series
 from trimode_policy.simulation.pilots import Pilot
 from trimode_policy.simulation.randomness import Randomness
@@ -60,8 +61,10 @@ class Engine:
     preemptions: int = 0
     stalled: float = 0.0
     prompts: PromptPrice = field(default_factory=PromptPrice)
+    kept: Kept = field(init=False)
 
     def __post_init__(self) -> None:
+        self.kept = Kept(self.limits.kept)
         kinds = self.truth.kinds
         self.tiers = [0] * len(self.priorities)
         self.progress, self.counts, self.ends = [0.0] * kinds, [0] * kinds, [[] for _ in range(kinds)]
@@ -74,10 +77,11 @@ class Engine:
     @property
     def queued_tokens(self) -> int:
         """Prompt tokens not computed yet."""
-        return sum(r.cached for _, _, r in self.waiting) + sum(r.missing for r in self.behind)
+        return sum(r.cached - r.known for _, _, r in self.waiting) + sum(r.missing for r in self.behind)
 
     def accept(self, request: Request, now: float) -> bool:
         """Take a request; returns whether the fleet must (re)schedule this engine's next event."""
+        request.known = self.kept.of(request.job)
         heappush(self.waiting, (-self.priorities[request.job.tier], request.order, request))
         if self.step is None:
             return self.begin(now)
@@ -152,6 +156,7 @@ class Engine:
                 out.append(request)
             heap.clear()
         self.waiting.clear()
+        self.kept.clear()
         self.behind.clear()
         self.joined.clear()
         self.reserved, self.context, self.step = 0, 0.0, None
@@ -171,8 +176,9 @@ class Engine:
             if rows and held + request.cached + 64.0 * (rows + 1) > limits.capacity:
                 return
             heappop(self.waiting)
-            request.missing = request.cached
-            self.reserved += request.missing
+            request.known = self.kept.of(request.job)
+            request.missing = request.cached - request.known
+            self.reserved += request.cached
             self.behind.append(request)
 
     def _prefill(self) -> int:
@@ -206,6 +212,7 @@ class Engine:
         while heap and heap[0][0] <= progress + _EPSILON:
             request = heappop(heap)[2]
             self._leave(request, kind)
+            self.kept.add(request.job, self.limits.capacity - self.context - self.reserved)
             done.append(request)
 
     def _leave(self, request: Request, kind: int) -> None:

@@ -33,6 +33,8 @@ SPLIT, HYSTERESIS, TRIMODE, ORACLE = "split", "hysteresis", "trimode", "oracle"
 TRUE_POINTS = "true-points"
 """Run only when asked for: production's routing, with points chosen by someone who knows the true curves. What
 separates it from `trimode` is the price of learning; what separates it from the oracle is routing and admission."""
+COLD = "no-affinity"
+"""Run only when asked for: `trimode` without regard to which replica has the beginning of a prompt."""
 DOWN = 0.7
 """Hysteresis goes back at this share of the batch at which it left."""
 
@@ -44,12 +46,13 @@ def policy_names(scenario: Scenario) -> tuple[str, ...]:
 
 def fleet_for(policy: str, scenario: Scenario, chance: Randomness, series: Series | None = None) -> Fleet:
     """A fresh fleet under `policy` (any but the oracle). Raises ValueError for an unknown name."""
-    seats, capacity, controller = _composed(policy, scenario)
+    seats, capacity, controller = _composed(TRIMODE if policy == COLD else policy, scenario)
     dispatcher = ProductionDispatcher(
         scenario.goals,
         AdmissionLimits(scenario.max_queued, scenario.max_wait_s),
         Staleness(scenario.stale_s, scenario.dead_s),
         capacity,
+        affinity=policy != COLD,
     )
     return assemble(scenario, seats, dispatcher, controller, chance, series)
 

@@ -6,29 +6,41 @@ Belongs here: turning the simulated fleet into the views those functions take.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from trimode_policy.admit import AdmissionLimits, Outcome, QueueView, admit
+from trimode_policy.affinity import Beginning, Beginnings
 from trimode_policy.route import ReplicaView, RequestView, Staleness, route
 from trimode_policy.simulation.fleet import Fleet
 from trimode_policy.simulation.parts import Member, Phase, Placement
 from trimode_policy.simulation.rows import Request
 from trimode_policy.simulation.waiting import claim_of
-from trimode_policy.simulation.workload import Goal
+from trimode_policy.simulation.workload import Goal, Job
 from trimode_policy.tiers import Mix, keepers
 
+LEAST_BEGINNING = 256
+"""Tokens of the shortest beginning that is told apart; the others are its doubles, as in the router."""
 KEEPERS_S = 1.0
 """Seconds between two looks at which replicas are kept fast for whom; a change of the fleet brings one at once."""
 
 
+def beginnings_of(job: Job) -> tuple[Beginning, ...]:
+    """What the router would make of the prompt: a conversation's number stands for its text."""
+    doublings = (job.prompt // LEAST_BEGINNING).bit_length()
+    return tuple((LEAST_BEGINNING << i, job.chat) for i in range(doublings))
+
+
 @dataclass(slots=True)
 class ProductionDispatcher:
-    """`capacity`: by pool, most requests a replica of it is sent (a cap on spill); other pools take a full engine."""
+    """`capacity`: by pool, most requests a replica of it is sent (a cap on spill); other pools take a full engine.
+    `affinity`: whether requests go where their beginning is."""
 
     goals: tuple[Goal, ...]
     limits: AdmissionLimits
     staleness: Staleness
     capacity: Mapping[str, int] = field(default_factory=dict)
+    affinity: bool = True
+    beginnings: Beginnings = field(default_factory=Beginnings)
     mix: Mix = field(init=False)
     _keeps: dict[str, str] = field(default_factory=dict)
     _kept: tuple[float, tuple[int, ...]] = (-1.0, ())
@@ -48,15 +60,21 @@ class ProductionDispatcher:
             return Placement(refused=True)
         if decision.outcome is Outcome.QUEUE:
             return Placement()
-        return Placement(self._route(request, views, fleet))
+        return Placement(self._route(asked, request, views, fleet))
 
     def again(self, asked: Request, fleet: Fleet) -> int | None:
         """Route it, if there is room."""
-        return self._route(self._request(asked, fleet.now), self._all_views(fleet), fleet)
+        return self._route(asked, self._request(asked, fleet.now), self._all_views(fleet), fleet)
 
-    def _route(self, request: RequestView, views: list[ReplicaView], fleet: Fleet) -> int | None:
+    def _route(self, asked: Request, request: RequestView, views: list[ReplicaView], fleet: Fleet) -> int | None:
+        begins = beginnings_of(asked.job) if self.affinity and asked.job.chat else ()
+        if begins:
+            request = replace(request, held=self.beginnings.held(begins))
         decision = route(request, views, self.staleness, fleet.orders)
-        return None if decision.replica_id is None else int(decision.replica_id)
+        if decision.replica_id is None:
+            return None
+        self.beginnings.sent(begins, decision.replica_id)
+        return int(decision.replica_id)
 
     def _request(self, asked: Request, now: float) -> RequestView:
         goal = self.goals[asked.job.tier]

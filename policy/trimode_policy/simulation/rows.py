@@ -13,13 +13,15 @@ from trimode_policy.simulation.workload import Job
 
 @dataclass(slots=True)
 class Request:
-    """A job under way. `emitted`: tokens that survived a preemption or a kill. `missing`: tokens to prefill."""
+    """A job under way. `emitted`: tokens that survived a preemption or a kill. `missing`: tokens to prefill; `known`:
+    prompt tokens that its replica need not."""
 
     job: Job
     order: int
     emitted: float = 0.0
     first_at: float = -1.0
     missing: int = 0
+    known: int = 0
     start: float = 0.0
 
     @property
@@ -32,6 +34,7 @@ class Request:
 class EngineLimits:
     """`rows`: requests at a time. `capacity`: cached tokens over all rows. `prefill_budget`: prompt tokens per cycle.
 
+    `kept`: most tokens of past requests kept for those that go on from there, in what of `capacity` is free.
     `noise`: standard deviation of the logarithm of one cycle's seconds. `longest_s`: most seconds in one macro-step.
     """
 
@@ -40,6 +43,7 @@ class EngineLimits:
     prefill_budget: int = 2048
     noise: float = 0.05
     longest_s: float = 0.25
+    kept: int = 0
 
 
 @dataclass(slots=True)

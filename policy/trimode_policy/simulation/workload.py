@@ -6,8 +6,9 @@ Belongs here: the request as the simulator sees it and generated loads. Recorded
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from math import cos, exp, log, pi, sqrt
+from dataclasses import dataclass, replace
+from heapq import heappop, heappush
+from math import cos, exp, inf, log, pi, sqrt
 
 from trimode_policy.simulation.randomness import Randomness
 
@@ -24,13 +25,18 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One request: seconds since the load began, tokens in and out, index of its tier and of its acceptance kind."""
+    """One request: seconds since the load began, tokens in and out, index of its tier and of its acceptance kind.
+
+    `chat`: the conversation it goes on, 0 for none; `shared`: prompt tokens it has in common with that one so far.
+    """
 
     at: float
     prompt: int
     output: int
     tier: int
     kind: int
+    chat: int = 0
+    shared: int = 0
 
     def __deepcopy__(self, memo: object) -> Job:
         return self
@@ -85,6 +91,51 @@ class Load:
             yield Job(now, prompt, output, tier, int(chance.random() * kinds))
 
 
+TURNS, THINK_S = 5.0, 15.0
+"""Requests per conversation and seconds between an answer's end and the next question, both in the mean."""
+ANSWER_S = 2.0
+"""Seconds an answer is taken to need, for the time of the next question."""
+QUESTION = Lengths(prompt_median=80.0, output_median=150.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Chats:
+    """Conversations: each prompt holds all that was said before. `rate`: requests per second, once it is steady."""
+
+    name: str
+    duration_s: float
+    rate: float
+    premium: float = 0.3
+    first: Lengths = Lengths(prompt_median=600.0)
+
+    def jobs(self, tiers: int, kinds: int, chance: Randomness) -> Iterator[Job]:
+        """In order of arrival. Tier and kind belong to a conversation."""
+        coming: list[tuple[float, int, Job]] = []
+        start, chats = chance.expovariate(self.rate / TURNS), 0
+        while coming or start < self.duration_s:
+            if not coming or start < coming[0][0]:
+                chats += 1
+                tier = 0 if tiers == 1 or chance.random() < self.premium else 1 + int(chance.random() * (tiers - 1))
+                prompt = self.first.draw(self.first.prompt_median, self.first.prompt_sigma, chance)
+                job = Job(start, prompt, self._answer(chance), tier, int(chance.random() * kinds), chats)
+                heappush(coming, (start, chats, job))
+                start = start + chance.expovariate(self.rate / TURNS) if start < self.duration_s else inf
+                continue
+            job = heappop(coming)[2]
+            if job.at >= self.duration_s:
+                continue
+            yield job
+            said = job.prompt + job.output
+            if chance.random() >= 1.0 / TURNS and said < QUESTION.most:
+                asked = QUESTION.draw(QUESTION.prompt_median, QUESTION.prompt_sigma, chance)
+                later = job.at + ANSWER_S + chance.expovariate(1.0 / THINK_S)
+                goes_on = replace(job, at=later, prompt=said + asked, output=self._answer(chance), shared=said)
+                heappush(coming, (later, job.chat, goes_on))
+
+    def _answer(self, chance: Randomness) -> int:
+        return self.first.draw(self.first.output_median, self.first.output_sigma, chance)
+
+
 def constant(value: float) -> Callable[[float], float]:
     """The same at all times."""
     return lambda _t: value
@@ -125,6 +176,11 @@ def spikes(rate: float, duration_s: float) -> Load:
 def tiers(rate: float, duration_s: float) -> Load:
     """A steady rate whose premium share swings between 10 and 70 % every 5 minutes."""
     return Load("tiers", duration_s, 0.7 * rate, constant(0.7 * rate), lambda t: 0.4 - 0.3 * cos(2 * pi * t / 300.0))
+
+
+def chats(rate: float, duration_s: float) -> Chats:
+    """Conversations at a steady rate, once the first ones have come to their second question."""
+    return Chats("chats", duration_s, 0.8 * rate)
 
 
 def random_walk(rate: float, duration_s: float, chance: Randomness, name: str = "random") -> Load:
