@@ -111,7 +111,8 @@ def beginnings(prompt: bytes) -> tuple[Beginning, ...]:
     A conversation that goes on begins with the same bytes, for as long as its client writes them the same way. Two
     prompts under one name only send a request to a replica that has to compute it after all.
     """
-    found, view, length, name = [], memoryview(prompt), SHORTEST_BEGINNING, 0
+    found: list[Beginning] = []
+    view, length, name = memoryview(prompt), SHORTEST_BEGINNING, 0
     while length <= min(len(view), LONGEST_BEGINNING):
         name = crc32(view[length // 2 if found else 0 : length], name)
         found.append((length // BYTES_PER_TOKEN, name))
