@@ -49,6 +49,9 @@ class ReplicaState(WireModel):
     preemptions: int
     tokens_per_second: float
     policy_version: int
+    paces: tuple[tuple[int, float], ...] = Field(
+        default=(), description="(requests decoding, seconds per token of one of them), ascending; may be empty"
+    )
 
 
 class PoolState(WireModel):

@@ -214,7 +214,21 @@ class Switching(SpecModel):
     fallback_mode: Mode = Field(
         default=Mode.AR, description="Mode where nothing can be predicted; must be in some pool's modes."
     )
-    dry_run: Bool = Field(default=False, description="Decide and report, but stay in the fallback mode.")
+    dry_run: Bool = Field(
+        default=False,
+        description="Decide and report, but stay in the fallback mode and move no replica between pools.",
+    )
+
+
+class Rebalancing(SpecModel):
+    """Replicas that pools share, where an engine's mode is fixed when it starts."""
+
+    total_replicas: Int = Field(
+        ge=2,
+        le=1024,
+        description="Replicas that the pools with AR or SelfSpeculation have together. trimode then moves one at a "
+        "time to the mode that is faster under the present load, and these pools are not autoscaled.",
+    )
 
 
 class Admission(SpecModel):
@@ -270,6 +284,10 @@ class Spec(SpecModel):
         description="Classes of requests with their objectives.",
     )
     switching: Switching = Field(default=Switching(), description="How the operating point is chosen.")
+    rebalancing: Rebalancing | None = Field(
+        default=None,
+        description="For pools of one mode each: replicas move between them. Left out: each pool is autoscaled.",
+    )
     admission: Admission = Field(default=Admission(), description="Bounds of the router's queue.")
     staleness: Staleness = Field(default=Staleness(), description="How long a silent replica is trusted.")
     drain: Drain = Field(default=Drain(), description="How long requests may finish when a replica goes.")

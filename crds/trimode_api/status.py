@@ -69,6 +69,43 @@ class DecisionStatus(StatusModel):
     since: str = Field(description="Since when, RFC 3339.")
 
 
+class PoolShare(StatusModel):
+    """A pool's part of the replicas that pools share."""
+
+    name: str = Field(max_length=63, description="Name of the pool.")
+    replicas: int = Field(ge=0, description="Replicas that it is to have now.")
+
+
+class MovePhase(StrEnum):
+    """How far a move is: the replica finishes its requests and goes, what it used comes free, another one starts."""
+
+    LEAVING = "Leaving"
+    RELEASING = "Releasing"
+    JOINING = "Joining"
+    DONE = "Done"
+
+
+class MoveStatus(StatusModel):
+    """The last move of a replica between pools."""
+
+    source: str = Field(max_length=63, description="Pool that gave a replica.")
+    target: str = Field(max_length=63, description="Pool that got it.")
+    phase: MovePhase = Field(description="How far it is.")
+    begun: str = Field(description="When it began, RFC 3339.")
+    since: str = Field(description="Since when it has been in this phase, RFC 3339.")
+    message: str = Field(default="", max_length=1024, description="Why, with figures.")
+
+
+class RebalancingStatus(StatusModel):
+    """How the replicas that pools share are split, and why they stay or move."""
+
+    reason: str = Field(max_length=128, description="Why one moves or none does, in one CamelCase word.")
+    message: str = Field(default="", max_length=1024, description="The reason for people, as of `since`.")
+    since: str = Field(description="Since when the reason holds, RFC 3339.")
+    pools: tuple[PoolShare, ...] = Field(default=(), description="The split.")
+    move: MoveStatus | None = Field(default=None, description="The last move.")
+
+
 class Status(StatusModel):
     """What the operator observed."""
 
@@ -78,4 +115,7 @@ class Status(StatusModel):
     pools: tuple[PoolStatus, ...] = Field(default=(), description="What each pool is now.")
     tiers: tuple[TierStatus, ...] = Field(default=(), description="How each tier's objective is met.")
     decision: DecisionStatus | None = Field(default=None, description="The point in force, and why.")
+    rebalancing: RebalancingStatus | None = Field(
+        default=None, description="How the replicas that pools share are split, and why."
+    )
     mode_history: tuple[DecisionStatus, ...] = Field(default=(), description="The last ten decisions, newest first.")

@@ -12,7 +12,8 @@ from enum import StrEnum
 
 from trimode_api.fleet import Freshness
 from trimode_api.status import ConditionStatus
-from trimode_operator.observations import Observations, usable
+from trimode_operator.observations import Observations
+from trimode_policy.watching import usable
 
 TRUE, FALSE, UNKNOWN = ConditionStatus.TRUE, ConditionStatus.FALSE, ConditionStatus.UNKNOWN
 MESSAGE_MAX = 4096

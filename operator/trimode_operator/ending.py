@@ -16,7 +16,7 @@ from trimode_api.fleet import FleetView
 from trimode_operator.errors import RouterFailure
 from trimode_operator.fleets import Address, Fleets
 from trimode_operator.routers import Routers
-from trimode_operator.status import read, written
+from trimode_operator.times import read, written
 
 FINALIZER = "trimode.dev/drain"
 WORKERS_MAY_TAKE_S = 30.0

@@ -11,12 +11,13 @@ from datetime import UTC, datetime
 
 import structlog
 
-from trimode_api.status import Condition, Status
+from trimode_api.status import Condition, MovePhase, RebalancingStatus, Status
 from trimode_operator.cluster import EVENT, RESOURCE, Cluster, Object
 from trimode_operator.conditions import FALSE, TRUE, UNKNOWN, ConditionType, Reason
 from trimode_operator.errors import ApiFailure, ApiUnreachable
 from trimode_operator.plan.names import MANAGER
 from trimode_operator.status import condition
+from trimode_policy.rebalance import MoveReason
 
 MESSAGE_MAX = 1024
 GOOD_WHEN_FALSE = (ConditionType.PROGRESSING, ConditionType.SUSPENDED)
@@ -46,7 +47,7 @@ class Told:
 
 
 def transitions(before: Status | None, after: Status) -> tuple[Told, ...]:
-    """What is worth telling: conditions whose status moved, and whatever keeps a resource from becoming ready."""
+    """What is worth telling: conditions whose status moved, what keeps a resource from becoming ready, and moves."""
     told: list[Told] = []
     for now in after.conditions:
         kind = ConditionType(now.type)
@@ -57,6 +58,24 @@ def transitions(before: Status | None, after: Status) -> tuple[Told, ...]:
                 told.append(Told(True, now.reason, now.message))
         elif moved and kind not in QUIET and now.status is not UNKNOWN and not _passing(old, now):
             told.append(_told(kind, now))
+    return (*told, *_moves(None if before is None else before.rebalancing, after.rebalancing))
+
+
+def _moves(before: RebalancingStatus | None, after: RebalancingStatus | None) -> tuple[Told, ...]:
+    """A replica's way between pools: begun, done, held back, or stuck."""
+    if after is None:
+        return ()
+    told: list[Told] = []
+    old, move = before.move if before is not None else None, after.move
+    if move is not None and (old is None or old.begun != move.begun):
+        told.append(Told(False, "MovesReplica", move.message))
+    if move is not None and move.phase is MovePhase.DONE and old is not None and old.phase is not MovePhase.DONE:
+        told.append(Told(False, "MovedReplica", after.message))
+    if before is not None and after.since != before.since:
+        if after.reason == MoveReason.HELD:
+            told.append(Told(False, "WouldMoveReplica", after.message))
+        if after.reason == MoveReason.STUCK:
+            told.append(Told(True, "MoveStuck", after.message))
     return tuple(told)
 
 

@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from trimode_api.fleet import FleetView, Freshness, ReplicaState
+from trimode_api.fleet import FleetView, ReplicaState
 from trimode_api.resource import NemotronDeployment
+from trimode_api.status import RebalancingStatus
 from trimode_operator.fleets import NO_FLEETS, Fleets
 from trimode_operator.plan import Note
+from trimode_policy.watching import merged
 
 BAD_APPLICATION = ("DEPLOY_FAILED", "UNHEALTHY")
 _ERROR = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Failed|Refused|Died|InvalidInput)\b[^:]*: (?P<words>.+)$")
@@ -55,7 +57,8 @@ class Observations:
     """Everything that status is made from. `minimum`: replicas that each pool must have, in the order of the spec.
 
     `policy_version` is None where the spec is invalid, and so has no policy. `attainment`: by tier with an objective,
-    percent of recent answers that met it, None without answers; `objectives`: percent that must.
+    percent of recent answers that met it, None without answers; `objectives`: percent that must. `rebalancing`: how
+    replicas that pools share are split from now on, None where they share none.
     """
 
     generation: int
@@ -73,26 +76,11 @@ class Observations:
     notes: tuple[Note, ...] = ()
     attainment: Mapping[str, int | None] = field(default_factory=dict)
     objectives: Mapping[str, int] = field(default_factory=dict)
+    rebalancing: RebalancingStatus | None = None
 
     @property
     def replicas(self) -> tuple[ReplicaState, ...]:
-        return merged(self.fleets)
-
-
-def merged(fleets: Fleets) -> tuple[ReplicaState, ...]:
-    """Every replica once, as the router sees it that heard of it last; without those gone for good."""
-    latest: dict[str, ReplicaState] = {}
-    for view in fleets.views.values():
-        for replica in view.replicas:
-            known = latest.get(replica.replica_id)
-            if known is None or replica.age_seconds < known.age_seconds:
-                latest[replica.replica_id] = replica
-    return tuple(r for _, r in sorted(latest.items()) if not (r.freshness is Freshness.DEAD and r.draining))
-
-
-def usable(replica: ReplicaState) -> bool:
-    """Whether routers send it requests."""
-    return replica.ready and not replica.draining and replica.freshness is not Freshness.DEAD
+        return merged(self.fleets.views.values())
 
 
 def rollout_of(deployment: Mapping[str, Any] | None) -> Rollout | None:

@@ -24,8 +24,9 @@ from trimode_operator.health import Shown, Vitals, Watchdog, pages
 from trimode_operator.lease import Election, Fenced
 from trimode_operator.metrics import Metrics
 from trimode_operator.options import Options
+from trimode_operator.parts import Parts
 from trimode_operator.plan import Capabilities
-from trimode_operator.reconcile import Parts, Reconciler
+from trimode_operator.reconcile import Reconciler
 from trimode_operator.routers import Routers
 from trimode_operator.workqueue import WorkQueue
 

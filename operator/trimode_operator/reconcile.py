@@ -6,66 +6,31 @@ Belongs here: the order of a visit's steps and what is remembered of a resource 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import structlog
-from pydantic import ValidationError
 
 from trimode_api.errors import InvalidInput
 from trimode_api.resource import NemotronDeployment
-from trimode_api.status import Status
-from trimode_operator import ending, events
+from trimode_operator import ending
 from trimode_operator.apply import Applier
-from trimode_operator.cache import Cache, Key
-from trimode_operator.cluster import RESOURCE, Cluster, Object
-from trimode_operator.conditions import TRUE, ConditionType, Reason
+from trimode_operator.cache import Key
+from trimode_operator.cluster import Object
 from trimode_operator.errors import NotMade, RouterFailure
 from trimode_operator.fleets import Fleets
-from trimode_operator.metrics import Metrics
-from trimode_operator.objectives import Sample, attainment, kept, sample_of
+from trimode_operator.looks import next_look_s
+from trimode_operator.objectives import attainment, kept, sample_of
 from trimode_operator.observations import Failure, Observations, minimum_of, ray_of, rollout_of
 from trimode_operator.observe import Observer, fresh_token
-from trimode_operator.plan import Capabilities, Names, Observed, Owner, Plan, make_plan
+from trimode_operator.parts import Memory, Parts
+from trimode_operator.plan import Names, Observed, Owner, Plan, make_plan
 from trimode_operator.plan.make import RAY_SERVICE, prunable
-from trimode_operator.routers import Routers
-from trimode_operator.settings import Settings
-from trimode_operator.status import condition, read, status_of
+from trimode_operator.rebalancing import rebalanced, targets_of
+from trimode_operator.writer import Writer, status_in
+from trimode_policy.watching import sampled, sharing_pools
 
 RELIST_S = 300.0
 """How often a resource's children are listed afresh, whatever the watches said."""
-AT_ONCE_S, SOON_S, STEADY_S = 0.5, 2.0, 10.0
-LIVELY_S = 90.0
-"""How long after its last transition a resource that is not ready is looked at soon, not steadily."""
-
-
-@dataclass(slots=True)
-class Memory:
-    """What is remembered of a resource between visits; nothing is lost with it but time."""
-
-    listed_at: float | None = None
-    made: object = None
-    """All that the last successful `make` depended on; while it is the same there is nothing to make."""
-    plan: Plan | None = None
-    samples: tuple[Sample, ...] = ()
-    """The routers' counts of answers over the last minutes."""
-    token: str | None = None
-    """What the fleet was given. An edited or deleted Secret is restored to it: another one would replace every pod."""
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What a reconciler works with. `cluster` is fenced; `now` gives Unix seconds, `monotonic` what it says."""
-
-    cluster: Cluster
-    cache: Cache
-    routers: Routers
-    settings: Settings
-    metrics: Metrics
-    capabilities: Callable[[], Capabilities]
-    now: Callable[[], float]
-    monotonic: Callable[[], float]
 
 
 class Reconciler:
@@ -76,6 +41,7 @@ class Reconciler:
         self._cache = parts.cache
         self._observer = Observer(parts.cluster, parts.cache, parts.routers)
         self._applier = Applier(parts.cluster, parts.cache, parts.metrics)
+        self._writer = Writer(parts.cluster, parts.cache, parts.metrics, parts.now)
         self._memories: dict[Key, Memory] = {}
         self._relist_s = RELIST_S
 
@@ -103,7 +69,7 @@ class Reconciler:
         if body["metadata"].get("deletionTimestamp") is not None:
             return await self._end(key, body)
         if ending.FINALIZER not in (body["metadata"].get("finalizers") or []):
-            body = await self._set_finalizer(key, body, present=True)
+            body = await self._writer.set_finalizer(key, body, present=True)
         return await self._keep(key, body, memory)
 
     async def _keep(self, key: Key, body: Object, memory: Memory) -> float:
@@ -126,10 +92,10 @@ class Reconciler:
             fleets = await self._observer.fleets(routers, token)
         seen = self._seen(key, body, deployment, plan, fleets, problems)
         if deployment is not None:
-            seen = self._judged(seen, deployment, memory)
+            seen = self._judged(key, seen, deployment, memory)
         if failure is not None:
             seen = replace(seen, failure=Failure(failure.reason, str(failure)))
-        status = await self._tell(key, seen)
+        status = await self._writer.tell(key, seen)
         if failure is not None:
             raise failure
         return next_look_s(status, self._parts.now())
@@ -138,11 +104,13 @@ class Reconciler:
         """Plan and apply; nothing where all that a plan depends on is as it was after the last one."""
         capabilities = self._parts.capabilities()
         owner = Owner(key.name, key.namespace, body["metadata"]["uid"], body["metadata"]["generation"])
-        basis = (owner, capabilities, token)
+        # What the status says is done: it was written first, see `rebalancing`.
+        targets = targets_of(deployment.spec, status_in(body))
+        basis = (owner, capabilities, token, targets)
         if memory.plan is not None and memory.made == (basis, self._versions(key)):
             return memory.plan
         ray_service = self._cache.children(key).get((RAY_SERVICE.kind, self._names(key).ray_service))
-        observed = Observed(token=token, ray_service=ray_service)
+        observed = Observed(token=token, ray_service=ray_service, targets=targets)
         plan = make_plan(deployment, owner, self._parts.settings, capabilities, observed)
         await self._applier.make(plan, owner)
         memory.plan, memory.made = plan, (basis, self._versions(key))
@@ -175,11 +143,11 @@ class Reconciler:
         deadline = ending.deadline_of(body)
         step = ending.next_step(fleets, workers, self._parts.now(), deadline)
         if step is ending.Step.RELEASE:
-            await self._set_finalizer(key, body, present=False)
+            await self._writer.set_finalizer(key, body, present=False)
             return None
         deployment, _ = _parsed(body)
         seen = self._seen(key, body, deployment, None, fleets, ())
-        await self._tell(key, replace(seen, deleting=ending.words(step, deadline)))
+        await self._writer.tell(key, replace(seen, deleting=ending.words(step, deadline)))
         if step is ending.Step.DRAIN and token is not None:
             await ending.order_drain(self._parts.routers, fleets, token)
         elif step is ending.Step.END_WORKERS and workers is not None:
@@ -205,6 +173,7 @@ class Reconciler:
     ) -> Observations:
         names, children = self._names(key), self._cache.children(key)
         ray_service = children.get((RAY_SERVICE.kind, names.ray_service))
+        before = status_in(body)
         return Observations(
             generation=body["metadata"]["generation"],
             suspend=deployment is not None and deployment.spec.suspend,
@@ -217,50 +186,24 @@ class Reconciler:
             url=names.url,
             problems=problems,
             notes=plan.notes if plan is not None else (),
+            rebalancing=before.rebalancing if before is not None else None,
         )
 
-    def _judged(self, seen: Observations, deployment: NemotronDeployment, memory: Memory) -> Observations:
-        """With how the tiers' objectives were met of late."""
-        memory.samples = kept(memory.samples, sample_of(seen.fleets, self._parts.monotonic()))
+    def _judged(self, key: Key, seen: Observations, deployment: NemotronDeployment, memory: Memory) -> Observations:
+        """With how the tiers' objectives were met of late, and what follows for the replicas that pools share."""
+        clock = self._parts.monotonic()
+        memory.samples = kept(memory.samples, sample_of(seen.fleets, clock))
         tiers = {tier.name: tier.percentile for tier in deployment.spec.tiers}
-        return replace(seen, attainment=attainment(memory.samples, tuple(tiers)), objectives=tiers)
-
-    async def _tell(self, key: Key, seen: Observations) -> Status:
-        """Write the status where it differs, then tell of what moved."""
-        body = self._cache.resource(key)
-        raw = (body or {}).get("status") or {}
-        before = _status(raw)
-        status = status_of(before, seen, self._parts.now())
-        new = status.model_dump(mode="json", by_alias=True, exclude_none=True)
-        if new == raw or body is None:
-            return status
-        gone: dict[str, Any] = {field: None for field in raw if field not in new}
-        result = await self._parts.cluster.merge(
-            RESOURCE, key.namespace, key.name, {"status": {**gone, **new}}, "status"
+        pools = [pool.name for pool in sharing_pools(deployment.spec)]
+        views = tuple(seen.fleets.views.values())
+        memory.loads = sampled(memory.loads, views, pools, clock) if pools and not seen.fleets.failures else ()
+        before = status_in(self._cache.resource(key))
+        return replace(
+            seen,
+            attainment=attainment(memory.samples, tuple(tiers)),
+            objectives=tiers,
+            rebalancing=rebalanced(deployment, before, seen.fleets, memory.loads, self._parts.now()),
         )
-        self._parts.metrics.writes.labels("status", RESOURCE.kind).inc()
-        self._cache.put(result)
-        for told in events.transitions(before, status):
-            self._parts.metrics.writes.labels("create", "Event").inc()
-            await events.post(self._parts.cluster, body, told)
-        return status
-
-    async def _set_finalizer(self, key: Key, body: Object, *, present: bool) -> Object:
-        """Hold the resource, or let it go. Others' finalizers stay; a stale view of them is refused and read anew."""
-        fresh = await self._parts.cluster.get(RESOURCE, key.namespace, key.name)
-        if fresh is None:
-            self._cache.drop(body)
-            return body
-        others = [one for one in fresh["metadata"].get("finalizers") or [] if one != ending.FINALIZER]
-        wanted = [*others, ending.FINALIZER] if present else others
-        patch = {"metadata": {"finalizers": wanted, "resourceVersion": fresh["metadata"]["resourceVersion"]}}
-        result = await self._parts.cluster.merge(RESOURCE, key.namespace, key.name, patch)
-        self._parts.metrics.writes.labels("finalizer", RESOURCE.kind).inc()
-        if result["metadata"].get("deletionTimestamp") and not wanted:
-            self._cache.drop(result)  # nothing holds it any more, so that was its end
-        else:
-            self._cache.put(result)
-        return result
 
     def _versions(self, key: Key) -> frozenset[tuple[object, str]]:
         return frozenset(
@@ -276,27 +219,9 @@ class Reconciler:
         self._cache.forget(key)
 
 
-def next_look_s(status: Status, now: float) -> float:
-    """Seconds until the next look at a resource that nothing happens to. The routers are heard by asking only."""
-    ready = condition(status, ConditionType.READY)
-    if ready is None or ready.status is TRUE:
-        return STEADY_S
-    moved = max((read(one.last_transition_time) for one in status.conditions), default=0.0)
-    if now - moved >= LIVELY_S:
-        return STEADY_S
-    return AT_ONCE_S if ready.reason == Reason.POLICY_ROLLOUT else SOON_S
-
-
 def _parsed(body: Object) -> tuple[NemotronDeployment | None, tuple[str, ...]]:
     """The resource, or everything that is wrong with it."""
     try:
         return NemotronDeployment.parse(body), ()
     except InvalidInput as invalid:
         return None, tuple(map(str, invalid.problems))
-
-
-def _status(raw: Object) -> Status | None:
-    try:
-        return Status.model_validate(raw) if raw else None
-    except ValidationError:
-        return None  # somebody else wrote it; ours replaces it

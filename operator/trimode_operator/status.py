@@ -6,12 +6,13 @@ Belongs here: `status_of`, pure. Nothing moves that has not changed, so that an 
 from __future__ import annotations
 
 from collections import Counter
-from datetime import UTC, datetime
 
 from trimode_api.fleet import ReplicaState
 from trimode_api.status import Condition, DecisionStatus, PointShare, PoolStatus, Status, TierStatus
 from trimode_operator.conditions import MESSAGE_MAX, ConditionType, Verdict, verdicts
-from trimode_operator.observations import Observations, newest, usable
+from trimode_operator.observations import Observations, newest
+from trimode_operator.times import read, written
+from trimode_policy.watching import usable
 
 HISTORY = 10
 SAME_S = 2.0
@@ -35,22 +36,9 @@ def status_of(previous: Status | None, seen: Observations, now: float) -> Status
         pools=pools,
         tiers=_tiers(before, seen),
         decision=decision,
+        rebalancing=seen.rebalancing,
         mode_history=history,
     )
-
-
-def written(seconds: float) -> str:
-    """Unix seconds as the status writes times: RFC 3339, to the millisecond where there is more than a second."""
-    moment = datetime.fromtimestamp(round(seconds, 3), UTC)
-    return moment.isoformat(timespec="milliseconds" if moment.microsecond else "seconds").replace("+00:00", "Z")
-
-
-def read(text: str) -> float:
-    """Unix seconds of a time in the status; 0 for what is no time."""
-    try:
-        return datetime.fromisoformat(text).timestamp()
-    except ValueError:
-        return 0.0
 
 
 def condition(status: Status | None, kind: ConditionType) -> Condition | None:

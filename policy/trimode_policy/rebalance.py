@@ -20,7 +20,8 @@ class PoolView:
     """One pool: `replicas` it has, `moving` those draining or loading towards it or away from it.
 
     `pace(batch)`: predicted seconds per token of one user at that many requests per replica, None where it cannot be
-    predicted. `least`: replicas it must keep. `capacity`: most requests per replica.
+    predicted. `least`: replicas it must keep. `most`: replicas it may have, None for any number. `capacity`: most
+    requests per replica.
     """
 
     name: str
@@ -29,6 +30,7 @@ class PoolView:
     pace: Callable[[int], float | None]
     capacity: int
     least: int = 1
+    most: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +63,14 @@ class MoveReason(StrEnum):
 
     PREDICTED_GAIN = "PredictedGain"
     KEPT = "Kept"
+    IDLE = "Idle"
     IN_TRANSITION = "InTransition"
     DWELL = "Dwell"
     REST_CANNOT_CARRY = "RestCannotCarry"
     NOT_WORTH_IT = "NotWorthIt"
     NO_DATA = "NoData"
+    HELD = "Held"
+    STUCK = "Stuck"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +96,8 @@ def rebalance(
     """At most one move. Never while one is under way, never below a pool's `least`, never on a guess."""
     if any(pool.moving for pool in pools):
         return _stay(MoveReason.IN_TRANSITION, "a replica is on its way between pools"), state
+    if demand.busy <= 0:
+        return _stay(MoveReason.IDLE, "nobody asks for anything"), state
     since = now - state.moved_at
     if 0 <= since < moves.every_s:
         return _stay(MoveReason.DWELL, f"the last move was {since:.0f} s ago, one per {moves.every_s:g} s"), state
@@ -100,7 +107,8 @@ def rebalance(
     options: list[tuple[float, PoolView, PoolView]] = []
     for source in pools:
         for target in pools:
-            if source.name != target.name and source.replicas > source.least:
+            full = target.most is not None and target.replicas >= target.most
+            if source.name != target.name and source.replicas > source.least and not full:
                 paces = _paces(_moved(pools, source, target), demand)
                 if paces is not None:
                     # The worse of the two gains counts: a move that helps one half of the minute only is a gamble.

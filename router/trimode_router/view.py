@@ -117,6 +117,7 @@ class Viewer:
             preemptions=report.preemptions,
             tokens_per_second=report.tokens_per_second,
             policy_version=report.policy_version,
+            paces=report.paces,
         )
 
     def _pool(self, name: str, replicas: tuple[ReplicaState, ...]) -> PoolState:

@@ -139,6 +139,9 @@ WRONG: list[tuple[str, Any, str, str]] = [
     ("spec.switching.fallbackMode", "Diffusion", "spec.switching.fallbackMode", "lossy"),
     ("spec.switching.marginPercent", 90, "spec.switching.marginPercent", "50"),
     ("spec.switching.dryRun", "yes", "spec.switching.dryRun", "boolean"),
+    ("spec.rebalancing", {"totalReplicas": 2}, "spec.rebalancing", "one mode each"),
+    ("spec.rebalancing", {"totalReplicas": 1}, "spec.rebalancing.totalReplicas", "2"),
+    ("spec.rebalancing", {"total": 2}, "spec.rebalancing.total", "unknown field"),
     ("spec.staleness", {"staleAfterSeconds": 20}, "spec.staleness.staleAfterSeconds", "deadAfterSeconds"),
     ("spec.admission.maxQueuedRequests", -1, "spec.admission.maxQueuedRequests", "0"),
     ("spec.drain.timeoutSeconds", "5m", "spec.drain.timeoutSeconds", "integer"),
@@ -166,6 +169,33 @@ def test_sglang_drafts_in_one_way_only() -> None:
 
 def test_fallback_must_be_a_mode_of_some_pool() -> None:
     assert "some pool" in problems(changed("spec.pools.0.modes", ["SelfSpeculation"]))["spec.switching.fallbackMode"]
+
+
+AR_POOL = {"name": "ar", "modes": ["AR"], "replicas": {"min": 1, "max": 3}}
+FAST_POOL = {"name": "fast", "modes": ["SelfSpeculation"], "replicas": {"min": 1, "max": 2}}
+ROUGH_POOL = {"name": "rough", "modes": ["Diffusion"], "replicas": {"min": 0, "max": 9}}
+
+
+@pytest.mark.parametrize(
+    ("pools", "total", "blamed", "words"),
+    [
+        ([AR_POOL, FAST_POOL], 5, None, ""),
+        ([AR_POOL, FAST_POOL, ROUGH_POOL], 2, None, ""),
+        ([AR_POOL, FAST_POOL], 6, "spec.rebalancing.totalReplicas", "between the sums"),
+        ([AR_POOL | {"replicas": {"min": 2, "max": 3}}, FAST_POOL], 2, "spec.rebalancing.totalReplicas", "between"),
+        ([AR_POOL, ROUGH_POOL], 2, "spec.rebalancing", "some with SelfSpeculation"),
+        ([AR_POOL, FAST_POOL, {"name": "x", "modes": ["AR", "SelfSpeculation"]}], 3, "spec.rebalancing", "one mode"),
+        ([AR_POOL | {"replicas": {"min": 0, "max": 3}}, FAST_POOL], 2, "spec.pools", "at least 1"),
+        ([AR_POOL | {"resources": {"gpus": 1}}, FAST_POOL], 2, "spec.pools", "gpus must be the same"),
+    ],
+)
+def test_what_rebalancing_needs(pools: list[dict[str, Any]], total: int, blamed: str | None, words: str) -> None:
+    data = changed("spec.pools", pools)
+    data["spec"] |= {"rebalancing": {"totalReplicas": total}, "diffusion": {}}
+    if blamed is None:
+        assert NemotronDeployment.parse(data).spec.rebalancing is not None
+    else:
+        assert words in problems(data)[blamed]
 
 
 def test_all_problems_are_reported_together() -> None:

@@ -42,6 +42,7 @@ PROXY_HEALTH_PATH = "/-/healthz"
 HEAD_PORTS = {"gcs": 6379, "dashboard": 8265, "client": 10001, "serve": SERVE_PORT}
 POOL_LABEL = "trimode.dev/pool"
 OLD_CLUSTER_STAYS_S = 60
+IDLE_POD_STAYS_S = 60
 LEAVE_MODULE = "trimode_workers.replica.leave"
 LEAVE_MARGIN_S = 20
 """What a pod's end takes after its requests are done, in seconds."""
@@ -89,7 +90,7 @@ def in_live_order(pools: Sequence[Pool], live: Manifest | None) -> tuple[Pool, .
 def _autoscaler(settings: Settings) -> dict[str, Any]:
     return {
         "upscalingMode": "Default",
-        "idleTimeoutSeconds": 60,
+        "idleTimeoutSeconds": IDLE_POD_STAYS_S,
         "imagePullPolicy": settings.image_pull_policy,
         "resources": resources(settings.autoscaler),
         "securityContext": container_security(),

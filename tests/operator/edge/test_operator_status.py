@@ -9,6 +9,7 @@ import pytest
 
 from trimode_api.status import DecisionStatus, Status
 from trimode_operator.conditions import ConditionType
+from trimode_operator.looks import AT_ONCE_S, LIVELY_S, SOON_S, STEADY_S, next_look_s
 from trimode_operator.observations import (
     Observations,
     Ray,
@@ -17,9 +18,9 @@ from trimode_operator.observations import (
     ray_of,
     rollout_of,
 )
-from trimode_operator.reconcile import AT_ONCE_S, LIVELY_S, SOON_S, STEADY_S, next_look_s
-from trimode_operator.status import HISTORY, condition, read, status_of, written
+from trimode_operator.status import HISTORY, condition, status_of
 from trimode_operator.testing.fleet import change, fleets, replica, view
+from trimode_operator.times import read, written
 
 SEEN = Observations(
     generation=1,

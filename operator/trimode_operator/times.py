@@ -1,0 +1,22 @@
+"""Times as the status writes them.
+
+Belongs here: both directions, pure.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+
+def written(seconds: float) -> str:
+    """Unix seconds as the status writes times: RFC 3339, to the millisecond where there is more than a second."""
+    moment = datetime.fromtimestamp(round(seconds, 3), UTC)
+    return moment.isoformat(timespec="milliseconds" if moment.microsecond else "seconds").replace("+00:00", "Z")
+
+
+def read(text: str) -> float:
+    """Unix seconds of a time in the status; 0 for what is no time."""
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return 0.0
