@@ -13,6 +13,7 @@ import trimode_operator.lease  # noqa: F401 - defines an error
 from trimode_operator import plan
 from trimode_operator.conditions import ConditionType, Reason
 from trimode_operator.errors import OperatorError
+from trimode_policy.rebalance import MoveReason
 
 ROOT = Path(__file__).resolve().parents[2]
 PASSED_ON = {"Forbidden", "Invalid", "Conflict", "Timeout"}
@@ -50,6 +51,7 @@ def alerts() -> set[str]:
 
 def test_every_condition_and_reason_is_explained_once_and_nothing_else() -> None:
     words = {f"Condition: {kind}" for kind in ConditionType} | set(map(str, Reason))
+    words |= {f"Rebalancing: {reason}" for reason in MoveReason}
     words |= set(errors(OperatorError)) | notes() | alerts() | PASSED_ON
     found = headings()
     assert len(set(found)) == len(found)

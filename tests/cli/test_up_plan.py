@@ -137,3 +137,17 @@ def test_what_cannot_change_while_it_runs(new: NemotronDeployment, path: str) ->
     with pytest.raises(InvalidInput) as error:
         diff(resource(), new)
     assert error.value.problems[0].path == path
+
+
+def test_pools_that_share_replicas_start_heavy_on_ar_and_are_not_autoscaled() -> None:
+    shared = [
+        pool("ar", modes=["AR"], replicas={"min": 1, "max": 3}),
+        pool("fast", modes=["SelfSpeculation"], replicas={"min": 1, "max": 2}),
+    ]
+    made = resource(pools=shared, rebalancing={"totalReplicas": 4})
+    assert [(p.name, p.replicas, p.most) for p in plan(made)] == [("ar", 3, 3), ("fast", 1, 1)]
+    moved = plan(made, {"ar": 2, "fast": 2})
+    assert [(p.name, p.replicas, p.most) for p in moved] == [("ar", 2, 2), ("fast", 2, 2)]
+    fewer = resource(pools=shared, rebalancing={"totalReplicas": 2})
+    assert diff(made, fewer).scale == ("ar",)
+    assert not diff(made, fewer).policy

@@ -58,6 +58,8 @@ class Up:
 
     process: subprocess.Popen[str]
     url: str
+    environment: dict[str, str]
+    errors: Path
 
     def servers(self) -> dict[int, str]:
         """The servers' processes: pid to mode."""
@@ -113,7 +115,7 @@ def up(tmp_path_factory: pytest.TempPathFactory, hub: StandInHub) -> Iterator[Up
         assert process.stdout is not None
         ready = process.stdout.readline()
         assert ready.startswith("ready: nemotron-8b at http://127.0.0.1:"), (folder / "err").read_text()
-        yield Up(process, ready.split()[-1].removesuffix("/v1"))
+        yield Up(process, ready.split()[-1].removesuffix("/v1"), environment, folder / "err")
     finally:
         parts = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
         process.send_signal(signal.SIGTERM)
@@ -245,3 +247,40 @@ def test_a_killed_server_comes_back_and_its_streams_go_on_elsewhere(up: Up) -> N
     assert {pid for pid, mode in up.servers().items() if mode == "AR"} == {
         pid for pid, mode in before.items() if mode == "AR"
     }
+
+
+def test_a_replica_moves_to_the_mode_that_is_faster_and_no_request_fails(up: Up, tmp_path: Path) -> None:
+    """Speculation answers several tokens a cycle, and the stub's cycles take as long in either mode."""
+    changed = yaml.safe_load(resource())
+    for pool in changed["spec"]["pools"]:
+        pool["replicas"] = {"min": 1, "max": 2}
+    changed["spec"]["rebalancing"] = {"totalReplicas": 3}
+    (tmp_path / "d.yaml").write_text(yaml.safe_dump(changed))
+    command = [sys.executable, "-m", "trimode_cli.main", "apply", "-f", str(tmp_path / "d.yaml")]
+    applied = subprocess.run(command, env=up.environment, capture_output=True, text=True, timeout=120, check=False)
+    assert applied.returncode == 0, applied.stderr
+    assert sorted(up.servers().values()) == ["AR", "AR", "SelfSpeculation"]
+    stop = threading.Event()
+
+    def asking(number: int) -> list[Answer]:
+        found = []
+        with httpx.Client(base_url=up.url, trust_env=False, timeout=120) as client:
+            while not stop.is_set():
+                found.append(ask(client, number, 48))
+        return found
+
+    with ThreadPoolExecutor(3) as clients:
+        running = [clients.submit(asking, number) for number in range(3)]
+        most = 0
+        try:
+            deadline = time.monotonic() + PATIENCE_S
+            while up.ready() != {"throughput": 1, "speed": 2}:
+                assert time.monotonic() < deadline, (up.fleet(), up.errors.read_text())
+                most = max(most, len(up.servers()))
+                time.sleep(0.2)
+        finally:
+            stop.set()
+        answers = [answer for each in running for answer in each.result()]
+    assert most <= 3, "a pool shrinks before the other grows"
+    assert all(answer.text == answer.right for answer in answers)
+    assert "rebalancing: throughput -> speed: tokens come" in up.errors.read_text()

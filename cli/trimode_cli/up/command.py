@@ -121,6 +121,8 @@ def _watch(stack: Stack, live: LiveLine, signals: Signals) -> None:
             live.say(orders.take(order, stack))
         fleet = stack.fleet()
         if fleet is not None:
+            if words := stack.rebalance(fleet, time.monotonic()):
+                live.say(words)
             live.show(glance(fleet), time.monotonic())
 
 

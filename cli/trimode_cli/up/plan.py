@@ -14,6 +14,7 @@ from trimode_api.modes import Mode
 from trimode_api.resource import EngineType, NemotronDeployment, Pool
 from trimode_api.sglang import reserved
 from trimode_api.values import cores, size_bytes
+from trimode_cli.up.balance import begun
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +56,17 @@ class Update:
     remove: tuple[str, ...] = ()
 
 
-def plan(deployment: NemotronDeployment) -> tuple[PoolPlan, ...]:
+def plan(deployment: NemotronDeployment, targets: Mapping[str, int] | None = None) -> tuple[PoolPlan, ...]:
     """The pools that one machine starts, each with its fewest replicas; no pool while suspended.
 
-    Raises InvalidInput where one machine cannot run the resource (yet).
+    Pools that share replicas have as many as `targets` says, by default those of the start. Raises InvalidInput where
+    one machine cannot run the resource (yet).
     """
     problems = tuple(_unsupported(deployment))
     if problems:
         raise InvalidInput(problems, f"{deployment.metadata.name} on one machine")
-    return () if deployment.spec.suspend else tuple(_pool(pool) for pool in deployment.spec.pools)
+    shared = begun(deployment.spec).targets if targets is None else targets
+    return () if deployment.spec.suspend else tuple(_pool(pool, shared) for pool in deployment.spec.pools)
 
 
 def diff(old: NemotronDeployment, new: NemotronDeployment) -> Update:
@@ -101,7 +104,7 @@ def diff(old: NemotronDeployment, new: NemotronDeployment) -> Update:
 
 def _of_policy(path: str) -> bool:
     """Whether the field is part of the policy: all but the model, the engine and what replicas are given."""
-    if path.startswith(("spec.model", "spec.engine", "spec.router", "spec.suspend")):
+    if path.startswith(("spec.model", "spec.engine", "spec.router", "spec.suspend", "spec.rebalancing")):
         return False
     return not (path.startswith("spec.pools[") and (".replicas" in path or ".resources" in path))
 
@@ -118,12 +121,12 @@ def _unsupported(deployment: NemotronDeployment) -> list[Problem]:
     return problems
 
 
-def _pool(pool: Pool) -> PoolPlan:
+def _pool(pool: Pool, shared: Mapping[str, int]) -> PoolPlan:
     given = pool.resources
     return PoolPlan(
         name=pool.name,
-        replicas=pool.replicas.min,
-        most=pool.replicas.max,
+        replicas=shared.get(pool.name, pool.replicas.min),
+        most=shared.get(pool.name, pool.replicas.max),
         cores=cores(given.cpu),
         gpus=given.gpus,
         memory_bytes=size_bytes(given.memory),

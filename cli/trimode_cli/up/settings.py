@@ -6,6 +6,7 @@ Belongs here: the one translation into `PoolSettings`, and reading back why a re
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
 _ERROR = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Failed|Refused|Died)\b[^:]*: (?P<words>.+)$")
 
 
-def pools(deployment: NemotronDeployment, model: Path, version: int, router_url: str) -> list[PoolSettings]:
-    """Settings of every pool, in the resource's order."""
+def pools(
+    deployment: NemotronDeployment, model: Path, version: int, router_url: str, targets: Mapping[str, int] | None = None
+) -> list[PoolSettings]:
+    """Settings of every pool, in the resource's order. `targets` as in `plan`."""
     from trimode_workers.replica.settings import EngineOptions, PoolSettings
 
     spec = deployment.spec
@@ -47,7 +50,7 @@ def pools(deployment: NemotronDeployment, model: Path, version: int, router_url:
             num_cpus=pool.cores,
             num_gpus=float(pool.gpus),
         )
-        for pool in plan(deployment)
+        for pool in plan(deployment, targets)
     ]
 
 

@@ -19,6 +19,7 @@ from trimode_api.resource import NemotronDeployment
 from trimode_api.wire import TOKEN_VARIABLE, RouterConfig
 from trimode_cli.errors import StartFailed, Stopped
 from trimode_cli.up import ray_local, reaper, settings
+from trimode_cli.up.balance import Balance
 from trimode_cli.up.plan import Update, diff, plan
 from trimode_cli.up.router_process import RouterProcess
 from trimode_cli.up.steps import Checklist
@@ -48,6 +49,7 @@ class Stack:
     version: int = 1
     router: RouterProcess | None = None
     ray: ray_local.LocalRay | None = None
+    balance: Balance = field(default_factory=Balance)
     _token: str = field(default_factory=lambda: secrets.token_urlsafe(32))
 
     @property
@@ -69,6 +71,17 @@ class Stack:
         assert self.router is not None
         self.router.check()
         return self.router.fleet()
+
+    def rebalance(self, fleet: FleetView, now: float) -> str:
+        """Move replicas that pools share, where that is worth it; what to say of it, empty for nothing."""
+        from trimode_workers import app
+
+        before = self.balance.targets(self.deployment.spec)
+        words = self.balance.look(self.deployment.spec, fleet, now)
+        after = self.balance.targets(self.deployment.spec)
+        if changed := [pool for pool in self._pools() if before.get(pool.pool) != after.get(pool.pool)]:
+            app.deploy(changed)
+        return words
 
     def apply(self, new: NemotronDeployment, model: Path) -> Update:
         """Make the running fleet what `new` says; returns what was done once new replicas are ready.
@@ -102,7 +115,8 @@ class Stack:
         go first."""
         from trimode_workers import app
 
-        touched = [pool for pool in self._pools() if pool.pool in update.scale + update.roll]
+        shared = tuple(self.balance.targets(self.deployment.spec))
+        touched = [pool for pool in self._pools() if pool.pool in update.scale + update.roll + shared]
         if any(pool.num_gpus and pool.pool in update.roll for pool in touched):
             self._retire()
         if touched:
@@ -206,7 +220,8 @@ class Stack:
 
     def _pools(self) -> list[Any]:
         assert self.router is not None
-        return settings.pools(self.deployment, self.model, self.version, self.router.internal_url)
+        targets = self.balance.targets(self.deployment.spec)
+        return settings.pools(self.deployment, self.model, self.version, self.router.internal_url, targets)
 
     def _await_policy(self, version: int) -> None:
         """Until every live replica runs the policy; late ones get it with their next report all the same."""

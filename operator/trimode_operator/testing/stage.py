@@ -85,7 +85,7 @@ class Stage:
         """Write the resource, as a user does: another spec is another generation."""
         known = self.cluster.objects.get(("NemotronDeployment", *KEY))
         base: dict[str, Any] = {"model": {"uri": "tiny://"}, "pools": [{"name": "flex", "modes": ["AR"]}]}
-        body: Object = copy.deepcopy(known) or {
+        body: Object = (copy.deepcopy(known) if known is not None else None) or {
             "apiVersion": "trimode.dev/v1alpha1",
             "kind": "NemotronDeployment",
             "metadata": {"name": "nemo", "namespace": "default", "generation": 0, "uid": "owner"},
