@@ -7,6 +7,7 @@ so that `trimode --help` answers at once.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -135,6 +136,38 @@ def evaluate(
     if url is not None and (model != "tiny://" or draft_adapter is not None):
         raise BadInput("--url goes neither with --model nor with --draft-adapter: the endpoint has its own")
     run(Wanted(out, model, draft_adapter, url, prompts, samples, points, concurrency, max_tokens, price_per_hour))
+
+
+@app.command()
+def profile(
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The profile, YAML; its picture goes beside it.")],
+    model: Annotated[str, typer.Option(metavar="URI", help="hf://OWNER/NAME, file:///PATH or tiny://.")] = "tiny://",
+    draft_adapter: Annotated[str | None, typer.Option(help="Folder of a draft adapter in the model.")] = None,
+    points: Annotated[str, typer.Option(metavar="LIST", help="Such as AR,S8; AR is always among them.")] = (
+        "AR,S8,S16,S32"
+    ),
+    max_batch: Annotated[
+        int, typer.Option(min=1, max=4096, help="Most requests at once; powers of two up to it.")
+    ] = 64,
+    context: Annotated[int, typer.Option(min=8, help="Cached tokens of a request: at this many, and a quarter.")] = 256,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves them to torch.")] = 0,
+    prompts: Annotated[
+        str | None, typer.Option(metavar="FILE", help="JSONL as of `trimode eval`; the task suite without.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="One short round: a smoke test.")] = False,
+    validate: Annotated[
+        bool, typer.Option("--validate", help="In turns, a closed loop on the engine, and what the simulator predicts.")
+    ] = False,
+) -> None:
+    """Measure what an engine's cycles cost on this machine, for [bold]trimode simulate --profile[/bold].
+
+    Writes FILE and a picture: seconds per cycle by operating point, batch and context, what prompts add, and tokens
+    per cycle by kind of request.
+    """
+    from trimode_cli.profile.command import Wanted
+    from trimode_cli.profile.command import profile as run
+
+    run(Wanted(out, model, draft_adapter, points, max_batch, context, threads, prompts, quick, validate))
 
 
 app.command()(simulate)

@@ -84,8 +84,8 @@ class Roofline:
         """Seconds of one cycle of `point` over `batch` requests with `context_tokens` cached tokens each (mean)."""
         return forwards(point) * self.bound_seconds(self.read_seconds(batch, context_tokens), batch * point.width)
 
-    def prefill_seconds(self, tokens: int) -> float:
-        """Seconds of one forward over `tokens` prompt tokens."""
+    def prefill_seconds(self, tokens: int, point: OperatingPoint | None = None) -> float:
+        """Seconds of one forward over `tokens` prompt tokens, beside whichever `point`."""
         return self.bound_seconds(self.read_seconds(1, 0.0), tokens)
 
 

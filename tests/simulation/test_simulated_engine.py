@@ -23,7 +23,7 @@ class Flat:
     def seconds(self, point: OperatingPoint, batch: int, context_tokens: float) -> float:
         return 0.010 + 0.001 * (batch - 1)
 
-    def prefill_seconds(self, tokens: int) -> float:
+    def prefill_seconds(self, tokens: int, point: OperatingPoint | None = None) -> float:
         return tokens * 1e-5
 
 
@@ -32,7 +32,7 @@ GOAL = Goal("all", 1.0, 1.0, 0)
 
 def engine(point: OperatingPoint = AR, accepted: float = 5.0, rows: int = 8, capacity: float = 1e9) -> Engine:
     limits = EngineLimits(rows, capacity, prefill_budget=1000, noise=0.0)
-    truth = Truth(Flat(), (accepted,), measured={point: accepted} if point != AR else {})
+    truth = Truth(Flat(), (accepted,), measured={point: (accepted,)} if point != AR else {})
     return Engine(truth, limits, Fixed(point), Random(0), (0,))
 
 

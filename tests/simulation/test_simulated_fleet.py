@@ -145,7 +145,7 @@ class OneSecond:
     def seconds(self, point: OperatingPoint, batch: int, context_tokens: float) -> float:
         return 1.0
 
-    def prefill_seconds(self, tokens: int) -> float:
+    def prefill_seconds(self, tokens: int, point: OperatingPoint | None = None) -> float:
         return 0.0
 
 

@@ -1,28 +1,23 @@
 """Hardware and models: from `--profile` and the resource to a true curve and a prior.
 
-Belongs here: the profile's formats (a known device's name, JSON, CSV) and the shapes of known models.
+Belongs here: what a profile (a known device's name, a measured file, a CSV) means, and the shapes of known models.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from trimode_api.errors import InvalidInput, problems_of
 from trimode_api.modes import OperatingPoint, speculation
 from trimode_api.resource import NemotronDeployment
 from trimode_cli.errors import BadInput
+from trimode_cli.profile.file import DEFAULT_GPU, Profile, ProfileCycle, read_profile
 from trimode_cli.simulate.tables import rows
 from trimode_policy.profiles import PROFILES, HardwareProfile, generic_cpu
 from trimode_policy.roofline import Roofline
-from trimode_policy.simulation.truth import Hardware, MeasuredHardware
-
-DEFAULT_GPU = "H200"
+from trimode_policy.simulation.profiled import ProfiledHardware
+from trimode_policy.simulation.truth import Hardware
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,41 +38,17 @@ _SHAPES = (
     ("8b", Shape(8_600_000_000, 34, 8, 128, 2)),
 )
 """By what the model's uri contains; bf16 sizes of the published checkpoints."""
-
-
-class ProfileCycle(BaseModel):
-    """One measured cycle time."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    point: str
-    batch: int = Field(ge=1)
-    seconds: float = Field(gt=0)
-
-
-class Profile(BaseModel):
-    """A measured engine. `context_tokens`: cached tokens per request while it was measured.
-
-    `bytes_per_s`, `flops_per_s`, `overhead_s`: the roofline between and beyond what was measured; a known `device`
-    gives them too. `tokens_per_cycle`: by point, where it was measured.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str = "measured"
-    device: str = DEFAULT_GPU
-    bytes_per_s: float | None = Field(default=None, gt=0)
-    flops_per_s: float | None = Field(default=None, gt=0)
-    overhead_s: float | None = Field(default=None, ge=0)
-    memory_bytes: float | None = Field(default=None, gt=0)
-    context_tokens: float = Field(default=500.0, ge=0)
-    cycles: tuple[ProfileCycle, ...] = ()
-    tokens_per_cycle: dict[str, float] = {}
+NOISE = 0.05
+"""Standard deviation of the logarithm of one cycle's seconds, where it was not measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """`truth`: real seconds. `prior`: what a policy starts from. `cached_tokens`: room for keys and values."""
+    """`truth`: real seconds. `prior`: what a policy starts from. `cached_tokens`: room for keys and values.
+
+    `tokens`: per cycle, by point, where they were measured; `kinds`: the same by kind of request. `noise`: standard
+    deviation of the logarithm of one cycle's seconds. `model`: the one it was measured with, None for priors.
+    """
 
     name: str
     truth: Hardware
@@ -85,6 +56,9 @@ class Machine:
     cached_tokens: float
     gpu: bool
     tokens: Mapping[OperatingPoint, float] = field(default_factory=dict)
+    kinds: Mapping[str, Mapping[OperatingPoint, float]] = field(default_factory=dict)
+    noise: float = NOISE
+    model: str | None = None
 
 
 def machine(deployment: NemotronDeployment, profile: str | None) -> Machine:
@@ -96,12 +70,31 @@ def machine(deployment: NemotronDeployment, profile: str | None) -> Machine:
         return _assembled(Profile(name=f"{device.name} (prior)"), device, shape, gpus > 0)
     if profile in PROFILES:
         return _assembled(Profile(name=f"{profile} (prior)"), PROFILES[profile], shape, True)
-    read = _read(Path(profile), shape)
-    if read.device == "cpu":
-        return _assembled(read, generic_cpu(2, shape.layers), shape, False)
-    if read.device not in PROFILES:
-        raise BadInput(f"{profile}: device is {read.device!r}, must be cpu or one of {', '.join(PROFILES)}")
-    return _assembled(read, PROFILES[read.device], shape, True)
+    return assembled(_read(Path(profile), shape), shape)
+
+
+def assembled(profile: Profile, shape: Shape) -> Machine:
+    """The machine that a profile tells of; `shape` where it does not tell the model's. Raises BadInput."""
+    if profile.shape is not None:
+        shape = Shape(**profile.shape.model_dump())
+    if profile.device == "cpu":
+        return _assembled(profile, generic_cpu(2, shape.layers), shape, False)
+    known = PROFILES.get(profile.device)
+    if known is None:
+        known = _own(profile)
+    return _assembled(profile, known, shape, True)
+
+
+def _own(profile: Profile) -> HardwareProfile:
+    """A device that nobody knows but the profile itself."""
+    values = (profile.bytes_per_s, profile.flops_per_s, profile.memory_bytes, profile.overhead_s)
+    bytes_per_s, flops_per_s, memory_bytes, overhead_s = values
+    if bytes_per_s is None or flops_per_s is None or memory_bytes is None or overhead_s is None:
+        raise BadInput(
+            f"profile {profile.name}: device is {profile.device!r}, must be cpu or one of {', '.join(PROFILES)}, or "
+            "any other where bytes_per_s, flops_per_s, overhead_s and memory_bytes are given"
+        )
+    return HardwareProfile(profile.device, bytes_per_s, flops_per_s, memory_bytes, overhead_s, True, profile.name)
 
 
 def shape_of(uri: str) -> Shape:
@@ -120,41 +113,40 @@ def _assembled(profile: Profile, device: HardwareProfile, shape: Shape, gpu: boo
         bytes_per_s=profile.bytes_per_s or device.bytes_per_s,
         overhead_s=device.overhead_s if profile.overhead_s is None else profile.overhead_s,
     )
-    measured: dict[OperatingPoint, dict[int, float]] = {}
-    for cycle in profile.cycles:
-        measured.setdefault(_point(cycle.point), {})[cycle.batch] = cycle.seconds
-    truth = MeasuredHardware.fitted(roofline, measured, profile.context_tokens) if measured else roofline
+    truth = ProfiledHardware.measured(
+        roofline,
+        [(OperatingPoint.parse(c.point), c.batch, profile.context_of(c), c.seconds) for c in profile.cycles],
+        [(p.mode, p.tokens, p.seconds) for p in profile.prompts],
+    )
     free = 0.9 * (profile.memory_bytes or device.memory_bytes) - roofline.weight_bytes
     if free <= 0:
         raise BadInput(
             f"{profile.name}: the model's {roofline.weight_bytes / 1e9:.1f} GB of weights do not fit; "
             "take a profile with more memory_bytes"
         )
-    tokens = {_point(name): value for name, value in profile.tokens_per_cycle.items()}
-    return Machine(profile.name, truth, roofline, free / roofline.kv_bytes_per_token, gpu, tokens)
+    return Machine(
+        profile.name,
+        truth if profile.cycles or profile.prompts else roofline,
+        roofline,
+        free / roofline.kv_bytes_per_token,
+        gpu,
+        _points(profile.tokens_per_cycle),
+        {kind: _points(tokens) for kind, tokens in profile.kinds.items()},
+        NOISE if profile.noise is None else profile.noise,
+        profile.model,
+    )
 
 
-def _point(text: str) -> OperatingPoint:
-    try:
-        return OperatingPoint.parse(text)
-    except ValueError as error:
-        raise BadInput(f"profile: {error}") from error
+def _points(tokens: Mapping[str, float]) -> dict[OperatingPoint, float]:
+    return {OperatingPoint.parse(name): value for name, value in tokens.items()}
 
 
 def _read(path: Path, shape: Shape) -> Profile:
     if path.suffix == ".csv":
         return _read_csv(path, shape)
-    try:
-        data: Any = json.loads(path.read_text(encoding="utf-8"))
-        return Profile.model_validate(data)
-    except OSError as error:
-        raise BadInput(
-            f"--profile {path}: is neither one of {', '.join(PROFILES)} nor a file that can be read: {error.strerror}"
-        ) from error
-    except ValueError as error:
-        if isinstance(error, ValidationError):
-            raise InvalidInput(problems_of(error), f"profile {path}") from error
-        raise BadInput(f"{path}: is not JSON: {error}") from error
+    if not path.exists():
+        raise BadInput(f"--profile {path}: is neither one of {', '.join(PROFILES)} nor a file that exists")
+    return read_profile(path)
 
 
 def _read_csv(path: Path, shape: Shape) -> Profile:

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from trimode_cli import console
 from trimode_cli.errors import BadInput
-from trimode_cli.simulate.acceptance import BUILT_IN, read_acceptance
+from trimode_cli.simulate.acceptance import acceptance_of
 from trimode_cli.simulate.hardware import machine
 from trimode_cli.simulate.results import LoadResult, Results
 from trimode_cli.simulate.run import Case, Detail, compare_all
@@ -74,8 +74,14 @@ def run(options: Options) -> None:
     if not 0 <= options.premium <= 1:
         raise BadInput(f"--premium is {options.premium:g}, must be between 0 and 1")
     deployment = load_deployment(options.file)
-    table = BUILT_IN if options.acceptance is None else read_acceptance(options.acceptance, options.drafter)
-    scenario = scenario_of(deployment, machine(deployment, options.profile), table)
+    hardware = machine(deployment, options.profile)
+    if hardware.model not in (None, deployment.spec.model.uri):
+        console.err.print(
+            f"note: {options.profile} was measured with {hardware.model}, {options.file} serves "
+            f"{deployment.spec.model.uri}",
+            soft_wrap=True,
+        )
+    scenario = scenario_of(deployment, hardware, acceptance_of(hardware, options.acceptance, options.drafter))
     chosen = _chosen(options.policies, scenario)
     loads = [*_recorded(options, scenario), *_generated(options, scenario)]
     cases = [_case(each, scenario, cost, options.stress) for each in loads for cost in costs]

@@ -74,8 +74,8 @@ class WithHost:
     def seconds(self, point: OperatingPoint, batch: int, context_tokens: float) -> float:
         return self.gpu.seconds(point, batch, context_tokens) + self.host_s * batch
 
-    def prefill_seconds(self, tokens: int) -> float:
-        return self.gpu.prefill_seconds(tokens)
+    def prefill_seconds(self, tokens: int, point: OperatingPoint | None = None) -> float:
+        return self.gpu.prefill_seconds(tokens, point)
 
 
 def published(data: Path) -> list[Measured]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from random import Random
 
-from trimode_api.modes import Mode, OperatingPoint
+from trimode_api.modes import Mode
 from trimode_api.policy_of import pool_points
 from trimode_api.resource import NemotronDeployment
 from trimode_cli.errors import BadInput
@@ -63,13 +63,17 @@ def scenario_of(deployment: NemotronDeployment, machine: Machine, acceptance: Ac
     rows = spec.engine.max_running_requests
     full = rows * float(spec.engine.max_context_tokens)
     return Scenario(
-        truth=Truth(machine.truth, acceptance.tokens, measured=_known(machine, points)),
+        truth=Truth(machine.truth, acceptance.tokens, measured=acceptance.measured),
         prior=machine.prior,
         goals=goals_of(deployment),
         points=points,
         replicas=sum(pool.replicas.max for pool in spec.pools),
         limits=EngineLimits(
-            rows, min(machine.cached_tokens, full), 2048 if machine.gpu else 256, kept=int(KEPT * machine.cached_tokens)
+            rows,
+            min(machine.cached_tokens, full),
+            2048 if machine.gpu else 256,
+            machine.noise,
+            kept=int(KEPT * machine.cached_tokens),
         ),
         max_wait_s=spec.admission.max_wait_milliseconds / 1e3,
         max_queued=spec.admission.max_queued_requests,
@@ -84,10 +88,6 @@ def goals_of(deployment: NemotronDeployment) -> tuple[Goal, ...]:
     """The tiers, the most urgent first."""
     ordered = sorted(deployment.spec.tiers, key=lambda tier: -tier.priority)
     return tuple(Goal(t.name, t.ttft_milliseconds / 1e3, t.tpot_milliseconds / 1e3, t.priority) for t in ordered)
-
-
-def _known(machine: Machine, points: tuple[OperatingPoint, ...]) -> dict[OperatingPoint, float]:
-    return {point: machine.tokens[point] for point in points if point in machine.tokens}
 
 
 def generated(name: str, scenario: Scenario, rate: float, duration_s: float, seed: int) -> NamedLoad:

@@ -37,7 +37,8 @@ TOKENS_SPREAD = 0.6
 class Engine:
     """Mutable. `context`: cached tokens of all decoding rows. By kind: `progress`, `counts` and `ends` (a heap).
 
-    `stalled`: share of the last seconds that went to prompts, which only a clairvoyant reads.
+    `stalled`: share of the last seconds that went to prompts, which only a clairvoyant reads. `decoded`: tokens that
+    the last cycle ran to decode; prompts may take as many.
     """
 
     truth: Truth
@@ -62,6 +63,7 @@ class Engine:
     stalled: float = 0.0
     prompts: PromptPrice = field(default_factory=PromptPrice)
     kept: Kept = field(init=False)
+    decoded: int = 0
 
     def __post_init__(self) -> None:
         self.kept = Kept(self.limits.kept)
@@ -103,14 +105,15 @@ class Engine:
         if not (prefill or self.running):
             self.step = None
             return False
-        seconds, cycles, point = 0.0, 1, None
+        seconds, cycles, point, self.decoded = 0.0, 1, None, 0
         if self.running:
             context = self.context / self.running
             point, most = self.pilot.point(self.running, context, self.counts, now, self._needed())
             seconds = self.truth.hardware.seconds(point, self.running, context)
+            self.decoded = point.block_length * self.running
             if not prefill:
                 cycles = self._until_change(point, min(most, int(self.limits.longest_s / seconds) or 1), now)
-        prompts = self.truth.hardware.prefill_seconds(prefill) if prefill else 0.0
+        prompts = self.truth.hardware.prefill_seconds(prefill, point) if prefill else 0.0
         mean = seconds + prompts
         real = mean * max(0.2, 1.0 + self.limits.noise / sqrt(cycles) * self.chance.gauss(0.0, 1.0))
         self.version += 1
@@ -183,7 +186,7 @@ class Engine:
 
     def _prefill(self) -> int:
         """Spend the cycle's budget of prompt tokens; requests whose prompt is complete join the batch."""
-        budget = self.limits.prefill_budget
+        budget = most = max(self.limits.prefill_budget, self.decoded)
         while self.behind and budget:
             request = self.behind[0]
             spent = min(budget, request.missing)
@@ -193,7 +196,7 @@ class Engine:
                 break
             self.behind.popleft()
             self._join(request)
-        return self.limits.prefill_budget - budget
+        return most - budget
 
     def _join(self, request: Request) -> None:
         kind = request.job.kind

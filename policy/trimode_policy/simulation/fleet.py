@@ -6,7 +6,7 @@ is converted the controller's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from heapq import heappop, heappush
@@ -39,7 +39,7 @@ class Kind(IntEnum):
 class Fleet:
     """Mutable; `offer` jobs in order of arrival, then `settle`. `switch_s`: seconds a conversion takes once drained.
     `max_wait_s`: longest wait in the router's queue; looked at once per tick. `between_s`: mean seconds between two
-    ends of requests, lately."""
+    ends of requests, lately. `client`: what the client of a request that ended asks next, at once (a closed loop)."""
 
     members: list[Member]
     goals: tuple[Goal, ...]
@@ -48,6 +48,7 @@ class Fleet:
     switch_s: float = 0.0
     max_wait_s: float = 2.0
     series: Series | None = None
+    client: Callable[[Request, float], Job | None] | None = None
     account: Account = field(init=False)
     now: float = 0.0
     orders: int = 0
@@ -72,6 +73,9 @@ class Fleet:
         """Advance to the job's arrival and let it in."""
         self.advance(job.at)
         self.now = job.at
+        self._ask(job)
+
+    def _ask(self, job: Job) -> None:
         self.account.offered[job.tier] += 1
         if self.series is not None:
             self.series.offered[self.series.slice_of(job.at)] += 1
@@ -138,6 +142,9 @@ class Fleet:
         done = engine.finish(now, self.account, self.series)
         for request in done:
             self._record(request, now)
+            job = None if self.client is None else self.client(request, now)
+            if job is not None:
+                self._ask(job)
         if engine.begin(now):
             self._schedule(member)
         if done or now - member.reported_at >= REPORT_S:

@@ -45,7 +45,8 @@ class Account:
 
     `good`: finished within both objectives. `refused`: by admission, at its first attempt or after waiting too long.
     `seconds_at`: replica seconds spent per point. `busy_s`, `up_s`: replica seconds decoding or prefilling, and
-    paid for. `switches`, `moves`: of operating points inside engines, and of replicas between pools.
+    paid for. `switches`, `moves`: of operating points inside engines, and of replicas between pools. `latency`: from
+    asking to the last token.
     """
 
     goals: tuple[Goal, ...]
@@ -55,6 +56,7 @@ class Account:
     refused: list[int]
     ttft: Histogram = field(default_factory=Histogram)
     tpot: Histogram = field(default_factory=Histogram)
+    latency: Histogram = field(default_factory=Histogram)
     tokens: int = 0
     switches: int = 0
     moves: int = 0
@@ -78,6 +80,7 @@ class Account:
         self.tokens += output
         self.ttft.add(ttft_s)
         self.tpot.add(tpot_s)
+        self.latency.add(ttft_s + tpot_s * (output - 1))
         return good
 
     def attainment(self, tier: int) -> float:

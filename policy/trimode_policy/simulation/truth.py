@@ -26,8 +26,8 @@ class Hardware(Protocol):
         """Seconds of one cycle over `batch` requests with `context_tokens` cached tokens each (mean)."""
         ...
 
-    def prefill_seconds(self, tokens: int) -> float:
-        """Seconds of one forward over `tokens` prompt tokens."""
+    def prefill_seconds(self, tokens: int, point: OperatingPoint | None = None) -> float:
+        """Seconds by which `tokens` prompt tokens lengthen a cycle of `point`; None: nobody decodes."""
         ...
 
 
@@ -61,7 +61,7 @@ class MeasuredHardware:
         pairs = self.ratios.get(point)
         return base if not pairs else base * _interpolated(pairs, batch)
 
-    def prefill_seconds(self, tokens: int) -> float:
+    def prefill_seconds(self, tokens: int, point: OperatingPoint | None = None) -> float:
         return self.roofline.prefill_seconds(tokens)
 
 
@@ -82,13 +82,13 @@ class Truth:
 
     `accepted`: tokens per cycle at block length 32, one number per kind. `drift`: (second, factor) steps, ascending;
     from that second on, the tokens beyond the first are multiplied by the factor. `measured`: tokens per cycle by
-    point where they are known (one number for all kinds), in place of the formula.
+    point where they are known, one number for each kind or one for all, in place of the formula.
     """
 
     hardware: Hardware
     accepted: tuple[float, ...] = (7.6,)
     drift: tuple[tuple[float, float], ...] = ()
-    measured: Mapping[OperatingPoint, float] = field(default_factory=dict)
+    measured: Mapping[OperatingPoint, Sequence[float]] = field(default_factory=dict)
     _cache: dict[float, dict[OperatingPoint, tuple[float, ...]]] = field(default_factory=dict)
 
     def __deepcopy__(self, memo: object) -> Truth:
@@ -116,14 +116,17 @@ class Truth:
             table = self._cache[factor] = {}
         found = table.get(point)
         if found is None:
-            found = table[point] = tuple(self._tokens(point, accepted, factor) for accepted in self.accepted)
+            found = table[point] = tuple(self._tokens(point, kind, factor) for kind in range(len(self.accepted)))
         return found
 
-    def _tokens(self, point: OperatingPoint, accepted: float, factor: float) -> float:
+    def _tokens(self, point: OperatingPoint, kind: int, factor: float) -> float:
         if point.mode is Mode.AR:
             return 1.0
         if point.mode is Mode.DIFFUSION:
             return 0.9 * point.block_length
-        at_32 = accepted - 1.0
-        mean = self.measured.get(point, 1.0 + at_32 * GAIN_BY_LENGTH[point.block_length])
+        known = self.measured.get(point)
+        if known is None:
+            mean = 1.0 + (self.accepted[kind] - 1.0) * GAIN_BY_LENGTH[point.block_length]
+        else:
+            mean = known[kind] if len(known) > 1 else known[0]
         return min(1.0 + (mean - 1.0) * factor, 0.95 * point.block_length)

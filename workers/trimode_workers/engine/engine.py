@@ -57,7 +57,7 @@ class Engine:
             torch.set_num_threads(settings.threads)
         network: Network = decoder.fused() if isinstance(decoder, Decoder) else decoder
         config = network.config
-        self._settings, self._clock = settings, clock
+        self.settings, self._clock = settings, clock
         self._context, self._vocabulary = settings.max_context_tokens, config.vocab_size
         self._eos = frozenset(config.eos_token_ids)
         slots = self._context + WIDEST_BLOCK
@@ -75,6 +75,10 @@ class Engine:
         self._counters = Counters()
         self._decoded = 0  # tokens that the last cycle ran to decode
         self._arrivals, self._stats_at, self._stats_point = 0, float("-inf"), ""
+
+    def beside(self, configure: Configure) -> Engine:
+        """Another engine over the same weights, with a cache and a policy of its own."""
+        return Engine(self._primitive.network, self.settings, configure, self._clock)
 
     @property
     def idle(self) -> bool:
@@ -123,11 +127,11 @@ class Engine:
         self._decoded = sum(point.width * len(members) for point, members in parts)
         for point, members in parts:
             events += self._decode(point, members)
-        if self._settings.check_invariants:
+        if self.settings.check_invariants:
             invariants.check(self._running, self._waiting, self._cache, self._limits)
         now = self._clock()
         point_name = str(batch)
-        due = now - self._stats_at >= self._settings.stats_every_s or point_name != self._stats_point
+        due = now - self._stats_at >= self.settings.stats_every_s or point_name != self._stats_point
         if due:
             self._stats_at, self._stats_point = now, point_name
         return Cycle(events, point_name, now - began, self.stats() if due else None)
@@ -155,14 +159,14 @@ class Engine:
             policy_version=helm.version,
             curves=helm.beliefs(),
             switched=helm.switched,
-            paces=helm.paces(self._settings.max_running_requests, now),
+            paces=helm.paces(self.settings.max_running_requests, now),
             prompt_s_per_token=helm.prompts.per_token,
             prompt_tokens_per_s=helm.prompts.tokens_per_s,
             forwards_total=dict(counters.forwards),
         )
 
     def _limits_now(self) -> Limits:
-        settings = self._settings
+        settings = self.settings
         return Limits(
             capacity=settings.capacity,
             context=self._context,
