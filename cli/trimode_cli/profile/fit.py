@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from math import ceil, exp, log
 from statistics import median
 
@@ -14,9 +15,10 @@ from trimode_api.modes import OperatingPoint
 from trimode_cli.profile.file import ProfileShape
 from trimode_policy.roofline import Roofline, forwards
 
-STEP, LEAST_STEP = 1.0, 1e-4
-"""Of the search, in logarithms: from a factor of e down to one in ten thousand."""
-_START_BYTES_PER_S, _START_FLOPS_PER_S = 1e10, 1e11
+STEP, LEAST_STEP = 0.5, 1e-3
+"""Of the search, in logarithms: down to one in a thousand."""
+TRIES = 3
+"""Searches from different starts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,25 +41,36 @@ class Answered:
 
 
 def fit_roofline(cells: Sequence[Cell], shape: ProfileShape) -> Roofline:
-    """The roofline nearest to the cells by squared log ratio: a pattern search over its three speeds.
+    """The roofline nearest to the cells by squared log ratio.
 
-    What the cells do not tell (bandwidth, where arithmetic always takes longer) stays about where it starts. Raises
+    What the cells do not tell (bandwidth, where arithmetic always takes longer) stays where the search began. Raises
     ValueError without cells.
     """
     if not cells:
         raise ValueError("cells is empty, needed is at least one")
-    fewest = min(cells, key=lambda cell: cell.batch * cell.point.block_length)
-    start = (
-        log(_START_BYTES_PER_S),
-        log(_START_FLOPS_PER_S),
-        log(0.5 * fewest.seconds / forwards(fewest.point)),
-    )
 
     def loss(logs: tuple[float, ...]) -> float:
         roofline = _roofline(logs, shape)
         return sum((log(roofline.seconds(c.point, c.batch, c.context_tokens)) - log(c.seconds)) ** 2 for c in cells)
 
-    return _roofline(_least(loss, start), shape)
+    starts = sorted(product(*_starts(cells, shape)), key=loss)
+    found = min((_least(loss, start) for start in starts[:TRIES]), key=loss)
+    return _roofline(found, shape)
+
+
+def _starts(cells: Sequence[Cell], shape: ProfileShape) -> tuple[tuple[float, ...], ...]:
+    """For each of the three, logarithms to begin with: no forward can be faster than the speeds allow, so these are
+    the least speeds that explain the fastest cell, and multiples."""
+    per_forward = [(cell, cell.seconds / forwards(cell.point)) for cell in cells]
+    one = _roofline((0.0, 0.0, 0.0), shape)
+    read = max(one.read_seconds(c.batch, c.context_tokens) / s for c, s in per_forward)
+    computed = max(one.flops_per_token * c.batch * c.point.block_length / s for c, s in per_forward)
+    least = min(s for _, s in per_forward)
+    return (
+        tuple(log(read * factor) for factor in (1.0, 1.5, 4.0)),
+        tuple(log(computed * factor) for factor in (1.0, 1.5, 4.0)),
+        tuple(log(least * share) for share in (0.9, 0.5, 0.1)),
+    )
 
 
 def _roofline(logs: tuple[float, ...], shape: ProfileShape) -> Roofline:
@@ -68,21 +81,20 @@ def _roofline(logs: tuple[float, ...], shape: ProfileShape) -> Roofline:
 
 
 def _least(loss: Callable[[tuple[float, ...]], float], at: tuple[float, ...]) -> tuple[float, ...]:
-    """Hooke and Jeeves without the pattern move: along each axis while it gets better, then in half the steps."""
+    """Pattern search: in any of the directions (diagonals too, since one speed can stand in for another) while it
+    gets better, then in half the steps."""
+    directions = [d for d in product((-1.0, 0.0, 1.0), repeat=len(at)) if any(d)]
     best, step = loss(at), STEP
     while step > LEAST_STEP:
         before = best
-        for axis in range(len(at)):
-            for sign in (step, -step):
-                while (found := loss(moved := _moved(at, axis, sign))) < best - 1e-12:
-                    at, best = moved, found
+        for direction in directions:
+            moved = tuple(value + step * d for value, d in zip(at, direction, strict=True))
+            while (found := loss(moved)) < best - 1e-12:
+                at, best = moved, found
+                moved = tuple(value + step * d for value, d in zip(at, direction, strict=True))
         if best == before:
             step /= 2
     return at
-
-
-def _moved(at: tuple[float, ...], axis: int, by: float) -> tuple[float, ...]:
-    return tuple(value + by if index == axis else value for index, value in enumerate(at))
 
 
 def fit_errors(cells: Iterable[Cell], roofline: Roofline) -> tuple[float, float]:
