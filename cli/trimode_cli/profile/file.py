@@ -72,8 +72,9 @@ class Profile(Part):
     `model`: its uri. `device`: `cpu`, a known GPU, or any other name where the four figures below are given.
     `bytes_per_s`, `flops_per_s`, `overhead_s`: the roofline between and beyond what was measured; a known device gives
     them too. `context_tokens`: of cycles that do not say their own. `noise`: standard deviation of the logarithm of
-    one cycle's seconds. `tokens_per_cycle`: by point; `kinds`: the same for each kind of request. `about`: on what and
-    how it was measured, for people.
+    one cycle's seconds. `tokens_per_cycle`: by point, as if no answer ended within a cycle; `kinds`: the same for each
+    kind of request; `acceptance_length`: tokens over cycles with the last cycles of answers, as `trimode eval` counts.
+    `about`: on what and how it was measured, for people.
     """
 
     name: str = "measured"
@@ -89,6 +90,7 @@ class Profile(Part):
     cycles: tuple[ProfileCycle, ...] = ()
     prompts: tuple[ProfilePrompts, ...] = ()
     tokens_per_cycle: Mapping[Point, Acceptance] = {}
+    acceptance_length: Mapping[Point, Acceptance] = {}
     kinds: Mapping[str, Mapping[Point, Acceptance]] = {}
     about: Mapping[str, Any] = {}
 

@@ -147,6 +147,10 @@ def profile_of(taken: Taken, target: Target, tasks: Sequence[str]) -> Profile:
         tokens_per_cycle={
             str(point): whole_cycle_tokens(answers, point.block_length) for point, answers in taken.answers.items()
         },
+        acceptance_length={
+            str(point): sum(a.tokens for a in answers) / sum(a.cycles for a in answers)
+            for point, answers in taken.answers.items()
+        },
         kinds={kind: _of_kind(taken, tasks, kind) for kind in sorted(set(tasks))} if len(set(tasks)) > 1 else {},
         about=target.about,
     )

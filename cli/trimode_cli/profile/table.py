@@ -29,8 +29,13 @@ def cells_at(profile: Profile, longest: bool = False) -> list[Cell]:
 
 def tokens_per_s(profile: Profile, cell: Cell) -> float | None:
     """Of all requests together, prompts left out; None where the point's tokens per cycle were not measured."""
-    tokens = 1.0 if cell.point == AR else profile.tokens_per_cycle.get(str(cell.point))
+    tokens = 1.0 if cell.point == AR else _yield(profile, cell.point)
     return None if tokens is None else cell.batch * tokens / cell.seconds
+
+
+def _yield(profile: Profile, point: OperatingPoint) -> float | None:
+    name = str(point)
+    return profile.acceptance_length.get(name) or profile.tokens_per_cycle.get(name)
 
 
 def cycles_table(profile: Profile) -> Table:
@@ -62,7 +67,7 @@ def crossovers(profile: Profile) -> Iterator[tuple[OperatingPoint, int | None]]:
     cells = cells_at(profile)
     ar = {cell.batch: tokens_per_s(profile, cell) or 0.0 for cell in cells if cell.point == AR}
     for point in profile.points:
-        if point == AR or str(point) not in profile.tokens_per_cycle:
+        if point == AR or _yield(profile, point) is None:
             continue
         found: int | None = None
         for cell in sorted((c for c in cells if c.point == point), key=lambda c: -c.batch):
@@ -74,9 +79,11 @@ def crossovers(profile: Profile) -> Iterator[tuple[OperatingPoint, int | None]]:
 
 def sentences(profile: Profile, roofline: Roofline) -> Iterator[str]:
     """What one wants to know of it at a glance."""
-    parts = [f"{point} from {batch}" if batch else f"{point} never" for point, batch in crossovers(profile)]
-    if parts:
-        yield f"AR overtakes {', '.join(parts)} (requests at once, prompts left out)"
+    found = dict(crossovers(profile))
+    overtaken = [f"{point} from {batch}" for point, batch in found.items() if batch is not None]
+    if found:
+        most = max(cycle.batch for cycle in profile.cycles)
+        yield f"AR overtakes {', '.join(overtaken) or 'nothing'} (requests at once, up to {most}; prompts left out)"
     for mode in (Mode.AR, Mode.SELF_SPECULATION):
         costs = [prompts.seconds / prompts.tokens for prompts in profile.prompts if prompts.mode is mode]
         if costs:
