@@ -13,7 +13,7 @@ from trimode_cli.profile.file import Profile, read_profile
 from trimode_cli.profile.fit import Answered, fit_roofline
 from trimode_cli.profile.measure import Plan, Taken, measure_round, powers_to, with_ar
 from trimode_cli.profile.plot import colours_of, draw
-from trimode_cli.profile.rig import Rig
+from trimode_cli.profile.rig import Rig, Turn
 from trimode_cli.profile.table import cells_at, crossovers, cycles_table, sentences, tokens_per_s
 from trimode_cli.profile.validate import Asked, Comparison, Outcome, RealLoop, predict, typical
 from trimode_policy.roofline import Roofline
@@ -45,6 +45,10 @@ def rig() -> Rig:
 
 
 class TestRig:
+    def test_a_cycle_that_recorded_a_graph_is_left_out(self) -> None:
+        assert Turn((1.0, 1.2, 1.4, 90.0), 50.0).mean == pytest.approx(1.2)
+        assert Turn((1.0, 3.0), 50.0).mean == 2.0
+
     def test_rows_are_as_many_and_as_long_as_asked_for(self, rig: Rig) -> None:
         rig.fill(8, 40)
         stats = rig.engine.stats()
@@ -127,7 +131,7 @@ def test_the_command_measures_the_tiny_model(made: tuple[Path, str]) -> None:
     assert (found.model, found.device, found.about["threads"]) == ("tiny://", "cpu", 1)
     assert file.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     assert [row["clients"] for row in found.about["validation"]] == [1, 4]
-    for words in ("ms per cycle", "AR overtakes S8", "fitted roofline", "the simulator against this engine"):
+    for words in ("ms per cycle", "AR overtakes", "fitted roofline", "the simulator against this engine"):
         assert words in printed
 
 

@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -88,6 +88,13 @@ class Subject:
     target: Target
     prompts: list[list[int]]
     tasks: list[str]
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        """Processor time where one thread does all the work: then others on the machine disturb little. Else the
+        wall's."""
+        alone = self.started.device == "cpu" and self.target.about["threads"] == 1
+        return time.process_time if alone else time.perf_counter
 
 
 def profile(wanted: Wanted) -> None:
@@ -170,6 +177,10 @@ def _start(wanted: Wanted, points: Sequence[OperatingPoint], effort: Effort) -> 
             f"--context {wanted.context} and the prompts need {context} tokens of context, the model has "
             f"{started.max_context_tokens}"
         )
+    if started.max_running_requests < wanted.max_batch:
+        raise BadInput(
+            f"--max-batch {wanted.max_batch}: memory holds {started.max_running_requests} requests of {context} tokens"
+        )
     return Subject(engine, started, _target(wanted, folder, started), prompts, [question.task for question in asked])
 
 
@@ -215,7 +226,8 @@ Loops = dict[int, list[Outcome]]
 def _measure(subject: Subject, plan: Plan, validate: bool, told: Progress) -> tuple[Taken, Loops]:
     """Answers first, which warm the engine up; then rounds, each with the closed loops it is to predict."""
     taken, loops = Taken(), Loops()
-    rig = Rig(subject.engine, plan.points, [token for prompt in subject.prompts for token in prompt])
+    text = [token for prompt in subject.prompts for token in prompt]
+    rig = Rig(subject.engine, plan.points, text, clock=subject.clock)
     clients = loop_clients(plan.batches) if validate else ()
     counted = plan.points[1:] or plan.points
     total = len(counted) + plan.effort.rounds * (plan.turns + len(clients))
@@ -244,8 +256,8 @@ def _loop(subject: Subject, plan: Plan, taken: Taken) -> RealLoop:
     """An engine of its own, because all those fixed points have left their mark on the first one's policy."""
     from trimode_workers.engine.messages import Configure
 
-    engine = subject.engine.beside(Configure([str(point) for point in plan.points], str(AR)))
-    return RealLoop(engine, asked_of(subject, taken), MAX_TOKENS)
+    engine = subject.engine.beside(Configure([str(point) for point in plan.points], str(AR)), subject.clock)
+    return RealLoop(engine, asked_of(subject, taken), MAX_TOKENS, subject.clock)
 
 
 def loop_clients(batches: Sequence[int]) -> tuple[int, ...]:

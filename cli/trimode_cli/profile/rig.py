@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from random import Random
+from statistics import median
 from typing import TYPE_CHECKING
 
 from trimode_api.modes import AR, OperatingPoint
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 SPREAD = (0.5, 1.5)
 """Rows are between these shares of the context asked for, as no two requests are equally long."""
+ODD = 5.0
+"""A cycle this many times as long as its turn's median is left out."""
 GROWN = 1.25
 """Rows that grew to this share of the context asked for are made anew."""
 
@@ -34,7 +37,10 @@ class Turn:
 
     @property
     def mean(self) -> float:
-        return sum(self.seconds) / len(self.seconds)
+        """Without cycles in which a GPU's graph was recorded or the machine was elsewhere."""
+        bound = ODD * median(self.seconds)
+        kept = [seconds for seconds in self.seconds if seconds <= bound]
+        return sum(kept) / len(kept)
 
 
 @dataclass(slots=True)

@@ -257,5 +257,7 @@ class Engine:
             if point != AR:
                 tokens += TOKENS_SPREAD * mean_tokens / sqrt(batch) * self.chance.gauss(0.0, 1.0)
                 tokens = min(max(tokens, batch), batch * point.block_length)
-            seconds = step.mean_s * exp(self.limits.noise * self.chance.gauss(0.0, 1.0))
-            self.pilot.learn(Observation(point, batch, context, step.prefill, seconds, round(tokens)), now)
+            # As the engine does it: what prompts cost is taken off first, so that points are compared by decoding.
+            decoding = step.mean_s * (1.0 - step.prefill_share)
+            seconds = decoding * exp(self.limits.noise * self.chance.gauss(0.0, 1.0))
+            self.pilot.learn(Observation(point, batch, context, 0, seconds, round(tokens)), now)

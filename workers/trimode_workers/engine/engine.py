@@ -76,9 +76,9 @@ class Engine:
         self._decoded = 0  # tokens that the last cycle ran to decode
         self._arrivals, self._stats_at, self._stats_point = 0, float("-inf"), ""
 
-    def beside(self, configure: Configure) -> Engine:
-        """Another engine over the same weights, with a cache and a policy of its own."""
-        return Engine(self._primitive.network, self.settings, configure, self._clock)
+    def beside(self, configure: Configure, clock: Callable[[], float] = time.monotonic) -> Engine:
+        """Another engine over the same weights, with a cache, a policy and a clock of its own."""
+        return Engine(self._primitive.network, self.settings, configure, clock)
 
     @property
     def idle(self) -> bool:
