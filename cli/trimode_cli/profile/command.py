@@ -59,7 +59,7 @@ MAX_TOKENS = 128
 """Longest answer while acceptance is counted, and of the closed loop."""
 SHORT = 4
 """The lesser of the two contexts is this part of the greater."""
-LEARN_S, WARM_S, LOOP_S = 3.0, 0.5, 2.5
+LEARN_S, WARM_S, LOOP_S = 4.0, 0.5, 2.5
 """Seconds of a closed loop before counting begins, in the first round and in later ones, and of counting."""
 
 

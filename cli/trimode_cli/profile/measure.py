@@ -29,7 +29,7 @@ class Effort:
     """How much to measure. A turn takes at least `turn_s` seconds and `turn_cycles` cycles."""
 
     rounds: int = 3
-    turn_s: float = 0.15
+    turn_s: float = 0.1
     turn_cycles: int = 3
     pairs: int = 6
     answers: int = 256
