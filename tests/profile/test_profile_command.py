@@ -162,7 +162,7 @@ def test_a_profile_of_another_model_is_remarked(
     ("arguments", "words"),
     [
         (["--points", "S7"], "--points: block length 7 is not one of"),
-        (["--points", "AR,D8@0.9"], "--points: D8@0.9: how long a block of diffusion takes depends"),
+        (["--points", "AR,D8@0.9"], "--points: D8@0.9: how many forwards a cycle with a threshold takes depends"),
         (["--model", "s3://x"], "--model: model s3://x: allowed are hf://"),
         (["--model", "file:///no/such/model"], "/no/such/model"),
         (["--draft-adapter", "lora"], "there is no draft adapter 'lora'"),

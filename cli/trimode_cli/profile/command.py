@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 from rich.text import Text
 
-from trimode_api.modes import AR, Mode, OperatingPoint
+from trimode_api.modes import AR, OperatingPoint
 from trimode_cli import console
 from trimode_cli.bench import machine
 from trimode_cli.errors import BadInput
@@ -131,9 +131,9 @@ def _points(text: str) -> list[OperatingPoint]:
             point = OperatingPoint.parse(part.strip())
         except ValueError as exc:
             raise BadInput(f"--points: {exc}") from exc
-        if point.mode is Mode.DIFFUSION:
+        if point.threshold is not None:
             raise BadInput(
-                f"--points: {point}: how long a block of diffusion takes depends on the answer; "
+                f"--points: {point}: how many forwards a cycle with a threshold takes depends on the answer; "
                 "`trimode eval` measures it on questions"
             )
         found.append(point)

@@ -102,8 +102,12 @@ def cells_of(taken: Taken) -> tuple[Cell, ...]:
     """Medians over the rounds."""
     return tuple(
         Cell(point, batch, median(t.context_tokens for t in turns), median(t.mean for t in turns))
-        for (point, batch, _), turns in sorted(taken.cycles.items())
+        for (point, batch, _), turns in sorted(taken.cycles.items(), key=lambda item: _order(*item[0]))
     )
+
+
+def _order(point: OperatingPoint, batch: int, context: int) -> tuple[int, str, int, int]:
+    return point.block_length, str(point), batch, context
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,4 +171,4 @@ def _of_kind(taken: Taken, tasks: Sequence[str], kind: str) -> dict[str, float]:
 
 def with_ar(points: Sequence[OperatingPoint]) -> tuple[OperatingPoint, ...]:
     """AR, which every profile has, and the others by block length."""
-    return (AR, *sorted({point for point in points if point != AR}, key=lambda point: point.block_length))
+    return (AR, *sorted({point for point in points if point != AR}, key=lambda point: (point.block_length, str(point))))

@@ -24,7 +24,7 @@ def cells_at(profile: Profile, longest: bool = False) -> list[Cell]:
         known = found.get((point, cycle.batch))
         if known is None or (context > known.context_tokens) is longest:
             found[point, cycle.batch] = Cell(point, cycle.batch, context, cycle.seconds)
-    return sorted(found.values(), key=lambda cell: (cell.point, cell.batch))
+    return sorted(found.values(), key=lambda cell: (cell.point.block_length, str(cell.point), cell.batch))
 
 
 def tokens_per_s(profile: Profile, cell: Cell) -> float | None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trimode_api.modes import Mode, OperatingPoint
+from trimode_api.modes import OperatingPoint
 from trimode_cli.errors import BadInput
 from trimode_cli.simulate.hardware import Machine
 from trimode_cli.simulate.tables import rows
@@ -48,7 +48,8 @@ def _profiled(machine: Machine) -> Acceptance | None:
     """By kind, at the points that were measured for every kind; None where there is no such point."""
     kinds = tuple(machine.kinds)
     every = [set(machine.kinds[kind]) for kind in kinds]
-    points = sorted(p for p in set().union(*every).intersection(*every) if p.mode is Mode.SELF_SPECULATION)
+    common = [p for p in set().union(*every).intersection(*every) if p.mode.speculates]
+    points = sorted(common, key=lambda point: (point.block_length, str(point)))
     if not points:
         return None
     measured = {point: tuple(machine.kinds[kind][point] for kind in kinds) for point in points}

@@ -110,7 +110,7 @@ class Engine:
             context = self.context / self.running
             point, most = self.pilot.point(self.running, context, self.counts, now, self._needed())
             seconds = self.truth.hardware.seconds(point, self.running, context)
-            self.decoded = point.block_length * self.running
+            self.decoded = point.width * self.running
             if not prefill:
                 cycles = self._until_change(point, min(most, int(self.limits.longest_s / seconds) or 1), now)
         prompts = self.truth.hardware.prefill_seconds(prefill, point) if prefill else 0.0
