@@ -6,6 +6,7 @@ bf16 arithmetic, times the share that decoding usually reaches.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from .roofline import Roofline
@@ -70,6 +71,12 @@ PROFILES = {
     )
 }
 """Priors by device: A100 80 GB SXM, H100 SXM, H200 SXM, B200 (HGX), L4."""
+
+
+def known_gpu(name: str) -> HardwareProfile | None:
+    """The prior for a GPU by the name its driver gives it (`NVIDIA A100-SXM4-80GB`); None where it is another one."""
+    words = set(re.split(r"[^A-Z0-9]+", name.upper()))
+    return next((profile for device, profile in PROFILES.items() if device in words), None)
 
 
 def generic_cpu(cores: int, layers: int) -> HardwareProfile:

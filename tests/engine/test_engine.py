@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from trimode_api.modes import Mode
 from trimode_workers.engine.engine import Engine, EngineSettings
 from trimode_workers.engine.errors import RequestRefused, SettingsError
 from trimode_workers.engine.messages import Configure, Finish, Sampling, Submit
@@ -296,4 +297,4 @@ def test_statistics_ride_along_a_few_times_a_second(decoder: Any) -> None:
 
 
 def test_every_mode_has_a_function() -> None:
-    assert {mode.value for mode in MODES} == {"AR", "SelfSpeculation", "Diffusion"}
+    assert set(MODES) == set(Mode)

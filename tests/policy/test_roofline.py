@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimode_api.modes import AR, diffusion, quadratic, speculation
-from trimode_policy.profiles import PROFILES, generic_cpu
+from trimode_policy.profiles import PROFILES, generic_cpu, known_gpu
 from trimode_policy.roofline import Roofline
 
 EIGHT_B = {"parameters": 8_000_000_000, "layers": 34, "kv_heads": 8, "head_dim": 128, "bytes_per_value": 2}
@@ -100,3 +100,21 @@ def test_the_generic_cpu_is_near_the_packaged_model() -> None:
 def test_a_cpu_needs_cores_and_a_model_layers(cores: int, layers: int) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         generic_cpu(cores, layers)
+
+
+@pytest.mark.parametrize(
+    ("name", "device"),
+    [
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA A100-SXM4-80GB", "A100"),
+        ("NVIDIA H200", "H200"),
+        ("NVIDIA B200", "B200"),
+        ("NVIDIA L4", "L4"),
+        ("NVIDIA L40S", None),
+        ("NVIDIA GH200 480GB", None),
+        ("", None),
+    ],
+)
+def test_a_gpu_is_known_by_its_drivers_name(name: str, device: str | None) -> None:
+    found = known_gpu(name)
+    assert (found and found.name) == device

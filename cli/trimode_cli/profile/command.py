@@ -47,7 +47,7 @@ from trimode_cli.simulate.acceptance import acceptance_of
 from trimode_cli.simulate.hardware import Machine, assembled, shape_of
 from trimode_cli.up import download
 from trimode_cli.up.preflight import machine_memory
-from trimode_policy.profiles import PROFILES
+from trimode_policy.profiles import known_gpu
 from trimode_policy.simulation.rows import EngineLimits
 from trimode_policy.simulation.truth import Truth
 
@@ -195,7 +195,8 @@ def _target(wanted: Wanted, folder: Path, started: Started) -> Target:
     if started.device == "cuda":
         properties = torch.cuda.get_device_properties(0)
         name, memory = properties.name, float(properties.total_memory)
-        device = next((known for known in PROFILES if known in name), name)
+        known = known_gpu(name)
+        device = name if known is None else known.name
     return Target(
         name=f"{wanted.model} on {name}",
         model=wanted.model,

@@ -17,6 +17,7 @@ from trimode_workers.engine import intake, invariants
 from trimode_workers.engine.cache import KVCache
 from trimode_workers.engine.commit import commit
 from trimode_workers.engine.counters import Counters
+from trimode_workers.engine.deciding import prior
 from trimode_workers.engine.errors import RequestRefused
 from trimode_workers.engine.graphs import CudaRecorder, Recorder
 from trimode_workers.engine.helm import Chooser, Helm
@@ -66,7 +67,8 @@ class Engine:
         if recorder is None and like.device.type == "cuda":
             recorder = CudaRecorder(like.device)
         self._primitive = Primitive(network, self._cache, recorder)
-        self._helm = Helm(config, configure, clock(), chooser)
+        gpu = torch.cuda.get_device_name(like.device) if like.device.type == "cuda" else ""
+        self._helm = Helm(prior(config, gpu, like.dtype.itemsize), configure, clock(), chooser)
         self._limits = self._limits_now()
         self._running: list[Sequence] = []
         self._waiting: list[Sequence] = []

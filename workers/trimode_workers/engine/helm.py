@@ -12,13 +12,13 @@ from math import inf
 from trimode_api.modes import OperatingPoint
 from trimode_policy.choose import Batch, PointDecision
 from trimode_policy.curves import Curves, Observation
+from trimode_policy.roofline import Roofline
 from trimode_policy.rooms import Paces, PromptPrice, needed_seconds, paces
 from trimode_workers.engine.counters import beliefs
-from trimode_workers.engine.deciding import Pilot, prior
+from trimode_workers.engine.deciding import Pilot
 from trimode_workers.engine.messages import Configure, PointStats, Switched
 from trimode_workers.engine.points import Points, lossy
 from trimode_workers.engine.sequence import Sequence
-from trimode_workers.model.config import ModelConfig
 
 Chooser = Callable[[Batch, Seq[OperatingPoint]], OperatingPoint]
 """What tests put in the policy's place: the load and the points allowed -> the point to run."""
@@ -33,9 +33,9 @@ PACES_S = 1.0
 class Helm:
     """What the engine asks: the point of each sequence, and what the policy thinks. Learns from every cycle."""
 
-    def __init__(self, config: ModelConfig, configure: Configure, now: float, chooser: Chooser | None) -> None:
+    def __init__(self, roofline: Roofline, configure: Configure, now: float, chooser: Chooser | None) -> None:
+        """`roofline`: what is believed of the machine before anything has run."""
         self.points = Points.parse(configure)
-        roofline = prior(config)
         self.curves = Curves(self.points.every, roofline)
         self._prefill_s = roofline.flops_per_token / roofline.flops_per_s
         self._chooser = chooser
