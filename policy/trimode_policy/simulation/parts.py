@@ -38,7 +38,8 @@ class Phase(IntEnum):
 
 @dataclass(slots=True)
 class Member:
-    """A replica and its last report. `then`: what it becomes once drained."""
+    """A replica and its last report. `then`: what it becomes once drained. `paced_in`: its engine's state when its
+    rooms were last worked out: one that idles since has the same. `news`: reports so far that said something new."""
 
     index: int
     engine: Engine
@@ -50,7 +51,10 @@ class Member:
     waiting: int = 0
     rows: dict[str, int] = field(default_factory=dict)
     paced_at: float = float("-inf")
+    paced_in: tuple[int, int] = (-1, -1)
     queued_tokens: int = 0
+    version: int = -1
+    news: int = 0
     then: Conversion | None = None
 
     def report(self, now: float, goals: Sequence[Goal]) -> None:
@@ -58,13 +62,24 @@ class Member:
         engine = self.engine
         if now - self.paced_at >= PACE_S:
             self.paced_at = now
-            context = engine.context / engine.running if engine.running else CONTEXT
-            known = engine.pilot.paces(context, engine.limits.rows)
-            price = engine.prompts.per_token
-            if known:
-                self.rows = {g.name: rows_within(known, price, g.tpot_s, engine.limits.rows) for g in goals}
-        self.reported_at, self.running = now, engine.running
-        self.waiting, self.queued_tokens = engine.in_flight - engine.running, engine.queued_tokens
+            if self.paced_in != (engine.version, engine.running):
+                self._pace(goals)
+        waiting = engine.in_flight - engine.running
+        self.reported_at = now
+        if (engine.version, engine.running, waiting) != (self.version, self.running, self.waiting):
+            self.news += 1
+            self.version, self.running, self.waiting = engine.version, engine.running, waiting
+            self.queued_tokens = engine.queued_tokens
+
+    def _pace(self, goals: Sequence[Goal]) -> None:
+        """Work out how many requests it can run in time."""
+        engine = self.engine
+        self.paced_in = (engine.version, engine.running)
+        context = engine.context / engine.running if engine.running else CONTEXT
+        known = engine.pilot.paces(context, engine.limits.rows)
+        if known:
+            price, most = engine.prompts.per_token, engine.limits.rows
+            self.rows = {g.name: rows_within(known, price, g.tpot_s, most) for g in goals}
 
 
 @dataclass(frozen=True, slots=True)

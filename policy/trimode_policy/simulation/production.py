@@ -104,7 +104,7 @@ class ProductionDispatcher:
 
     def _view(self, member: Member, keeps: str | None) -> ReplicaView:
         """The view of one replica, made anew only where something changed."""
-        key = (member.engine.in_flight, member.reported_at, member.phase, member.pool, keeps)
+        key = (member.engine.in_flight, member.news, member.phase, member.pool, keeps)
         cached = self._views.get(member.index)
         if cached is not None and cached[0] == key:
             return cached[1]
