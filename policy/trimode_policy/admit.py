@@ -10,6 +10,7 @@ from enum import StrEnum
 from math import ceil, isfinite
 
 from .route import RequestView
+from .tiers import TTFT_USE
 
 RETRY_UNKNOWN_S = 5
 """Retry-After while nothing drains that it could be computed from."""
@@ -22,8 +23,10 @@ class QueueView:
     """The queue in front of the replicas at one moment.
 
     `queued`: waiting requests; `oldest_wait_s`: how long the first of them has waited. `in_flight`: with replicas
-    now. `capacity`: requests all ready replicas may run at once. `drain_rate_rps`: requests finished per second,
-    lately. `queued_below`: those of `queued` whose priority is below this request's.
+    now. `capacity`: requests all ready replicas may run at once. `queued_below`: those of `queued` whose priority is
+    below this request's. `ahead`: those that will be served before it; None: all of no lower priority.
+    `drain_rate_rps`: requests finished per second, lately; 0 for unknown. Each makes room for one, so a wait by this
+    rate is the least to be expected.
     """
 
     queued: int
@@ -33,6 +36,12 @@ class QueueView:
     drain_rate_rps: float
     ready_replicas: int
     queued_below: int = 0
+    ahead: int | None = None
+
+    @property
+    def before(self) -> int:
+        """Requests that will be served before this one."""
+        return max(0, self.queued - max(0, self.queued_below)) if self.ahead is None else self.ahead
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +77,7 @@ class AdmitReason(StrEnum):
     DISPLACES_LOWER = "DisplacesLower"
     QUEUE_FULL = "QueueFull"
     WAIT_TOO_LONG = "WaitTooLong"
+    OBJECTIVE_OUT_OF_REACH = "ObjectiveOutOfReach"
     NONE_READY = "NoneReady"
 
 
@@ -89,13 +99,16 @@ def admit(request: RequestView, queue: QueueView, limits: AdmissionLimits) -> Ad
     """Take, queue or refuse `request`. Less load never refuses what more load would take."""
     if queue.ready_replicas < 1:
         return _refuse(503, queue, AdmitReason.NONE_READY, "no replica is ready")
-    ahead = max(0, queue.queued - max(0, queue.queued_below))
+    ahead = queue.before
     if queue.in_flight + ahead < queue.capacity:
         return Admission(Outcome.ACCEPT, 200, 0, AdmitReason.ROOM, f"{queue.in_flight} of {queue.capacity} in flight")
-    wait_s = _wait_seconds(ahead, queue)
+    wait_s, due_s = _wait_seconds(ahead, queue), TTFT_USE * request.left_s
     if wait_s > limits.max_wait_s:
         detail = f"estimated wait {wait_s:.1f} s, at most {limits.max_wait_s:g} s is allowed"
         return _refuse(429, queue, AdmitReason.WAIT_TOO_LONG, detail)
+    if wait_s > due_s:
+        detail = f"estimated wait {wait_s:.1f} s, the objective of tier {request.tier} leaves {due_s:.2g} s"
+        return _refuse(429, queue, AdmitReason.OBJECTIVE_OUT_OF_REACH, detail)
     if queue.queued < limits.max_queued:
         return Admission(Outcome.QUEUE, 200, 0, AdmitReason.WAIT_FOR_ROOM, f"{ahead} ahead in the queue")
     if queue.queued_below > 0 and limits.max_queued > 0:
@@ -105,10 +118,10 @@ def admit(request: RequestView, queue: QueueView, limits: AdmissionLimits) -> Ad
 
 
 def retry_after_seconds(queue: QueueView) -> int:
-    """Whole seconds until the queue of now has drained, between 1 and `RETRY_MOST_S`."""
+    """Whole seconds until those ahead of it now have drained, between 1 and `RETRY_MOST_S`."""
     if not queue.drain_rate_rps > 0:
         return RETRY_UNKNOWN_S
-    seconds = (queue.queued + 1) / queue.drain_rate_rps
+    seconds = (queue.before + 1) / queue.drain_rate_rps
     return min(RETRY_MOST_S, max(1, ceil(seconds))) if isfinite(seconds) else RETRY_MOST_S
 
 

@@ -17,6 +17,8 @@ TTFT_USE = 0.8
 """Share of the objective for the first token after which a request that still waits counts as late."""
 MIX_S = 60.0
 """Seconds over which the shares of the tiers are averaged."""
+STARVED_S = 1.0
+"""Seconds without a place after which a tier whose requests wait goes first, once."""
 
 
 class Mix:
@@ -61,6 +63,28 @@ def keepers(rows: Mapping[str, Mapping[str, int]], shares: Mapping[str, float]) 
             reached += shares[able[number]]
         found[name] = able[number]
     return found
+
+
+class Turns:
+    """Mutable: when somebody of each tier was last served. Holds no clock.
+
+    Priority alone would let a flood of urgent requests keep the others out for ever. So a tier that waits and has got
+    no place for `STARVED_S` has the next one that is free, whoever else waits.
+    """
+
+    def __init__(self) -> None:
+        self._at: dict[str, float] = {}
+
+    def served(self, tier: str, now: float) -> None:
+        """One of `tier` got a place."""
+        self._at[tier] = now
+
+    def starved(self, tier: str, now: float) -> bool:
+        """Whether a tier whose requests wait is due; counted from the first time it is asked about."""
+        since = self._at.setdefault(tier, now)
+        if since > now:  # the clock was set back
+            since = self._at[tier] = now
+        return now - since >= STARVED_S
 
 
 def claim(waited_s: float, ttft_s: float) -> Claim:

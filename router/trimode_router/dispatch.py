@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 
 from trimode_api.errors import ApiError
 from trimode_policy.admit import Admission, Outcome, QueueView, admit, retry_after_seconds
 from trimode_policy.affinity import Beginnings
 from trimode_policy.route import Claim, RequestView, RouteDecision, RouteReason, route
-from trimode_policy.tiers import claim
+from trimode_policy.tiers import Turns, claim
 from trimode_router.exchange import Exchange, Failure
 from trimode_router.fleet import Fleet, Replica
 from trimode_router.ledger import Ledger
@@ -41,6 +42,7 @@ class Dispatcher:
         self._links = Links(token, limits.connect_seconds, self._unreached)
         self._tickets: dict[Exchange, Ticket[Exchange]] = {}
         self._beginnings = Beginnings()
+        self._turns = Turns()
         self._seed = 0
         self._pumping = False
 
@@ -53,7 +55,7 @@ class Dispatcher:
         # Nobody waits and somebody has room: then `admit` could only agree.
         if not self.queue and self._place(exchange, now).replica_id is not None:
             return
-        view = self._queue_view(exchange.tier.priority, now)
+        view = self._queue_view(exchange, now)
         admission = admit(exchange.wish, view, self._fleet.rules.admission)
         if admission.outcome is Outcome.REFUSE:
             self._refuse(exchange, _refusal(admission))
@@ -127,6 +129,7 @@ class Dispatcher:
             now = self.now()
             late: list[Ticket[Exchange]] = []
             full: set[tuple[str, Claim]] = set()
+            self._serve_starved(now)
             for ticket in self.queue.in_order():
                 if not self._has_slot(now):
                     break
@@ -143,6 +146,22 @@ class Dispatcher:
         finally:
             self._pumping = False
 
+    def _serve_starved(self, now: float) -> None:
+        """A tier that got no place for long goes first, late or not, with the one who has waited longest."""
+        for tier in self._fleet.rules.tiers.values():
+            if not self.queue.at(tier.priority) or not self._turns.starved(tier.name, now):
+                continue
+            waiting = (t for t in self.queue.by_age() if t.item.tier.name == tier.name and t.item.not_before <= now)
+            ticket = next(waiting, None)
+            if ticket is not None and self._place(ticket.item, now, in_turn=True).replica_id is not None:
+                self._leaves(ticket)
+
+    def _leaves(self, ticket: Ticket[Exchange]) -> None:
+        """It waits no longer: it was sent."""
+        self.queue.serve(ticket)
+        self._tickets.pop(ticket.item, None)
+        self._waited(ticket.item)
+
     def _serve(self, ticket: Ticket[Exchange], full: set[tuple[str, Claim]], now: float) -> None:
         """Send it, unless one like it found no place just now; `full` remembers those."""
         exchange = ticket.item
@@ -151,9 +170,7 @@ class Dispatcher:
         if plain and (wish.tier, wish.claim) in full:
             return
         if self._place(exchange, now).replica_id is not None:
-            self.queue.serve(ticket)
-            self._tickets.pop(exchange, None)
-            self._waited(exchange)
+            self._leaves(ticket)
         elif plain:
             full.add((wish.tier, wish.claim))
 
@@ -230,13 +247,14 @@ class Dispatcher:
         retry = None if status == 400 else 1
         self._refuse(exchange, ApiError(status, detail, code=decision.reason.value, retry_after_s=retry))
 
-    def _place(self, exchange: Exchange, now: float) -> RouteDecision:
-        """Route, and send where there is a way."""
+    def _place(self, exchange: Exchange, now: float, *, in_turn: bool = False) -> RouteDecision:
+        """Route, and send where there is a way. `in_turn`: as if it had just come, however late it is."""
         if exchange.not_before > now:
             return RouteDecision(None, RouteReason.ALL_BUSY, "it waits before the next attempt")
         self._seed += 1
         views = self._fleet.views(now, exchange.tried, cooling=not exchange.begun)
-        wish, begins = _wish(exchange, now), exchange.asked.beginnings
+        wish = replace(exchange.wish, left_s=inf) if in_turn else _wish(exchange, now)
+        begins = exchange.asked.beginnings
         if held := self._beginnings.held(begins):
             wish = replace(wish, held=held)
         decision = route(wish, views, self._fleet.rules.staleness, self._seed)
@@ -245,6 +263,7 @@ class Dispatcher:
             self._fleet.occupy(replica, exchange.asked.prompt_tokens)
             self._beginnings.sent(begins, replica.replica_id)
             self.in_flight[exchange] = replica
+            self._turns.served(exchange.tier.name, now)
             exchange.record.replica_id = replica.replica_id
             exchange.record.attempts += 1
             exchange.turn += 1
@@ -293,7 +312,7 @@ class Dispatcher:
             self._fleet.prefilled(replica, exchange.asked.prompt_tokens)
 
     def _busy(self, exchange: Exchange, now: float, message: str, code: str) -> ApiError:
-        retry = retry_after_seconds(self._queue_view(exchange.tier.priority, now))
+        retry = retry_after_seconds(self._queue_view(exchange, now))
         return ApiError(429, message, code=code, retry_after_s=retry)
 
     def _has_slot(self, now: float) -> bool:
@@ -305,15 +324,18 @@ class Dispatcher:
                 return True
         return False
 
-    def _queue_view(self, priority: int, now: float) -> QueueView:
+    def _queue_view(self, exchange: Exchange, now: float) -> QueueView:
+        """The queue as this request sees it: where replicas are shared out by pace, only its own tier stands ahead."""
         usable = [view for view in self._fleet.views(now) if self._fleet.usable(view)]
-        oldest = self.queue.oldest()
+        tier, oldest = exchange.tier, self.queue.oldest()
+        shared = any(view.rows for view in usable)
         return QueueView(
             queued=len(self.queue),
-            queued_below=len(self.queue) - self.queue.at_or_above(priority),
+            queued_below=len(self.queue) - self.queue.at_or_above(tier.priority),
+            ahead=self.queue.at(tier.priority) + self.queue.at(_FIRST_IN_LINE) if shared else None,
             oldest_wait_s=0.0 if oldest is None else now - oldest,
             in_flight=len(self.in_flight),
-            capacity=sum(view.capacity for view in usable),
+            capacity=sum(view.rooms.get(tier.name, view.capacity) for view in usable),
             drain_rate_rps=self._ledger.drain_rate(len(self.in_flight)),
             ready_replicas=len(usable),
         )

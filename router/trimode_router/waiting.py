@@ -98,6 +98,14 @@ class WaitingRoom(Generic[T]):
         """How many would be served before a newcomer of this priority."""
         return sum(count for other, count in self._by_priority.items() if other >= priority)
 
+    def at(self, priority: int) -> int:
+        """How many wait with this very priority."""
+        return self._by_priority[priority]
+
+    def by_age(self) -> Iterator[Ticket[T]]:
+        """Those waiting, the first to enter first; nobody may enter or leave meanwhile."""
+        return iter(self._tickets.values())
+
     def oldest(self) -> float | None:
         """When the longest waiting entered."""
         first = next(iter(self._tickets.values()), None)

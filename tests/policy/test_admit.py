@@ -64,6 +64,32 @@ def test_lower_priority_ahead_in_the_queue_is_no_reason_to_wait() -> None:
     assert admit(ANY, replace(slow, queued_below=8), LIMITS).outcome is Outcome.QUEUE
 
 
+def test_who_would_be_late_for_certain_is_refused_at_the_door() -> None:
+    """Even if every request that ends made room for one of those ahead."""
+    busy = replace(FULL, queued=6, drain_rate_rps=4.0)
+    ask = RequestView(tier="premium", left_s=0.5)
+    refused = admit(ask, busy, LIMITS)
+    assert (refused.outcome, refused.status, refused.reason) == (
+        Outcome.REFUSE,
+        429,
+        AdmitReason.OBJECTIVE_OUT_OF_REACH,
+    )
+    assert refused.retry_after_s == 2
+    assert "premium" in refused.detail
+    assert admit(ask, replace(busy, ahead=0), LIMITS).outcome is Outcome.QUEUE  # those of other tiers are not ahead
+    assert admit(replace(ask, left_s=5.0), busy, LIMITS).outcome is Outcome.QUEUE
+    assert admit(ask, replace(busy, drain_rate_rps=0.0), LIMITS).outcome is Outcome.QUEUE  # nothing is known
+
+
+@given(st.floats(0.01, 10), st.floats(0.01, 10), st.integers(0, 30), st.floats(0.1, 50))
+def test_a_looser_objective_is_never_refused_where_a_stricter_one_is_not(
+    strict: float, more: float, ahead: int, rate: float
+) -> None:
+    queue = replace(FULL, queued=ahead, drain_rate_rps=rate)
+    if admit(RequestView(left_s=strict), queue, LIMITS).outcome is not Outcome.REFUSE:
+        assert admit(RequestView(left_s=strict + more), queue, LIMITS).outcome is not Outcome.REFUSE
+
+
 @pytest.mark.parametrize(
     ("queued", "rate", "seconds"), [(0, 100.0, 1), (9, 1.0, 10), (1000, 0.1, RETRY_MOST_S), (5, 0.0, RETRY_UNKNOWN_S)]
 )

@@ -14,7 +14,7 @@ from trimode_policy.curves import Curves
 from trimode_policy.roofline import Roofline
 from trimode_policy.rooms import SLACK, Paces, PromptPrice, needed_seconds, paces, rows_within
 from trimode_policy.route import LATE_SHARE, Claim, ReplicaView, RequestView, RouteReason, Staleness, route
-from trimode_policy.tiers import MIX_S, TTFT_USE, Mix, claim, keepers
+from trimode_policy.tiers import MIX_S, STARVED_S, TTFT_USE, Mix, Turns, claim, keepers
 
 STALENESS = Staleness(2.0, 10.0)
 FAST, SLOW = "premium", "standard"
@@ -153,6 +153,19 @@ def test_the_mix_follows_and_survives_a_clock_that_jumps() -> None:
 def test_a_request_is_late_once_its_wait_has_used_up_its_objective() -> None:
     assert claim(TTFT_USE * 0.5 - 0.01, 0.5) is Claim.ON_TIME
     assert claim(TTFT_USE * 0.5 + 0.01, 0.5) is Claim.LATE
+
+
+def test_a_tier_that_waits_gets_a_place_each_second() -> None:
+    turns = Turns()
+    turns.served(SLOW, 10.0)
+    assert not turns.starved(SLOW, 10.0 + STARVED_S / 2)
+    assert turns.starved(SLOW, 10.0 + STARVED_S)
+    turns.served(SLOW, 12.0)
+    assert not turns.starved(SLOW, 12.5)
+    assert not turns.starved(SLOW, 3.0)  # the clock was set back: it counts from there
+    assert turns.starved(SLOW, 3.0 + STARVED_S)
+    assert not turns.starved(FAST, 50.0)
+    assert turns.starved(FAST, 50.0 + STARVED_S)
 
 
 # Routing by both.

@@ -188,3 +188,19 @@ async def test_no_queue_at_all(open_house: Any, make_policy: Any) -> None:
     assert (await house.http.post("/v1/chat/completions", json=CHAT)).status_code == 429
     call.go.set()
     assert (await first).status_code == 200
+
+
+async def test_a_tier_that_waits_gets_a_place_each_second_whoever_else_waits(full: Any) -> None:
+    calm = post(full, "calm")
+    await queued(full, 1)
+    urgent = [post(full, f"urgent {i}", **PREMIUM) for i in range(3)]
+    await queued(full, 4)
+    order, call = [], full.call
+    for passed in (0.3, 0.7, 0.0, 0.0):
+        full.clock.value += passed
+        call.go.set()
+        call = await full.replicas[0].next_call()
+        order.append(call.json["user"])
+    call.go.set()
+    await asyncio.gather(calm, *urgent, full.first)
+    assert order == ["urgent 0", "calm", "urgent 1", "urgent 2"]

@@ -221,3 +221,14 @@ def test_premium_requests_get_their_pace_beside_standard_ones(scenario: Scenario
     account = run("trimode", scenario, load).account
     assert account.attainment(0) > 50.0
     assert account.attainment(1) > 50.0
+
+
+def test_a_flood_of_urgent_requests_starves_nobody(scenario: Scenario, run: Run) -> None:
+    """One full replica that reports no paces, so that priority alone decides: the others still get a place a second."""
+    world = replace(scenario, replicas=1, limits=EngineLimits(4, 500_000.0), max_wait_s=3.0, max_queued=100_000)
+    flood = [Job(0.02 * i, 200, 40, 0, 0) for i in range(1000)]
+    calm = [Job(1.0 + 2.0 * i, 200, 40, 1, 0) for i in range(8)]
+    account = run("hysteresis", world, sorted(flood + calm, key=lambda job: job.at)).account
+    assert account.refused[0] + account.finished[0] == 1000
+    assert account.refused[0] > 100  # it really was a flood
+    assert account.finished[1] >= 7

@@ -57,6 +57,10 @@ class ClairvoyantDispatcher:
         objectives."""
         return self._least(fleet) if request.first_at >= 0 or not self.plan.hold else self._pick(request.job, fleet)
 
+    def starved(self, fleet: Fleet) -> Request | None:
+        """Who knows the future lets nobody go first for fairness."""
+        return None
+
     def _least(self, fleet: Fleet) -> int | None:
         ready = [m for m in fleet.members if m.phase is Phase.READY]
         return min(ready, key=lambda m: (m.engine.in_flight, m.index)).index if ready else None

@@ -38,8 +38,9 @@ class Kind(IntEnum):
 @dataclass(slots=True)
 class Fleet:
     """Mutable; `offer` jobs in order of arrival, then `settle`. `switch_s`: seconds a conversion takes once drained.
-    `max_wait_s`: longest wait in the router's queue; looked at once per tick. `between_s`: mean seconds between two
-    ends of requests, lately. `client`: what the client of a request that ended asks next, at once (a closed loop)."""
+    `max_wait_s`: longest wait in the router's queue; looked at once per tick. `service_s`: mean seconds from
+    a request's first token to its last, lately. `client`: what the client of a request that ended asks next, at once
+    (a closed loop)."""
 
     members: list[Member]
     goals: tuple[Goal, ...]
@@ -52,11 +53,10 @@ class Fleet:
     account: Account = field(init=False)
     now: float = 0.0
     orders: int = 0
-    between_s: float = 1.0
+    service_s: float = 0.0
     queue: Line = field(init=False)
     events: list[tuple[float, int, Kind, int, int]] = field(default_factory=list)
     _sequence: int = 0
-    _last_finish: float = 0.0
 
     def __post_init__(self) -> None:
         self.account = Account.empty(self.goals)
@@ -157,8 +157,8 @@ class Fleet:
 
     def _record(self, request: Request, now: float) -> None:
         job = request.job
-        self.between_s += 0.02 * (now - self._last_finish - self.between_s)
-        self._last_finish = now
+        took_s = now - request.first_at
+        self.service_s = took_s if self.service_s == 0.0 else self.service_s + 0.05 * (took_s - self.service_s)
         tpot = (now - request.first_at) / (job.output - 1) if job.output > 1 else 0.0
         good = self.account.finish(job.tier, job.output, request.first_at - job.at, tpot)
         if self.series is not None and good:
@@ -183,7 +183,11 @@ class Fleet:
         return index is not None
 
     def _drain_queue(self) -> None:
-        self.queue.place(self._put, self.now)
+        if self.queue:
+            first = self.dispatcher.starved(self)
+            if first is not None and self._put(first):
+                self.queue.leave(first)
+            self.queue.place(self._put, self.now)
 
     def _tick(self, now: float) -> None:
         self._push(now + TICK_S, Kind.TICK, 0, 0)

@@ -113,6 +113,10 @@ class Dispatcher(Protocol):
         """The member for a request that waits in the router or was on a replica that died; None: it waits on."""
         ...
 
+    def starved(self, fleet: Fleet) -> Request | None:
+        """One that waits and goes before all others now, if any."""
+        ...
+
 
 class Controller(Protocol):
     """The slow loop."""

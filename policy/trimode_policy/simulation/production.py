@@ -16,7 +16,7 @@ from trimode_policy.simulation.parts import Member, Phase, Placement
 from trimode_policy.simulation.rows import Request
 from trimode_policy.simulation.waiting import claim_of
 from trimode_policy.simulation.workload import Goal, Job
-from trimode_policy.tiers import Mix, keepers
+from trimode_policy.tiers import Mix, Turns, keepers
 
 LEAST_BEGINNING = 256
 """Tokens of the shortest beginning that is told apart; the others are its doubles, as in the router."""
@@ -41,7 +41,9 @@ class ProductionDispatcher:
     capacity: Mapping[str, int] = field(default_factory=dict)
     affinity: bool = True
     beginnings: Beginnings = field(default_factory=Beginnings)
+    turns: Turns = field(default_factory=Turns)
     mix: Mix = field(init=False)
+    _due: Request | None = None
     _keeps: dict[str, str] = field(default_factory=dict)
     _kept: tuple[float, tuple[int, ...]] = (-1.0, ())
     _views: dict[int, tuple[tuple[object, ...], ReplicaView]] = field(default_factory=dict)
@@ -55,7 +57,7 @@ class ProductionDispatcher:
         request = self._request(asked, fleet.now)
         self.mix.asked(request.tier, fleet.now)
         views = self._all_views(fleet)
-        decision = admit(request, self._queue(request, views, fleet), self.limits)
+        decision = admit(request, self._queue(asked, request, views, fleet), self.limits)
         if decision.outcome is Outcome.REFUSE:
             return Placement(refused=True)
         if decision.outcome is Outcome.QUEUE:
@@ -66,6 +68,15 @@ class ProductionDispatcher:
         """Route it, if there is room."""
         return self._route(asked, self._request(asked, fleet.now), self._all_views(fleet), fleet)
 
+    def starved(self, fleet: Fleet) -> Request | None:
+        """One of a tier that has got no place for long; it is treated as if it had just come."""
+        for tier, goal in enumerate(self.goals):
+            first = fleet.queue.oldest(tier)
+            if first is not None and self.turns.starved(goal.name, fleet.now):
+                self._due = first
+                return first
+        return None
+
     def _route(self, asked: Request, request: RequestView, views: list[ReplicaView], fleet: Fleet) -> int | None:
         begins = beginnings_of(asked.job) if self.affinity and asked.job.chat else ()
         if begins:
@@ -74,24 +85,31 @@ class ProductionDispatcher:
         if decision.replica_id is None:
             return None
         self.beginnings.sent(begins, decision.replica_id)
+        self.turns.served(request.tier, fleet.now)
         return int(decision.replica_id)
 
     def _request(self, asked: Request, now: float) -> RequestView:
         goal = self.goals[asked.job.tier]
+        if asked is self._due:
+            return RequestView(goal.name, goal.priority, asked.cached)
         left = goal.ttft_s - (now - asked.job.at)
         return RequestView(goal.name, goal.priority, asked.cached, claim=claim_of(asked, goal, now), left_s=left)
 
-    def _queue(self, request: RequestView, views: list[ReplicaView], fleet: Fleet) -> QueueView:
+    def _queue(self, asked: Request, request: RequestView, views: list[ReplicaView], fleet: Fleet) -> QueueView:
+        """The queue as one tier sees it: where replicas are shared out by pace, only its own stand ahead."""
         ready = [view for view in views if view.ready]
         oldest = min((waiting.job.at for waiting in fleet.queue), default=fleet.now)
+        tier, shared = asked.job.tier, any(view.rows for view in ready)
+        running = sum(view.in_flight for view in ready)
         return QueueView(
             queued=len(fleet.queue),
             oldest_wait_s=fleet.now - oldest,
-            in_flight=sum(view.in_flight for view in ready),
-            capacity=sum(view.capacity for view in ready),
-            drain_rate_rps=1.0 / fleet.between_s,
+            in_flight=running,
+            capacity=sum(view.rooms.get(request.tier, view.capacity) for view in ready),
+            drain_rate_rps=running / fleet.service_s if fleet.service_s > 0 else 0.0,
             ready_replicas=len(ready),
             queued_below=fleet.queue.below(request.priority),
+            ahead=len(fleet.queue.tiers[tier]) + len(fleet.queue.resumed) if shared else None,
         )
 
     def _all_views(self, fleet: Fleet) -> list[ReplicaView]:

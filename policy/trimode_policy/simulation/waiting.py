@@ -48,6 +48,16 @@ class Line:
         """How many wait whose priority is lower."""
         return sum(len(line) for tier, line in enumerate(self.tiers) if self.goals[tier].priority < priority)
 
+    def oldest(self, tier: int) -> Request | None:
+        """Who of this tier has waited longest without a token."""
+        late = next((request for request in self.late if request.job.tier == tier), None)
+        return late or next(iter(self.tiers[tier]), None)
+
+    def leave(self, request: Request) -> None:
+        """Take one out, who is among the first to wait."""
+        line = self.late if request in self.late else self.tiers[request.job.tier]
+        line.remove(request)
+
     def place(self, put: Callable[[Request], bool], now: float) -> None:
         """Offer `put` the head of each line, and the next one as long as it takes them."""
         for tier, line in enumerate(self.tiers):
