@@ -144,6 +144,9 @@ class _First:
     def again(self, request: Request, fleet: Fleet) -> int | None:
         return 0
 
+    def starved(self, fleet: Fleet) -> Request | None:
+        return None
+
 
 def predict(
     truth: Truth,

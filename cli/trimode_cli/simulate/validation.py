@@ -142,6 +142,9 @@ class _First:
     def again(self, request: Request, fleet: Fleet) -> int | None:
         return 0
 
+    def starved(self, fleet: Fleet) -> Request | None:
+        return None
+
 
 def user_speed(hardware: Hardware, clients: int, point: OperatingPoint, at_32: float) -> float:
     """Simulated tokens per second of one user after its first token, the median over requests."""
