@@ -250,6 +250,24 @@ def drain(engine: Engine, between: Callable[[int], None] = lambda cycle: None, m
     return outcome
 
 
+@torch.inference_mode()
+def causal_state(decoder: Decoder, tokens: list[int]) -> Tensor:
+    """Keys and values `[layers, 2, n, kv_heads, head_dim]` of `tokens`, computed in one causal pass."""
+    found: list[Tensor] = []
+
+    def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        paired = k.unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)  # the order in which engines keep k
+        found.append(torch.stack((paired[0], v[0])).transpose(1, 2))
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+
+    n = len(tokens)
+    if n == 0:
+        c = decoder.config
+        return torch.zeros(c.layers, 2, 0, c.kv_heads, c.head_dim)
+    decoder.hidden(torch.tensor([tokens]), torch.arange(n)[None], attend)
+    return torch.stack(found)
+
+
 @pytest.fixture(scope="session")
 def decoder() -> Decoder:
     return build_decoder()
@@ -269,6 +287,7 @@ def tools():  # type: ignore[no-untyped-def]
         build_engine = staticmethod(build_engine)
         drain = staticmethod(drain)
         Rerun = Rerun
+        causal_state = staticmethod(causal_state)
         Reference = Reference
         all_points = ALL_POINTS
 

@@ -158,7 +158,7 @@ def test_wrong_settings_are_refused_by_name(settings: dict[str, int], named: str
 
 
 def test_defaults() -> None:
-    assert EngineSettings() == EngineSettings(64, 2048, None, 256, None, 0.25, False)
+    assert EngineSettings() == EngineSettings(64, 2048, None, None, 256, None, 0.25, False)
 
 
 @pytest.mark.parametrize(

@@ -215,24 +215,6 @@ def test_the_cache_holds_causal_state_only(tools: Any, decoder: Any) -> None:
         engine.step()
         for s in engine._running:
             found = engine._cache.memory[:, :, s.row, :, : s.cached].transpose(2, 3)
-            torch.testing.assert_close(found, causal_state(decoder, s.tokens[: s.cached]), atol=2e-4, rtol=1e-4)
+            torch.testing.assert_close(found, tools.causal_state(decoder, s.tokens[: s.cached]), atol=2e-4, rtol=1e-4)
             compared += s.cached
     assert compared > 1000
-
-
-@torch.inference_mode()
-def causal_state(decoder: Any, tokens: list[int]) -> torch.Tensor:
-    """Keys and values `[layers, 2, n, kv_heads, head_dim]` of `tokens`, computed in one causal pass."""
-    found: list[torch.Tensor] = []
-
-    def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        paired = k.unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)  # the order in which engines keep k
-        found.append(torch.stack((paired[0], v[0])).transpose(1, 2))
-        return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-
-    n = len(tokens)
-    if n == 0:
-        c = decoder.config
-        return torch.zeros(c.layers, 2, 0, c.kv_heads, c.head_dim)
-    decoder.hidden(torch.tensor([tokens]), torch.arange(n)[None], attend)
-    return torch.stack(found)

@@ -78,7 +78,7 @@ def test_the_least_urgent_leave_first_but_never_all() -> None:
 
 def test_the_prefill_budget_goes_to_the_most_urgent() -> None:
     behind = [sequence(0, 30, cached=0), sequence(1, 20, cached=0), sequence(2, 20, cached=0, priority=1)]
-    shares = {s.request_id: tokens for s, tokens in chunks(behind, 40)}
+    shares = {s.request_id: tokens for s, _, tokens in chunks(behind, 40)}
     assert shares == {"2": 19, "0": 21}
     todo = schedule(behind, [], LIMITS)
     assert names(todo.decode) == ["2"]
@@ -121,7 +121,7 @@ def test_any_schedule_keeps_the_limits(running: Any, waiting: Any, capacity: int
     assert list(todo.admit) == queue[: len(todo.admit)]
     assert len(kept) <= 4
     assert len(kept) <= 1 or sum(min(len(s.tokens) + 8, 100) for s in kept) <= capacity
-    assert sum(tokens for _, tokens in todo.prefill) <= budget
-    assert all(0 < tokens <= s.missing and s in kept for s, tokens in todo.prefill)
+    assert sum(tokens for _, _, tokens in todo.prefill) <= budget
+    assert all(0 < tokens <= s.missing and s in kept for s, _, tokens in todo.prefill)
     assert kept == [] or todo.prefill or todo.decode, "nothing moves"
     assert bool(kept) or not (live or queue)

@@ -12,6 +12,7 @@ import heapq
 import torch
 from torch import Tensor
 
+from trimode_api.prefix import PAGE_TOKENS
 from trimode_workers.model.config import ModelConfig
 
 
@@ -52,6 +53,12 @@ class KVCache:
 
     def lowest_free(self) -> int | None:
         return self._free[0] if self._free else None
+
+    def pages(self, row: int, first: int, count: int) -> Tensor:
+        """A view of `count` pages of a row from its page `first` on, `[count, layers, 2, kv_heads, PAGE_TOKENS,
+        head_dim]`."""
+        slots = self.memory[:, :, row, :, first * PAGE_TOKENS : (first + count) * PAGE_TOKENS]
+        return torch.unflatten(slots, 3, (count, PAGE_TOKENS)).permute(3, 0, 1, 2, 4, 5)
 
     def move(self, row: int, length: int) -> int:
         """Move `length` cached tokens from `row` to the lowest free row and free `row`; returns the new row."""

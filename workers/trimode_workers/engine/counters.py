@@ -15,7 +15,8 @@ from trimode_workers.engine.messages import PointStats
 
 
 class Counters:
-    """Totals by operating point since start: seconds of wall clock, cycles, emitted tokens, forwards (of each row)."""
+    """Totals by operating point since start: seconds of wall clock, cycles, emitted tokens, forwards (of each row).
+    `prompt`: tokens brought into rows before decoding, `computed` and `shared` (copied from the page store)."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
@@ -23,6 +24,7 @@ class Counters:
         self.emitted: Counter[str] = Counter()
         self.forwards: Counter[str] = Counter()
         self.preemptions = 0
+        self.prompt: Counter[str] = Counter(computed=0, shared=0)
 
     def add(self, point: str, seconds: float, emitted: int, forwards: int) -> None:
         """One cycle of one group."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import bisect
 import time
 from collections.abc import Callable
+from collections.abc import Sequence as Seq
 
 import torch
 
@@ -24,10 +25,11 @@ from trimode_workers.engine.helm import Chooser, Helm
 from trimode_workers.engine.memory import keep_freed_memory
 from trimode_workers.engine.messages import Configure, Cycle, Finish, Stats, Submit, TokenEvent
 from trimode_workers.engine.modes import MODES
-from trimode_workers.engine.plan import Limits, Schedule, groups, schedule, swaps
+from trimode_workers.engine.plan import Limits, Piece, Schedule, groups, schedule, swaps
 from trimode_workers.engine.primitive import Primitive
 from trimode_workers.engine.sequence import Sequence
 from trimode_workers.engine.settings import EngineSettings
+from trimode_workers.engine.store import PageStore
 from trimode_workers.model.decoder import Decoder, Network
 
 __all__ = ["Engine", "EngineSettings"]
@@ -64,6 +66,7 @@ class Engine:
         slots = self._context + WIDEST_BLOCK
         like = network.like
         self._cache = KVCache(config, settings.max_running_requests, slots, like.dtype, like.device)
+        self._store = PageStore(self._cache, settings.shared)
         if recorder is None and like.device.type == "cuda":
             recorder = CudaRecorder(like.device)
         self._primitive = Primitive(network, self._cache, recorder)
@@ -118,19 +121,25 @@ class Engine:
         """Run one cycle: every request that can decode gets at least one token, prompts advance by the budget."""
         began = self._clock()
         events, self._cancelled = self._cancelled, []
-        todo = schedule(self._running, self._waiting, self._limits, self._decoded)
+        todo = schedule(self._running, self._waiting, self._limits, self._decoded, self._store.found)
         self._make_room(todo)
+        self._share(todo.prefill)
         batch = self._helm.decide(todo.decode, began)
         parts = groups(todo.decode, self._helm.point_of)
         riding = {s for point, members in parts if point.mode is Mode.AR for s in members if s.missing}
-        self._prefill([(s, tokens) for s, tokens in todo.prefill if s not in riding])
+        self._prefill([piece for piece in todo.prefill if piece.tokens and piece.sequence not in riding])
         if any(members[-1].row - members[0].row != len(members) - 1 for _, members in parts):
             self._line_up([members for _, members in parts])
         self._decoded = sum(point.width * len(members) for point, members in parts)
         for point, members in parts:
             events += self._decode(point, members)
+        for piece in todo.prefill:
+            if piece.sequence.row >= 0:
+                self._store.keep(piece.sequence)
         if self.settings.check_invariants:
             invariants.check(self._running, self._waiting, self._cache, self._limits)
+            invariants.check_decoded(todo.decode)
+            invariants.check_pages(self._store.index)
         now = self._clock()
         point_name = str(batch)
         due = now - self._stats_at >= self.settings.stats_every_s or point_name != self._stats_point
@@ -165,6 +174,9 @@ class Engine:
             prompt_s_per_token=helm.prompts.per_token,
             prompt_tokens_per_s=helm.prompts.tokens_per_s,
             forwards_total=dict(counters.forwards),
+            prompt_total=dict(counters.prompt),
+            stored_pages=self._store.index.used,
+            store_pages=self._store.index.count,
         )
 
     def _limits_now(self) -> Limits:
@@ -184,8 +196,8 @@ class Engine:
         """Carry out preemption and admission, then close gaps between used rows."""
         for sequence in todo.preempt:
             self._running.remove(sequence)
-            self._cache.release(sequence.row)
-            sequence.row, sequence.cached = -1, 0
+            self._free(sequence)
+            sequence.cached, sequence.preempted = 0, True
             self._enqueue(sequence)
             self._counters.preemptions += 1
         for sequence in todo.admit:
@@ -197,16 +209,30 @@ class Engine:
             last = max(self._running, key=lambda s: s.row)
             last.row = self._cache.move(last.row, last.cached)
 
-    def _prefill(self, turn: list[tuple[Sequence, int]]) -> None:
+    def _share(self, turn: Seq[Piece]) -> None:
+        """Copy what others have computed already."""
+        for sequence, pages, _ in turn:
+            if not pages:
+                continue
+            before = sequence.cached
+            self._store.fill(sequence, pages)
+            copied = sequence.cached - before
+            self._counters.prompt["shared"] += copied
+            if not sequence.preempted:
+                sequence.shared += copied
+
+    def _prefill(self, turn: Seq[Piece]) -> None:
         """One causal forward without logits over a piece of every prompt that has its turn."""
         if not turn:
             return
         began = self._clock()
-        pieces = [s.tokens[s.cached : s.cached + tokens] for s, tokens in turn]
-        self._primitive.advance(pieces, [s.row for s, _ in turn], [s.cached for s, _ in turn])
-        for sequence, tokens in turn:
+        pieces = [s.tokens[s.cached : s.cached + tokens] for s, _, tokens in turn]
+        self._primitive.advance(pieces, [p.sequence.row for p in turn], [p.sequence.cached for p in turn])
+        for sequence, _, tokens in turn:
             sequence.cached += tokens
-        self._helm.prefilled(sum(tokens for _, tokens in turn), self._clock() - began)
+        computed = sum(piece.tokens for piece in turn)
+        self._counters.prompt["computed"] += computed
+        self._helm.prefilled(computed, self._clock() - began)
 
     def _line_up(self, members: list[list[Sequence]]) -> None:
         """Exchange rows so that each group is a run of rows, which attention reads without copying."""
@@ -226,6 +252,7 @@ class Engine:
         began = self._clock()
         context = sum(s.cached for s in members) / len(members)
         riding = sum(s.missing for s in members)
+        self._counters.prompt["computed"] += riding
         before = self._primitive.rows_run
         proposals = MODES[point.mode](self._primitive, members, point)
         name, events, emitted = str(point), [], 0
@@ -251,6 +278,12 @@ class Engine:
         """Forget the request and free its row; the event carries its usage."""
         del self._known[sequence.request_id]
         if sequence.row >= 0:
-            self._cache.release(sequence.row)
-            sequence.row = -1
-        return TokenEvent(sequence.request_id, tokens, finish, "", sequence.cycles, sequence.emitted)
+            self._free(sequence)
+        account = sequence.cycles, sequence.emitted, sequence.shared
+        return TokenEvent(sequence.request_id, tokens, finish, "", *account)
+
+    def _free(self, sequence: Sequence) -> None:
+        """Give up its row; its pages stay in the store."""
+        self._store.keep(sequence)
+        self._cache.release(sequence.row)
+        sequence.row = -1

@@ -9,6 +9,7 @@ from collections.abc import Sequence as Seq
 
 from trimode_workers.engine.cache import KVCache
 from trimode_workers.engine.errors import InvariantBroken
+from trimode_workers.engine.pages import Pages
 from trimode_workers.engine.plan import Limits
 from trimode_workers.engine.sequence import Sequence
 
@@ -31,6 +32,19 @@ def check(running: Seq[Sequence], waiting: Seq[Sequence], cache: KVCache, limits
     cached = sum(s.cached for s in running)
     if len(running) > 1 and cached > limits.capacity:
         raise InvariantBroken(f"{cached} tokens are cached, capacity is {limits.capacity}")
+
+
+def check_decoded(decoded: Seq[Sequence]) -> None:
+    """Whoever has decoded and goes on misses nothing but its seed. Raises InvariantBroken."""
+    for s in decoded:
+        if s.row >= 0:
+            _require(s.cached == len(s.tokens) - 1, s, f"{s.cached} of {len(s.tokens)} tokens are cached")
+
+
+def check_pages(pages: Pages) -> None:
+    """Every page is free or used, and once; each follows a page that goes after it. Raises InvariantBroken."""
+    for problem in pages.problems():
+        raise InvariantBroken(f"page store: {problem}")
 
 
 def _require(holds: bool, sequence: Sequence, problem: str) -> None:

@@ -83,7 +83,8 @@ class TokenEvent(msgspec.Struct, frozen=True):
     """What one cycle did to one request.
 
     `tokens`: newly emitted ids, an end-of-sequence token not among them. The rest is set when `finish` is: usage in
-    tokens, `cycles` and `emitted` by operating point (cycles run, tokens emitted), and `error` in words.
+    tokens, `cycles` and `emitted` by operating point (cycles run, tokens emitted), `shared` prompt tokens that were
+    computed before the request came, and `error` in words.
     """
 
     request_id: str
@@ -92,6 +93,7 @@ class TokenEvent(msgspec.Struct, frozen=True):
     error: str = ""
     cycles: dict[str, int] = {}
     emitted: dict[str, int] = {}
+    shared: int = 0
 
 
 class PointStats(msgspec.Struct, frozen=True):
@@ -119,7 +121,8 @@ class Stats(msgspec.Struct, frozen=True):
     `decision_since` is in seconds of the engine's monotonic clock, `age_s` how long the decision stands.
     `emitted_total`, `cycles_total`, `forwards_total` (of each row) count since start, `switches_total` changes of the
     decided point. `paces` (requests decoding, seconds per token of one) and what prompts cost tell the router how much
-    load leaves everyone in time.
+    load leaves everyone in time. `prompt_total`: tokens brought into rows before decoding, `computed` and `shared`;
+    `stored_pages` of `store_pages` of the page store hold something.
     """
 
     running: int
@@ -145,6 +148,9 @@ class Stats(msgspec.Struct, frozen=True):
     prompt_s_per_token: float = 0.0
     prompt_tokens_per_s: float = 0.0
     forwards_total: dict[str, int] = {}
+    prompt_total: dict[str, int] = {}
+    stored_pages: int = 0
+    store_pages: int = 0
 
 
 class Cycle(msgspec.Struct, frozen=True, tag="cycle"):

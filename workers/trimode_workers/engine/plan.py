@@ -1,6 +1,6 @@
 """Pure: what the next cycle does, from what runs and what waits.
 
-Belongs here: admission, preemption, chunked prefill and the split of the batch into groups of one point each.
+Belongs here: admission, preemption, chunked prefill (what to copy, what to compute) and the split of the batch into groups of one point each.
 Nothing here touches the cache, the model or a sequence: it reads and answers.
 """
 
@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from trimode_api.modes import OperatingPoint
+from trimode_api.prefix import PAGE_TOKENS
 from trimode_workers.engine.sequence import Sequence
 
 HEADROOM = 16
@@ -29,21 +31,38 @@ class Limits:
     rows: int
 
 
+class Piece(NamedTuple):
+    """A sequence's turn to advance its prompt: `pages` to copy from the page store, then `tokens` to run."""
+
+    sequence: Sequence
+    pages: int
+    tokens: int
+
+
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """`preempt` leave the cache, `admit` enter it, `prefill` gives prompt tokens to run now by sequence.
-    `decode` are the sequences that can decode once that is done, in no particular order."""
+    """`preempt` leave the cache, `admit` enter it, `prefill` says by how much prompts advance now. `decode` are the sequences that can decode once that is done, in no particular order."""
 
     preempt: tuple[Sequence, ...]
     admit: tuple[Sequence, ...]
-    prefill: tuple[tuple[Sequence, int], ...]
+    prefill: tuple[Piece, ...]
     decode: tuple[Sequence, ...]
 
 
 Group = tuple[OperatingPoint, list[Sequence]]
 
+Found = Callable[[Sequence], int]
+"""Whole pages that the page store has of a sequence, behind those that it has cached."""
 
-def schedule(running: Seq[Sequence], waiting: Seq[Sequence], limits: Limits, decoded: int = 0) -> Schedule:
+
+def nothing(sequence: Sequence) -> int:
+    """What is found where nothing is shared."""
+    return 0
+
+
+def schedule(
+    running: Seq[Sequence], waiting: Seq[Sequence], limits: Limits, decoded: int = 0, found: Found = nothing
+) -> Schedule:
     """Plan one cycle. `waiting` is in order of urgency, `decoded` the tokens that the last cycle ran to decode.
 
     Where decoding runs more tokens than the prefill budget, prompts get as many: they lengthen such a cycle by half
@@ -55,8 +74,8 @@ def schedule(running: Seq[Sequence], waiting: Seq[Sequence], limits: Limits, dec
     preempt = preempted(running, limits)
     kept = [s for s in running if s not in preempt] if preempt else running
     admit = () if preempt or not waiting else admitted(kept, waiting, limits)
-    prefill = chunks([s for s in (*kept, *admit) if s.missing], max(limits.prefill_budget, decoded))
-    ready = {s for s, tokens in prefill if tokens == s.missing}
+    prefill = chunks([s for s in (*kept, *admit) if s.missing], max(limits.prefill_budget, decoded), found)
+    ready = {piece.sequence for piece in prefill if left(piece) == 0}
     decode = tuple(s for s in (*kept, *admit) if s in ready or not s.missing)
     return Schedule(preempt, admit, prefill, decode)
 
@@ -99,16 +118,28 @@ def _full(count: int, limits: Limits) -> int:
     return everything + HEADROOM * count if limits.capacity >= everything else 0
 
 
-def chunks(behind: Seq[Sequence], budget: int) -> tuple[tuple[Sequence, int], ...]:
-    """Share the budget among those whose prompt is not cached yet, the most urgent first."""
-    out: list[tuple[Sequence, int]] = []
+def chunks(behind: Seq[Sequence], budget: int, found: Found = nothing) -> tuple[Piece, ...]:
+    """Share the budget among those whose prompt is not cached yet, the most urgent first.
+
+    What others have computed is copied when its turn comes, not before: of many that begin alike and arrive together
+    the first one computes, and the others follow a cycle behind. A page copied counts as one token.
+    """
+    out: list[Piece] = []
     for sequence in sorted(behind, key=lambda s: s.urgency):
         if budget < 1:
             break
-        tokens = min(sequence.missing, budget)
-        budget -= tokens
-        out.append((sequence, tokens))
+        pages = min(found(sequence), budget)
+        tokens = min(left(Piece(sequence, pages, 0)), budget - pages)
+        budget -= pages + tokens
+        out.append(Piece(sequence, pages, tokens))
     return tuple(out)
+
+
+def left(piece: Piece) -> int:
+    """Prompt tokens that its sequence still misses after this turn."""
+    sequence, pages, tokens = piece
+    copied = (sequence.cached // PAGE_TOKENS + pages) * PAGE_TOKENS if pages else sequence.cached
+    return len(sequence.tokens) - 1 - copied - tokens
 
 
 def groups(decode: Seq[Sequence], point_of: Callable[[Sequence], OperatingPoint]) -> list[Group]:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from trimode_api.modes import OperatingPoint
+from trimode_api.prefix import Key
 from trimode_workers.engine.messages import Sampling, Submit
 
 
@@ -46,6 +47,11 @@ class Sequence:
     cached: int = 0
     row: int = -1
     draft: Draft | None = None
+    keys: list[Key] = field(default_factory=list)
+    """Of its first pages, made as they are needed."""
+    shared: int = 0
+    """Prompt tokens that it found computed when it came."""
+    preempted: bool = False
     cycles: dict[str, int] = field(default_factory=dict)
     emitted: dict[str, int] = field(default_factory=dict)
 

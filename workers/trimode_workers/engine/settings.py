@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from trimode_workers.engine.errors import SettingsError
 
+SHARED_PART = 4
+"""The page store holds this part of the capacity: what runs changes within seconds, what is shared does not."""
+
 
 @dataclass(frozen=True)
 class EngineSettings:
@@ -16,7 +19,8 @@ class EngineSettings:
 
     `max_running_requests`: rows of the cache. `max_context_tokens`: longest prompt and output together.
     `capacity_tokens`: cached tokens over all rows before the youngest request is preempted (None: every row may be
-    full). `prefill_budget_tokens`: prompt tokens per cycle (as many as are decoded, where that is more), so that
+    full). `shared_tokens`: tokens of prompts and answers kept in the page store (None: a quarter of the capacity).
+    `prefill_budget_tokens`: prompt tokens per cycle (as many as are decoded, where that is more), so that
     prompts do not stall those who decode. `threads`: torch's threads (None: as torch found them).
     `stats_every_s`: seconds between two `Stats`. `check_invariants`: run the checker after each cycle (tests).
     """
@@ -24,6 +28,7 @@ class EngineSettings:
     max_running_requests: int = 64
     max_context_tokens: int = 2048
     capacity_tokens: int | None = None
+    shared_tokens: int | None = None
     prefill_budget_tokens: int = 256
     threads: int | None = None
     stats_every_s: float = 0.25
@@ -33,6 +38,8 @@ class EngineSettings:
         for name, least in (("max_running_requests", 1), ("max_context_tokens", 2), ("prefill_budget_tokens", 1)):
             if getattr(self, name) < least:
                 raise SettingsError(f"{name} is {getattr(self, name)}, allowed is {least} or more")
+        if self.shared_tokens is not None and self.shared_tokens < 0:
+            raise SettingsError(f"shared_tokens is {self.shared_tokens}, allowed is 0 or more, or none")
         if self.threads is not None and self.threads < 1:
             raise SettingsError(f"threads is {self.threads}, allowed is 1 or more, or none")
         if self.capacity_tokens is not None and self.capacity_tokens < self.max_context_tokens:
@@ -45,3 +52,8 @@ class EngineSettings:
     def capacity(self) -> int:
         """Cached tokens over all rows."""
         return self.capacity_tokens or self.max_running_requests * self.max_context_tokens
+
+    @property
+    def shared(self) -> int:
+        """Tokens that the page store holds."""
+        return self.capacity // SHARED_PART if self.shared_tokens is None else self.shared_tokens

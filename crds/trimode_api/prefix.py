@@ -1,0 +1,41 @@
+"""Names for the beginnings of prompts, equal wherever they are made.
+
+Belongs here: the key of a page, that is of `PAGE_TOKENS` tokens and all tokens before them. Replicas keep state under
+these keys; whoever has a prompt's tokens can tell which replica is likely to have its beginning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from struct import Struct
+
+PAGE_TOKENS = 16
+"""Tokens of a page. Smaller pages share more of a prompt, and each costs a key and a copy."""
+
+Key = bytes
+"""16 bytes: two different beginnings never meet in practice, not even those that somebody looks for."""
+
+ROOT: Key = b""
+"""What the first page follows."""
+
+_PAGE = Struct(f"<{PAGE_TOKENS}I")
+
+
+def page_key(before: Key, tokens: Sequence[int]) -> Key:
+    """The key of the page with these `PAGE_TOKENS` token ids (below 2**32) behind the page `before`."""
+    return blake2b(before + _PAGE.pack(*tokens), digest_size=16).digest()
+
+
+def prefix_keys(tokens: Sequence[int], most: int | None = None) -> list[Key]:
+    """The keys of the first `most` whole pages of `tokens`, None for all. Equal lists mean equal beginnings."""
+    keys: list[Key] = []
+    extend(keys, tokens, len(tokens) // PAGE_TOKENS if most is None else min(most, len(tokens) // PAGE_TOKENS))
+    return keys
+
+
+def extend(keys: list[Key], tokens: Sequence[int], count: int) -> None:
+    """Make `keys`, those of the first pages of `tokens`, the first `count`; `tokens` must have as many whole pages."""
+    for page in range(len(keys), count):
+        start = page * PAGE_TOKENS
+        keys.append(page_key(keys[-1] if keys else ROOT, tokens[start : start + PAGE_TOKENS]))
