@@ -20,6 +20,8 @@ class KVCache:
     """`keys[layer]` and `values[layer]` are views `[rows, kv_heads, slots, head_dim]` of one tensor: the tokens of
     one head lie together, since attention reads them head by head.
 
+    `pages` is a view `[rows, pages, layers, 2, kv_heads, PAGE_TOKENS, head_dim]` of their whole pages.
+
     The memory starts zeroed (masked attention multiplies it by 0, which must not meet a NaN); the operating system
     backs a page when it is first written, so unused rows cost address space only.
     """
@@ -31,6 +33,8 @@ class KVCache:
         self.values: list[Tensor] = [layer[1] for layer in self.memory]
         self.flat_keys: list[Tensor] = [k.flatten(0, 2) for k in self.keys]
         self.flat_values: list[Tensor] = [v.flatten(0, 2) for v in self.values]
+        paged = torch.unflatten(self.memory[:, :, :, :, : slots // PAGE_TOKENS * PAGE_TOKENS], 4, (-1, PAGE_TOKENS))
+        self.pages = paged.permute(2, 4, 0, 1, 3, 5, 6)
         self.rows, self.heads, self.slots = rows, config.kv_heads, slots
         self._free = list(range(rows))
 
@@ -53,12 +57,6 @@ class KVCache:
 
     def lowest_free(self) -> int | None:
         return self._free[0] if self._free else None
-
-    def pages(self, row: int, first: int, count: int) -> Tensor:
-        """A view of `count` pages of a row from its page `first` on, `[count, layers, 2, kv_heads, PAGE_TOKENS,
-        head_dim]`."""
-        slots = self.memory[:, :, row, :, first * PAGE_TOKENS : (first + count) * PAGE_TOKENS]
-        return torch.unflatten(slots, 3, (count, PAGE_TOKENS)).permute(3, 0, 1, 2, 4, 5)
 
     def move(self, row: int, length: int) -> int:
         """Move `length` cached tokens from `row` to the lowest free row and free `row`; returns the new row."""

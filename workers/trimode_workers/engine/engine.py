@@ -14,6 +14,7 @@ from collections.abc import Sequence as Seq
 import torch
 
 from trimode_api.modes import Mode, OperatingPoint
+from trimode_api.prefix import PAGE_TOKENS
 from trimode_workers.engine import intake, invariants
 from trimode_workers.engine.cache import KVCache
 from trimode_workers.engine.commit import commit
@@ -36,6 +37,10 @@ __all__ = ["Engine", "EngineSettings"]
 
 WIDEST_BLOCK = 64
 """Slots behind the longest sequence, in tokens: scratch of a block that begins at its end."""
+
+WORTH_KEEPING = 4 * PAGE_TOKENS
+"""Cached tokens from which on a sequence's pages are kept for others: to compute less again costs little, and a load
+of short requests would pay 2 % for copies."""
 
 
 class Engine:
@@ -133,9 +138,9 @@ class Engine:
         self._decoded = sum(point.width * len(members) for point, members in parts)
         for point, members in parts:
             events += self._decode(point, members)
-        for piece in todo.prefill:
-            if piece.sequence.row >= 0:
-                self._store.keep(piece.sequence)
+        for sequence, _, _ in todo.prefill:
+            if sequence.row >= 0:
+                self._keep(sequence)
         if self.settings.check_invariants:
             invariants.check(self._running, self._waiting, self._cache, self._limits)
             invariants.check_decoded(todo.decode)
@@ -196,8 +201,9 @@ class Engine:
         """Carry out preemption and admission, then close gaps between used rows."""
         for sequence in todo.preempt:
             self._running.remove(sequence)
-            self._free(sequence)
-            sequence.cached, sequence.preempted = 0, True
+            self._store.keep(sequence)  # however little: it will come back
+            self._cache.release(sequence.row)
+            sequence.row, sequence.cached, sequence.preempted = -1, 0, True
             self._enqueue(sequence)
             self._counters.preemptions += 1
         for sequence in todo.admit:
@@ -278,12 +284,12 @@ class Engine:
         """Forget the request and free its row; the event carries its usage."""
         del self._known[sequence.request_id]
         if sequence.row >= 0:
-            self._free(sequence)
+            self._keep(sequence)
+            self._cache.release(sequence.row)
+            sequence.row = -1
         account = sequence.cycles, sequence.emitted, sequence.shared
         return TokenEvent(sequence.request_id, tokens, finish, "", *account)
 
-    def _free(self, sequence: Sequence) -> None:
-        """Give up its row; its pages stay in the store."""
-        self._store.keep(sequence)
-        self._cache.release(sequence.row)
-        sequence.row = -1
+    def _keep(self, sequence: Sequence) -> None:
+        if sequence.cached >= WORTH_KEEPING:
+            self._store.keep(sequence)

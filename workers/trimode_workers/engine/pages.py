@@ -29,6 +29,7 @@ class Pages:
     def __init__(self, count: int) -> None:
         self.count = count
         self._kept: OrderedDict[Key, Kept] = OrderedDict()
+        # The last one is taken next. Chains are dropped from their end, so their numbers are taken in order again.
         self._free = list(range(count - 1, -1, -1))
 
     def __contains__(self, key: Key) -> bool:
@@ -70,7 +71,9 @@ class Pages:
         numbers = [kept.page for kept in self._kept.values()]
         found = []
         if sorted([*numbers, *self._free]) != list(range(self.count)):
-            found.append(f"pages used {sorted(numbers)} and free {sorted(self._free)} are not each of {self.count} once")
+            found.append(
+                f"pages used {sorted(numbers)} and free {sorted(self._free)} are not each of {self.count} once"
+            )
         younger: set[Key] = set()
         for key, kept in reversed(self._kept.items()):
             if kept.before != ROOT and kept.before not in younger:

@@ -1,6 +1,7 @@
 """Pure: what the next cycle does, from what runs and what waits.
 
-Belongs here: admission, preemption, chunked prefill (what to copy, what to compute) and the split of the batch into groups of one point each.
+Belongs here: admission, preemption, chunked prefill (what to copy, what to compute) and the split of the batch into
+groups of one point each.
 Nothing here touches the cache, the model or a sequence: it reads and answers.
 """
 
@@ -41,7 +42,8 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """`preempt` leave the cache, `admit` enter it, `prefill` says by how much prompts advance now. `decode` are the sequences that can decode once that is done, in no particular order."""
+    """`preempt` leave the cache, `admit` enter it, `prefill` says by how much prompts advance now. `decode` are the
+    sequences that can decode once that is done, in no particular order."""
 
     preempt: tuple[Sequence, ...]
     admit: tuple[Sequence, ...]

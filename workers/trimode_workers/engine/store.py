@@ -8,6 +8,8 @@ page serves every mode. Copying a token costs about a hundredth of computing it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 
 from trimode_api.prefix import PAGE_TOKENS, Key, extend
@@ -39,19 +41,30 @@ class PageStore:
         """Copy that many of the pages `found` into the sequence's row, and count them as cached."""
         first = sequence.cached // PAGE_TOKENS
         numbers = self.index.use(_chain(sequence, first + pages)[: first + pages], first)
-        self._cache.pages(sequence.row, first, pages).copy_(self.memory[self._at(numbers)])
+        row = self._cache.pages[sequence.row, first:]
+        for at, number, count in runs(numbers):
+            row[at : at + count].copy_(self.memory[number : number + count])
         sequence.cached = (first + pages) * PAGE_TOKENS
 
     def keep(self, sequence: Sequence) -> None:
         """Copy what is missing here of the whole pages that the sequence has cached."""
         whole = min(sequence.cached // PAGE_TOKENS, self.index.count)
-        if whole:
-            there, numbers = self.index.keep(_chain(sequence, whole)[:whole])
-            if numbers:
-                self.memory[self._at(numbers)] = self._cache.pages(sequence.row, there, len(numbers))
+        if not whole:
+            return
+        there, numbers = self.index.keep(_chain(sequence, whole)[:whole])
+        row = self._cache.pages[sequence.row, there:]
+        for at, number, count in runs(numbers):
+            self.memory[number : number + count].copy_(row[at : at + count])
 
-    def _at(self, numbers: list[int]) -> torch.Tensor:
-        return torch.tensor(numbers, device=self.memory.device)
+
+def runs(numbers: list[int]) -> Iterator[tuple[int, int, int]]:
+    """Consecutive numbers in one piece: (place in the list, first number, how many). Copying ten pages in one piece
+    takes a third of the time, and the pages of a prompt mostly follow one another."""
+    begin = 0
+    for at in range(1, len(numbers) + 1):
+        if at == len(numbers) or numbers[at] != numbers[at - 1] + 1:
+            yield begin, numbers[begin], at - begin
+            begin = at
 
 
 def _chain(sequence: Sequence, pages: int) -> list[Key]:
