@@ -12,6 +12,8 @@ from trimode_workers.engine.cache import KVCache
 from trimode_workers.engine.errors import SettingsError
 from trimode_workers.engine.footprint import footprint, rows_that_fit
 from trimode_workers.engine.messages import Configure
+from trimode_workers.engine.settings import EngineSettings
+from trimode_workers.engine.store import PageStore
 from trimode_workers.model.config import ModelConfig
 from trimode_workers.process import build
 from trimode_workers.process.device import _free_in_memory
@@ -38,6 +40,14 @@ def test_a_row_is_as_large_as_the_cache_makes_it(config: ModelConfig, itemsize: 
     dtype = torch.float32 if itemsize == 4 else torch.bfloat16
     cache = KVCache(config, 3, 100 + 64, dtype, torch.device("cpu"))
     assert 3 * footprint(config, 100, 64, itemsize).row == cache.memory.numel() * cache.memory.element_size()
+
+
+def test_the_page_store_is_planned_for() -> None:
+    rows, context = 3, 256
+    settings = EngineSettings(rows, context)
+    cache = KVCache(SMALL, rows, context + 64, torch.float32, torch.device("cpu"))
+    store = PageStore(cache, settings.shared)
+    assert rows * footprint(SMALL, context, 64, 4).pages == store.memory.numel() * store.memory.element_size()
 
 
 def test_an_8b_takes_136_kib_per_token() -> None:

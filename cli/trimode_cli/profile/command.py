@@ -169,7 +169,7 @@ def _start(wanted: Wanted, points: Sequence[OperatingPoint], effort: Effort) -> 
             max_running_requests=wanted.max_batch,
             threads=wanted.threads,
         )
-        engine, started = build(options, Configure([str(point) for point in points], str(AR)))
+        engine, started = build(options, Configure([str(point) for point in points], str(AR)), shared_tokens=0)
     except (ModelError, TokenizerError, TemplateError) as exc:
         raise BadInput(str(exc)) from exc
     if started.max_context_tokens < context:

@@ -56,7 +56,8 @@ class _Load:
         self, network: Network, configure: Configure, concurrency: int, prompts: Seq[list[int]], max_new_tokens: int
     ) -> None:
         context = max(len(p) for p in prompts) + max_new_tokens
-        self.engine = Engine(network, EngineSettings(concurrency, context), configure)
+        # The same prompts come again and again: sharing them would flatter all points.
+        self.engine = Engine(network, EngineSettings(concurrency, context, shared_tokens=0), configure)
         self._prompts, self._ids, self._max_new_tokens = cycle(prompts), count(), max_new_tokens
         # The first ones end at different times, as if they had not begun together.
         spread = random.Random(concurrency)

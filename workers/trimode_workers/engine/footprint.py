@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trimode_workers.engine.errors import SettingsError
+from trimode_workers.engine.settings import SHARED_PART
 from trimode_workers.model.config import ModelConfig
 
 FLOAT_COPIES = 2
@@ -17,14 +18,16 @@ FLOAT_COPIES = 2
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Bytes of one running request: its row of the cache, and its share of the widest forward's scratch."""
+    """Bytes of one running request: its row of the cache, its part of the page store, and its share of the widest
+    forward's scratch."""
 
     row: int
+    pages: int
     scratch: int
 
     @property
     def request(self) -> int:
-        return self.row + self.scratch
+        return self.row + self.pages + self.scratch
 
 
 def footprint(config: ModelConfig, context: int, widest: int, itemsize: int) -> Footprint:
@@ -37,7 +40,7 @@ def footprint(config: ModelConfig, context: int, widest: int, itemsize: int) -> 
     per_token = 2 * config.layers * config.kv_heads * config.head_dim * itemsize
     logits = config.vocab_size * (itemsize + 4 * FLOAT_COPIES)
     inner = (2 * config.intermediate_size + 8 * config.hidden_size) * itemsize
-    return Footprint((context + widest) * per_token, widest * (logits + inner))
+    return Footprint((context + widest) * per_token, context * per_token // SHARED_PART, widest * (logits + inner))
 
 
 def rows_that_fit(config: ModelConfig, context: int, widest: int, itemsize: int, free: int, wanted: int) -> int:
@@ -47,7 +50,7 @@ def rows_that_fit(config: ModelConfig, context: int, widest: int, itemsize: int,
     if rows >= 1:
         return rows
     per_token = one.row // (context + widest)
-    longest = (free - one.scratch) // per_token - widest
+    longest = (free - one.scratch - widest * per_token) * SHARED_PART // (per_token * (SHARED_PART + 1))
     allowed = f"at most {longest} tokens fit" if longest > 1 else "not even a short request fits"
     raise SettingsError(
         f"max_context_tokens is {context}: one request of that length needs {_gib(one.request)} of memory beside the "

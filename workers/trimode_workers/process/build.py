@@ -33,15 +33,18 @@ _WARM_TOKENS = 2
 _log = logging.getLogger(__name__)
 
 
-def build(options: EngineOptions, configure: Configure) -> tuple[Engine, Started]:
-    """Load, warm up, and say what the engine can do. ModelError and SettingsError in words for a person."""
+def build(options: EngineOptions, configure: Configure, shared_tokens: int | None = None) -> tuple[Engine, Started]:
+    """Load, warm up, and say what the engine can do. ModelError and SettingsError in words for a person.
+
+    `shared_tokens` as in `EngineSettings`: 0 for measurements that send the same prompts again.
+    """
     began = time.monotonic()
     network, parameters = load_network(options)
     config, device, dtype = network.config, network.like.device, network.like.dtype
     context = min(options.max_context_tokens, config.max_positions)
     rows = _rows(config, context, dtype, device, options.max_running_requests)
     _warm(network, configure)
-    settings = EngineSettings(rows, context)
+    settings = EngineSettings(rows, context, shared_tokens=shared_tokens)
     started = Started(
         max_context_tokens=context,
         max_running_requests=rows,
