@@ -164,8 +164,8 @@ def profile(
     Writes FILE and a picture: seconds per cycle by operating point, batch and context, what prompts add, and tokens
     per cycle by kind of request.
     """
-    from trimode_cli.profile.command import Wanted
     from trimode_cli.profile.command import profile as run
+    from trimode_cli.profile.subject import Wanted
 
     run(Wanted(out, model, draft_adapter, points, max_batch, context, threads, prompts, quick, validate))
 

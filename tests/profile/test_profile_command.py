@@ -11,7 +11,7 @@ from trimode_api.modes import AR, Mode, OperatingPoint, speculation
 from trimode_cli.main import main
 from trimode_cli.profile.file import Profile, read_profile
 from trimode_cli.profile.fit import Answered, fit_roofline
-from trimode_cli.profile.measure import Plan, Taken, measure_round, powers_to, with_ar
+from trimode_cli.profile.measure import QUICK, Plan, Taken, measure_round, powers_to, with_ar
 from trimode_cli.profile.plot import colours_of, draw
 from trimode_cli.profile.rig import Rig, Turn
 from trimode_cli.profile.table import cells_at, crossovers, cycles_table, sentences, tokens_per_s
@@ -91,8 +91,6 @@ class TestRig:
 
 
 def test_a_round_measures_everything_planned(rig: Rig) -> None:
-    from trimode_cli.profile.command import QUICK
-
     plan = Plan(POINTS, (1, 4, 8), (12, 32), 20, QUICK)
     taken = Taken()
     said = list(measure_round(rig, plan, taken))
@@ -109,7 +107,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     import io
 
     from trimode_cli import console
-    from trimode_cli.profile.command import Wanted, profile
+    from trimode_cli.profile.command import profile
+    from trimode_cli.profile.subject import Wanted
 
     file = tmp_path_factory.mktemp("profile") / "tiny.yaml"
     printed = io.StringIO()

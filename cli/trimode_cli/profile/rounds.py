@@ -1,0 +1,93 @@
+"""The course of a measurement: answers, then rounds of cycles and of the closed loops that they are to predict.
+
+Belongs here: what runs in which order on the engine, and what the simulator makes of the profile afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from trimode_api.modes import AR
+from trimode_cli.profile.fit import Answered
+from trimode_cli.profile.measure import Plan, Progress, Taken, measure_round
+from trimode_cli.profile.rig import Rig
+from trimode_cli.profile.subject import MAX_TOKENS, Subject
+from trimode_cli.profile.validate import Asked, Comparison, Outcome, RealLoop, predict, typical
+from trimode_cli.simulate.acceptance import acceptance_of
+from trimode_cli.simulate.hardware import Machine
+from trimode_policy.simulation.rows import EngineLimits
+from trimode_policy.simulation.truth import Truth
+
+LEARN_S, WARM_S, LOOP_S = 4.0, 0.5, 2.5
+"""Seconds of a closed loop before counting begins, in the first round and in later ones, and of counting."""
+Loops = dict[int, list[Outcome]]
+"""Closed loops by number of clients, one outcome a round."""
+
+
+def measure(subject: Subject, plan: Plan, validate: bool, told: Progress) -> tuple[Taken, Loops]:
+    """Answers first, which warm the engine up; then rounds, each with the closed loops it is to predict."""
+    taken, loops = Taken(), Loops()
+    text = [token for prompt in subject.prompts for token in prompt]
+    rig = Rig(subject.engine, plan.points, text, clock=subject.clock)
+    clients = loop_clients(plan.batches) if validate else ()
+    counted = plan.points[1:] or plan.points
+    total = len(counted) + plan.effort.rounds * (plan.turns + len(clients))
+    done = 0
+
+    def advanced(words: str) -> None:
+        nonlocal done
+        done += 1
+        told(words, done, total)
+
+    for point in counted:
+        taken.answers[point] = rig.answers(point, subject.prompts, MAX_TOKENS)
+        advanced(f"{point}, answers")
+    loop = _loop(subject, plan, taken) if validate else None
+    for number in range(plan.effort.rounds):
+        for words in measure_round(rig, plan, taken):
+            advanced(words)
+        for count in clients:
+            assert loop is not None
+            loops.setdefault(count, []).append(loop.run(count, WARM_S if number else LEARN_S, LOOP_S))
+            advanced(f"adaptive, {count} clients")
+    return taken, loops
+
+
+def _loop(subject: Subject, plan: Plan, taken: Taken) -> RealLoop:
+    """An engine of its own, because all those fixed points have left their mark on the first one's policy."""
+    from trimode_workers.engine.messages import Configure
+
+    engine = subject.engine.beside(Configure([str(point) for point in plan.points], str(AR)), subject.clock)
+    return RealLoop(engine, asked_of(subject, taken), MAX_TOKENS, subject.clock)
+
+
+def loop_clients(batches: Sequence[int]) -> tuple[int, ...]:
+    """Every other batch: 1, 4, 16, 64."""
+    return tuple(batches[::2])
+
+
+def asked_of(subject: Subject, taken: Taken) -> list[Asked]:
+    """The prompts as the closed loop's requests; greedy answers are the same at every point."""
+    answers: list[Answered] = next(iter(taken.answers.values()))
+    kinds = sorted(set(subject.tasks))
+    return [
+        Asked(prompt, answer.tokens, answer.tokens - answer.ended, kinds.index(task))
+        for prompt, answer, task in zip(subject.prompts, answers, subject.tasks, strict=True)
+    ]
+
+
+def compared(subject: Subject, plan: Plan, taken: Taken, hardware: Machine, loops: Loops) -> list[Comparison]:
+    """What the simulator makes of the profile, beside the closed loops on the engine."""
+    table = acceptance_of(hardware, None, "")
+    kinds = len(set(subject.tasks))
+    accepted = table.tokens if len(table.tokens) == kinds else table.tokens[:1] * kinds
+    truth = Truth(hardware.truth, accepted, measured=table.measured)
+    settings = subject.engine.settings
+    limits = EngineLimits(
+        settings.max_running_requests, settings.capacity, settings.prefill_budget_tokens, hardware.noise
+    )
+    asked = asked_of(subject, taken)
+    return [
+        Comparison(count, typical(outcomes), predict(truth, hardware.prior, plan.points, limits, asked, count))
+        for count, outcomes in loops.items()
+    ]
