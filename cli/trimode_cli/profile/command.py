@@ -58,6 +58,7 @@ def profile(wanted: Wanted) -> None:
 def _plain(comparison: Comparison) -> Mapping[str, object]:
     return {
         "clients": comparison.clients,
+        "rounds": list(comparison.rounds),
         "measured": asdict(comparison.measured),
         "predicted": asdict(comparison.predicted),
     }

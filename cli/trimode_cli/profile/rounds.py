@@ -88,6 +88,11 @@ def compared(subject: Subject, plan: Plan, taken: Taken, hardware: Machine, loop
     )
     asked = asked_of(subject, taken)
     return [
-        Comparison(count, typical(outcomes), predict(truth, hardware.prior, plan.points, limits, asked, count))
+        Comparison(
+            count,
+            typical(outcomes),
+            predict(truth, hardware.prior, plan.points, limits, asked, count),
+            tuple(outcome.tokens_per_s for outcome in outcomes),
+        )
         for count, outcomes in loops.items()
     ]

@@ -97,9 +97,9 @@ def sentences(profile: Profile, roofline: Roofline) -> Iterator[str]:
 
 
 def validation_table(comparisons: Sequence[Comparison]) -> Table:
-    """Measured, predicted and the error, for throughput and both percentiles."""
+    """Measured, predicted and the error, for throughput and both percentiles, within 80 columns."""
     table = Table(
-        title="the simulator against this engine: adaptive, closed loop",
+        title="the simulator against this engine: measured~predicted, error (adaptive)",
         title_justify="left",
         box=None,
         pad_edge=False,
@@ -107,10 +107,8 @@ def validation_table(comparisons: Sequence[Comparison]) -> Table:
     )
     table.add_column("clients", justify="right")
     for heading in ("tokens/s", "TTFT p95 ms", "latency p95 ms"):
-        for word in (heading, "predicted", "error"):
-            table.add_column(word, justify="right")
-    table.add_column("mostly")
-    table.add_column("predicted")
+        table.add_column(heading, justify="right")
+    table.add_column("mostly in")
     for each in comparisons:
         m, p = each.measured, each.predicted
         pairs = (
@@ -118,8 +116,6 @@ def validation_table(comparisons: Sequence[Comparison]) -> Table:
             (f"{1e3 * m.ttft_p95_s:.1f}", f"{1e3 * p.ttft_p95_s:.1f}"),
             (f"{1e3 * m.latency_p95_s:.1f}", f"{1e3 * p.latency_p95_s:.1f}"),
         )
-        cells = [
-            cell for pair, error in zip(pairs, each.errors, strict=True) for cell in (*pair, f"{100 * error:+.0f} %")
-        ]
-        table.add_row(str(each.clients), *cells, m.point, p.point)
+        cells = [f"{real}~{said} {100 * error:+.0f}%" for (real, said), error in zip(pairs, each.errors, strict=True)]
+        table.add_row(str(each.clients), *cells, f"{m.point}~{p.point}")
     return table

@@ -56,11 +56,12 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One concurrency, measured and predicted."""
+    """One concurrency, measured (medians over rounds) and predicted; `rounds`: tokens per second of each round."""
 
     clients: int
     measured: Outcome
     predicted: Outcome
+    rounds: tuple[float, ...] = ()
 
     @property
     def errors(self) -> tuple[float, float, float]:
