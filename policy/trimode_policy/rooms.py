@@ -10,7 +10,8 @@ after it: in a steady state each of the b brings its own prompt, so the time bet
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -86,6 +87,19 @@ def rows_within(known: Paces, prompt_s: float, tpot_s: float, most: int) -> int:
             left = needed_seconds(tpot_s, b0, prompt_s) - p0
             return min(most, b0 + int(left / ((p1 - p0) / (b1 - b0) + prompt_s)))
     return most
+
+
+def fullness(tpots: Iterable[float], known: Paces, prompt_s: float, most: int) -> float:
+    """Share of its room that a replica's requests take, 1 where one more would make somebody fall behind.
+
+    `tpots`: the objective of each request, 0 for none. One takes as much as if all were like it; one whose objective
+    cannot be kept even alone, or that has none, takes a place among `most`.
+    """
+    used = 0.0
+    for tpot_s, count in Counter(tpots).items():
+        rows = rows_within(known, prompt_s, tpot_s, most) if tpot_s > 0 else most
+        used += count / (rows or most)
+    return used
 
 
 def _grid(most: int) -> list[int]:

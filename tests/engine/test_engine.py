@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from msgspec import structs
 from torch import Tensor
 
 from trimode_api.modes import Mode
@@ -45,6 +46,17 @@ def test_length_ends_by_max_tokens_and_by_context(tools: Any, decoder: Any) -> N
     assert {i: len(t) for i, t in outcome.tokens.items()} == {"short": 11, "full": 5, "last": 1}
     assert {e.finish for e in outcome.last.values()} == {Finish.LENGTH}
     assert outcome.last["short"].emitted == {"S8": 11}
+
+
+def test_fullness_counts_requests_by_their_objectives(tools: Any, decoder: Any) -> None:
+    """No objective, one that all can keep and one that nobody can: each takes a place among the rows."""
+    engine = tools.build_engine(decoder, points=["AR"], max_running_requests=4)
+    assert engine.stats().fullness == 0.0
+    tiers = {"none": 0.0, "lax": 60.0, "hopeless": 1e-12}
+    submit(engine, *(structs.replace(endless(name, [5], 200), tier_tpot_s=s) for name, s in tiers.items()))
+    for _ in range(10):
+        engine.step()
+    assert engine.stats().fullness == pytest.approx(0.75)
 
 
 @pytest.mark.parametrize("cancelled", ["running", "waiting", "prefilling"])

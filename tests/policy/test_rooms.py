@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from trimode_api.modes import AR, speculation
 from trimode_policy.curves import Curves
 from trimode_policy.roofline import Roofline
-from trimode_policy.rooms import SLACK, Paces, PromptPrice, needed_seconds, paces, rows_within
+from trimode_policy.rooms import SLACK, Paces, PromptPrice, fullness, needed_seconds, paces, rows_within
 from trimode_policy.route import LATE_SHARE, Claim, ReplicaView, RequestView, RouteReason, Staleness, route
 from trimode_policy.tiers import MIX_S, STARVED_S, TTFT_USE, Mix, Turns, claim, keepers
 
@@ -45,6 +45,16 @@ def test_rows_are_where_the_pace_and_the_prompts_of_others_meet_the_objective() 
     assert rows_within(known, 0.0, 1.0, 8) == 8
     assert rows_within(known, 0.0, 0.0009, 8) == 0
     assert rows_within((), 0.0, 0.0009, 8) == 8
+
+
+def test_a_replica_is_full_where_one_more_would_make_somebody_fall_behind() -> None:
+    known, strict, lax = ((1, 0.001), (8, 0.008)), 0.004 / SLACK, 0.008 / SLACK
+    assert fullness([], known, 0.0, 64) == 0.0
+    assert fullness([strict] * 4, known, 0.0, 64) == pytest.approx(1.0)
+    assert fullness([lax] * 32, known, 0.0, 64) == pytest.approx(32 / rows_within(known, 0.0, lax, 64))
+    assert fullness([strict] * 2 + [0.0] * 32, known, 0.0, 64) == pytest.approx(1.0)
+    assert fullness([0.0005] * 8, known, 0.0, 64) == pytest.approx(8 / 64)  # out of reach: nothing to protect
+    assert fullness([strict] * 8, (), 0.0, 64) == pytest.approx(8 / 64)
 
 
 def test_paces_are_those_of_the_best_point_at_every_size(tiny_prior: Roofline) -> None:

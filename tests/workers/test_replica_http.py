@@ -196,9 +196,12 @@ class TestLeaving:
     ) -> None:
         request = asyncio.create_task(http.post(CHAT, json=body("[hang]", stream=stream)))
         await eventually(lambda: replica.engine.in_flight == 1)
+        assert replica.load()["in_flight"] == 1
+        assert 0 < replica.load()["occupancy"] <= 1
         request.cancel()
         await eventually(lambda: replica.engine.in_flight == 0)
         await eventually(lambda: replica.report().running == 0)
+        assert replica.load() == {"in_flight": 0.0, "occupancy": 0.0}
 
     async def test_in_mid_stream(
         self, start_replica: StartReplica, settings: ReplicaSettings, body: Body, eventually: Eventually

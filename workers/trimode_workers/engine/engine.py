@@ -182,6 +182,7 @@ class Engine:
             prompt_total=dict(counters.prompt),
             stored_pages=self._store.index.used,
             store_pages=self._store.index.count,
+            fullness=helm.fullness([*self._running, *self._waiting], self.settings.max_running_requests, now),
         )
 
     def _limits_now(self) -> Limits:

@@ -13,7 +13,7 @@ from trimode_api.modes import OperatingPoint
 from trimode_policy.choose import Batch, PointDecision
 from trimode_policy.curves import Curves, Observation
 from trimode_policy.roofline import Roofline
-from trimode_policy.rooms import Paces, PromptPrice, needed_seconds, paces
+from trimode_policy.rooms import Paces, PromptPrice, fullness, needed_seconds, paces
 from trimode_workers.engine.counters import beliefs
 from trimode_workers.engine.deciding import Pilot
 from trimode_workers.engine.messages import Configure, PointStats, Switched
@@ -90,6 +90,10 @@ class Helm:
             points = self._lossless.points if fixed is None else (fixed,)
             self._paces, self._paces_at = paces(self.curves, points, self._context, most), now
         return self._paces
+
+    def fullness(self, sequences: Seq[Sequence], most: int, now: float) -> float:
+        """Share of the room that those take who run and wait."""
+        return fullness((s.tpot_s for s in sequences), self.paces(most, now), self.prompts.per_token, most)
 
     def decide(self, decode: Seq[Sequence], now: float) -> OperatingPoint:
         """Fix the points of this cycle. Pinned sequences decide nothing; a diffusion point only ever serves those

@@ -154,9 +154,15 @@ class Replica:
             raise EngineFailed(f"the engine has been silent for {self.engine.silent_s:.0f} s with work to do")
 
     def load(self) -> dict[str, float]:
-        """For the pool's autoscaling: requests in flight, and as a share of what runs at once."""
-        limit = self.engine.started.max_running_requests if self.engine.started else 1
-        return {"in_flight": float(self.engine.in_flight), "occupancy": self.engine.in_flight / limit}
+        """For the pool's autoscaling: requests in flight, and what share they take of the room in which all keep their
+        objectives (of what runs at once, where the engine cannot tell). Above 1 where some wait or fall behind."""
+        engine, count = self.engine, self.engine.in_flight
+        occupancy = count / (engine.started.max_running_requests if engine.started else 1)
+        stats = engine.stats
+        if stats is not None and stats.fullness is not None and stats.running + stats.waiting > 0:
+            # The engine tells it a few times a second; what came or went since counts like the others.
+            occupancy = stats.fullness * count / (stats.running + stats.waiting)
+        return {"in_flight": float(count), "occupancy": occupancy}
 
     # what the shell asks
 
