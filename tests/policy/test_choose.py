@@ -273,6 +273,9 @@ def test_a_clock_that_jumps_back_or_far_ahead_does_no_harm(tiny_prior: Roofline)
 
 # Properties.
 
+COSTLY = settings(max_examples=settings.default.max_examples * 2 // 5)
+"""Each case is a whole run: fewer of them, but as the profile goes so do these."""
+
 seconds = st.floats(1e-4, 10.0)
 rooflines = st.builds(
     Roofline, st.floats(1e9, 1e13), st.floats(1e9, 1e15), st.floats(0, 0.01),
@@ -295,7 +298,7 @@ def run(curves: Curves, truth: Roofline, state: PointState, batches: list[int], 
     return made
 
 
-@settings(max_examples=40, deadline=None)
+@COSTLY
 @given(rooflines, rooflines, st.floats(1.0, 8.0))
 def test_past_the_crossover_more_load_never_goes_back(truth: Roofline, prior: Roofline, tokens: float) -> None:
     """For any hardware and any prior: once AR is chosen under rising load, speculation is at most probed."""
@@ -307,7 +310,7 @@ def test_past_the_crossover_more_load_never_goes_back(truth: Roofline, prior: Ro
         assert set(chosen[left + 1 :]) == {AR}
 
 
-@settings(max_examples=40, deadline=None)
+@COSTLY
 @given(st.lists(st.tuples(st.integers(0, 300), seconds, st.integers(1, 32)), min_size=1, max_size=200), st.floats(0, 3))
 def test_switches_are_bounded_by_time_over_dwell(load: list[tuple[int, float, int]], dwell: float) -> None:
     """Whatever load, speed and acceptance do."""
@@ -322,7 +325,26 @@ def test_switches_are_bounded_by_time_over_dwell(load: list[tuple[int, float, in
     assert dwell == 0 or state.switches <= now / dwell + 1
 
 
-@settings(max_examples=40, deadline=None)
+@COSTLY
+@given(st.lists(st.tuples(st.floats(-1e9, 1e9), st.integers(0, 300), seconds), min_size=1, max_size=60))
+def test_whatever_the_clock_does_a_point_is_chosen_and_the_purse_stays_bounded(
+    load: list[tuple[float, int, float]],
+) -> None:
+    curves, state = Curves(POINTS, Roofline(1e10, 8e10, 2e-3, 7e6, 3.5e6, 2048)), PointState.initial(AR, 0.0)
+    for now, batch, cycle in load:
+        decision, state = choose_point(Batch(batch, 100.0), POINTS, curves, state, SWITCHING, now)
+        assert decision.point in POINTS
+        assert state.purse.seconds <= FULL_S
+        curves.observe(Observation(decision.point, batch, 100.0, 0, cycle, batch), now + cycle)
+    after = load[-1][0]
+    for cycle in range(400):  # then it behaves again: what is best is found
+        decision, state = choose_point(Batch(8, 100.0), POINTS, curves, state, SWITCHING, after + cycle / 10)
+        slow = 0.1 if decision.point == AR else 0.5
+        curves.observe(Observation(decision.point, 8, 100.0, 0, slow, 8), after + cycle / 10)
+    assert state.point == AR
+
+
+@COSTLY
 @given(st.tuples(seconds, seconds, seconds, seconds), st.sampled_from(POINTS))
 def test_what_is_chosen_is_within_the_margin_of_the_best(
     cycles: tuple[float, float, float, float], start: OperatingPoint
@@ -335,7 +357,7 @@ def test_what_is_chosen_is_within_the_margin_of_the_best(
         assert pace[decision.point] <= 1.05 * min(pace.values()) * (1 + 1e-9)
 
 
-@settings(max_examples=40, deadline=None)
+@COSTLY
 @given(st.tuples(seconds, seconds, seconds, seconds), st.permutations(POINTS), st.sampled_from(POINTS))
 def test_the_order_of_points_does_not_matter(
     cycles: tuple[float, ...], order: list[OperatingPoint], start: OperatingPoint
@@ -346,7 +368,7 @@ def test_the_order_of_points_does_not_matter(
         assert ask(curves, settled(start), points=POINTS)[0] == ask(curves, settled(start), points=tuple(order))[0]
 
 
-@settings(max_examples=30, deadline=None)
+@COSTLY
 @given(st.tuples(seconds, seconds, seconds, seconds))
 def test_scaling_every_cycle_time_changes_nothing(cycles: tuple[float, ...]) -> None:
     prior = Roofline(1e10, 8e10, 2e-3, 7e6, 3.5e6, 2048)
@@ -358,7 +380,7 @@ def test_scaling_every_cycle_time_changes_nothing(cycles: tuple[float, ...]) -> 
         assert one.point == other.point
 
 
-@settings(max_examples=30, deadline=None)
+@COSTLY
 @given(rooflines, rooflines, st.integers(1, 200), st.floats(1.0, 8.0))
 def test_under_constant_load_switches_end(truth: Roofline, prior: Roofline, batch: int, tokens: float) -> None:
     made = run(Curves(POINTS, prior), truth, PointState.initial(AR, 0.0), [batch] * 600, 0.0, tokens)

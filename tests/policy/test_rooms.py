@@ -178,6 +178,19 @@ def test_a_tier_that_waits_gets_a_place_each_second() -> None:
     assert turns.starved(FAST, 50.0 + STARVED_S)
 
 
+@given(st.lists(st.tuples(st.floats(-1e9, 1e9), st.booleans()), max_size=20), st.floats(-1e9, 1e9))
+def test_a_tier_that_waits_is_due_in_a_second_whatever_the_clock_did(
+    past: list[tuple[float, bool]], now: float
+) -> None:
+    turns = Turns()
+    for at, served in past:
+        if served:
+            turns.served(SLOW, at)
+        else:
+            turns.starved(SLOW, at)
+    assert any(turns.starved(SLOW, now + step * STARVED_S / 4) for step in range(6))
+
+
 # Routing by both.
 
 
