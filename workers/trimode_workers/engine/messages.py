@@ -32,8 +32,16 @@ class Sampling(msgspec.Struct, frozen=True):
         return self.temperature == 0.0
 
 
+class Grammar(msgspec.Struct, frozen=True):
+    """What an answer must follow: a JSON schema, as JSON. `lenient`: what of it cannot be enforced is left out."""
+
+    schema: str
+    lenient: bool = False
+
+
 class Submit(msgspec.Struct, frozen=True, tag="submit"):
-    """One request. `tokens` is the prompt (with what was already emitted, when a stream is resumed).
+    """One request. `tokens` is the prompt (with what was already emitted, when a stream is resumed: the last `emitted`
+    tokens).
 
     `pin` is an operating point (`S8`) the request must run in, None to follow the policy. `lossy_ok` admits
     diffusion points. `tier_tpot_s` is the tier's objective for seconds per output token, 0 for none.
@@ -49,6 +57,8 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     tier_tpot_s: float = 0.0
     priority: int = 0
     ignore_eos: bool = False
+    grammar: Grammar | None = None
+    emitted: int = 0
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
@@ -165,7 +175,8 @@ class Cycle(msgspec.Struct, frozen=True, tag="cycle"):
 
 
 class Started(msgspec.Struct, frozen=True, tag="started"):
-    """The engine is warm. Limits in tokens and requests, `device` and `dtype` as torch names them."""
+    """The engine is warm. Limits in tokens and requests, `device` and `dtype` as torch names them. `no_grammar`: why
+    it cannot make answers follow a grammar, empty where it can."""
 
     max_context_tokens: int
     max_running_requests: int
@@ -175,6 +186,7 @@ class Started(msgspec.Struct, frozen=True, tag="started"):
     dtype: str
     parameters: int
     load_seconds: float
+    no_grammar: str = ""
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):

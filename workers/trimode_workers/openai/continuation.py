@@ -52,4 +52,5 @@ def seed_of(answer_id: str) -> int:
 def behind(submit: Submit, emitted: list[int]) -> Submit:
     """`submit` with `emitted` behind its prompt; `max_new_tokens` is what is left, 0 for an answer at its limit."""
     left = max(0, submit.max_new_tokens - len(emitted))
-    return msgspec.structs.replace(submit, tokens=[*submit.tokens, *emitted], max_new_tokens=left)
+    tokens = [*submit.tokens, *emitted]
+    return msgspec.structs.replace(submit, tokens=tokens, max_new_tokens=left, emitted=len(emitted))
