@@ -6,7 +6,8 @@ nothing is dropped in silence. `trimode` and `quality` are extensions.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import json
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic.alias_generators import to_camel
@@ -18,6 +19,9 @@ Quality = Literal["lossless", "lossy-ok"]
 MAX_STOPS = 4
 MAX_CHOICES = 8
 MAX_SEED = 2**63 - 1
+MAX_SCHEMA_BYTES = 128 * 1024
+MAX_SCHEMA_DEPTH = 64
+SCHEMA_PATH = "response_format.json_schema.schema"
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "best_of": (1,),
@@ -29,7 +33,6 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "functions": ([],),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "reasoning_effort": ("none",),
     "echo": (False,),
@@ -92,6 +95,42 @@ class TrimodeOptions(RequestModel):
             and self.block_length in (None, point.block_length)
             and self.threshold in (None, point.threshold)
         )
+
+
+class JsonSchema(RequestModel):
+    """`strict`: keywords that cannot be enforced are refused; else they are left out. `name` and `description` are
+    labels: what the model is to know of the schema belongs into the messages."""
+
+    name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")
+    description: str | None = None
+    definition: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
+
+    @field_validator("definition")
+    @classmethod
+    def _small_enough(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if (depth := _depth(value)) > MAX_SCHEMA_DEPTH:
+            raise ValueError(f"must be nested at most {MAX_SCHEMA_DEPTH} deep, got {depth}")
+        size = len(json.dumps(value, ensure_ascii=False, allow_nan=False).encode())
+        if size > MAX_SCHEMA_BYTES:
+            raise ValueError(f"must have at most {MAX_SCHEMA_BYTES} bytes as JSON, got {size}")
+        return value
+
+
+class ResponseFormat(RequestModel):
+    """The form of the answer: free text, any JSON object, or JSON that follows a schema."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _schema_where_it_belongs(self) -> Self:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            words = f"is allowed with type 'json_schema' only, got {self.type!r}"
+            if self.json_schema is None:
+                words = "is required with type 'json_schema'"
+            raise ValueError(f"json_schema {words}")
+        return self
 
 
 class GenerationRequest(RequestModel):
@@ -180,9 +219,23 @@ class GenerationRequest(RequestModel):
         return self.n or 1
 
     @property
+    def formed(self) -> bool:
+        """Whether the answer has to follow a grammar."""
+        return False
+
+    @property
     def token_limit(self) -> int | None:
         """Most tokens of the answer, where the client has said so."""
         return self.max_tokens
+
+
+def _depth(value: Any) -> int:
+    """How deep lists and objects are nested in `value`, level by level."""
+    depth, level = 0, [value]
+    while level := [each for each in level if isinstance(each, dict | list)]:
+        depth += 1
+        level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
+    return depth
 
 
 class ChatMessage(RequestModel):
@@ -213,9 +266,13 @@ class ChatRequest(GenerationRequest):
     tools: Any = None
     tool_choice: Any = None
     functions: Any = None
-    response_format: Any = None
+    response_format: ResponseFormat | None = None
     modalities: Any = None
     reasoning_effort: Any = None
+
+    @property
+    def formed(self) -> bool:
+        return self.response_format is not None and self.response_format.type != "text"
 
     @property
     def token_limit(self) -> int | None:

@@ -178,6 +178,25 @@ async def test_the_client_sees_a_pause(fleet: Fleet, deed: Any, sampling: dict[s
     assert fleet.router.dispatcher.in_flight == {}
 
 
+async def test_json_goes_on_as_json(fleet: Fleet) -> None:
+    """The grammar's state is made anew from what was emitted."""
+    schema = {
+        "type": "array",
+        "items": {"type": "integer", "minimum": 0, "maximum": 99},
+        "minItems": 60,
+        "maxItems": 60,
+    }
+    form = {"type": "json_schema", "json_schema": {"name": "numbers", "schema": schema}}
+    for sampling in (GREEDY, DRAWN):
+        body = ask(**sampling, response_format=form, ignore_eos=False)
+        unbroken = await heard(fleet, body)
+        broken = await heard(fleet, body, kill)
+        await fleet.start_replica()
+        assert broken[-1]["trimode"]["resumedAfter"] > 0
+        assert text(broken) == text(unbroken)
+        assert len(json.loads(text(broken))) == 60
+
+
 async def test_an_answer_that_is_not_streamed_is_asked_for_again(fleet: Fleet) -> None:
     body = {name: value for name, value in ask(**GREEDY).items() if name not in ("stream", "stream_options")}
     unbroken = (await fleet.http.post("/v1/chat/completions", json=body)).json()

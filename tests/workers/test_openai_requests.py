@@ -56,7 +56,6 @@ REFUSED: list[tuple[dict[str, Any], int, str, str]] = [
     ({"stop": [""]}, 400, "stop", "non-empty"),
     ({"n": 9}, 400, "n", "less than or equal to 8"),
     ({"tools": [{"type": "function"}]}, 400, "tools", "not supported"),
-    ({"response_format": {"type": "json_object"}}, 400, "response_format", "not supported"),
     ({"logprobs": True}, 400, "logprobs", "not supported"),
     ({"presence_penalty": 0.5}, 400, "presence_penalty", "not supported"),
     ({"stream_options": {"include_usage": True}}, 400, "stream_options", "stream"),

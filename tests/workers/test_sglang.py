@@ -17,7 +17,7 @@ import pytest
 
 from trimode_api.modes import AR, Mode, diffusion, speculation
 from trimode_api.wire import PolicyConfig, ReplicaReport
-from trimode_workers.engine.messages import Finish, Sampling, Submit
+from trimode_workers.engine.messages import Finish, Grammar, Sampling, Submit, TokenEvent
 from trimode_workers.openai.defaults import load_ends
 from trimode_workers.process.client import EngineFailed
 from trimode_workers.replica.replica import Replica
@@ -187,12 +187,20 @@ def test_sglangs_own_classes_take_the_request() -> None:
     reason = "NO SGLANG: pip install --no-deps sglang in an environment of its own, and run this test there"
     io_struct = pytest.importorskip("sglang.srt.managers.io_struct", reason=reason)
     sampling = pytest.importorskip("sglang.srt.sampling.sampling_params", reason=reason)
-    body = body_of(Submit("r", [1, 2, 3], 16, Sampling(temperature=0.7, top_p=0.9), ignore_eos=True))
+    form = Grammar('{"type":"object"}')
+    body = body_of(Submit("r", [1, 2, 3], 16, Sampling(temperature=0.7, top_p=0.9), ignore_eos=True, grammar=form))
     request = io_struct.GenerateReqInput(**body)
     request.normalize_batch_and_arguments()
     parameters = sampling.SamplingParams(**request.sampling_params)
     parameters.verify(vocab_size=100)
     assert (request.input_ids, request.stream, parameters.max_new_tokens) == ([1, 2, 3], True, 16)
+    assert parameters.json_schema == form.schema
+
+
+def test_a_schema_goes_along_and_nothing_without_one() -> None:
+    form = Grammar('{"type":"object"}')
+    assert body_of(Submit("r", [1], 4, grammar=form))["sampling_params"]["json_schema"] == form.schema
+    assert "json_schema" not in body_of(Submit("r", [1], 4))["sampling_params"]
 
 
 def chunk(ids: list[int], total: int, reason: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -435,6 +443,24 @@ class TestReplica:
         ):
             assert response.status == 400
             assert "longer than the model's context length" in await response.text()
+
+    @pytest.mark.parametrize("mode", list(Mode))
+    async def test_a_response_format_is_followed_in_ar_only(
+        self, mode: Mode, start: Start, body: Callable[..., dict[str, Any]]
+    ) -> None:
+        replica = await start(options(mode))
+        asked = body("Hello there", max_tokens=5, response_format={"type": "json_object"}, quality="lossy-ok")
+        async with http(replica) as session, session.post("/v1/chat/completions", json=asked) as response:
+            answer = await response.json()
+        if mode is Mode.AR:
+            assert (response.status, answer["usage"]["completion_tokens"]) == (200, 5)
+            told: asyncio.Future[TokenEvent] = asyncio.get_running_loop().create_future()
+            resumed = Submit("r", [4, 5, 6], 4, grammar=Grammar('{"type":"object"}'), emitted=1)
+            replica.engine.submit(resumed, told.set_result)
+            assert "cannot go on here" in (await told).error
+        else:
+            assert (response.status, answer["error"]["code"]) == (400, "not_supported")
+            assert f"{mode.value} on SGLang follows no grammar" in answer["error"]["message"]
 
     async def test_sampled_requests_are_warned_of_once(
         self, start: Start, body: Callable[..., dict[str, Any]], caplog: pytest.LogCaptureFixture

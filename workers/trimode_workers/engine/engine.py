@@ -1,7 +1,8 @@
 """The engine: requests in, one `Cycle` out per step.
 
 Belongs here: the loop's body (plan, run, commit, emit, observe) and the running requests. Every decision in it is
-made by a pure function elsewhere; every tensor is behind the primitive. Not thread-safe, and it never waits.
+made by a pure function elsewhere; every tensor is behind the primitive. Not thread-safe, and it never waits, but for
+a grammar with nothing else to do.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from trimode_api.prefix import PAGE_TOKENS
 from trimode_workers.engine import intake, invariants
 from trimode_workers.engine.cache import KVCache
 from trimode_workers.engine.commit import commit
+from trimode_workers.engine.compiling import Desk, Grammars
 from trimode_workers.engine.counters import Counters
 from trimode_workers.engine.deciding import prior
 from trimode_workers.engine.errors import RequestRefused
 from trimode_workers.engine.graphs import CudaRecorder, Recorder
 from trimode_workers.engine.helm import Chooser, Helm
+from trimode_workers.engine.lawful import ended
 from trimode_workers.engine.memory import keep_freed_memory
 from trimode_workers.engine.messages import Configure, Cycle, Finish, Stats, Submit, TokenEvent
 from trimode_workers.engine.modes import MODES
@@ -54,11 +57,13 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
         chooser: Chooser | None = None,
         recorder: Recorder | None = None,
+        grammars: Grammars | None = None,
     ) -> None:
         """`chooser` takes the policy's place (tests). `recorder` makes forwards cheap to repeat; on a GPU there always
-        is one. Sets torch's threads and the allocator for the whole process.
+        is one. Without `grammars` requests that need one are refused.
 
-        Raises ValueError where `configure` contradicts itself.
+        Sets torch's threads and the allocator for the whole process. Raises ValueError where `configure` contradicts
+        itself.
         """
         keep_freed_memory()
         if settings.threads is not None:
@@ -80,6 +85,7 @@ class Engine:
         self._limits = self._limits_now()
         self._running: list[Sequence] = []
         self._waiting: list[Sequence] = []
+        self._grammars, self._desk = grammars, Desk()
         self._known: dict[str, Sequence] = {}
         self._cancelled: list[TokenEvent] = []
         self._counters = Counters()
@@ -93,7 +99,7 @@ class Engine:
     @property
     def idle(self) -> bool:
         """Whether `step` has nothing to do."""
-        return not (self._running or self._waiting or self._cancelled)
+        return not (self._running or self._waiting or self._cancelled or self._desk)
 
     def submit(self, request: Submit) -> None:
         """Queue a request. Raises RequestRefused where it can never run here."""
@@ -102,8 +108,13 @@ class Engine:
         pin = intake.check(request, self._helm.points, self._context, self._vocabulary)
         sequence = Sequence.of(request, pin, self._arrivals, self._context, self._eos)
         self._arrivals += 1
+        if request.grammar is None:
+            self._enqueue(sequence)
+        elif self._grammars is None:
+            raise RequestRefused("no_grammar", "response_format: this engine cannot follow one", "response_format")
+        else:
+            self._desk.add(sequence, self._grammars.matcher(request.grammar), request.emitted)
         self._known[request.request_id] = sequence
-        self._enqueue(sequence)
 
     def cancel(self, request_id: str) -> None:
         """End a request before the next cycle, which reports it. Unknown (or already ended) ids are ignored."""
@@ -112,7 +123,7 @@ class Engine:
             return
         if sequence.row >= 0:
             self._running.remove(sequence)
-        else:
+        elif not self._desk.remove(sequence):
             self._waiting.remove(sequence)
         self._cancelled.append(self._end(sequence, [], Finish.CANCELLED))
 
@@ -126,6 +137,8 @@ class Engine:
         """Run one cycle: every request that can decode gets at least one token, prompts advance by the budget."""
         began = self._clock()
         events, self._cancelled = self._cancelled, []
+        if self._desk:
+            events += self._queue_compiled(patient=not (self._running or self._waiting or events))
         todo = schedule(self._running, self._waiting, self._limits, self._decoded, self._store.found)
         self._make_room(todo)
         self._share(todo.prefill)
@@ -198,6 +211,16 @@ class Engine:
     def _enqueue(self, sequence: Sequence) -> None:
         bisect.insort(self._waiting, sequence, key=lambda s: s.urgency)
 
+    def _queue_compiled(self, *, patient: bool) -> list[TokenEvent]:
+        """Queue the requests that have their grammars now; the ends of those that cannot have one."""
+        ends = []
+        for sequence, problem in self._desk.ready(patient=patient):
+            if problem:
+                ends.append(self._end(sequence, [], Finish.ERROR, problem))
+            else:
+                self._enqueue(sequence)
+        return ends
+
     def _make_room(self, todo: Schedule) -> None:
         """Carry out preemption and admission, then close gaps between used rows."""
         for sequence in todo.preempt:
@@ -264,14 +287,17 @@ class Engine:
         proposals = MODES[point.mode](self._primitive, members, point)
         name, events, emitted = str(point), [], 0
         for sequence, proposed in zip(members, proposals, strict=True):
-            tokens, finish = commit(proposed, sequence.end - len(sequence.tokens), sequence.eos)
+            committed = commit(proposed, sequence.end - len(sequence.tokens), sequence.eos)
+            tokens, finish = ended(committed, len(proposed), sequence)
             sequence.tokens += tokens
             sequence.cached += len(tokens)
             sequence.cycles[name] = sequence.cycles.get(name, 0) + 1
             sequence.emitted[name] = sequence.emitted.get(name, 0) + len(tokens)
             emitted += len(tokens)
             events.append(
-                TokenEvent(sequence.request_id, tokens) if finish is None else self._end(sequence, tokens, finish)
+                TokenEvent(sequence.request_id, tokens)
+                if finish is None
+                else self._end(sequence, tokens, finish, sequence.grammar.failure if sequence.grammar else "")
             )
         if any(event.finish for event in events):
             self._running = [s for s in self._running if s.row >= 0]
@@ -281,7 +307,7 @@ class Engine:
         self._helm.observe(point, len(members), context, seconds, emitted, riding, self._clock())
         return events
 
-    def _end(self, sequence: Sequence, tokens: list[int], finish: Finish) -> TokenEvent:
+    def _end(self, sequence: Sequence, tokens: list[int], finish: Finish, error: str = "") -> TokenEvent:
         """Forget the request and free its row; the event carries its usage."""
         del self._known[sequence.request_id]
         if sequence.row >= 0:
@@ -289,7 +315,7 @@ class Engine:
             self._cache.release(sequence.row)
             sequence.row = -1
         account = sequence.cycles, sequence.emitted, sequence.shared
-        return TokenEvent(sequence.request_id, tokens, finish, "", *account)
+        return TokenEvent(sequence.request_id, tokens, finish, error, *account)
 
     def _keep(self, sequence: Sequence) -> None:
         if sequence.cached >= WORTH_KEEPING:

@@ -32,6 +32,7 @@ def check(request: Submit, points: Points, context: int, vocabulary: int) -> Ope
             "invalid_max_tokens", f"max_tokens is {request.max_new_tokens}, allowed is 1 or more", "max_tokens"
         )
     _check_sampling(request)
+    _check_grammar(request)
     return _check_mode(request, points)
 
 
@@ -43,6 +44,13 @@ def _check_sampling(request: Submit) -> None:
         )
     if not 0 < top_p <= 1:
         raise RequestRefused("invalid_top_p", f"top_p is {top_p}, allowed is above 0 and at most 1", "top_p")
+
+
+def _check_grammar(request: Submit) -> None:
+    if request.grammar is not None and request.ignore_eos:
+        raise RequestRefused(
+            "invalid_ignore_eos", "ignore_eos is true, but an answer in a response_format has an end", "ignore_eos"
+        )
 
 
 def _check_mode(request: Submit, points: Points) -> OperatingPoint | None:
@@ -61,4 +69,10 @@ def _check_mode(request: Submit, points: Points) -> OperatingPoint | None:
         raise RequestRefused("mode_not_allowed", f"pinned to {pin}, allowed here is one of {allowed}", "trimode.mode")
     if lossy(pin) and not request.lossy_ok:
         raise RequestRefused("lossless_unavailable", f"pinned to {pin}, which needs quality 'lossy-ok'", "quality")
+    if lossy(pin) and request.grammar is not None:
+        raise RequestRefused(
+            "grammar_needs_order",
+            f"pinned to {pin}, which fills tokens out of order; with a response_format allowed is a lossless point",
+            "trimode.mode",
+        )
     return pin

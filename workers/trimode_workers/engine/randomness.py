@@ -24,6 +24,8 @@ class Purpose(IntEnum):
     """The token itself: autoregressive, a diffusion fill, or what follows the accepted drafts."""
     DRAFT = 1
     ACCEPT = 2
+    AGAIN = 3
+    """A token in place of one that a grammar refused."""
 
 
 def uniforms(seeds: NDArray[np.uint64], positions: NDArray[np.uint64], purpose: Purpose) -> NDArray[np.float32]:

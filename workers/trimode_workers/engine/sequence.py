@@ -15,6 +15,7 @@ from torch import Tensor
 from trimode_api.modes import OperatingPoint
 from trimode_api.prefix import Key
 from trimode_workers.engine.messages import Sampling, Submit
+from trimode_workers.grammar.matcher import Matcher
 
 
 class Draft(NamedTuple):
@@ -29,7 +30,7 @@ class Draft(NamedTuple):
 @dataclass(slots=True, eq=False)
 class Sequence:
     """`tokens` is prompt and output, `row` its place in the cache (-1: none). `arrival` orders requests.
-    `tpot_s`: its objective for seconds per token, 0 for none."""
+    `tpot_s`: its objective for seconds per token, 0 for none. `grammar` stands behind the last token."""
 
     request_id: str
     tokens: list[int]
@@ -54,6 +55,7 @@ class Sequence:
     preempted: bool = False
     cycles: dict[str, int] = field(default_factory=dict)
     emitted: dict[str, int] = field(default_factory=dict)
+    grammar: Matcher | None = None
 
     @classmethod
     def of(
@@ -68,7 +70,7 @@ class Sequence:
             end=min(prompt + request.max_new_tokens, context),
             sampling=request.sampling,
             pin=pin,
-            lossy_ok=request.lossy_ok,
+            lossy_ok=request.lossy_ok and request.grammar is None,  # diffusion's order is not a grammar's
             priority=request.priority,
             arrival=arrival,
             eos=frozenset() if request.ignore_eos else eos,

@@ -15,8 +15,8 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from trimode_workers.engine.messages import Grammar
 from trimode_workers.grammar.errors import GrammarError
 
-WHITE_SPACE = r"[\x20\x0A\x0D\x09]{1,64}"
-"""Between two parts of the JSON: enough for any indentation, too little for a model to get lost in."""
+WHITE_SPACE = r"(\x20|\x0D?\x0A[\x20\x09]{0,40})"
+"""Between two parts of the JSON: one space, or a new line with its indentation. In more a model could get lost."""
 MAX_MESSAGE_CHARACTERS = 300
 _REMEMBERED = 256
 _UNKNOWN_KEYS = re.compile(r"Unimplemented keys: \[(.*)\]")
@@ -24,9 +24,10 @@ _UNKNOWN_KEYS = re.compile(r"Unimplemented keys: \[(.*)\]")
 
 def compiled(grammar: Grammar, tokenizer: LLTokenizer) -> LLMatcher:
     """A matcher that has seen nothing. Raises GrammarError. Without the interpreter's lock for most of its time."""
-    options = {"whitespace_pattern": WHITE_SPACE, "lenient": grammar.lenient}
     try:
-        text = LLMatcher.grammar_from_json_schema(grammar.schema, overrides=options)
+        text = LLMatcher.grammar_from_json_schema(
+            grammar.schema, overrides={"whitespace_pattern": WHITE_SPACE, "lenient": grammar.lenient}
+        )
     except ValueError as exc:
         raise GrammarError(_plain(str(exc))) from exc
     matcher = LLMatcher(tokenizer, text, log_level=0, limits=LLParserLimits(verbose_errors=False))

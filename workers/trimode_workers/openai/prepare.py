@@ -12,25 +12,29 @@ import msgspec
 
 from trimode_api.errors import ApiError
 from trimode_api.modes import Mode, OperatingPoint
-from trimode_api.openai import ChatRequest, CompletionRequest, GenerationRequest, TrimodeOptions
+from trimode_api.openai import SCHEMA_PATH, ChatRequest, CompletionRequest, GenerationRequest, TrimodeOptions
 from trimode_api.wire import TIER_HEADER, TierPolicy
-from trimode_workers.engine.messages import Sampling, Submit
+from trimode_workers.engine.messages import Grammar, Sampling, Submit
+from trimode_workers.grammar.compiled import problem
 from trimode_workers.openai.defaults import SamplingDefaults
 from trimode_workers.text.errors import TemplateError
 from trimode_workers.text.tokenizer import TextModel
 
+ANY_OBJECT = '{"type":"object"}'
 _SEEDS = 2**63
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What a replica can do at the moment. `max_context_tokens` bounds prompt plus answer."""
+    """What a replica can do at the moment. `max_context_tokens` bounds prompt plus answer. `no_grammar`: why no answer
+    can follow a grammar, empty where one can."""
 
     model: str
     max_context_tokens: int
     points: tuple[OperatingPoint, ...]
     tiers: tuple[TierPolicy, ...]
     defaults: SamplingDefaults
+    no_grammar: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,7 @@ def prepare(request: GenerationRequest, text: TextModel, offer: Offer, identity:
             param="model",
         )
     pin = _pin(request, offer.points)
+    grammar = _grammar(request, offer, pin)
     tier = _tier(identity.tier, offer.tiers)
     tokens = _prompt(request, text)
     return Submit(
@@ -65,6 +70,7 @@ def prepare(request: GenerationRequest, text: TextModel, offer: Offer, identity:
         tier_tpot_s=0.0 if tier is None else tier.tpot_milliseconds / 1000,
         priority=0 if tier is None else tier.priority,
         ignore_eos=request.ignore_eos,
+        grammar=grammar,
     )
 
 
@@ -140,6 +146,33 @@ def _pin(request: GenerationRequest, points: Sequence[OperatingPoint]) -> Operat
         message = f"trimode: {_words(wanted)} is not allowed in this pool; its points are {allowed}"
         raise ApiError(400, message, code="mode_not_allowed", param="trimode")
     return max(matching, key=lambda point: point.block_length)
+
+
+def _grammar(request: GenerationRequest, offer: Offer, pin: OperatingPoint | None) -> Grammar | None:
+    """The schema that the answer must follow, found possible; None where it is free."""
+    wanted = request.response_format if isinstance(request, ChatRequest) else None
+    if wanted is None or wanted.type == "text":
+        return None
+    if offer.no_grammar:
+        message = f"response_format: {wanted.type} is not possible in this pool: {offer.no_grammar}"
+        raise ApiError(400, message, code="not_supported", param="response_format")
+    if request.ignore_eos:
+        message = "ignore_eos: an answer in a response_format has an end; leave ignore_eos out"
+        raise ApiError(400, message, code="invalid_value", param="ignore_eos")
+    if pin is not None and pin.mode is Mode.DIFFUSION:
+        message = (
+            "trimode.mode: Diffusion fills tokens out of order and cannot follow a response_format; "
+            "leave the mode out, or send AR or SelfSpeculation"
+        )
+        raise ApiError(400, message, code="invalid_value", param="trimode.mode")
+    asked = wanted.json_schema
+    if asked is None:
+        return Grammar(ANY_OBJECT)
+    grammar = Grammar(msgspec.json.encode(asked.definition).decode(), lenient=not asked.strict)
+    if found := problem(grammar):
+        message = f"{SCHEMA_PATH}: {found}"
+        raise ApiError(400, message, code="invalid_value", param=SCHEMA_PATH)
+    return grammar
 
 
 def _words(wanted: TrimodeOptions) -> str:

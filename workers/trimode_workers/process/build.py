@@ -16,6 +16,9 @@ from trimode_workers.engine.engine import WIDEST_BLOCK, Engine, EngineSettings
 from trimode_workers.engine.errors import RequestRefused, SettingsError
 from trimode_workers.engine.footprint import rows_that_fit
 from trimode_workers.engine.messages import Configure, Started, Submit
+from trimode_workers.grammar.compiler import Compiler
+from trimode_workers.grammar.errors import GrammarError
+from trimode_workers.grammar.vocabulary import load_vocabulary
 from trimode_workers.model.adapter import load_adapter
 from trimode_workers.model.config import ModelConfig
 from trimode_workers.model.decoder import Decoder, Network
@@ -45,6 +48,7 @@ def build(options: EngineOptions, configure: Configure, shared_tokens: int | Non
     rows = _rows(config, context, dtype, device, options.max_running_requests)
     _warm(network, configure)
     settings = EngineSettings(rows, context, shared_tokens=shared_tokens)
+    grammars, no_grammar = _grammars(Path(options.model), config)
     started = Started(
         max_context_tokens=context,
         max_running_requests=rows,
@@ -54,8 +58,9 @@ def build(options: EngineOptions, configure: Configure, shared_tokens: int | Non
         dtype=str(dtype).removeprefix("torch."),
         parameters=parameters,
         load_seconds=time.monotonic() - began,
+        no_grammar=no_grammar,
     )
-    return Engine(network, settings, configure), started
+    return Engine(network, settings, configure, grammars=grammars), started
 
 
 def load_network(options: EngineOptions) -> tuple[FusedDecoder, int]:
@@ -78,6 +83,16 @@ def _adapt(network: FusedDecoder, decoder: Decoder, folder: Path) -> None:
         raise AdapterError(f"{folder}: the draft adapter changes nothing: with it, all drafts are scored as without")
     log = _log.info if check.changed else _log.warning
     log("draft adapter %s: changes %d of %d drafts at the start", folder.name, check.changed, check.drafts)
+
+
+def _grammars(folder: Path, config: ModelConfig) -> tuple[Compiler | None, str]:
+    """What compiles grammars for this model, or why nothing can: that is no reason not to serve it."""
+    try:
+        vocabulary = load_vocabulary(folder, config.vocab_size, config.eos_token_ids)
+    except GrammarError as exc:
+        _log.warning("no response_format here: %s", exc)
+        return None, str(exc)
+    return Compiler(vocabulary, config.eos_token_ids[0]), ""
 
 
 def _rows(config: ModelConfig, context: int, dtype: torch.dtype, device: torch.device, wanted: int) -> int:

@@ -164,6 +164,7 @@ def build(options: EngineOptions, configure: Configure) -> tuple[FakeEngine, Sta
         dtype=options.dtype,
         parameters=0,
         load_seconds=0.0,
+        no_grammar="the engine without a model follows no grammar",
     )
     return engine, started
 

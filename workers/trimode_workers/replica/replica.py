@@ -175,6 +175,7 @@ class Replica:
             points=pool_points(self.policy, settings.pool),
             tiers=self.policy.tiers,
             defaults=self._defaults,
+            no_grammar=started.no_grammar if started else "",
         )
 
     def refusal(self) -> ApiError | None:

@@ -32,7 +32,8 @@ from trimode_workers.text.tokenizer import TextModel
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
 LONG_BODY_BYTES = 64 * 1024
-"""From this size on a request is tokenized in a thread, so that open streams do not stutter."""
+"""From this size on a request is tokenized in a thread, so that open streams do not stutter; schemas always are
+compiled there."""
 
 _log = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ class _Shell:
             raise refusal
         # In the engine every attempt has an id of its own: the broken one may still be there.
         identity = Identity(secrets.token_hex(12), request.headers.get(TIER_HEADER, ""), seed_of(head.id))
-        if (request.content_length or 0) > LONG_BODY_BYTES:
+        if (request.content_length or 0) > LONG_BODY_BYTES or wanted.formed:
             submit = await asyncio.to_thread(prepare, wanted, host.text, host.offer(), identity)
         else:
             submit = prepare(wanted, host.text, host.offer(), identity)

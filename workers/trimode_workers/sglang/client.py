@@ -201,6 +201,7 @@ class SGLangClient:
             dtype=self._engine.dtype,
             parameters=0,
             load_seconds=seconds,
+            no_grammar="" if self._options.mode is Mode.AR else f"{self._options.mode} on SGLang follows no grammar",
         )
         self._watch = asyncio.create_task(self._follow())
 
@@ -211,6 +212,10 @@ class SGLangClient:
         emitted: dict[str, int] = {}
         event = TokenEvent(request.request_id, [], Finish.ERROR, "the server ended the stream too early")
         try:
+            if request.grammar is not None and request.emitted:
+                raise BadChunk(
+                    "an answer in a response_format cannot go on here: SGLang's grammars begin with an answer"
+                )
             self._warn(request)
             follow, last = Chunks(self._eos), None
             async for chunk in self._chunks(request):

@@ -15,6 +15,7 @@ from trimode_workers.engine.messages import Finish, Submit
 
 def body_of(request: Submit) -> dict[str, Any]:
     """The request to /generate."""
+    form = {} if request.grammar is None else {"json_schema": request.grammar.schema}
     return {
         "rid": request.request_id,
         "input_ids": request.tokens,
@@ -25,6 +26,7 @@ def body_of(request: Submit) -> dict[str, Any]:
             "top_p": request.sampling.top_p,
             "ignore_eos": request.ignore_eos,
             "skip_special_tokens": False,
+            **form,
         },
     }
 

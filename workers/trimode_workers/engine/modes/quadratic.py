@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from trimode_api.modes import OperatingPoint
+from trimode_workers.engine.lawful import lawful
 from trimode_workers.engine.modes.speculation import judge
 from trimode_workers.engine.primitive import Primitive
 from trimode_workers.engine.randomness import Purpose
@@ -56,7 +57,7 @@ def run(primitive: Primitive, sequences: Seq[Sequence], point: OperatingPoint) -
     for i, (sequence, row) in enumerate(zip(sequences, rows, strict=True)):
         at = len(sequence.tokens) + row[-1] + 1
         sequence.draft = Draft(at, row[n + 1 : -1] if i not in chances else [], chances.get(i))
-    return [row[: row[-1] + 1] for row in rows]
+    return lawful([row[: row[-1] + 1] for row in rows], logits, sequences)
 
 
 def _valid(sequence: Sequence, most: int) -> Draft:

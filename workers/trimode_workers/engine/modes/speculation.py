@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from trimode_api.modes import OperatingPoint
+from trimode_workers.engine.lawful import lawful
 from trimode_workers.engine.primitive import Attention, Primitive, Window
 from trimode_workers.engine.randomness import Purpose
 from trimode_workers.engine.sampling import Sampled, accept, leading
@@ -39,7 +40,7 @@ def run(primitive: Primitive, sequences: Seq[Sequence], point: OperatingPoint) -
         judge(sampled, sampled.distribution(logits), q, block, tokens, kept)
     # One transfer to Python for the whole batch: the count rides in the last column.
     rows: list[list[int]] = torch.cat((tokens, kept[:, None]), 1).tolist()
-    return [row[: row[-1] + 1] for row in rows]
+    return lawful([row[: row[-1] + 1] for row in rows], logits, sequences)
 
 
 def _draft(
