@@ -253,7 +253,7 @@ def spellings() -> set[tuple[int, ...]]:
     return found
 
 
-@pytest.mark.parametrize(("point", "top_p"), [("AR", 1.0), ("S4", 1.0), ("S8", 1.0), ("S4", 0.7)])
+@pytest.mark.parametrize(("point", "top_p"), [("AR", 1.0), ("S4", 1.0), ("S8", 1.0), ("Q4", 1.0), ("S4", 0.7)])
 def test_sampled_answers_are_distributed_as_the_model_says_of_what_is_allowed(
     point: str, top_p: float, tools: Any
 ) -> None:
