@@ -14,6 +14,8 @@ HEIGHT = 8
 
 FLEET = '{namespace=~"$namespace", job=~"$job"}'
 MET = '{namespace=~"$namespace", job=~"$job", met="true"}'
+PROMPT = "trimode_replica_prompt_tokens_total"
+SHARED = '{namespace=~"$namespace", job=~"$job", source="shared"}'
 OPERATOR = '{namespace=~"$namespace"}'
 
 
@@ -210,6 +212,18 @@ FLEETS = Dashboard(
                     ((one(REPLICA, f"trimode_replica_report_age_seconds{FLEET}"), "{{pool}} {{replica}}"),),
                     "s",
                     "As seen by the router that has waited longest.",
+                ),
+                Panel(
+                    "Prompt tokens not computed",
+                    (
+                        (
+                            f"sum by (pool) ({one(REPLICA, rate(PROMPT, SHARED))})"
+                            f" / sum by (pool) ({one(f'{REPLICA}, source', rate(PROMPT))})",
+                            "{{pool}}",
+                        ),
+                    ),
+                    "percentunit",
+                    "Copied from the state of earlier requests that began alike.",
                 ),
                 Panel(
                     "Tokens in the cache; requests put back",

@@ -47,6 +47,10 @@ class ReplicaState(WireModel):
     points: tuple[PointReport, ...]
     switches: int
     preemptions: int
+    prompt_tokens_computed: int = 0
+    prompt_tokens_shared: int = 0
+    stored_pages: int = 0
+    store_pages: int = 0
     tokens_per_second: float
     policy_version: int
     paces: tuple[tuple[int, float], ...] = Field(

@@ -114,6 +114,10 @@ class ReplicaReport(WireModel):
     switches: int = Field(ge=0, description="changes of the decided point since start, probes not counted")
     last_switch: SwitchReport | None = None
     preemptions: int = Field(default=0, ge=0)
+    prompt_tokens_computed: int = Field(default=0, ge=0, description="since start, again after a preemption included")
+    prompt_tokens_shared: int = Field(default=0, ge=0, description="copied instead, since start")
+    stored_pages: int = Field(default=0, ge=0, description="pages of prompts and answers kept to be shared")
+    store_pages: int = Field(default=0, ge=0, description="pages that may be kept")
     tokens_per_second: float = Field(ge=0, description="emitted by the replica over the last seconds")
     paces: tuple[tuple[int, float], ...] = Field(
         default=(),

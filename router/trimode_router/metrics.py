@@ -121,6 +121,14 @@ def _replicas(view: FleetView) -> Iterable[Metric]:
     cached = GaugeMetricFamily("trimode_replica_cached_tokens", "Tokens in the KV cache.", labels=labels)
     switches = CounterMetricFamily("trimode_replica_switches", "Changes of the decided operating point.", labels=labels)
     preemptions = CounterMetricFamily("trimode_replica_preemptions", "Requests put back.", labels=labels)
+    prompt = CounterMetricFamily(
+        "trimode_replica_prompt_tokens",
+        "Prompt tokens by where their state came from: computed, or shared with an earlier request.",
+        labels=[*labels, "source"],
+    )
+    stored = GaugeMetricFamily(
+        "trimode_replica_stored_pages", "Pages of prompts and answers kept to be shared.", labels=labels
+    )
     for replica in view.replicas:
         names = [replica.pool, replica.replica_id]
         usable = replica.ready and not replica.draining and replica.freshness is not Freshness.DEAD
@@ -133,7 +141,10 @@ def _replicas(view: FleetView) -> Iterable[Metric]:
         cached.add_metric(names, replica.cached_tokens)
         switches.add_metric(names, replica.switches)
         preemptions.add_metric(names, replica.preemptions)
-    return (ready, running, waiting, in_flight, speed, age, cached, switches, preemptions)
+        prompt.add_metric([*names, "computed"], replica.prompt_tokens_computed)
+        prompt.add_metric([*names, "shared"], replica.prompt_tokens_shared)
+        stored.add_metric(names, replica.stored_pages)
+    return (ready, running, waiting, in_flight, speed, age, cached, switches, preemptions, prompt, stored)
 
 
 def _points(view: FleetView) -> Iterable[Metric]:

@@ -158,6 +158,11 @@ async def heard(fleet: Fleet, body: dict[str, Any], deed: Any = None) -> list[di
     return chunks
 
 
+def counts(answer: dict[str, Any]) -> dict[str, int]:
+    """Its tokens; how many of them a replica knew before is no part of the answer."""
+    return {name: count for name, count in answer["usage"].items() if name != "prompt_tokens_details"}
+
+
 def text(chunks: list[dict[str, Any]]) -> str:
     return "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks if chunk["choices"])
 
@@ -172,7 +177,7 @@ async def test_the_client_sees_a_pause(fleet: Fleet, deed: Any, sampling: dict[s
     broken = await heard(fleet, body, deed)
     assert broken[-1]["trimode"]["resumedAfter"] > 0
     assert text(broken) == text(unbroken)
-    assert broken[-1]["usage"] == unbroken[-1]["usage"]
+    assert counts(broken[-1]) == counts(unbroken[-1])
     assert len({(chunk["id"], chunk["created"]) for chunk in broken}) == 1
     assert [chunk["choices"][0]["delta"].get("role") for chunk in broken if chunk["choices"]].count("assistant") == 1
     assert fleet.router.dispatcher.in_flight == {}
@@ -208,4 +213,4 @@ async def test_an_answer_that_is_not_streamed_is_asked_for_again(fleet: Fleet) -
     kill(fleet.processes[fleet.serving()])
     answer = (await request).json()
     assert answer["choices"] == unbroken["choices"]
-    assert answer["usage"] == unbroken["usage"]
+    assert counts(answer) == counts(unbroken)

@@ -89,12 +89,12 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
 Command = Submit | Cancel | Configure | Stop
 
 
-class TokenEvent(msgspec.Struct, frozen=True):
+class TokenEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     """What one cycle did to one request.
 
     `tokens`: newly emitted ids, an end-of-sequence token not among them. The rest is set when `finish` is: usage in
     tokens, `cycles` and `emitted` by operating point (cycles run, tokens emitted), `shared` prompt tokens that were
-    computed before the request came, and `error` in words.
+    computed before the request came, and `error` in words; of a refusal also `code` and `field` (`RequestRefused`).
     """
 
     request_id: str
@@ -104,6 +104,8 @@ class TokenEvent(msgspec.Struct, frozen=True):
     cycles: dict[str, int] = {}
     emitted: dict[str, int] = {}
     shared: int = 0
+    code: str = ""
+    field: str | None = None
 
 
 class PointStats(msgspec.Struct, frozen=True):

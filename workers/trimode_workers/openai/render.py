@@ -38,6 +38,8 @@ class Outcome:
     emitted: dict[str, int] = field(default_factory=dict)
     resumed_after: int = 0
     """Tokens of the answer that another replica had emitted; `cycles` and `emitted` do not cover them."""
+    cached_tokens: int = 0
+    """Prompt tokens that the replica did not have to compute."""
     rest: str = ""
     """Text that only the end set free. It goes out together with the end: tokens alone do not say that it is shown."""
 
@@ -49,14 +51,16 @@ class Outcome:
             self.completion_tokens + other.completion_tokens,
             _sum(self.cycles, other.cycles),
             _sum(self.emitted, other.emitted),
+            cached_tokens=min(self.cached_tokens, other.cached_tokens),
         )
 
-    def usage(self) -> dict[str, int]:
+    def usage(self) -> dict[str, Any]:
         total = self.prompt_tokens + self.completion_tokens
         return {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "total_tokens": total,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
         }
 
     def trimode(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from trimode_workers.engine.errors import RequestRefused
 from trimode_workers.engine.messages import (
     Configure,
     Cycle,
@@ -33,7 +34,7 @@ CRASH, HANG, STOP = 1, 2, 3
 TOKENS_PER_CYCLE = 3
 
 
-class FakeRefused(Exception):
+class FakeRefused(RequestRefused):
     """The request asks for what this engine cannot do."""
 
 
@@ -70,7 +71,8 @@ class FakeEngine:
 
     def submit(self, request: Submit) -> None:
         if request.pin is not None and request.pin not in self._configure.points:
-            raise FakeRefused(f"pin: {request.pin!r} is not among {self._configure.points}")
+            problem = f"pin: {request.pin!r} is not among {self._configure.points}"
+            raise FakeRefused("mode_not_allowed", problem, "trimode.mode")
         self._requests[request.request_id] = _Row(request)
 
     def cancel(self, request_id: str) -> None:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import msgspec
 
+from trimode_workers.engine.errors import RequestRefused
 from trimode_workers.engine.messages import (
     Cancel,
     Command,
@@ -65,7 +66,8 @@ def _obey(engine: EnginePort, commands: list[Command], refusal: type[Exception],
             try:
                 engine.submit(command)
             except refusal as exc:
-                refused.append(TokenEvent(command.request_id, [], Finish.ERROR, error=str(exc)))
+                code, field = (exc.code, exc.field) if isinstance(exc, RequestRefused) else ("", None)
+                refused.append(TokenEvent(command.request_id, [], Finish.ERROR, str(exc), code=code, field=field))
         elif isinstance(command, Cancel):
             engine.cancel(command.request_id)
         elif isinstance(command, Configure):

@@ -102,7 +102,7 @@ class Generation:
         if self.done.done():  # cancelled together with the handler that waited for it
             return
         if finish is Finish.ERROR:
-            self.done.set_exception(self._error(event.error))
+            self.done.set_exception(self._error(event))
             self.done.exception()  # marks it as seen: the client may be gone before anybody awaits it
             return
         rest = ""
@@ -112,14 +112,17 @@ class Generation:
         reason = "length" if finish is Finish.LENGTH and not self._stopped else "stop"
         before = len(self._emitted)
         prompt = len(self._request.tokens) - before
-        self.done.set_result(Outcome(reason, prompt, self._text.tokens, event.cycles, event.emitted, before, rest))
+        account = event.cycles, event.emitted, before, min(event.shared, prompt)
+        self.done.set_result(Outcome(reason, prompt, self._text.tokens, *account, rest))
 
     def _keep(self, text: str, ids: Sequence[int]) -> None:
         self._kept.append(text)
         self._kept_ids += ids
 
-    def _error(self, words: str) -> ApiError:
-        return lost(words) if self._engine.lost else ApiError(400, words, code="refused")
+    def _error(self, event: TokenEvent) -> ApiError:
+        if self._engine.lost:
+            return lost(event.error)
+        return ApiError(400, event.error, code=event.code or "refused", param=event.field)
 
 
 def lost(why: str) -> ApiError:
