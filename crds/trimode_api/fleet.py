@@ -69,6 +69,7 @@ class PoolState(WireModel):
     waiting: int
     tokens_per_second: float
     shares: dict[PointName, float]
+    wanted: bool = Field(default=False, description="it sleeps, and a request has called it of late")
 
 
 class TierState(WireModel):

@@ -40,7 +40,10 @@ def policy_of(deployment: NemotronDeployment, version: int) -> PolicyConfig:
     return PolicyConfig(
         version=version,
         tiers=tuple(TierPolicy.model_validate(tier.model_dump()) for tier in spec.tiers),
-        pools=tuple(PoolPolicy(name=name, points=tuple(map(str, allowed))) for name, allowed in points.items()),
+        pools=tuple(
+            PoolPolicy(name=pool.name, points=tuple(map(str, points[pool.name])), sleeps=pool.replicas.min == 0)
+            for pool in spec.pools
+        ),
         switching=SwitchingPolicy(
             fixed=_fixed(spec, points),
             margin_percent=spec.switching.margin_percent,

@@ -147,6 +147,7 @@ class PoolPolicy(WireModel):
 
     name: str
     points: tuple[PointName, ...] = Field(min_length=1)
+    sleeps: bool = Field(default=False, description="it may have no replica; a request wakes it")
 
 
 class SwitchingPolicy(WireModel):

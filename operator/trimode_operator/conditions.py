@@ -56,6 +56,7 @@ class Reason(StrEnum):
     DEPLOY_FAILED = "DeployFailed"
     POLICY_ROLLOUT = "PolicyRollout"
     REPLICAS_SERVE = "ReplicasServe"
+    ASLEEP = "Asleep"
     ROUTERS_SERVE = "RoutersServe"
     NO_REPLICA_READY = "NoReplicaReady"
     REPORTS_FRESH = "ReportsFresh"
@@ -116,6 +117,8 @@ def serving(seen: Observations) -> Verdict:
             return Verdict(TRUE, Reason.REPLICAS_SERVE, f"{_replicas(count)} in service")
         if seen.suspend:
             return Verdict(FALSE, Reason.SUSPENDED, "spec.suspend is true")
+        if sleeping := _asleep(seen):
+            return Verdict(TRUE, Reason.ASLEEP, f"no replica runs; a request wakes {' or '.join(sleeping)}")
         return Verdict(FALSE, Reason.NO_REPLICA_READY, "no replica takes requests")
     if seen.routers is None:
         return Verdict(UNKNOWN, Reason.NOT_OBSERVED, "the routers have not been seen yet")
@@ -236,6 +239,12 @@ def suspended(seen: Observations) -> Verdict:
     if routers_gone and workers_gone:
         return Verdict(TRUE, Reason.SUSPENDED, "nothing runs; set spec.suspend to false to go on")
     return Verdict(FALSE, Reason.SUSPENDING, "routers and workers finish what they have and go")
+
+
+def _asleep(seen: Observations) -> tuple[str, ...]:
+    """Pools that a request can wake; none where one has failed to start."""
+    failed = seen.ray is not None and seen.ray.failed
+    return () if failed else tuple(pool for pool, least in seen.minimum.items() if not least)
 
 
 def _silent(freshness: Freshness, draining: bool) -> bool:

@@ -26,7 +26,7 @@ class QueueView:
     now. `capacity`: requests all ready replicas may run at once. `queued_below`: those of `queued` whose priority is
     below this request's. `ahead`: those that will be served before it; None: all of no lower priority.
     `drain_rate_rps`: requests finished per second, lately; 0 for unknown. Each makes room for one, so a wait by this
-    rate is the least to be expected.
+    rate is the least to be expected. `waking`: a replica is being started for this request.
     """
 
     queued: int
@@ -37,6 +37,7 @@ class QueueView:
     ready_replicas: int
     queued_below: int = 0
     ahead: int | None = None
+    waking: bool = False
 
     @property
     def before(self) -> int:
@@ -74,6 +75,7 @@ class AdmitReason(StrEnum):
 
     ROOM = "Room"
     WAIT_FOR_ROOM = "WaitForRoom"
+    WAKES_POOL = "WakesPool"
     DISPLACES_LOWER = "DisplacesLower"
     QUEUE_FULL = "QueueFull"
     WAIT_TOO_LONG = "WaitTooLong"
@@ -97,11 +99,13 @@ class Admission:
 
 def admit(request: RequestView, queue: QueueView, limits: AdmissionLimits) -> Admission:
     """Take, queue or refuse `request`. Less load never refuses what more load would take."""
-    if queue.ready_replicas < 1:
+    if queue.ready_replicas < 1 and not queue.waking:
         return _refuse(503, queue, AdmitReason.NONE_READY, "no replica is ready")
     ahead = queue.before
     if queue.in_flight + ahead < queue.capacity:
         return Admission(Outcome.ACCEPT, 200, 0, AdmitReason.ROOM, f"{queue.in_flight} of {queue.capacity} in flight")
+    if queue.waking and queue.queued < limits.max_queued:
+        return Admission(Outcome.QUEUE, 200, 0, AdmitReason.WAKES_POOL, "it waits for a replica that is being started")
     wait_s, due_s = _wait_seconds(ahead, queue), TTFT_USE * request.left_s
     if wait_s > limits.max_wait_s:
         detail = f"estimated wait {wait_s:.1f} s, at most {limits.max_wait_s:g} s is allowed"

@@ -17,13 +17,15 @@ TARGET_FULLNESS = 0.7
 @dataclass(frozen=True, slots=True)
 class PoolLoad:
     """`fullness`: share of its room in use, of each replica that reports. `running`, `ordered`: replicas there are, and
-    those there are to be, pending ones included. `lowest`, `highest`: bounds."""
+    those there are to be, pending ones included. `lowest`, `highest`: bounds. `wanted`: a request waits for a replica
+    of a pool that has none."""
 
     fullness: Sequence[float]
     running: int
     ordered: int
     lowest: int
     highest: int
+    wanted: bool = False
 
 
 def size_pool(load: PoolLoad) -> int:
@@ -40,4 +42,4 @@ def size_pool(load: PoolLoad) -> int:
 
 
 def _bounded(wanted: int, load: PoolLoad) -> int:
-    return max(load.lowest, min(wanted, load.highest))
+    return max(load.lowest, int(load.wanted), min(wanted, load.highest))

@@ -10,7 +10,7 @@ from dataclasses import replace
 from math import inf
 
 from trimode_api.errors import ApiError
-from trimode_policy.admit import Admission, Outcome, QueueView, admit, retry_after_seconds
+from trimode_policy.admit import RETRY_UNKNOWN_S, Admission, Outcome, QueueView, admit, retry_after_seconds
 from trimode_policy.affinity import Beginnings
 from trimode_policy.route import Claim, RequestView, RouteDecision, RouteReason, route
 from trimode_policy.tiers import Turns, claim
@@ -19,6 +19,7 @@ from trimode_router.fleet import Fleet, Replica
 from trimode_router.ledger import Ledger
 from trimode_router.limits import Limits
 from trimode_router.links import Links
+from trimode_router.sleepers import Sleepers
 from trimode_router.waiting import Ticket, WaitingRoom
 
 _FIRST_IN_LINE = 2**31
@@ -37,6 +38,7 @@ class Dispatcher:
         self.now = now
         self.queue: WaitingRoom[Exchange] = WaitingRoom()
         self.in_flight: dict[Exchange, Replica] = {}
+        self.sleepers = Sleepers(fleet)
         self._fleet = fleet
         self._ledger = ledger
         self._links = Links(token, limits.connect_seconds, self._unreached)
@@ -56,6 +58,8 @@ class Dispatcher:
         if not self.queue and self._place(exchange, now).replica_id is not None:
             return
         view = self._queue_view(exchange, now)
+        if not view.ready_replicas and self.sleepers.call(exchange.wish, now) is not None:
+            view = replace(view, waking=True)
         admission = admit(exchange.wish, view, self._fleet.rules.admission)
         if admission.outcome is Outcome.REFUSE:
             self._refuse(exchange, _refusal(admission))
@@ -177,11 +181,11 @@ class Dispatcher:
     def tick(self, now: float) -> None:
         """Time passes: waits end, silent replicas die, and others are kept fast."""
         self._fleet.keep(now)
+        self.sleepers.look(((ticket.item.wish, ticket.since) for ticket in self.queue), now)
         for ticket in self.queue.expired(now):
             self._tickets.pop(ticket.item, None)
             self._waited(ticket.item)
-            message = f"no slot came free within {now - ticket.since:.1f} s"
-            self._refuse(ticket.item, self._busy(ticket.item, now, message, "QueueTimeout"))
+            self._refuse(ticket.item, self._too_late(ticket, now))
         if self._fleet.bury(now):
             for exchange, replica in list(self.in_flight.items()):
                 if replica.dead and not exchange.over:
@@ -239,7 +243,7 @@ class Dispatcher:
             exchange.tried = ()
             self._wait_to_go_on(exchange, now)
             return
-        if decision.reason is RouteReason.ALL_BUSY:
+        if decision.reason is RouteReason.ALL_BUSY or self.sleepers.call(exchange.wish, now) is not None:
             self._enqueue(exchange, now)
             return
         status = _STATUS[decision.reason]
@@ -310,6 +314,15 @@ class Dispatcher:
         self._fleet.vacate(replica)
         if exchange.awaits:
             self._fleet.prefilled(replica, exchange.asked.prompt_tokens)
+
+    def _too_late(self, ticket: Ticket[Exchange], now: float) -> ApiError:
+        """Why a wait has ended: for want of room, or of a replica that had to be started first."""
+        waited = f"within {now - ticket.since:.1f} s"
+        pool = self.sleepers.awaited(ticket.item.wish, now)
+        if pool is None:
+            return self._busy(ticket.item, now, f"no slot came free {waited}", "QueueTimeout")
+        message = f"pool {pool!r} has no replica yet: none came {waited}, and one is being started"
+        return ApiError(503, message, code="Waking", retry_after_s=RETRY_UNKNOWN_S)
 
     def _busy(self, exchange: Exchange, now: float, message: str, code: str) -> ApiError:
         retry = retry_after_seconds(self._queue_view(exchange, now))

@@ -86,10 +86,12 @@ class Viewer:
         return FleetHistory(samples=tuple(self._samples))
 
     def ready(self) -> bool:
-        """Whether requests would be served: not draining, and some replica takes them."""
+        """Whether requests would be served: not draining, and some replica takes them or can be woken."""
         if self.draining:
             return False
-        return any(self._fleet.usable(view) for view in self._fleet.views(self._now()))
+        now = self._now()
+        awake = any(self._fleet.usable(view) for view in self._fleet.views(now))
+        return awake or bool(self._dispatcher.sleepers.asleep(now))
 
     def _replica(self, replica: Replica) -> ReplicaState:
         report, now = replica.report, self._now()
@@ -137,6 +139,7 @@ class Viewer:
             waiting=sum(replica.waiting for replica in own),
             tokens_per_second=sum(replica.tokens_per_second for replica in own),
             shares={point: round(100 * count / len(ready), 1) for point, count in points.items()},
+            wanted=self._dispatcher.sleepers.wanted(name, self._now()),
         )
 
     def _router(self) -> RouterState:

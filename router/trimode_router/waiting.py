@@ -44,6 +44,10 @@ class WaitingRoom(Generic[T]):
     def __len__(self) -> int:
         return len(self._tickets)
 
+    def __iter__(self) -> Iterator[Ticket[T]]:
+        """Those waiting, as they came."""
+        return iter(self._tickets.values())
+
     def enter(self, item: T, priority: int, since: float, until: float, tenant: str = "") -> Ticket[T]:
         """`tenant` empty: by age alone."""
         self._serial += 1

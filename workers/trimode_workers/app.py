@@ -34,6 +34,8 @@ HEALTH: dict[str, Any] = {
     "health_check_timeout_s": 10.0,
     "graceful_shutdown_wait_loop_s": 0.1,
 }
+SCALE = "trimode_workers.replica.scaling:scale"
+WAKE = "trimode_workers.replica.waking:Waker"
 START_TRIES = 2
 POLL_S = 0.1
 STOP_MARGIN_S = 10.0
@@ -169,15 +171,21 @@ def _scaling(settings: PoolSettings) -> dict[str, Any]:
         "autoscaling_config": AutoscalingConfig(
             min_replicas=settings.min_replicas,
             max_replicas=settings.max_replicas,
-            policy=AutoscalingPolicy(  # type: ignore[no-untyped-call]
-                policy_function="trimode_workers.replica.scaling:scale"
-            ),
+            policy=_scaling_policy(settings),
             metrics_interval_s=1.0,
             look_back_period_s=10.0,
             upscale_delay_s=10.0,
             downscale_delay_s=300.0,
+            downscale_to_zero_delay_s=settings.idle_s,
         ),
     }
+
+
+def _scaling_policy(settings: PoolSettings) -> AutoscalingPolicy:
+    if settings.min_replicas:
+        return AutoscalingPolicy(policy_function=SCALE)  # type: ignore[no-untyped-call]
+    asked = {"routers": list(settings.router_urls), "pool": settings.pool}
+    return AutoscalingPolicy(policy_function=WAKE, policy_kwargs=asked)  # type: ignore[no-untyped-call]
 
 
 def _here(settings: ReplicaSettings) -> ReplicaSettings:

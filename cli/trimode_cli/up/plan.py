@@ -19,7 +19,10 @@ from trimode_cli.up.balance import begun
 
 @dataclass(frozen=True, slots=True)
 class PoolPlan:
-    """One pool: how many replicas at first and at most, and what each is given (cores, GPUs, bytes)."""
+    """One pool: how many replicas at first and at most, and what each is given (cores, GPUs, bytes).
+
+    `idle_s`: seconds without a request after which a pool of none at first has none again.
+    """
 
     name: str
     replicas: int
@@ -27,6 +30,7 @@ class PoolPlan:
     cores: float
     gpus: int
     memory_bytes: int
+    idle_s: float = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +99,7 @@ def diff(old: NemotronDeployment, new: NemotronDeployment) -> Update:
     )
     return Update(
         changes=changes,
-        policy=any(_of_policy(change.path) for change in changes),
+        policy=any(_of_policy(change.path) or _of_sleep(change) for change in changes),
         scale=tuple(n for n in kept if n not in rolled and _size(before[n]) != _size(after[n])),
         roll=rolled,
         remove=tuple(name for name in before if name not in after),
@@ -107,6 +111,11 @@ def _of_policy(path: str) -> bool:
     if path.startswith(("spec.model", "spec.engine", "spec.router", "spec.suspend", "spec.rebalancing")):
         return False
     return not (path.startswith("spec.pools[") and (".replicas" in path or ".resources" in path))
+
+
+def _of_sleep(change: Change) -> bool:
+    """Whether a pool begins or ceases to sleep, which routers have to know."""
+    return change.path.endswith(".replicas.min") and 0 in (change.old, change.new)
 
 
 def _unsupported(deployment: NemotronDeployment) -> list[Problem]:
@@ -130,6 +139,7 @@ def _pool(pool: Pool, shared: Mapping[str, int]) -> PoolPlan:
         cores=cores(given.cpu),
         gpus=given.gpus,
         memory_bytes=size_bytes(given.memory),
+        idle_s=float(pool.replicas.idle_seconds),
     )
 
 
@@ -146,8 +156,8 @@ def _given(pool: PoolPlan) -> tuple[float, int, int]:
     return pool.cores, pool.gpus, pool.memory_bytes
 
 
-def _size(pool: PoolPlan) -> tuple[int, int]:
-    return pool.replicas, pool.most
+def _size(pool: PoolPlan) -> tuple[int, int, float]:
+    return pool.replicas, pool.most, pool.idle_s
 
 
 def _dump(deployment: NemotronDeployment) -> dict[str, Any]:

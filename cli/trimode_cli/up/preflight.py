@@ -61,7 +61,7 @@ def check_port(host: str, port: int) -> None:
 
 def check_machine(pools: Sequence[PoolPlan], gpus: int, cores: int, memory_bytes: int) -> tuple[str, ...]:
     """Warnings about what the machine is short of; BadInput where a replica could never be placed."""
-    wanted = sum(pool.gpus * pool.replicas for pool in pools)
+    wanted = max(sum(pool.gpus * pool.replicas for pool in pools), *(pool.gpus for pool in pools), 0)
     if wanted > gpus:
         raise BadInput(
             f"the pools ask for {wanted} GPUs, this machine has {gpus}",

@@ -47,6 +47,7 @@ def pools(
             router_urls=(router_url,),
             min_replicas=pool.replicas,
             max_replicas=pool.most,
+            idle_s=pool.idle_s,
             num_cpus=pool.cores,
             num_gpus=float(pool.gpus),
         )

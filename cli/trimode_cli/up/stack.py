@@ -18,7 +18,7 @@ from trimode_api.policy_of import policy_of
 from trimode_api.resource import NemotronDeployment
 from trimode_api.wire import TOKEN_VARIABLE, RouterConfig
 from trimode_cli.errors import StartFailed, Stopped
-from trimode_cli.up import ray_local, reaper, settings
+from trimode_cli.up import preflight, ray_local, reaper, settings
 from trimode_cli.up.balance import Balance
 from trimode_cli.up.plan import Update, diff, plan
 from trimode_cli.up.router_process import RouterProcess
@@ -31,6 +31,7 @@ RAY_CORES = 10_000
 """What Ray is told: cores are a hint on one machine, never a reason not to place a replica."""
 FAILED = ("DEPLOY_FAILED", "UNHEALTHY")
 SWEEP_GRACE_S = 3.0
+ASLEEP = "asleep: a request wakes it"
 IN_FORCE_TIMEOUT_S = 5.0
 
 
@@ -179,8 +180,8 @@ class Stack:
     def _start_ray(self, list_: Checklist) -> None:
         list_.working("Ray", "starting on the loopback interface")
         self.environment[TOKEN_VARIABLE] = self._token
-        gpus = sum(pool.gpus * pool.replicas for pool in plan(self.deployment))
-        self.ray = ray_local.start(self.folder / "r", RAY_CORES, gpus, self._go_on)
+        # All of them: pools grow, sleep and change while Ray runs, and this number cannot.
+        self.ray = ray_local.start(self.folder / "r", RAY_CORES, preflight.machine_gpus(), self._go_on)
         list_.done("Ray")
         self._go_on()
 
@@ -201,7 +202,7 @@ class Stack:
             ready = {pool.name: pool.ready for pool in fleet.pools} if fleet is not None else {}
             for name, wanted in tuple(waiting.items()):
                 if ready.get(name, 0) >= wanted:
-                    list_.done(_step(name), f"{wanted} replica{'' if wanted == 1 else 's'}")
+                    list_.done(_step(name), f"{wanted} replica{'' if wanted == 1 else 's'}" if wanted else ASLEEP)
                     del waiting[name]
             self._follow(app, pools, waiting, ready, list_)
             time.sleep(POLL_S)
@@ -229,7 +230,7 @@ class Stack:
         while time.monotonic() < deadline:
             fleet = self.fleet()
             live = [r for r in fleet.replicas if r.freshness == "Fresh"] if fleet is not None else []
-            if live and all(replica.policy_version >= version for replica in live):
+            if fleet is not None and all(replica.policy_version >= version for replica in live):
                 return
             time.sleep(POLL_S / 5)
 

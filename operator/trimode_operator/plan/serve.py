@@ -23,6 +23,7 @@ from trimode_operator.plan.weights import Weights
 
 IMPORT_PATH = "trimode_workers.app:build"
 SCALING_POLICY = "trimode_workers.replica.scaling:scale"
+WAKING_POLICY = "trimode_workers.replica.waking:Waker"
 POD_MARGIN_S = 15
 """Serve gives up on a replica this much earlier than the pod's grace ends, in seconds."""
 
@@ -93,7 +94,7 @@ def _application(
                 "name": pool.name,
                 # Autoscaling even between equal bounds: turning it on later would replace the replicas.
                 "num_replicas": "auto",
-                "autoscaling_config": _autoscaling(pool, target),
+                "autoscaling_config": _autoscaling(pool, target, names),
                 "graceful_shutdown_timeout_s": grace_seconds(deployment.spec.drain.timeout_seconds) - POD_MARGIN_S,
                 "ray_actor_options": {
                     "num_cpus": 0,
@@ -105,15 +106,24 @@ def _application(
     }
 
 
-def _autoscaling(pool: Pool, target: int | None) -> dict[str, Any]:
+def _autoscaling(pool: Pool, target: int | None, names: Names) -> dict[str, Any]:
     least, most = pool.replicas.min, pool.replicas.max
     if target is not None:
         least = most = max(least, min(target, most))
     return {
         "min_replicas": least,
         "max_replicas": max(1, most),
-        "policy": {"policy_function": SCALING_POLICY},
+        "policy": _policy(pool, names),
         "look_back_period_s": 15.0,
         "upscale_delay_s": 10.0,
         "downscale_delay_s": 300.0,
+        **({} if least else {"downscale_to_zero_delay_s": float(pool.replicas.idle_seconds)}),
     }
+
+
+def _policy(pool: Pool, names: Names) -> dict[str, Any]:
+    """A pool that sleeps is woken by requests that wait in the routers, so its policy asks them."""
+    if pool.replicas.min:
+        return {"policy_function": SCALING_POLICY}
+    asked = {"routers": [names.reports_url], "pool": pool.name}
+    return {"policy_function": WAKING_POLICY, "policy_kwargs": asked}

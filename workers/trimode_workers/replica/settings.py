@@ -92,10 +92,14 @@ class PoolArgs(Settings):
 
 
 class PoolSettings(ReplicaSettings):
-    """A pool: equal replicas and how many, with the resources of each (cores, GPUs)."""
+    """A pool: equal replicas and how many, with the resources of each (cores, GPUs).
+
+    With `min_replicas` 0 the last one goes after `idle_s` seconds without a request, and a waiting one starts it again.
+    """
 
     min_replicas: int = Field(default=1, ge=0)
     max_replicas: int = Field(default=1, ge=1)
+    idle_s: float = Field(default=300.0, gt=0)
     num_cpus: float = Field(default=1.0, ge=0)
     num_gpus: float = Field(default=0.0, ge=0)
 
