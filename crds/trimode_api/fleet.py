@@ -69,7 +69,8 @@ class PoolState(WireModel):
     waiting: int
     tokens_per_second: float
     shares: dict[PointName, float]
-    wanted: bool = Field(default=False, description="it sleeps, and a request has called it of late")
+    asleep: bool = Field(default=False, description="it has no replica that takes requests, and one wakes it")
+    wanted: bool = Field(default=False, description="it is asleep, and a request has called it of late")
 
 
 class TierState(WireModel):

@@ -100,6 +100,7 @@ class _FleetCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield from _policy(self._view)
+        yield from _pools(self._view)
         yield from _replicas(self._view)
         yield from _points(self._view)
 
@@ -108,6 +109,13 @@ def _policy(view: FleetView) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "trimode_router_policy_version", "Version of the policy in force.", value=view.policy_version
     )
+
+
+def _pools(view: FleetView) -> Iterator[Metric]:
+    asleep = GaugeMetricFamily("trimode_pool_asleep", "1: no replica, and a request wakes it.", labels=["pool"])
+    for pool in view.pools:
+        asleep.add_metric([pool.name], float(pool.asleep))
+    yield asleep
 
 
 def _replicas(view: FleetView) -> Iterable[Metric]:

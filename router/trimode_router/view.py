@@ -139,6 +139,7 @@ class Viewer:
             waiting=sum(replica.waiting for replica in own),
             tokens_per_second=sum(replica.tokens_per_second for replica in own),
             shares={point: round(100 * count / len(ready), 1) for point, count in points.items()},
+            asleep=name in self._dispatcher.sleepers.asleep(self._now()),
             wanted=self._dispatcher.sleepers.wanted(name, self._now()),
         )
 

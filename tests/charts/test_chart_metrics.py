@@ -80,7 +80,18 @@ def a_view() -> FleetView:
             "default_tier": "t",
             "tiers": [],
             "switching": {"margin_percent": 5, "min_dwell_milliseconds": 0, "fallback": {}},
-            "pools": [],
+            "pools": [
+                {
+                    "name": "p",
+                    "points": [],
+                    "replicas": 1,
+                    "ready": 1,
+                    "running": 0,
+                    "waiting": 0,
+                    "tokens_per_second": 0,
+                    "shares": {},
+                }
+            ],
             "replicas": [replica],
             "router": {
                 "in_flight": 0,

@@ -1,5 +1,6 @@
 """What one machine starts, and what a change does: tables."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -151,3 +152,13 @@ def test_pools_that_share_replicas_start_heavy_on_ar_and_are_not_autoscaled() ->
     fewer = resource(pools=shared, rebalancing={"totalReplicas": 2})
     assert diff(made, fewer).scale == ("ar",)
     assert not diff(made, fewer).policy
+
+
+def test_a_pool_that_begins_to_sleep_is_known_to_the_router() -> None:
+    awake, asleep = (resource(pools=[pool(replicas={"min": least, "max": 2})]) for least in (1, 0))
+    assert plan(asleep)[0].replicas == 0
+    assert diff(awake, asleep) == replace(diff(awake, asleep), policy=True, scale=("flex",))
+    assert diff(asleep, awake).policy
+    later = resource(pools=[pool(replicas={"min": 0, "max": 2, "idleSeconds": 9})])
+    assert diff(asleep, later).scale == ("flex",)
+    assert not diff(asleep, later).policy

@@ -22,6 +22,7 @@ from trimode_policy.route import RequestView
 LIMITS = AdmissionLimits(max_queued=10, max_wait_s=5.0)
 CALM = QueueView(queued=0, oldest_wait_s=0.0, in_flight=3, capacity=8, drain_rate_rps=4.0, ready_replicas=2)
 FULL = replace(CALM, in_flight=8)
+ASLEEP = replace(CALM, in_flight=0, capacity=0, ready_replicas=0)
 ANY = RequestView()
 
 
@@ -36,6 +37,9 @@ ANY = RequestView()
         (replace(FULL, queued=9, drain_rate_rps=1.0), Outcome.REFUSE, 429, 10, AdmitReason.WAIT_TOO_LONG),
         (replace(FULL, queued=9, drain_rate_rps=100.0), Outcome.QUEUE, 200, 0, AdmitReason.WAIT_FOR_ROOM),
         (replace(CALM, ready_replicas=0), Outcome.REFUSE, 503, 1, AdmitReason.NONE_READY),
+        (replace(ASLEEP, waking=True), Outcome.QUEUE, 200, 0, AdmitReason.WAKES_POOL),
+        (replace(ASLEEP, waking=True, queued=9), Outcome.QUEUE, 200, 0, AdmitReason.WAKES_POOL),
+        (replace(ASLEEP, waking=True, queued=10), Outcome.REFUSE, 429, 3, AdmitReason.QUEUE_FULL),
         (replace(FULL, queued=1, drain_rate_rps=0.0), Outcome.QUEUE, 200, 0, AdmitReason.WAIT_FOR_ROOM),
         (
             replace(FULL, queued=1, drain_rate_rps=0.0, oldest_wait_s=6.0),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,6 +30,14 @@ def test_replicas_on_their_way_are_not_ordered_twice() -> None:
 
 def test_who_runs_and_does_not_report_is_taken_to_be_like_the_others() -> None:
     assert size_pool(load([0.7], 3, running=3)) == 3
+
+
+def test_a_pool_may_sleep_and_a_waiting_request_wakes_it() -> None:
+    asleep = PoolLoad([], 0, 0, 0, 4)
+    assert size_pool(asleep) == 0
+    assert size_pool(replace(asleep, wanted=True)) == 1
+    assert size_pool(PoolLoad([0.0], 1, 1, 0, 4)) == 0
+    assert size_pool(PoolLoad([0.01], 1, 1, 0, 4)) == 1, "as long as anybody is served"
 
 
 @given(st.lists(st.floats(0, 5), max_size=6), st.integers(0, 6), st.integers(0, 6), st.integers(1, 9), st.floats(1, 3))

@@ -24,6 +24,7 @@ NAMES = {
     "trimode_router_tasks": ("gauge", ()),
     "trimode_router_client_connections": ("gauge", ()),
     "trimode_router_policy_version": ("gauge", ()),
+    "trimode_pool_asleep": ("gauge", ("pool",)),
     "trimode_replica_ready": ("gauge", ("pool", "replica")),
     "trimode_replica_running": ("gauge", ("pool", "replica")),
     "trimode_replica_waiting": ("gauge", ("pool", "replica")),

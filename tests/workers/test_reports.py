@@ -15,7 +15,7 @@ from trimode_api.wire import REPORT_PATH, Command, PolicyConfig, ReplicaReport, 
 from trimode_workers.replica.policy import configure_for, keeping, pool_points
 from trimode_workers.replica.replica import Replica
 from trimode_workers.replica.report import RateWindow
-from trimode_workers.replica.scaling import scale
+from trimode_workers.replica.scaling import Scaler
 from trimode_workers.replica.settings import ReplicaSettings
 
 Eventually = Callable[..., Awaitable[None]]
@@ -206,4 +206,4 @@ def test_serve_is_answered_by_the_replicas_own_figures(occupancy: float, wanted:
         capacity_adjusted_min_replicas=1,
         capacity_adjusted_max_replicas=4,
     )
-    assert scale(context) == (wanted, {})
+    assert Scaler([], "flex")(context) == (wanted, {})

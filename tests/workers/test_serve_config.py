@@ -147,7 +147,10 @@ def serve_config(router: str, model: str = "tiny://", least: int = 1, most: int 
                         "autoscaling_config": {
                             "min_replicas": least,
                             "max_replicas": most,
-                            "policy": {"policy_function": "trimode_workers.replica.scaling:scale"},
+                            "policy": {
+                                "policy_function": "trimode_workers.replica.scaling:Scaler",
+                                "policy_kwargs": {"routers": [router], "pool": "flex"},
+                            },
                             "look_back_period_s": 15.0,
                             "upscale_delay_s": 1.0,
                         },

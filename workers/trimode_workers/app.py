@@ -34,8 +34,7 @@ HEALTH: dict[str, Any] = {
     "health_check_timeout_s": 10.0,
     "graceful_shutdown_wait_loop_s": 0.1,
 }
-SCALE = "trimode_workers.replica.scaling:scale"
-WAKE = "trimode_workers.replica.waking:Waker"
+SCALER = "trimode_workers.replica.scaling:Scaler"
 START_TRIES = 2
 POLL_S = 0.1
 STOP_MARGIN_S = 10.0
@@ -182,10 +181,8 @@ def _scaling(settings: PoolSettings) -> dict[str, Any]:
 
 
 def _scaling_policy(settings: PoolSettings) -> AutoscalingPolicy:
-    if settings.min_replicas:
-        return AutoscalingPolicy(policy_function=SCALE)  # type: ignore[no-untyped-call]
     asked = {"routers": list(settings.router_urls), "pool": settings.pool}
-    return AutoscalingPolicy(policy_function=WAKE, policy_kwargs=asked)  # type: ignore[no-untyped-call]
+    return AutoscalingPolicy(policy_function=SCALER, policy_kwargs=asked)  # type: ignore[no-untyped-call]
 
 
 def _here(settings: ReplicaSettings) -> ReplicaSettings:

@@ -22,8 +22,7 @@ from trimode_operator.plan.pods import grace_seconds
 from trimode_operator.plan.weights import Weights
 
 IMPORT_PATH = "trimode_workers.app:build"
-SCALING_POLICY = "trimode_workers.replica.scaling:scale"
-WAKING_POLICY = "trimode_workers.replica.waking:Waker"
+SCALING_POLICY = "trimode_workers.replica.scaling:Scaler"
 POD_MARGIN_S = 15
 """Serve gives up on a replica this much earlier than the pod's grace ends, in seconds."""
 
@@ -117,13 +116,11 @@ def _autoscaling(pool: Pool, target: int | None, names: Names) -> dict[str, Any]
         "look_back_period_s": 15.0,
         "upscale_delay_s": 10.0,
         "downscale_delay_s": 300.0,
-        **({} if least else {"downscale_to_zero_delay_s": float(pool.replicas.idle_seconds)}),
+        "downscale_to_zero_delay_s": float(pool.replicas.idle_seconds),
     }
 
 
 def _policy(pool: Pool, names: Names) -> dict[str, Any]:
-    """A pool that sleeps is woken by requests that wait in the routers, so its policy asks them."""
-    if pool.replicas.min:
-        return {"policy_function": SCALING_POLICY}
+    """The same whatever the bounds are. A pool that sleeps is woken by requests that wait in the routers."""
     asked = {"routers": [names.reports_url], "pool": pool.name}
-    return {"policy_function": WAKING_POLICY, "policy_kwargs": asked}
+    return {"policy_function": SCALING_POLICY, "policy_kwargs": asked}

@@ -34,6 +34,24 @@ def told(seen: Observations) -> dict[str, tuple[str, str]]:
     return {kind: (verdict.status.value, str(verdict.reason)) for kind, verdict in verdicts(seen).items()}
 
 
+ASLEEP = replace(WELL, minimum={"flex": 0}, fleets=fleets(view(policy_version=3)))
+
+
+@pytest.mark.parametrize(
+    ("seen", "serving"),
+    [
+        (ASLEEP, ("True", "Asleep")),
+        (replace(ASLEEP, minimum={"flex": 0, "other": 1}), ("True", "Asleep")),
+        (replace(ASLEEP, ray=Ray(True, failed=("flex DEPLOY_FAILED: no weights",))), ("False", "NoReplicaReady")),
+        (replace(ASLEEP, minimum={"flex": 1}), ("False", "NoReplicaReady")),
+    ],
+)
+def test_a_fleet_that_sleeps_serves_as_long_as_it_can_be_woken(seen: Observations, serving: tuple[str, str]) -> None:
+    assert told(seen)["Serving"] == serving
+    assert told(ASLEEP)["Ready"] == ("True", "AsSpecified")
+    assert "a request wakes flex" in verdicts(ASLEEP)[ConditionType.SERVING].message
+
+
 def test_every_condition_is_said_from_the_first_moment_on() -> None:
     found = told(NOTHING)
     assert list(found) == [kind.value for kind in ConditionType]

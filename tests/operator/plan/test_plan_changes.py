@@ -252,3 +252,29 @@ def test_a_rebalanced_pool_is_held_at_its_target(resource: Resource, plan: MakeP
     assert bounds(flex=3) == (3, 3)
     assert bounds(flex=9) == (4, 4)
     assert bounds(gone=2) == (1, 4)
+
+
+def test_a_pool_that_sleeps_is_woken_by_the_routers_queue(
+    spec: dict[str, Any], resource: Resource, plan: MakePlan, find: Find
+) -> None:
+    def told(replicas: dict[str, int]) -> dict[str, Any]:
+        made = plan(
+            resource(spec | {"diffusion": None, "pools": [{"name": "flex", "modes": ["AR"], "replicas": replicas}]})
+        )
+        service = find(made, "RayService")["spec"]
+        (group,) = service["rayClusterConfig"]["workerGroupSpecs"]
+        (application,) = yaml.safe_load(service["serveConfigV2"])["applications"]
+        scaling: dict[str, Any] = application["deployments"][0]["autoscaling_config"]
+        assert (group["minReplicas"], group["maxReplicas"]) == (replicas["min"], replicas["max"])
+        assert made.policy.pools[0].sleeps is (replicas["min"] == 0)
+        return scaling
+
+    asleep = told({"min": 0, "max": 2, "idleSeconds": 60})
+    assert (asleep["min_replicas"], asleep["max_replicas"]) == (0, 2)
+    assert asleep["downscale_to_zero_delay_s"] == 60.0
+    assert asleep["policy"] == {
+        "policy_function": "trimode_workers.replica.scaling:Scaler",
+        "policy_kwargs": {"routers": ["http://nemo-reports.llm.svc.cluster.local:8001"], "pool": "flex"},
+    }
+    awake = told({"min": 1, "max": 2})
+    assert awake["policy"] == asleep["policy"], "another one would replace the replicas"

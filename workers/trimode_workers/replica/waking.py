@@ -1,51 +1,28 @@
-"""The policy that Ray Serve's autoscaler calls for pools that may have no replica.
+"""Whether a request waits for the first replica of a pool that sleeps: the routers know.
 
-Belongs here: asking the routers whether a request waits for one. Serve sees no requests, and a pool without replicas
-has nobody who reports. Serve calls a policy in its controller's loop, so a thread asks, and the policy reads what it
-last heard.
+Belongs here: asking them. Ray Serve calls its autoscaling policy in its controller's loop, so a thread asks, and the
+policy reads what was heard last.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
-import weakref
 from collections.abc import Sequence
-from typing import Any
 
 import aiohttp
 from pydantic import ValidationError
 
 from trimode_api.fleet import FleetView
-from trimode_api.wire import FLEET_PATH, TOKEN_VARIABLE
-from trimode_policy.size import size_pool
+from trimode_api.wire import FLEET_PATH
 from trimode_workers.replica.addresses import Routers
-from trimode_workers.replica.scaling import load_of
 
 ASK_S = 0.5
 """Between two questions to the routers while there is no replica, in seconds."""
 TIMEOUT_S = 2.0
 
 _log = logging.getLogger(__name__)
-
-
-class Waker:
-    """Ray Serve's policy class: `Waker(routers, pool)(AutoscalingContext) -> (replicas, state)`."""
-
-    def __init__(self, routers: Sequence[str], pool: str) -> None:
-        self._ear = Ear(routers, pool, os.environ.get(TOKEN_VARIABLE, ""))
-        self._listens = False
-
-    def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
-        if not self._listens:  # not sooner: Serve also makes instances that it only looks at
-            self._listens = True
-            threading.Thread(target=self._ear.listen, name="waking", daemon=True).start()
-            # The thread must not keep a policy alive that Serve has replaced.
-            weakref.finalize(self, self._ear.ended.set)
-        self._ear.asleep = context.target_num_replicas == 0
-        return size_pool(load_of(context, wanted=self._ear.wanted)), {}
 
 
 class Ear:
