@@ -56,7 +56,7 @@ def test_defaults_are_pinned() -> None:
                 "name": "flex",
                 "modes": ["AR", "SelfSpeculation"],
                 "blockLengths": [8, 16, 32],
-                "replicas": {"min": 1, "max": 1},
+                "replicas": {"min": 1, "max": 1, "idleSeconds": 300},
                 "resources": {"gpus": 0, "cpu": "1", "memory": "1Gi"},
             }
         ],

@@ -47,7 +47,7 @@ def test_defaults_are_filled_in_by_the_server(world: World, paper: str) -> None:
         }
     )
     assert stored["spec"]["switching"]["policy"] == "Predictive"
-    assert stored["spec"]["pools"][0]["replicas"] == {"min": 1, "max": 1}
+    assert stored["spec"]["pools"][0]["replicas"] == {"min": 1, "max": 1, "idleSeconds": 300}
     assert stored["spec"]["suspend"] is False
 
 
