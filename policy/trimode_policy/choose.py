@@ -147,7 +147,7 @@ def _counting(here: Estimate, best: Estimate, known: Sequence[Estimate], state: 
     passed = 0.0 if state.asked_at is None else min(max(0.0, now - state.asked_at), 1.0)
     other = best.pace if best is not here else min((e.pace for e in known if e is not here), default=here.pace)
     lost_s = max(0.0, state.lost_s + passed * max(-1.0, 1.0 - other / here.pace))
-    return replace(state, lost_s=lost_s, asked_at=now)
+    return state.counted(lost_s, now)
 
 
 def _recent(state: PointState, now: float) -> float:

@@ -25,9 +25,11 @@ DIFFUSION_STEP = 0.02
 
 @dataclass(slots=True)
 class Yield:
-    """What one operating point yields; `tokens` is the prediction (per request and cycle)."""
+    """What one operating point yields; `tokens` is the prediction (per request and cycle). `speculates`: as its mode
+    does; asking the mode each time costs more than the prediction."""
 
     point: OperatingPoint
+    speculates: bool
     prior_odds: float
     shape: Shape
     tokens: float
@@ -44,9 +46,10 @@ class Gain:
     def start(self, point: OperatingPoint) -> Yield:
         """A point before anything was measured."""
         prior = prior_tokens(point)
-        odds = log_odds_for(prior, point.block_length) if point.mode.speculates else 0.0
-        known = Yield(point, odds, self.tracker.start(0.0, DRIFT.shape_start**2, 0.0), prior, odds)
-        if point.mode.speculates:
+        speculates = point.mode.speculates
+        odds = log_odds_for(prior, point.block_length) if speculates else 0.0
+        known = Yield(point, speculates, odds, self.tracker.start(0.0, DRIFT.shape_start**2, 0.0), prior, odds)
+        if speculates:
             self._yields.append(known)
         return known
 
@@ -56,7 +59,7 @@ class Gain:
         gained = min(max(tokens, 0.0), float(length))
         if known.point.mode is Mode.DIFFUSION:
             known.tokens += DIFFUSION_STEP * (max(gained, 0.5) - known.tokens)
-        elif known.point.mode.speculates:
+        elif known.speculates:
             expected = self.tokens(known)
             slope = max(tokens_slope(known.odds, length), 0.02)
             self.tracker.update(known.shape, gained - expected, slope, (SPREAD * expected) ** 2 / batch, now)
@@ -76,7 +79,7 @@ class Gain:
 
     def tokens(self, known: Yield) -> float:
         """Predicted tokens per request and cycle; remembered until the log-odds move."""
-        if known.point.mode.speculates:
+        if known.speculates:
             odds = known.prior_odds + known.shape.mean + self.tracker.level
             if odds != known.odds:
                 known.odds, known.tokens = odds, expected_tokens(odds, known.point.block_length)
@@ -84,7 +87,7 @@ class Gain:
 
     def variance(self, known: Yield, now: float | None) -> float:
         """Doubt of log tokens as of `now` (None: as of the last measurement), without what all lengths share."""
-        if not known.point.mode.speculates:
+        if not known.speculates:
             return 0.0
         odds = known.shape.variance if now is None else self.tracker.variance(known.shape, now)
         return TOKENS_PER_ODDS**2 * odds

@@ -153,12 +153,14 @@ def candidate(here: Estimate, known: Iterable[Estimate], margin: float, purse: P
     best: Estimate | None = None
     best_better = margin
     other_mode: Estimate | None = None
+    mode, young = here.point.mode, here.seen < HERE_CYCLES
+    rests, rests_new = purse.rests(now, new=False), purse.rests(now, new=True)
     for other in known:
         if other is here:
             continue
-        if other.point.mode is not here.point.mode and (other_mode is None or other.pace < other_mode.pace):
+        if other.point.mode is not mode and (other_mode is None or other.pace < other_mode.pace):
             other_mode = other
-        if purse.rests(now, new=other.seen == 0) or (here.seen < HERE_CYCLES and here.variance > other.variance):
+        if (rests if other.seen else rests_new) or (young and here.variance > other.variance):
             continue
         better, doubt = advantage(here, other)
         better += (HOPE if other.seen else HOPE_NEW) * doubt
@@ -166,7 +168,7 @@ def candidate(here: Estimate, known: Iterable[Estimate], margin: float, purse: P
             purse.available(now), PROBE_CYCLES * regret_seconds(here, other)
         ):
             best, best_better = other, max(better, margin)
-    if best is None and other_mode is not None and other_mode.idle_s >= REVISIT_S and not purse.rests(now, False):
+    if best is None and other_mode is not None and other_mode.idle_s >= REVISIT_S and not rests:
         affords = affordable(purse.available(now), PROBE_CYCLES * regret_seconds(here, other_mode))
         best = other_mode if affords else None
     return best
