@@ -22,7 +22,10 @@ DRAIN_PATH = "/internal/v1/drain"
 CONTINUE_PATH = "/internal/v1/continue"
 """On a replica's own port: go on with a stream that another replica began. The body is `{"path", "id", "created",
 "emitted", "request"}`: the client's path and body as they came, the answer's id and time, all its token ids so far,
-as chunks carried them under `trimode.ids`. The answer is the rest of the stream."""
+as chunks carried them under `trimode.ids`. The answer is the rest of the stream.
+
+Of several choices, which chunks tell apart by `trimode.choice`, there is `choices` instead of `emitted`, in their
+order: `{"emitted"}`, and for one that had its end `{"emitted", "ended", "tokens"}`, as `trimode` said there."""
 
 TIER_HEADER = "x-trimode-tier"
 REQUEST_ID_HEADER = "x-request-id"

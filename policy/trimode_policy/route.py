@@ -13,6 +13,8 @@ from zlib import crc32
 
 from trimode_api.modes import OperatingPoint
 
+from .values import value
+
 Rank = tuple[bool, float, int]
 """Kept for others; share of its room in use (1 and above: full); prompt tokens queued. The least goes first."""
 FULL: Rank = (True, 1.0, 0)
@@ -27,7 +29,7 @@ def _lossless(points: Iterable[OperatingPoint]) -> bool:
     return any(point.mode.lossless for point in points)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ReplicaView:
     """One replica at one moment, as one router knows it.
 
@@ -100,7 +102,7 @@ class Claim(IntEnum):
     RESUMED = 2
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RequestView:
     """What routing and admission need of a request.
 
@@ -146,7 +148,7 @@ class RouteReason(StrEnum):
     NONE_READY = "NoneReady"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RouteDecision:
     """The replica, or None with the reason: busy (wait or 429), not offered (400), none ready (503)."""
 
@@ -260,7 +262,9 @@ def _keeps_pace(request: RequestView, replicas: Sequence[ReplicaView], staleness
 
 def _able(request: RequestView, replica: ReplicaView, staleness: Staleness) -> bool:
     """Whether it may answer, be it full or not."""
-    return replica.open and replica.age_s <= staleness.dead_after_s and may_serve(request, replica.points)
+    if not replica.open or replica.age_s > staleness.dead_after_s:
+        return False
+    return (replica.lossless and request.pin is None) or may_serve(request, replica.points)
 
 
 def _nobody(request: RequestView, replicas: Sequence[ReplicaView], staleness: Staleness) -> RouteDecision:

@@ -131,13 +131,16 @@ class Tenant:
 
     def enter(self, now: float) -> None:
         """Take one request in. ApiError 429 where a budget is spent."""
-        for budget, what, code in (
-            (self.requests, f"{self.entry.requests_per_minute} requests a minute", "rate_limit_exceeded"),
-            (self.tokens, f"{self.entry.tokens_per_minute} tokens a minute", "token_budget_exceeded"),
-        ):
-            if (seconds := budget.wait(now)) > 0:
-                raise ApiError(429, f"this key's {what} are spent", code=code, retry_after_s=max(1, ceil(seconds)))
+        if (seconds := self.requests.wait(now)) > 0:
+            raise _spent(f"{self.entry.requests_per_minute} requests", "rate_limit_exceeded", seconds)
+        if (seconds := self.tokens.wait(now)) > 0:
+            raise _spent(f"{self.entry.tokens_per_minute} tokens", "token_budget_exceeded", seconds)
         self.requests.spend(1)
+
+
+def _spent(what: str, code: str, seconds: float) -> ApiError:
+    message = f"this key's {what} a minute are spent"
+    return ApiError(429, message, code=code, retry_after_s=max(1, ceil(seconds)))
 
 
 class Access:

@@ -1,6 +1,6 @@
 """What the router itself writes to clients around a replica's bytes.
 
-Belongs here: heads of spliced answers, error answers, and what can be read off an answer's end.
+Belongs here: heads of spliced answers, error answers, ends of broken streams, and what can be read off an answer's end.
 """
 
 from __future__ import annotations
@@ -10,16 +10,26 @@ import re
 from trimode_api.errors import ApiError
 from trimode_api.wire import REQUEST_ID_HEADER
 from trimode_router.http.client import ClientConnection
-from trimode_router.http.outgoing import answer, connection_field, error_bytes, error_fields, head
+from trimode_router.http.head import AnswerHead
+from trimode_router.http.outgoing import (
+    LAST_CHUNK,
+    answer,
+    chunk,
+    connection_field,
+    error_bytes,
+    error_fields,
+    event,
+    fields_bytes,
+    status_line,
+)
 from trimode_router.http.request import Request
-from trimode_router.http.upstream import AnswerHead
+from trimode_router.trail import Trail
 
 _ID = REQUEST_ID_HEADER.encode()
-_USAGE = re.compile(rb'"completion_tokens"\s*:\s*(\d+)')
-_OWN = frozenset(
-    (b"connection", b"keep-alive", b"proxy-authenticate", b"te", b"trailer", b"upgrade", b"date", b"server", _ID)
-)
-"""Fields of a replica that concern its own connection, or that the router sets itself."""
+_TOKENS = b'"completion_tokens"'
+_USAGE = re.compile(_TOKENS + rb"\s*:\s*(\d+)")
+_DONE = b"data: [DONE]"
+_ERROR = b'data: {"error"'
 
 
 def head_for(request: Request, framing: AnswerHead) -> bytes:
@@ -27,14 +37,12 @@ def head_for(request: Request, framing: AnswerHead) -> bytes:
     client where this answer ends."""
     if framing.length is None and (request.http10 or not framing.chunked):
         request.keep = False
-    fields = [field for field in framing.fields if field[0].lower() not in _OWN]
-    if request.http10:
-        fields = [field for field in fields if field[0].lower() != b"transfer-encoding"]
-    if framing.status in (429, 503) and not framing.field(b"retry-after"):
-        fields.append((b"retry-after", b"1"))
-    fields.append((_ID, request.request_id.encode()))
-    fields.extend(connection_field(request.keep, request.http10))
-    return head(framing.status, fields)
+    own = fields_bytes(connection_field(request.keep, request.http10)) if not request.keep or request.http10 else b""
+    if framing.status in (429, 503) and not framing.retry_after:
+        own += b"retry-after: 1\r\n"
+    coding = b"" if request.http10 else framing.coding
+    line, request_id = status_line(framing.status), request.request_id.encode()
+    return b"%b%b%b%b: %b\r\n%b\r\n" % (line, framing.passed, coding, _ID, request_id, own)
 
 
 def refuse(client: ClientConnection, request: Request, error: ApiError) -> None:
@@ -48,7 +56,24 @@ def refuse(client: ClientConnection, request: Request, error: ApiError) -> None:
     client.finished()
 
 
+def ending(trail: Trail, why: str, *, chunked: bool) -> tuple[bytes, bool]:
+    """What a client that has `trail` still needs, so that its stream ends properly; whether the answer is whole then.
+
+    `why` goes into the error event of one that is not.
+    """
+    tail = trail.tail
+    data, whole = b"", _DONE in tail
+    if not whole and trail.finished:  # nothing but the end mark is missing
+        data, whole = _DONE + b"\n\n", True
+    elif not whole and _ERROR not in tail:  # a replica that could still speak has said why
+        data = event(error_bytes(ApiError(502, why, code="stream_broken")))
+    if chunked:
+        data = (chunk(data) if data else b"") + LAST_CHUNK
+    return data, whole
+
+
 def output_tokens(tail: bytes) -> int | None:
     """Tokens of an answer, from the usage at its end."""
-    found = _USAGE.findall(tail)
-    return int(found[-1]) if found else None
+    at = tail.rfind(_TOKENS)
+    found = _USAGE.match(tail, at) if at >= 0 else None
+    return int(found[1]) if found else None

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from zlib import crc32
 
 import msgspec
@@ -15,6 +14,7 @@ import msgspec
 from trimode_api.errors import ApiError
 from trimode_api.modes import Mode, OperatingPoint
 from trimode_policy.affinity import Beginning
+from trimode_policy.values import value
 
 CHAT_PATH = "/v1/chat/completions"
 TEXT_PATH = "/v1/completions"
@@ -43,6 +43,7 @@ class _Common(msgspec.Struct):
     stream: bool | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
+    n: int | None = None
     quality: str | None = None
     trimode: Dial | None = None
 
@@ -59,7 +60,7 @@ _CHAT = msgspec.json.Decoder(_Chat)
 _TEXT = msgspec.json.Decoder(_Text)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Asked:
     """One request as routing sees it. `prompt_tokens` is an estimate, and so are those of the `beginnings`."""
 
@@ -70,6 +71,7 @@ class Asked:
     lossy_ok: bool
     pin: OperatingPoint | None
     beginnings: tuple[Beginning, ...] = ()
+    choices: int = 1
 
 
 def parse(path: str, body: bytes, points: Sequence[OperatingPoint]) -> Asked:
@@ -102,6 +104,7 @@ def parse(path: str, body: bytes, points: Sequence[OperatingPoint]) -> Asked:
         lossy_ok=_lossy_ok(common.quality) or (pin is not None and not pin.mode.lossless),
         pin=pin,
         beginnings=beginnings(prompt),
+        choices=max(1, common.n or 1),
     )
 
 
@@ -111,6 +114,8 @@ def beginnings(prompt: bytes) -> tuple[Beginning, ...]:
     A conversation that goes on begins with the same bytes, for as long as its client writes them the same way. Two
     prompts under one name only send a request to a replica that has to compute it after all.
     """
+    if len(prompt) < SHORTEST_BEGINNING:
+        return ()
     found: list[Beginning] = []
     view, length, name = memoryview(prompt), SHORTEST_BEGINNING, 0
     while length <= min(len(view), LONGEST_BEGINNING):
@@ -151,14 +156,12 @@ def resolve(dial: Dial, points: Sequence[OperatingPoint]) -> OperatingPoint | No
 
 
 def _limit(common: _Common) -> int | None:
-    for name in ("max_completion_tokens", "max_tokens"):
-        value = getattr(common, name)
-        if value is None:
-            continue
-        if value < 1:
-            raise _bad(name, f"must be at least 1, got {value}")
-        return int(value)
-    return None
+    name, limit = "max_completion_tokens", common.max_completion_tokens
+    if limit is None:
+        name, limit = "max_tokens", common.max_tokens
+    if limit is not None and limit < 1:
+        raise _bad(name, f"must be at least 1, got {limit}")
+    return limit
 
 
 def _lossy_ok(quality: str | None) -> bool:
@@ -170,7 +173,7 @@ def _lossy_ok(quality: str | None) -> bool:
 def _required(raw: bytes, name: str, starts: bytes, kind: str) -> bytes:
     if not raw or raw == b"null":
         raise _bad(name, f"is required: {kind}", code="missing_required_parameter")
-    if raw[:1] not in [starts[i : i + 1] for i in range(len(starts))]:
+    if raw[0] not in starts:
         raise _bad(name, f"must be {kind}")
     return raw
 

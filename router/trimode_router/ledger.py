@@ -116,11 +116,9 @@ class _TierMetrics:
         self._per_token = metrics.per_token.labels(name)
         self._tokens = metrics.tokens.labels(name)
         self._queue_wait = metrics.queue_wait.labels(name)
-        self._met = {
-            (kind, met): metrics.objectives.labels(name, kind, str(met).lower())
-            for kind in ("ttft", "tpot")
-            for met in (True, False)
-        }
+        self._ttft, self._tpot = (
+            tuple(metrics.objectives.labels(name, kind, met) for met in ("false", "true")) for kind in ("ttft", "tpot")
+        )
 
     def count(self, exchange: Exchange, now: float) -> None:
         record = exchange.record
@@ -137,14 +135,14 @@ class _TierMetrics:
         met = waited <= exchange.tier.ttft_s
         if record.stream:  # the first byte of any other answer is its end
             self._first_byte.observe(waited)
-            self._met["ttft", met].inc()
+            self._ttft[met].inc()
         if record.tokens is not None:
             self._tokens.inc(record.tokens)
             if record.stream and record.tokens > 1:
                 per_token = (now - record.first_byte) / (record.tokens - 1)
                 self._per_token.observe(per_token)
                 in_time = per_token <= exchange.tier.tpot_s
-                self._met["tpot", in_time].inc()
+                self._tpot[in_time].inc()
                 met = met and in_time
         if record.stream:
             self.answers += 1

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from trimode_api.wire import REQUEST_ID_HEADER, TIER_HEADER
 from trimode_router.exchange import Exchange
-from trimode_router.fleet import Replica
-from trimode_router.http.upstream import LinkPool
+from trimode_router.http.outgoing import fields_bytes
+from trimode_router.http.pool import LinkPool
+from trimode_router.replica import Replica
 
+_ID = REQUEST_ID_HEADER.encode()
 Unreached = Callable[[Exchange, str], None]
 """(exchange, why): its replica could not be reached."""
 
@@ -80,17 +83,27 @@ class Links:
 
     def _head(self, exchange: Exchange, pool: LinkPool) -> bytes:
         request = exchange.request
-        lines = [
-            f"POST {exchange.path} HTTP/1.1",
-            f"host: {pool.host}:{pool.port}",
-            "content-type: application/json",
-            f"content-length: {len(exchange.body)}",
-            f"{TIER_HEADER}: {exchange.tier.name}",
-            f"{REQUEST_ID_HEADER}: {request.request_id}",
-            *(f"{name.decode()}: {value.decode('latin-1')}" for name, value in request.passed),
-        ]
-        if self._authorization:
-            lines.append(self._authorization)
-        elif request.authorization is not None:
-            lines.append(f"authorization: {request.authorization.decode('latin-1')}")
-        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+        head = b"%bcontent-length: %d\r\n%b: %b\r\n" % (
+            _fixed(exchange.path, pool.host, pool.port, exchange.tier.name, self._authorization),
+            len(exchange.body),
+            _ID,
+            request.request_id.encode(),
+        )
+        if request.passed:
+            head += fields_bytes(request.passed)
+        if not self._authorization and request.authorization is not None:
+            head += b"authorization: %b\r\n" % request.authorization
+        return head + b"\r\n"
+
+
+@lru_cache(maxsize=1024)
+def _fixed(path: str, host: str, port: int, tier: str, authorization: str) -> bytes:
+    """What the heads of all requests for a path of a replica in a tier have in common."""
+    lines = [
+        f"POST {path} HTTP/1.1",
+        f"host: {host}:{port}",
+        "content-type: application/json",
+        f"{TIER_HEADER}: {tier}",
+        *([authorization] if authorization else []),
+    ]
+    return "".join(f"{line}\r\n" for line in lines).encode("latin-1")

@@ -18,8 +18,9 @@ from trimode_api.fleet import (
     RouterState,
 )
 from trimode_router.dispatch import Dispatcher
-from trimode_router.fleet import Fleet, Replica
+from trimode_router.fleet import Fleet
 from trimode_router.ledger import Ledger
+from trimode_router.replica import Replica
 
 HISTORY_SECONDS = 600
 
@@ -69,16 +70,17 @@ class Viewer:
 
     def sample(self) -> None:
         """Note this second for the history."""
-        alive = [r for r in map(self._replica, self._fleet) if r.freshness is not Freshness.DEAD]
+        rules, now = self._fleet.rules, self._now()
+        alive = [r.report for r in self._fleet if r.freshness(rules, now) is not Freshness.DEAD]
         self._samples.append(
             FleetSample(
                 time=self._wall(),
                 in_flight=len(self._dispatcher.in_flight),
                 queued=len(self._dispatcher.queue),
-                running=sum(replica.running for replica in alive),
-                waiting=sum(replica.waiting for replica in alive),
-                tokens_per_second=sum(replica.tokens_per_second for replica in alive),
-                points=dict(Counter(replica.point for replica in alive if replica.ready)),
+                running=sum(report.running for report in alive),
+                waiting=sum(report.waiting for report in alive),
+                tokens_per_second=sum(report.tokens_per_second for report in alive),
+                points=dict(Counter(report.point for report in alive if report.ready)),
             )
         )
 

@@ -202,6 +202,30 @@ async def test_json_goes_on_as_json(fleet: Fleet) -> None:
         assert len(json.loads(text(broken))) == 60
 
 
+async def test_several_choices_of_one_stream(fleet: Fleet) -> None:
+    """Drawn, so that they differ, and of other lengths: the engine's own end of one is not the end of all."""
+    body = ask(**DRAWN) | {"n": 3, "temperature": 2.0, "ignore_eos": False, "max_tokens": 150}
+    unbroken = await heard(fleet, body)
+    broken = await heard(fleet, body, kill)
+    said, again = by_choice(unbroken), by_choice(broken)
+    assert again == said
+    assert len({text for text, _, _ in said.values()}) == 3
+    assert all(role == 1 and ended == 1 for _, role, ended in again.values())
+    assert broken[-1]["usage"] == unbroken[-1]["usage"]
+    assert broken[-1]["trimode"]["resumedAfter"] > 0
+
+
+def by_choice(chunks: list[dict[str, Any]]) -> dict[int, tuple[str, int, int]]:
+    """Text, roles and ends."""
+    found: dict[int, tuple[str, int, int]] = {}
+    for choice in (chunk["choices"][0] for chunk in chunks if chunk["choices"]):
+        text, roles, ends = found.get(choice["index"], ("", 0, 0))
+        delta = choice["delta"]
+        more, ended = delta.get("content", ""), choice["finish_reason"] is not None
+        found[choice["index"]] = (text + more, roles + ("role" in delta), ends + ended)
+    return found
+
+
 async def test_an_answer_that_is_not_streamed_is_asked_for_again(fleet: Fleet) -> None:
     body = {name: value for name, value in ask(**GREEDY).items() if name not in ("stream", "stream_options")}
     unbroken = (await fleet.http.post("/v1/chat/completions", json=body)).json()

@@ -282,7 +282,7 @@ BAD_BODIES = {
         b'{"model": "tiny", "messages": [], "trimode": {"mode": "Fast"}}',
         400,
         "trimode.mode",
-        "AR, SelfSpeculation, Diffusion",
+        "AR, SelfSpeculation, ",
     ),
     "block": (
         b'{"model": "tiny", "messages": [], "trimode": {"mode": "SelfSpeculation", "blockLength": 64}}',

@@ -157,6 +157,49 @@ async def test_text_completions_too(open_house: Any) -> None:
     assert "error" not in response.text
 
 
+async def test_a_stream_of_several_choices_goes_on_too(open_house: Any) -> None:
+    """One choice had its end, one is in mid-sentence, one has not begun."""
+    house, bad, good = await pair(open_house)
+
+    def said(index: int, text: str, ids: list[int]) -> dict[str, Any]:
+        choices = [{"index": index, "delta": {"content": text}, "finish_reason": None}]
+        return {"id": "chat-1", "created": 1, "choices": choices, "trimode": {"ids": ids, "choice": index}}
+
+    async def begin(call: Call) -> None:
+        await call.begin()
+        for part in (said(0, "a", [1]), said(2, "c", [31, 32]), said(0, "b", [2])):
+            await call.event(json.dumps(part, separators=(",", ":")))
+        end = {"id": "chat-1", "choices": [{"index": 0, "delta": {}, "finish_reason": "length"}]}
+        mark = {"choice": 0, "ended": "length", "tokens": 2}
+        await call.event(json.dumps(end | {"trimode": mark}, separators=(",", ":")))
+        await call.go.wait()
+        call.reset()
+
+    async def rest(call: Call) -> None:
+        assert call.json["choices"] == [
+            {"emitted": [1, 2], "ended": "length", "tokens": 2},
+            {"emitted": []},
+            {"emitted": [31, 32]},
+        ]
+        await call.begin()
+        await call.event(said(1, "B", [21]))
+        await call.end(5)
+
+    bad.script, good.script = begin, rest
+    events = await heard(house, ask(n=3), [bad])
+    assert text(events) == "acbB"
+    assert events[-1] == "[DONE]"
+    assert not any("error" in event for event in events)
+
+
+async def test_several_choices_of_an_engine_that_does_not_mark_them_end_with_an_error(open_house: Any) -> None:
+    house, bad, good = await pair(open_house)
+    bad.script = Breaker(reset)
+    events = await heard(house, ask(n=2), [bad])
+    assert json.loads(events[-1])["error"]["code"] == "stream_broken"
+    assert not good.calls
+
+
 async def test_a_stream_may_break_again_and_again(open_house: Any) -> None:
     house = await open_house(replicas=4, script=storyteller(0))
     for replica in house.replicas[:3]:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from trimode_router.bench import Result, Scenario
+from trimode_router.bench.load import Result, Scenario
 from trimode_router.rivals.candidates import RIVALS, free_port
-from trimode_router.rivals.measure import DIRECT, OURS, Outcome, compare, installed
+from trimode_router.rivals.measure import CORES, DIRECT, ON_ALL_CORES, OURS, Outcome, compare, installed
 from trimode_router.rivals.report import table, write
 
 RESULT = Result("short", 100, 0, 50.0, 0.1, 10.0, 1.0, 2.0, 60.0)
@@ -85,6 +85,6 @@ def test_configurations_are_valid(tmp_path: Path, binary: str, check: str) -> No
 @pytest.mark.slow
 def test_a_small_run() -> None:
     outcomes = compare(Scenario("short", clients=2, chunks=3, pause_ms=0, seconds=0.5), {}, rounds=2)
-    assert [each.candidate for each in outcomes] == [DIRECT, OURS]
+    assert [each.candidate for each in outcomes] == [DIRECT, OURS, *([ON_ALL_CORES] if CORES > 1 else [])]
     assert not any(each.failed for each in outcomes)
     assert all(len(each.rounds) == 2 for each in outcomes)

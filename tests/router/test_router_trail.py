@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimode_router.trail import Trail
+from trimode_router.trail import ManyTrail, Trail
 
 BODY = b'{"model":"tiny","stream":true}'
 
@@ -87,3 +87,46 @@ def test_the_end_is_recognised_behind_any_length() -> None:
     trail.add(b'data: {"choices":[{"delta":{},"finish_reason":"stop"}],"usage":{"completion_tokens":500}}\n\n')
     assert trail.finished
     assert b'"completion_tokens":500' in trail.tail
+
+
+def of_choice(index: int, ids: list[int]) -> bytes:
+    data = event("x", ids)
+    return data.replace(b"]}}", b'],"choice":%d}}' % index)
+
+
+def end_of(index: int, tokens: int) -> bytes:
+    mark = {"choice": index, "ended": "stop", "tokens": tokens}
+    value = {"choices": [{"index": index, "delta": {}, "finish_reason": "stop"}], "trimode": mark}
+    return b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n"
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.lists(st.integers(0, 200_000), min_size=1, max_size=40)), min_size=1))
+def test_ids_of_several_choices_are_told_apart(chunks: list[tuple[int, list[int]]]) -> None:
+    trail = ManyTrail(1_000_000, 3)
+    for index, ids in chunks:
+        trail.add(of_choice(index, ids))
+    expected: list[list[int]] = [[], [], []]
+    for index, ids in chunks:
+        expected[index] += ids
+    assert [choice["emitted"] for choice in rest_of(trail)["choices"]] == expected
+
+
+def test_the_end_of_one_choice_is_not_the_end() -> None:
+    trail = ManyTrail(1000, 2)
+    trail.add(of_choice(0, [1]) + of_choice(1, [2]) + end_of(1, 7))
+    assert not trail.finished
+    assert rest_of(trail)["choices"] == [{"emitted": [1]}, {"emitted": [2], "ended": "stop", "tokens": 7}]
+    trail.add(b'data: {"choices":[{"delta":{},"finish_reason":"stop"}],"usage":{"completion_tokens":9}}\n\n')
+    assert trail.finished
+
+
+def test_a_choice_that_nobody_asked_for() -> None:
+    trail = ManyTrail(1000, 2)
+    trail.add(of_choice(2, [1]))
+    assert trail.continuation("/v1/chat/completions", BODY) is None
+
+
+def test_several_choices_without_marks_can_not_be_continued() -> None:
+    trail = ManyTrail(1000, 2)
+    trail.add(event("a", [1]))
+    assert trail.continuation("/v1/chat/completions", BODY) is None

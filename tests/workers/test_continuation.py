@@ -16,7 +16,7 @@ import trimode_workers
 from trimode_api.errors import ApiError
 from trimode_api.wire import CONTINUE_PATH, PolicyConfig
 from trimode_workers.engine.messages import Finish, Submit, TokenEvent
-from trimode_workers.openai.continuation import behind, parse_continuation, seed_of
+from trimode_workers.openai.continuation import Past, behind, parse_continuation, seed_of
 from trimode_workers.openai.render import Kind, Outcome
 from trimode_workers.replica.generation import Generation
 from trimode_workers.replica.replica import Replica
@@ -119,8 +119,8 @@ GOOD = {"path": "/v1/chat/completions", "id": "chatcmpl-1", "created": 5, "emitt
 
 
 def test_the_routers_words() -> None:
-    request, head, emitted = parse_continuation(json.dumps(GOOD).encode())
-    assert (head.kind, head.id, head.created, emitted) == (Kind.CHAT, "chatcmpl-1", 5, [1, 2])
+    request, head, pasts = parse_continuation(json.dumps(GOOD).encode())
+    assert (head.kind, head.id, head.created, pasts) == (Kind.CHAT, "chatcmpl-1", 5, [Past([1, 2])])
     assert request.stream
     text = GOOD | {"path": "/v1/completions", "request": {"model": "m", "prompt": "x", "stream": True}}
     assert parse_continuation(json.dumps(text).encode())[1].kind is Kind.TEXT
@@ -133,6 +133,9 @@ def test_the_routers_words() -> None:
         ({"emitted": ["a"]}, "emitted"),
         ({"id": 7}, "id"),
         ({"request": REQUEST | {"stream": False}}, "only a stream"),
+        ({"request": REQUEST | {"n": 2}}, "wants 2, got 1"),
+        ({"choices": [{"emitted": [1]}, {"emitted": []}]}, "wants 1, got 2"),
+        ({"request": REQUEST | {"n": 2}, "choices": [{"ended": "stop"}, {"ended": "stop"}]}, "all have ended"),
         ({"request": REQUEST | {"top_p": 7}}, "top_p"),
         ({"request": 5}, "object"),
     ],
@@ -141,6 +144,14 @@ def test_bad_words(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ApiError, match=words) as error:
         parse_continuation(json.dumps(GOOD | changes).encode())
     assert error.value.status == 400
+
+
+def test_the_routers_words_for_several_choices() -> None:
+    choices = [{"emitted": [1, 2]}, {"emitted": [3], "ended": "stop", "tokens": 4}, {"emitted": []}]
+    body = GOOD | {"emitted": [], "choices": choices, "request": REQUEST | {"n": 3}}
+    _, _, pasts = parse_continuation(json.dumps(body).encode())
+    assert pasts == [Past([1, 2]), Past([3], "stop", 4), Past()]
+    assert [past.begun for past in pasts] == [True, True, False]
 
 
 def test_seeds_follow_from_the_answers_id() -> None:

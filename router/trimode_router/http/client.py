@@ -189,18 +189,15 @@ class ClientConnection(asyncio.Protocol):
             reader.owes_continue = False
             self.transport.write(CONTINUE)
         # Set once for each phase: a trickle of bytes must not push it out.
-        if self._marked is not reader.phase or not self.deadline:
-            self._marked = reader.phase
-            limits = self._edge.limits
-            seconds = {
-                Phase.IDLE: limits.idle_seconds,
-                Phase.HEAD: limits.header_seconds,
-                Phase.BODY: limits.body_seconds,
-            }
-            now = self._edge.now()
-            self.deadline = now + seconds[reader.phase]
-            if reader.phase is Phase.IDLE:
+        phase = reader.phase
+        if self._marked is not phase or not self.deadline:
+            self._marked = phase
+            limits, now = self._edge.limits, self._edge.now()
+            if phase is Phase.IDLE:
+                self.deadline = now + limits.idle_seconds
                 self.idle_since = now
+            else:
+                self.deadline = now + (limits.header_seconds if phase is Phase.HEAD else limits.body_seconds)
 
     def _linger(self) -> None:
         """Close with input unread: at once, the reset would overtake the answer; so discard for a while first."""

@@ -28,10 +28,12 @@ class MethodNotAllowed(ApiError):
         self.allowed = allowed
 
 
-def head(status: int, fields: Fields) -> bytes:
-    """Status line, fields and the empty line."""
-    line = _STATUS_LINES.get(status) or f"HTTP/1.1 {status} Unknown\r\n".encode()
-    return line + b"".join([b"%b: %b\r\n" % field for field in fields]) + b"\r\n"
+def status_line(status: int) -> bytes:
+    return _STATUS_LINES.get(status) or f"HTTP/1.1 {status} Unknown\r\n".encode()
+
+
+def fields_bytes(fields: Fields) -> bytes:
+    return b"".join([b"%b: %b\r\n" % field for field in fields])
 
 
 def connection_field(keep: bool, http10: bool) -> Fields:
@@ -44,7 +46,7 @@ def connection_field(keep: bool, http10: bool) -> Fields:
 def answer(status: int, body: bytes, fields: Fields, *, content_type: bytes = JSON, bare: bool = False) -> bytes:
     """A whole answer; `bare` leaves the body out, as for HEAD."""
     all_fields = [(b"content-type", content_type), (b"content-length", b"%d" % len(body)), *fields]
-    return head(status, all_fields) + (b"" if bare else body)
+    return status_line(status) + fields_bytes(all_fields) + b"\r\n" + (b"" if bare else body)
 
 
 def error_fields(error: ApiError) -> list[tuple[bytes, bytes]]:

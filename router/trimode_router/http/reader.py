@@ -31,8 +31,8 @@ class RequestReader:
     """Fills `ready`. After a request that can not be read the reader is `deaf`: that request is its last."""
 
     __slots__ = (
-        "_body", "_head", "_limits", "_new_id", "_parser", "_refuse", "_size", "deaf", "owes_continue", "phase",
-        "ready",
+        "_body", "_head", "_limits", "_new_id", "_parser", "_piece", "_refuse", "_size", "deaf", "owes_continue",
+        "phase", "ready",
     )  # fmt: skip
 
     def __init__(self, limits: Limits, new_id: Callable[[], str], refuse: Refuse) -> None:
@@ -42,7 +42,7 @@ class RequestReader:
         self._parser = httptools.HttpRequestParser(self)
         self._head: Head | None = None
         self._body: list[bytes] = []
-        self._size = 0
+        self._size = self._piece = 0
         self.ready: deque[Request] = deque()
         self.phase = Phase.IDLE
         self.deaf = False
@@ -52,6 +52,9 @@ class RequestReader:
     def feed(self, data: bytes) -> None:
         """Take in bytes as they come; a piece may hold part of a request, or many."""
         before = len(self.ready)
+        self._piece = len(data)
+        if self._head is not None:
+            self._head.most += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -72,7 +75,7 @@ class RequestReader:
         """The rest of the input is meaningless: what is whole is ready, then comes this error, then nothing."""
         if self.deaf:
             return
-        head = self._head or Head(0, 0)
+        head = self._head or Head(0, 0, 0)
         head.problem = problem
         self.ready.append(self._request(head, False, b""))
         self.deaf = True
@@ -80,7 +83,7 @@ class RequestReader:
     # Called by the parser.
 
     def on_message_begin(self) -> None:
-        self._head = Head(self._limits.header_bytes, self._limits.body_bytes)
+        self._head = Head(self._limits.header_bytes, self._limits.body_bytes, self._piece)
         self.phase = Phase.HEAD
         self._body.clear()
         self._size = 0
@@ -94,7 +97,7 @@ class RequestReader:
         if head is None:
             return
         if self.phase is Phase.HEAD:
-            head.add(name, value)
+            head.fields.append((name, value))
         else:
             head.grow(len(name) + len(value) + 4)  # a trailer: counted, never believed
 
@@ -135,16 +138,18 @@ class RequestReader:
         self.phase = Phase.IDLE
 
     def _request(self, head: Head, keep: bool, body: bytes) -> Request:
+        if head.fields:
+            head.read()
         path, query = split_target(head.url)
         return Request(
             method=self._parser.get_method().decode() if head.url else "",
             path=path,
             query=query,
-            http10=head.url != b"" and self._parser.get_http_version() == "1.0",
+            http10=head.url != b"" and (head.version or self._parser.get_http_version()) == "1.0",
             keep=keep,
             request_id=head.request_id or self._new_id(),
             tier=head.tier,
-            passed=tuple(head.passed),
+            passed=head.passed,
             body=body,
             authorization=head.authorization,
             problem=head.problem,

@@ -1,4 +1,4 @@
-"""Connections to one replica: kept, reused, and watched by a C parser while their bytes pass.
+"""One connection to a replica: reused, and watched by a C parser while its bytes pass.
 
 Belongs here: framing of answers and the life of a connection. What the bytes mean is the receiver's business.
 """
@@ -6,37 +6,35 @@ Belongs here: framing of answers and the life of a connection. What the bytes me
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import Protocol, cast
 
 import httptools
 
+from trimode_router.http.head import AnswerHead
+
 HEAD_LIMIT = 64 * 1024
 _END = b"\r\n\r\n"
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerHead:
-    """A replica's answer so far. Neither `length` nor `chunked`: it ends with the connection."""
-
-    status: int
-    fields: tuple[tuple[bytes, bytes], ...]
-    length: int | None
-    chunked: bool
-
-    def field(self, name: bytes) -> bytes:
-        """The first field of this lower-case name, or nothing."""
-        return next((value for key, value in self.fields if key.lower() == name), b"")
+_ONE_WRITE = 16 * 1024
+"""Up to this size it is cheaper to copy a body behind its head than to write twice."""
 
 
 class Receiver(Protocol):
-    """Takes one answer: `on_head`, any number of `on_bytes`, then `on_complete`; or `on_broken` at any time."""
+    """Takes one answer: `on_head`, any number of `on_bytes`, then `on_end`; or `on_broken` at any time."""
 
     def on_head(self, head: AnswerHead) -> None: ...
     def on_bytes(self, data: bytes) -> None: ...
-    def on_complete(self) -> None: ...
+    def on_end(self, data: bytes) -> None:
+        """The last bytes, or none."""
+
     def on_broken(self, why: str, untouched: bool) -> None:
         """`untouched`: a reused connection closed without a byte; the request may never have been seen."""
+
+
+class Keeper(Protocol):
+    """Where a link is kept between two answers."""
+
+    def keep(self, link: Link) -> None: ...
+    def forget(self, link: Link) -> None: ...
 
 
 class _Unchunker:
@@ -65,41 +63,40 @@ class Link(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_begun", "_complete", "_fields", "_head", "_head_done", "_keep", "_parser", "_pool", "_receiver", "_reused",
-        "_touched", "_unchunker", "_until_close", "heard", "in_body", "transport",
+        "_begun", "_complete", "_fields", "_flows", "_head", "_head_done", "_in_body", "_keep", "_parser", "_receiver",
+        "_reused", "_unchunker", "_until_close", "heard", "pool", "transport",
     )  # fmt: skip
 
-    def __init__(self, pool: LinkPool) -> None:
-        self._pool = pool
+    def __init__(self, pool: Keeper) -> None:
+        self.pool = pool
+        self.heard = True
+        """Whether something came since somebody looked."""
         self._receiver: Receiver | None = None
         self._reused = False
-        self._reset()
-
-    def _reset(self) -> None:
         self._parser: httptools.HttpResponseParser | None = None
         self._unchunker: _Unchunker | None = None
-        self._head = b""
-        self._fields: list[tuple[bytes, bytes]] = []
-        self._head_done = self._complete = self._keep = self._touched = self._until_close = False
-        self._begun = 0
-        self.in_body = False
-        self.heard = True
 
     def begin(self, receiver: Receiver, head: bytes, body: bytes, *, unchunk: bool) -> None:
         """Send a request; the answer goes to `receiver`."""
-        self._reset()
+        self.heard = True
         self._receiver = receiver
-        if unchunk:
-            self._unchunker = _Unchunker(self)
+        self._unchunker = _Unchunker(self) if unchunk else None
         self._parser = httptools.HttpResponseParser(self._unchunker or self)
-        self.transport.write(head + body if len(body) < 16384 else head)
-        if len(body) >= 16384:
+        self._head = b""
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._head_done = self._complete = self._keep = self._until_close = self._in_body = False
+        self._flows = False  # within the body, and nothing of it needs a closer look
+        self._begun = 0
+        if len(body) < _ONE_WRITE:
+            self.transport.write(head + body)
+        else:
+            self.transport.write(head)
             self.transport.write(body)
 
     def drop(self) -> None:
         """Forget the receiver and close at once: the replica sees its client leave."""
         self._receiver = None
-        self._pool.forget(self)
+        self.pool.forget(self)
         self.transport.abort()
 
     # The transport's side.
@@ -112,30 +109,30 @@ class Link(asyncio.Protocol):
         if receiver is None or parser is None:
             self.drop()  # a replica that speaks unasked can not be trusted with a next request
             return
-        self.heard = self._touched = True
+        self.heard = True
         try:
             parser.feed_data(data)
         except httptools.HttpParserError as error:
+            self._head += data
             self._break(f"sent malformed HTTP: {error}")
             return
-        if self._begun > 1:
+        if self._flows:  # nearly every piece
+            receiver.on_bytes(data)
+        elif self._begun > 1:
             self._break("sent more than its answer")
-        elif self.in_body:
-            if self._complete or self._unchunker is not None:
-                self._body(receiver, data)
-            else:  # nearly every piece
-                receiver.on_bytes(data)
+        elif self._in_body:
+            self._body(receiver, data)
         else:
             self._opening(receiver, data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._pool.forget(self)
+        self.pool.forget(self)
         receiver = self._receiver
         if receiver is None:
             return
-        if self._until_close and self.in_body and exc is None:
+        if self._until_close and self._in_body and exc is None:
             self._receiver = None
-            receiver.on_complete()
+            receiver.on_end(b"")
             return
         self._break("reset the connection" if exc else "closed the connection")
 
@@ -153,100 +150,53 @@ class Link(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self._complete = True
+        self._flows = False
         self._keep = self._parser is not None and self._parser.should_keep_alive()
 
     # Inside.
 
     def _opening(self, receiver: Receiver, data: bytes) -> None:
-        self._head += data
+        if self._head:
+            data = self._head + data
+        self._head = data
         if not self._head_done:
-            if len(self._head) > HEAD_LIMIT:
+            if len(data) > HEAD_LIMIT:
                 self._break(f"sent more than {HEAD_LIMIT} bytes of headers")
             return
-        end = self._head.find(_END)
+        end = data.find(_END)
         if end < 0 or self._parser is None:
             self._break("sent headers without an end")
             return
-        body, self._head = self._head[end + 4 :], b""
-        head = self._answer_head(self._parser.get_status_code())
+        head = AnswerHead.of(self._parser.get_status_code(), self._fields)
         if head.status < 200:
             self._break(f"sent an unasked {head.status}")
             return
         self._until_close = head.length is None and not head.chunked and not self._complete
-        self.in_body = True
+        self._in_body, self._head = True, data[:end]
         receiver.on_head(head)
-        if self._receiver is receiver and (body or self._complete):
-            self._body(receiver, body)
+        if self._receiver is receiver:
+            self._flows = not self._complete and self._unchunker is None
+            if len(data) > end + len(_END) or self._complete:
+                self._body(receiver, data[end + len(_END) :])
 
     def _body(self, receiver: Receiver, data: bytes) -> None:
         if self._unchunker is not None:
             data = self._unchunker.take()
-        if data:
-            receiver.on_bytes(data)
-        if self._complete and self._receiver is receiver:
-            self._receiver = self._parser = None
-            if self._keep:
-                self._reused = True
-                self._pool.keep(self)
-            else:
-                self.transport.close()
-            receiver.on_complete()
-
-    def _answer_head(self, status: int) -> AnswerHead:
-        length, chunked = None, False
-        for name, value in self._fields:
-            lowered = name.lower()
-            if lowered == b"content-length" and value.isdigit():
-                length = int(value)
-            elif lowered == b"transfer-encoding":
-                chunked = value.lower().endswith(b"chunked")
-        return AnswerHead(status, tuple(self._fields), length, chunked)
+        if not self._complete:
+            if data:
+                receiver.on_bytes(data)
+            return
+        self._receiver = self._parser = None
+        if self._keep:
+            self._reused = True
+            self.pool.keep(self)
+        else:
+            self.transport.close()
+        receiver.on_end(data)
 
     def _break(self, why: str) -> None:
         receiver, self._receiver = self._receiver, None
-        self._pool.forget(self)
+        self.pool.forget(self)
         self.transport.abort()
         if receiver is not None:
-            receiver.on_broken(why, untouched=self._reused and not self._touched)
-
-
-class LinkPool:
-    """Kept connections to one replica, the latest used first."""
-
-    def __init__(self, url: str, host: str, port: int) -> None:
-        self.url = url
-        self.host = host
-        self.port = port
-        self._idle: list[Link] = []
-        self._closed = False
-
-    def take(self) -> Link | None:
-        while self._idle:
-            link = self._idle.pop()
-            if not link.transport.is_closing():
-                return link
-        return None
-
-    def keep(self, link: Link) -> None:
-        if self._closed:
-            link.transport.close()
-        else:
-            self._idle.append(link)
-
-    def forget(self, link: Link) -> None:
-        if link in self._idle:
-            self._idle.remove(link)
-
-    async def connect(self, timeout_s: float) -> Link:
-        """A new connection. Raises OSError (TimeoutError included) when there is none in time."""
-        loop = asyncio.get_running_loop()
-        async with asyncio.timeout(timeout_s):
-            _, link = await loop.create_connection(lambda: Link(self), self.host, self.port)
-        return link
-
-    def close(self) -> None:
-        """Close what is idle; links in use close when they are done or dropped."""
-        self._closed = True
-        for link in self._idle:
-            link.transport.close()
-        self._idle.clear()
+            receiver.on_broken(why, untouched=self._reused and not self._head)

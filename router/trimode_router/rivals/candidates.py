@@ -102,7 +102,8 @@ def _litellm(folder: Path, port: int, servers: list[int]) -> list[str]:
         }
         for server in servers
     ]
-    file.write_text(json.dumps({"model_list": models}))
+    without_key = {"dangerously_permit_weak_or_unset_master_key": True}  # it starts for nothing else; on loopback only
+    file.write_text(json.dumps({"model_list": models, "general_settings": without_key}))
     return ["--host", "127.0.0.1", "--port", str(port), "--config", str(file), "--num_workers", "1"]
 
 

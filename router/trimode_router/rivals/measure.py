@@ -17,11 +17,15 @@ from pathlib import Path
 
 import uvloop
 
-from trimode_router import bench
-from trimode_router.bench import Result, Scenario
+from trimode_router.bench import load, stage
+from trimode_router.bench.load import Result, Scenario
+from trimode_router.bench.usage import tree
 from trimode_router.rivals.candidates import MODEL, RIVALS, Candidate, free_port, key_file
 
+CORES = os.cpu_count() or 1
 OURS = "trimode"
+ON_ALL_CORES = f"trimode, {CORES} processes"
+"""As the rivals that have a thread for each core."""
 DIRECT = "no router"
 _START_SECONDS = 60.0
 
@@ -50,7 +54,7 @@ class Outcome:
 
 def scenarios(seconds: float) -> tuple[Scenario, ...]:
     """As in `trimode_router.bench`, and a crowd of slow streams for their memory."""
-    return (*bench.scenarios(seconds), Scenario("crowd", clients=2000, chunks=20, pause_ms=500, seconds=12))
+    return (*load.scenarios(seconds), Scenario("crowd", clients=2000, chunks=20, pause_ms=500, seconds=12))
 
 
 def installed(path: str) -> dict[Candidate, str]:
@@ -61,12 +65,13 @@ def installed(path: str) -> dict[Candidate, str]:
 def compare(scenario: Scenario, rivals: dict[Candidate, str], rounds: int) -> list[Outcome]:
     """One scenario with everybody."""
     with ExitStack() as stack:
-        pulse = ["-m", "trimode_router.testing.pulse", "--chunks", str(scenario.chunks)]
-        servers = [stack.enter_context(bench.process([*pulse, "--pause-ms", str(scenario.pause_ms)])) for _ in range(2)]
-        ports = [int(printed) for _, printed in servers]
+        servers = stack.enter_context(stage.servers(scenario, 2))
+        ports = [port for port, _ in servers]
         # The first server alone, as the others' share of it is what a router adds to.
-        runners: dict[str, tuple[int, int]] = {DIRECT: (ports[0], servers[0][0].pid)}
-        runners[OURS] = stack.enter_context(_ours(ports))
+        runners: dict[str, tuple[int, int]] = {DIRECT: servers[0]}
+        runners[OURS] = stack.enter_context(_ours(ports, 1))
+        if CORES > 1:
+            runners[ON_ALL_CORES] = stack.enter_context(_ours(ports, CORES))
         for candidate, binary in rivals.items():
             try:
                 runners[candidate.name] = stack.enter_context(_rival(candidate, binary, ports))
@@ -76,7 +81,7 @@ def compare(scenario: Scenario, rivals: dict[Candidate, str], rounds: int) -> li
         for number in range(rounds):
             for name in _turn(list(runners), number):
                 port, process = runners[name]
-                results[name].append(uvloop.run(bench.load(scenario, port, process)))
+                results[name].append(uvloop.run(load.load(scenario, port, process)))
         return [Outcome(name, scenario.name, tuple(each)) for name, each in results.items()]
 
 
@@ -87,8 +92,8 @@ def _turn(names: list[str], number: int) -> list[str]:
 
 
 @contextmanager
-def _ours(servers: list[int]) -> Iterator[tuple[int, int]]:
-    with tempfile.TemporaryDirectory() as folder, bench.router(servers, key_file(Path(folder))) as running:
+def _ours(servers: list[int], processes: int) -> Iterator[tuple[int, int]]:
+    with tempfile.TemporaryDirectory() as folder, stage.router(servers, key_file(Path(folder)), processes) as running:
         yield running
 
 
@@ -113,7 +118,7 @@ def _rival(candidate: Candidate, binary: str, servers: list[int]) -> Iterator[tu
                 raise RuntimeError(f"no answer; its last words: {log.read_text(errors='replace')[-300:]!r}")
             yield port, process.pid
         finally:
-            for child in bench.tree(process.pid):
+            for child in tree(process.pid):
                 if child != process.pid:
                     _end(child)
             process.kill()
@@ -123,7 +128,7 @@ def _rival(candidate: Candidate, binary: str, servers: list[int]) -> Iterator[tu
 def _answers(process: subprocess.Popen[bytes], port: int) -> bool:
     end = time.monotonic() + _START_SECONDS
     while time.monotonic() < end and process.poll() is None:
-        if bench.answers(port):
+        if stage.answers(port):
             return True
         time.sleep(0.3)
     return False
@@ -134,4 +139,4 @@ def _end(process: int) -> None:
         os.kill(process, 9)
 
 
-__all__ = ["DIRECT", "MODEL", "OURS", "Outcome", "compare", "installed", "scenarios"]
+__all__ = ["DIRECT", "MODEL", "ON_ALL_CORES", "OURS", "Outcome", "compare", "installed", "scenarios"]

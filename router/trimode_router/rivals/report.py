@@ -10,14 +10,15 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from trimode_router.rivals.measure import DIRECT, OURS, Outcome
+from trimode_router.rivals.measure import DIRECT, ON_ALL_CORES, OURS, Outcome
 
 _BEGIN, _END = "<!-- bench: begin -->", "<!-- bench: end -->"
 _FIELDS = {"short": "cpu_ms_per_request", "stream": "cpu_us_per_chunk", "alone": "first_byte_ms_p50"}
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """Markdown: a row for each router, paired ratios in brackets (ours by theirs, median of rounds)."""
+    """Markdown: a row for each router, paired ratios in brackets (ours by theirs, median of rounds; of requests per
+    second with one process, and with one for each core)."""
     by = {(outcome.candidate, outcome.scenario): outcome for outcome in outcomes}
     names = list(dict.fromkeys(outcome.candidate for outcome in outcomes if outcome.candidate != DIRECT))
     lines = [
@@ -44,9 +45,13 @@ def _cell(by: dict[tuple[str, str], Outcome], name: str, scenario: str, field: s
     if outcome.failed:
         return "requests failed"
     value = f"{outcome.median(field):.3g}" if field != "requests_per_s" else f"{outcome.median(field):.0f}"
-    ours = by.get((OURS, scenario))
-    ratio = None if name == OURS or ours is None else ours.ratio(outcome, field)
-    return value if ratio is None else f"{value} ({ratio:.2f}x)"
+    if name in (OURS, ON_ALL_CORES):
+        return value
+    # Throughput grows with cores, cost does not.
+    compared = (OURS, ON_ALL_CORES) if field == "requests_per_s" else (OURS,)
+    ratios = [ours.ratio(outcome, field) for one in compared if (ours := by.get((one, scenario))) is not None]
+    shown = " / ".join(f"{ratio:.2f}x" for ratio in ratios if ratio is not None)
+    return f"{value} ({shown})" if shown else value
 
 
 def _added(by: dict[tuple[str, str], Outcome], name: str) -> str:
@@ -86,7 +91,9 @@ def plot(outcomes: Sequence[Outcome], file: Path) -> None:
     )
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.2), layout="constrained")
     for axis, (scenario, field, title) in zip(axes, panels, strict=True):
-        shown = [o for o in outcomes if o.scenario == scenario and o.candidate != DIRECT and not o.failed]
+        shown = [
+            o for o in outcomes if o.scenario == scenario and o.candidate not in (DIRECT, ON_ALL_CORES) and not o.failed
+        ]
         shown.sort(key=lambda outcome: -outcome.median(field))
         values = [outcome.median(field) for outcome in shown]
         colours = ["#2a9d4a" if outcome.candidate == OURS else "#9aa5b1" for outcome in shown]

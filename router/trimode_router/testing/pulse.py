@@ -17,7 +17,8 @@ import uvloop
 from trimode_router.testing.replica import chat_chunk, chunk
 
 _HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-_TOKEN = chunk(b"data: " + json.dumps(chat_chunk({"content": "token "})).encode() + b"\n\n")
+_EVENT = chat_chunk({"content": "token "}) | {"trimode": {"ids": [1234]}}
+_TOKEN = chunk(b"data: " + json.dumps(_EVENT, separators=(",", ":")).encode() + b"\n\n")
 
 
 def last_chunks(tokens: int) -> bytes:

@@ -19,19 +19,39 @@ from trimode_workers.openai.render import Head, Kind
 _SEED_BYTES = 8
 
 
+Ids = list[Annotated[int, msgspec.Meta(ge=0)]]
+
+
+class Past(msgspec.Struct, frozen=True):
+    """One choice so far: all its ids, in order. `ended` is its finish reason where it had its end, with `tokens`."""
+
+    emitted: Ids = []
+    ended: str | None = None
+    tokens: int = 0
+
+    @property
+    def begun(self) -> bool:
+        """Whether the client has anything of it."""
+        return bool(self.emitted) or self.ended is not None
+
+
+NOTHING = Past()
+
+
 class Continuation(msgspec.Struct, frozen=True, rename="camel"):
-    """`request` is the client's body as it came, `emitted` all ids of the answer so far, in order; `id` and `created`
-    are the answer's own."""
+    """`request` is the client's body as it came; `id` and `created` are the answer's own. What it said so far is in
+    `emitted`, or by choice in `choices` where it has several."""
 
     path: str
     id: str
     created: int
-    emitted: list[Annotated[int, msgspec.Meta(ge=0)]]
     request: msgspec.Raw
+    emitted: Ids = []
+    choices: list[Past] = []
 
 
-def parse_continuation(body: bytes) -> tuple[GenerationRequest, Head, list[int]]:
-    """The client's request, the answer's head, the emitted ids. ApiError 400 where any of it is wrong."""
+def parse_continuation(body: bytes) -> tuple[GenerationRequest, Head, list[Past]]:
+    """The client's request, the answer's head, each choice so far. ApiError 400 where any of it is wrong."""
     try:
         asked = msgspec.json.decode(body, type=Continuation)
     except msgspec.DecodeError as exc:
@@ -39,9 +59,15 @@ def parse_continuation(body: bytes) -> tuple[GenerationRequest, Head, list[int]]
     kind = Kind.CHAT if asked.path.endswith("/chat/completions") else Kind.TEXT
     model: type[GenerationRequest] = ChatRequest if kind is Kind.CHAT else CompletionRequest
     request = parse(model, bytes(asked.request))
-    if not request.stream or request.choices > 1:
-        raise ApiError(400, "continuation: only a stream of one choice can be continued", code="invalid_value")
-    return request, Head(kind, asked.id, asked.created, request.model), asked.emitted
+    if not request.stream:
+        raise ApiError(400, "continuation: only a stream can be continued", code="invalid_value")
+    pasts = asked.choices or [Past(asked.emitted)]
+    if len(pasts) != request.choices:
+        message = f"continuation: choices: the request wants {request.choices}, got {len(pasts)}"
+        raise ApiError(400, message, code="invalid_value")
+    if all(past.ended is not None for past in pasts):
+        raise ApiError(400, "continuation: choices: all have ended, nothing is left to say", code="invalid_value")
+    return request, Head(kind, asked.id, asked.created, request.model), pasts
 
 
 def seed_of(answer_id: str) -> int:

@@ -51,6 +51,7 @@ class Outcome:
             self.completion_tokens + other.completion_tokens,
             _sum(self.cycles, other.cycles),
             _sum(self.emitted, other.emitted),
+            self.resumed_after + other.resumed_after,
             cached_tokens=min(self.cached_tokens, other.cached_tokens),
         )
 
@@ -101,17 +102,19 @@ def _sum(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
 
 
 class Chunks:
-    """The events of one choice of a stream, as bytes ready to send. `with_ids`: they carry token ids."""
+    """The events of one choice of a stream, as bytes ready to send. `one_of_many`: token ids, and the end, say whose
+    they are, as events of several choices come in any order."""
 
-    def __init__(self, head: Head, *, usage_chunk: bool, index: int = 0, with_ids: bool = True) -> None:
+    def __init__(self, head: Head, *, usage_chunk: bool, index: int = 0, one_of_many: bool = False) -> None:
         self._head = head
         self._index = index
-        self._with_ids = with_ids
+        self._one_of_many = one_of_many
         self._usage_chunk = usage_chunk
         self._chat = head.kind is Kind.CHAT
         before, after = self._chunk(self._delta(_MARK), None).split(_encode(_MARK))
-        self._before, self._plain = before, after
+        self._before = before
         self._after = after.removesuffix(b"}\n\n") + b',"trimode":{"ids":'
+        self._close = b',"choice":%d}}\n\n' % index if one_of_many else b"}}\n\n"
 
     def first(self) -> bytes:
         """Opens the stream: a chat's role; nothing for plain completions."""
@@ -120,13 +123,14 @@ class Chunks:
     def text(self, text: str, ids: Sequence[int]) -> bytes:
         """One chunk with new text. `ids`: the tokens that came since the last chunk, whole text or not; with all of
         them another replica can go on where this one breaks off."""
-        if not self._with_ids:
-            return self._before + _encode(text) + self._plain
-        return self._before + _encode(text) + self._after + _encode(ids) + b"}}\n\n"
+        return self._before + _encode(text) + self._after + _encode(ids) + self._close
 
     def finish(self, outcome: Outcome) -> bytes:
         """The end of one choice while others go on."""
-        return self._chunk({"delta": {}} if self._chat else {"text": ""}, outcome.finish_reason)
+        mark = {"choice": self._index, "ended": outcome.finish_reason, "tokens": outcome.completion_tokens}
+        usage = {"usage": None} if self._usage_chunk else {}
+        empty: dict[str, Any] = {"delta": {}} if self._chat else {"text": ""}
+        return self._chunk(empty, outcome.finish_reason, usage | {"trimode": mark})
 
     def last(self, outcome: Outcome, total: Outcome | None = None) -> bytes:
         """The finish reason, usage and `trimode` (those of `total`, for all choices), and the end mark.

@@ -65,6 +65,11 @@ class Generation:
             show(kept, self._kept_ids)
 
     @property
+    def prompt_tokens(self) -> int:
+        """Of the client's prompt alone."""
+        return len(self._request.tokens) - len(self._emitted)
+
+    @property
     def failed(self) -> bool:
         """Whether it has ended in an error."""
         return self.done.done() and not self.done.cancelled() and self.done.exception() is not None
@@ -110,8 +115,7 @@ class Generation:
             last = self._text.finish()
             self._stopped, rest = last.stopped, last.text
         reason = "length" if finish is Finish.LENGTH and not self._stopped else "stop"
-        before = len(self._emitted)
-        prompt = len(self._request.tokens) - before
+        before, prompt = len(self._emitted), self.prompt_tokens
         account = event.cycles, event.emitted, before, min(event.shared, prompt)
         self.done.set_result(Outcome(reason, prompt, self._text.tokens, *account, rest))
 

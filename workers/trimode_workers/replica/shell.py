@@ -11,7 +11,8 @@ import logging
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Protocol
 
 from aiohttp import web
@@ -20,7 +21,7 @@ from aiohttp.typedefs import Handler, Middleware
 from trimode_api.errors import ApiError
 from trimode_api.openai import ChatRequest, CompletionRequest, GenerationRequest
 from trimode_api.wire import CONTINUE_PATH, REQUEST_ID_HEADER, TIER_HEADER
-from trimode_workers.openai.continuation import behind, parse_continuation, seed_of
+from trimode_workers.openai.continuation import NOTHING, Past, behind, parse_continuation, seed_of
 from trimode_workers.openai.parse import parse
 from trimode_workers.openai.prepare import Identity, Offer, choices_of, prepare
 from trimode_workers.openai.render import Chunks, Head, Kind, Outcome, whole
@@ -89,25 +90,29 @@ class _Shell:
         return web.json_response({"status": "ok"})
 
     async def _answer(
-        self, request: web.Request, wanted: GenerationRequest, head: Head, emitted: Sequence[int] = ()
+        self, request: web.Request, wanted: GenerationRequest, head: Head, pasts: Sequence[Past] = ()
     ) -> web.StreamResponse:
         head = replace(head, model=wanted.model)
-        generations = await self._begin(request, wanted, head, list(emitted))
+        pasts = pasts or [NOTHING] * wanted.choices
+        generations = await self._begin(request, wanted, head, pasts)
+        running = list(generations.values())
         try:
             # Until the engine has spoken, an error can still be a status.
-            await generations[0].begun
-            if wanted.stream and not generations[0].failed:
-                return await _stream(request, generations, _chunks(wanted, head), begun=bool(emitted))
-            choices = [await generation.whole() for generation in generations]
+            await running[0].begun
+            if wanted.stream and not running[0].failed:
+                chunks = _chunks(wanted, head)
+                lines = [_Line(generations[k], chunks[k], begun=pasts[k].begun) for k in generations]
+                return await _stream(request, lines, _before(pasts, running[0].prompt_tokens))
+            choices = [await generation.whole() for generation in running]
             return web.Response(body=whole(head, choices), content_type="application/json")
         finally:
-            for generation in generations:
+            for generation in running:
                 generation.abandon()
 
     async def _begin(
-        self, request: web.Request, wanted: GenerationRequest, head: Head, emitted: list[int]
-    ) -> list[Generation]:
-        """One for each choice; their seeds follow one another."""
+        self, request: web.Request, wanted: GenerationRequest, head: Head, pasts: Sequence[Past]
+    ) -> dict[int, Generation]:
+        """One for each choice that has not ended; their seeds follow one another."""
         host = self._host
         refusal = host.refusal()
         if refusal is not None:
@@ -118,17 +123,28 @@ class _Shell:
             submit = await asyncio.to_thread(prepare, wanted, host.text, host.offer(), identity)
         else:
             submit = prepare(wanted, host.text, host.offer(), identity)
-        generations = []
+        generations: dict[int, Generation] = {}
         try:
-            for each in choices_of(behind(submit, emitted), wanted.choices):
+            for index, (each, past) in enumerate(zip(choices_of(submit, wanted.choices), pasts, strict=True)):
+                if past.ended is not None:
+                    continue
                 answer = AnswerText(host.text.detokenizer(), wanted.stop)
-                generations.append(Generation(host.engine, each, answer, emitted))
-                generations[-1].start()
+                generations[index] = Generation(host.engine, behind(each, past.emitted), answer, past.emitted)
+                generations[index].start()
         except ApiError:
-            for generation in generations:
+            for generation in generations.values():
                 generation.abandon()
             raise
         return generations
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A choice on its way to the client, who may have had its beginning from elsewhere."""
+
+    generation: Generation
+    chunks: Chunks
+    begun: bool
 
 
 def _new_head(kind: Kind) -> Head:
@@ -136,15 +152,20 @@ def _new_head(kind: Kind) -> Head:
 
 
 def _chunks(wanted: GenerationRequest, head: Head) -> list[Chunks]:
-    """For each choice. Of several choices a router could not tell the ids apart: such a stream is not continued."""
+    """For each choice."""
     usage = wanted.stream_options is not None and wanted.stream_options.include_usage
     count = wanted.choices
-    return [Chunks(head, usage_chunk=usage, index=index, with_ids=count == 1) for index in range(count)]
+    return [Chunks(head, usage_chunk=usage, index=index, one_of_many=count > 1) for index in range(count)]
 
 
-async def _stream(
-    request: web.Request, generations: Sequence[Generation], chunks: Sequence[Chunks], *, begun: bool
-) -> web.StreamResponse:
+def _before(pasts: Sequence[Past], prompt_tokens: int) -> Outcome | None:
+    """The account of choices that ended before this replica was asked."""
+    ended = [Outcome(p.ended, prompt_tokens, p.tokens, resumed_after=p.tokens) for p in pasts if p.ended is not None]
+    return reduce(Outcome.plus, ended) if ended else None
+
+
+async def _stream(request: web.Request, lines: Sequence[_Line], total: Outcome | None) -> web.StreamResponse:
+    """The events of all `lines` as they come; `total` is the account of choices that have ended."""
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
     if request.version < (1, 1):
         raise ApiError(400, "streams need HTTP/1.1", code="http_version", param="stream")
@@ -154,11 +175,10 @@ async def _stream(
     transport = request.transport
     if transport is None:
         raise ConnectionResetError("the client left")
-    streams = [EventStream(transport, each, begun=begun) for each in chunks]
-    for generation, stream in zip(generations, streams, strict=True):
-        generation.listen(stream.text)
-    running = {generation.done: stream for generation, stream in zip(generations, streams, strict=True)}
-    total: Outcome | None = None
+    running = {}
+    for line in lines:
+        running[line.generation.done] = stream = EventStream(transport, line.chunks, begun=line.begun)
+        line.generation.listen(stream.text)
     try:
         while running:
             ended, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)

@@ -1,0 +1,52 @@
+"""Kept connections to one replica.
+
+Belongs here: taking, keeping and opening them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from trimode_router.http.upstream import Link
+
+
+class LinkPool:
+    """Idle connections, the latest used first."""
+
+    def __init__(self, url: str, host: str, port: int) -> None:
+        self.url = url
+        self.host = host
+        self.port = port
+        self._idle: list[Link] = []
+        self._closed = False
+
+    def take(self) -> Link | None:
+        while self._idle:
+            link = self._idle.pop()
+            if not link.transport.is_closing():
+                return link
+        return None
+
+    def keep(self, link: Link) -> None:
+        if self._closed:
+            link.transport.close()
+        else:
+            self._idle.append(link)
+
+    def forget(self, link: Link) -> None:
+        if link in self._idle:
+            self._idle.remove(link)
+
+    async def connect(self, timeout_s: float) -> Link:
+        """A new connection. Raises OSError (TimeoutError included) when there is none in time."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(timeout_s):
+            _, link = await loop.create_connection(lambda: Link(self), self.host, self.port)
+        return link
+
+    def close(self) -> None:
+        """Close what is idle; links in use close when they are done or dropped."""
+        self._closed = True
+        for link in self._idle:
+            link.transport.close()
+        self._idle.clear()
