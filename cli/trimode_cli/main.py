@@ -32,21 +32,34 @@ File = Annotated[
 ]
 Host = Annotated[str, typer.Option(help="Interface that the endpoint listens on.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Its port; 0 takes any free one.")]
+Keys = Annotated[str, typer.Option(metavar="FILE", help="API keys and tenants; see docs/router.md.")]
+Certificate = Annotated[str, typer.Option(metavar="FILE", help="PEM; makes it HTTPS.")]
+CertificateKey = Annotated[str, typer.Option(metavar="FILE", help="PEM, where it is not in the certificate's.")]
+Anyone = Annotated[bool, typer.Option("--anyone", help="Listen on the network without keys.")]
 
 Url = Annotated[str, typer.Option(help="The endpoint.")]
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 
 @app.command()
-def up(file: File, host: Host = "127.0.0.1", port: Port = 8000) -> None:
+def up(
+    file: File,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    keys: Keys = "",
+    tls_certificate: Certificate = "",
+    tls_key: CertificateKey = "",
+    anyone: Anyone = False,
+) -> None:
     """Serve a deployment on this machine until Ctrl-C.
 
     Starts a Ray of its own, the pools and the router, and ends all of it again. Change it meanwhile with
-    [bold]trimode apply[/bold].
+    [bold]trimode apply[/bold]. Files stand for the Secrets that spec.router names on a cluster.
     """
+    from trimode_cli.entry import Entry
     from trimode_cli.up.command import up as run
 
-    run(file, host, port)
+    run(file, Entry(host, port, keys, tls_certificate, tls_key, anyone))
 
 
 @app.command()
@@ -179,19 +192,20 @@ def router(
     host: Host = "127.0.0.1",
     port: Port = 8000,
     max_running: Annotated[int, typer.Option(min=1, help="Requests sent to one server at a time.")] = 256,
-    keys: Annotated[str, typer.Option(metavar="FILE", help="API keys and tenants; see docs/router.md.")] = "",
-    tls_certificate: Annotated[str, typer.Option(metavar="FILE", help="PEM; makes it HTTPS.")] = "",
-    tls_key: Annotated[str, typer.Option(metavar="FILE", help="PEM, where it is not in the certificate's.")] = "",
+    keys: Keys = "",
+    tls_certificate: Certificate = "",
+    tls_key: CertificateKey = "",
     processes: Annotated[int, typer.Option(min=1, max=64, help="Routers that share the port, one a core.")] = 1,
-    anyone: Annotated[bool, typer.Option("--anyone", help="Listen on the network without keys.")] = False,
+    anyone: Anyone = False,
 ) -> None:
     """Route to any OpenAI-compatible servers: the router without the rest.
 
     Servers are asked for their models once a second; the key sent to them is TRIMODE_REPLICA_KEY, or the client's own.
     """
+    from trimode_cli.entry import Entry
     from trimode_cli.router import router as run
 
-    sys.exit(run(host, port, replica, max_running, keys, (tls_certificate, tls_key), processes, anyone=anyone))
+    sys.exit(run(Entry(host, port, keys, tls_certificate, tls_key, anyone), replica, max_running, processes))
 
 
 @app.command()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import secrets
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from trimode_api.wire import (
@@ -19,40 +18,25 @@ from trimode_api.wire import (
     SwitchingPolicy,
     TierPolicy,
 )
+from trimode_cli.entry import Entry
 from trimode_cli.errors import BadInput
 
 KEY_VARIABLE = "TRIMODE_REPLICA_KEY"
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
-def router(
-    host: str,
-    port: int,
-    replicas: list[str],
-    max_running: int,
-    keys: str,
-    tls: tuple[str, str],
-    processes: int,
-    *,
-    anyone: bool,
-) -> int:
+def router(entry: Entry, replicas: list[str], max_running: int, processes: int) -> int:
     """Serve until Ctrl-C; the exit code. BadInput where an option makes no sense."""
     from trimode_router.__main__ import serve
 
-    if not keys and not anyone and host not in _LOOPBACK:
-        raise BadInput(f"--host {host} is reachable from the network: give --keys FILE, or --anyone if that is meant")
+    entry.check()
     config = RouterConfig(
         name="router",
         model="",
-        host=host,
-        port=port,
         policy=policy(),
         static_replicas=tuple(map(checked, replicas)),
         static_max_running=max_running,
         processes=processes,
-        keys_file=str(Path(keys).absolute()) if keys else "",
-        tls_certificate=tls[0],
-        tls_key=tls[1],
+        **entry.fields(),
     )
     # The internal port is there, but nobody has its token: nothing reports to this router.
     return serve(config, secrets.token_hex(16), replica_key=os.environ.get(KEY_VARIABLE, ""))

@@ -90,6 +90,7 @@ class RouterState(WireModel):
     finished_total: int
     refused_total: int
     draining: bool
+    problems: tuple[str, ...] = Field(default=(), description="files that it cannot use: API keys, certificate")
 
 
 class PointChange(WireModel):

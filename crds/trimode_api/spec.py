@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, Strict
 from pydantic.alias_generators import to_camel
 
 from trimode_api.modes import Mode
-from trimode_api.values import BlockLength, Cpu, Memory, ModelUri, Name, Threshold
+from trimode_api.values import BlockLength, Cpu, Memory, ModelUri, Name, SecretName, Threshold
 
 Int = Annotated[int, Strict()]
 Bool = Annotated[bool, Strict()]
@@ -274,10 +274,37 @@ class Drain(SpecModel):
     )
 
 
+class RouterAuth(SpecModel):
+    """Who may ask."""
+
+    secret_name: SecretName = Field(
+        description="Secret whose `keys.json` holds tenants and digests of their API keys; a change of it is taken "
+        "over without a restart."
+    )
+
+
+class RouterTls(SpecModel):
+    """HTTPS on the public port."""
+
+    secret_name: SecretName = Field(
+        description="Secret of type kubernetes.io/tls (`tls.crt`, `tls.key`); a renewed certificate is taken over "
+        "without a restart."
+    )
+
+
 class Router(SpecModel):
     """The routers in front of the pools."""
 
-    replicas: Int = Field(default=1, ge=1, le=64, description="Router copies; one on a single machine.")
+    replicas: Int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Router copies, a core each: pods on a cluster, processes that share the port on one machine.",
+    )
+    auth: RouterAuth | None = Field(
+        default=None, description="API keys; without, whoever reaches the routers may use them."
+    )
+    tls: RouterTls | None = Field(default=None, description="HTTPS on the public port; plain HTTP without.")
 
 
 class Spec(SpecModel):

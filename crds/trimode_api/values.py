@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Strict, WithJsonSchema
 from trimode_api.modes import BLOCK_LENGTHS
 
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+DNS_SUBDOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 CPU = r"^([0-9]+m|[0-9]+(\.[0-9]{1,3})?)$"
 MEMORY = r"^[1-9][0-9]*(Ki|Mi|Gi|Ti)?$"
 THRESHOLD = r"^(0\.0{0,3}[1-9][0-9]{0,3}|1(\.0{1,4})?)$"
@@ -49,6 +50,13 @@ Name = Annotated[
     _text_schema(DNS_LABEL, 63),
 ]
 """A DNS label, as Kubernetes wants names."""
+
+SecretName = Annotated[
+    str,
+    _pattern(DNS_SUBDOMAIN, "a Secret's name: lower-case letters, digits, '-' and '.', 253 at most", 253),
+    _text_schema(DNS_SUBDOMAIN, 253),
+]
+"""A DNS subdomain, as Kubernetes wants names of Secrets."""
 
 Cpu = Annotated[
     str,

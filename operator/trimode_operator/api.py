@@ -27,6 +27,7 @@ CONNECTIONS = 32
 JSON = "application/json"
 MERGE = "application/merge-patch+json"
 APPLY = "application/apply-patch+yaml"  # JSON is YAML
+METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
 
 class ApiServer:
@@ -44,6 +45,9 @@ class ApiServer:
 
     async def get(self, kind: ChildKind, namespace: str, name: str) -> Object | None:
         return await self._found("GET", f"{collection(kind, namespace)}/{name}")
+
+    async def exists(self, kind: ChildKind, namespace: str, name: str) -> bool:
+        return await self._found("GET", f"{collection(kind, namespace)}/{name}", accept=METADATA) is not None
 
     async def listed(self, kind: ChildKind, namespace: str | None, selector: str = "") -> list[Object]:
         query = {"labelSelector": selector} if selector else {}
@@ -84,10 +88,15 @@ class ApiServer:
                 raise
 
     async def _found(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None, query: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        query: Mapping[str, str] | None = None,
+        accept: str = JSON,
     ) -> Object | None:
         try:
-            return await self._request(method, path, body, query=query)
+            return await self._request(method, path, body, query=query, accept=accept)
         except ApiFailure as failure:
             if failure.status == 404:
                 return None
@@ -101,9 +110,10 @@ class ApiServer:
         *,
         query: Mapping[str, str] | None = None,
         content_type: str = JSON,
+        accept: str = JSON,
     ) -> Object:
         url = self._client.configuration.host + path + (f"?{urlencode(query)}" if query else "")
-        headers: dict[str, str] = {"Accept": JSON, "Content-Type": content_type, "User-Agent": MANAGER}
+        headers: dict[str, str] = {"Accept": accept, "Content-Type": content_type, "User-Agent": MANAGER}
         try:
             await self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
             answer = await self._client.rest_client.request(

@@ -30,6 +30,9 @@ class Cluster(Protocol):
     async def get(self, kind: ChildKind, namespace: str, name: str) -> Object | None:
         """One object, None where there is none."""
 
+    async def exists(self, kind: ChildKind, namespace: str, name: str) -> bool:
+        """Whether there is such an object; what is in it is not asked for."""
+
     async def listed(self, kind: ChildKind, namespace: str | None, selector: str = "") -> list[Object]:
         """Objects of a kind; none where the cluster does not know the kind."""
 

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from trimode_api.fleet import Freshness
 from trimode_api.status import ConditionStatus
-from trimode_operator.observations import Observations
+from trimode_operator.observations import SECRET_INVALID, SECRET_MISSING, Observations
 from trimode_policy.watching import usable
 
 TRUE, FALSE, UNKNOWN = ConditionStatus.TRUE, ConditionStatus.FALSE, ConditionStatus.UNKNOWN
@@ -38,6 +38,8 @@ class Reason(StrEnum):
     AS_SPECIFIED = "AsSpecified"
     INVALID_SPEC = "InvalidSpec"
     KUBERAY_MISSING = "KubeRayMissing"
+    SECRET_MISSING = SECRET_MISSING
+    SECRET_INVALID = SECRET_INVALID
     SUSPENDED = "Suspended"
     SUSPENDING = "Suspending"
     NOT_SUSPENDED = "NotSuspended"
@@ -101,6 +103,8 @@ def ready(seen: Observations) -> Verdict:
         return Verdict(FALSE, seen.failure.reason, seen.failure.message)
     if seen.suspend:
         return Verdict(FALSE, Reason.SUSPENDED, "spec.suspend is true")
+    if seen.secrets:
+        return _by_secrets(seen)
     for part in (workers_ready(seen), router_ready(seen)):
         if part.status is not TRUE:
             return Verdict(part.status, part.reason, part.message)
@@ -140,6 +144,8 @@ def progressing(seen: Observations) -> Verdict:
     if seen.suspend:
         done = suspended(seen)
         return Verdict(FALSE if done.status is TRUE else TRUE, done.reason, done.message)
+    if seen.secrets:
+        return _by_secrets(seen)
     if seen.routers is None or not seen.routers.current:
         return Verdict(TRUE, Reason.ROUTER_ROLLOUT, "routers are being replaced or added")
     if not seen.kuberay:
@@ -170,7 +176,14 @@ def router_ready(seen: Observations) -> Verdict:
     message = f"{there} of {wanted} routers are ready"
     if there >= wanted:
         return Verdict(TRUE, Reason.ROUTERS_READY, message)
+    if seen.secrets:
+        return _by_secrets(seen)
     return Verdict(FALSE, Reason.SOME_ROUTERS_NOT_READY if there else Reason.NO_ROUTER_READY, message)
+
+
+def _by_secrets(seen: Observations) -> Verdict:
+    """A person (or a certificate's issuer) has to act; what serves goes on with the content it has."""
+    return Verdict(FALSE, seen.secrets[0].reason, _lines(tuple(note.message for note in seen.secrets)))
 
 
 def workers_ready(seen: Observations) -> Verdict:

@@ -176,6 +176,9 @@ class Fenced:
     async def get(self, kind: ChildKind, namespace: str, name: str) -> Object | None:
         return await self._cluster.get(kind, namespace, name)
 
+    async def exists(self, kind: ChildKind, namespace: str, name: str) -> bool:
+        return await self._cluster.exists(kind, namespace, name)
+
     async def listed(self, kind: ChildKind, namespace: str | None, selector: str = "") -> list[Object]:
         return await self._cluster.listed(kind, namespace, selector)
 

@@ -7,7 +7,7 @@ views. What follows from them is said in `conditions` and `status`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,8 +16,10 @@ from trimode_api.resource import NemotronDeployment
 from trimode_api.status import RebalancingStatus
 from trimode_operator.fleets import NO_FLEETS, Fleets
 from trimode_operator.plan import Note
+from trimode_operator.plan.router import UserSecret
 from trimode_policy.watching import merged
 
+SECRET_MISSING, SECRET_INVALID = "SecretMissing", "SecretInvalid"
 BAD_APPLICATION = ("DEPLOY_FAILED", "UNHEALTHY")
 _ERROR = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Failed|Refused|Died|InvalidInput)\b[^:]*: (?P<words>.+)$")
 
@@ -58,7 +60,8 @@ class Observations:
 
     `policy_version` is None where the spec is invalid, and so has no policy. `attainment`: by tier with an objective,
     percent of recent answers that met it, None without answers; `objectives`: percent that must. `rebalancing`: how
-    replicas that pools share are split from now on, None where they share none.
+    replicas that pools share are split from now on, None where they share none. `secrets`: what is wrong with Secrets that
+    the spec names.
     """
 
     generation: int
@@ -74,6 +77,7 @@ class Observations:
     failure: Failure | None = None
     deleting: str = ""
     notes: tuple[Note, ...] = ()
+    secrets: tuple[Note, ...] = ()
     attainment: Mapping[str, int | None] = field(default_factory=dict)
     objectives: Mapping[str, int] = field(default_factory=dict)
     rebalancing: RebalancingStatus | None = None
@@ -81,6 +85,23 @@ class Observations:
     @property
     def replicas(self) -> tuple[ReplicaState, ...]:
         return merged(self.fleets.views.values())
+
+
+def secret_missing(secret: UserSecret, namespace: str) -> Note:
+    """The spec names a Secret that is not there: no new router can start."""
+    message = f"{secret.field}: there is no Secret {secret.name!r} in namespace {namespace!r}; routers wait for it"
+    return Note("Secret", SECRET_MISSING, message)
+
+
+def secrets_refused(secrets: Iterable[UserSecret], fleets: Fleets) -> tuple[Note, ...]:
+    """What routers say of Secrets whose content they cannot use; each problem once."""
+    told = dict.fromkeys(problem for view in fleets.views.values() for problem in view.router.problems)
+    notes: list[Note] = []
+    for secret in secrets:
+        ours = [problem for problem in told if problem.startswith(f"{secret.folder}/")]
+        words = (problem.replace(f"{secret.folder}/", "") for problem in ours)
+        notes += [Note("Secret", SECRET_INVALID, f"{secret.field}: Secret {secret.name!r}: {each}") for each in words]
+    return tuple(notes)
 
 
 def rollout_of(deployment: Mapping[str, Any] | None) -> Rollout | None:

@@ -10,12 +10,15 @@ import binascii
 import secrets
 from collections.abc import Iterable
 
+from trimode_api.spec import Router
 from trimode_operator.cache import Cache, Key
 from trimode_operator.cluster import ENDPOINTS, Cluster, Object
 from trimode_operator.fleets import NO_FLEETS, Address, Fleets, addresses
-from trimode_operator.plan import ChildKind, Names, selector
+from trimode_operator.observations import secret_missing, secrets_refused
+from trimode_operator.plan import ChildKind, Names, Note, selector
 from trimode_operator.plan.make import ALWAYS
 from trimode_operator.plan.names import TOKEN_KEY
+from trimode_operator.plan.router import user_secrets
 from trimode_operator.routers import Routers
 
 TOKEN_BYTES = 32
@@ -49,6 +52,13 @@ class Observer:
             return base64.b64decode(data, validate=True).decode() or None
         except (binascii.Error, UnicodeDecodeError):
             return None
+
+    async def secrets(self, key: Key, router: Router, fleets: Fleets) -> tuple[Note, ...]:
+        """What is wrong with the Secrets that the spec names: by whether they are there, and by what routers say."""
+        named = user_secrets(router)
+        missing = [each for each in named if not await self._cluster.exists(SECRET, key.namespace, each.name)]
+        there = [each for each in named if each not in missing]
+        return (*(secret_missing(each, key.namespace) for each in missing), *secrets_refused(there, fleets))
 
     async def routers(self, key: Key, names: Names) -> tuple[Address, ...]:
         """Where the routers are now."""

@@ -93,6 +93,7 @@ class Reconciler:
         seen = self._seen(key, body, deployment, plan, fleets, problems)
         if deployment is not None:
             seen = self._judged(key, seen, deployment, memory)
+            seen = replace(seen, secrets=await self._observer.secrets(key, deployment.spec.router, fleets))
         if failure is not None:
             seen = replace(seen, failure=Failure(failure.reason, str(failure)))
         status = await self._writer.tell(key, seen)
@@ -183,7 +184,7 @@ class Reconciler:
             fleets=fleets,
             minimum=minimum_of(deployment, ray_service),
             policy_version=plan.policy.version if plan is not None else None,
-            url=names.url,
+            url=names.url(tls=deployment.spec.router.tls is not None) if deployment is not None else None,
             problems=problems,
             notes=plan.notes if plan is not None else (),
             rebalancing=before.rebalancing if before is not None else None,

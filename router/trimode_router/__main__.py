@@ -21,7 +21,6 @@ from pydantic import ValidationError
 from trimode_api.errors import problems_of
 from trimode_api.wire import TOKEN_VARIABLE, RouterConfig
 from trimode_router import logs, processes
-from trimode_router.access import AccessError
 from trimode_router.server import Router
 from trimode_router.traces import endpoint_of
 
@@ -62,15 +61,10 @@ def serve(config: RouterConfig, token: str, replica_key: str | None = None, *, s
 async def _run(config: RouterConfig, token: str, replica_key: str | None, shared: bool) -> int:
     log = structlog.get_logger("router")
     loop = asyncio.get_running_loop()
-    try:
-        traces = endpoint_of(os.environ)
-        router = Router(
-            config, token, replica_key=replica_key, shared=shared, traces_endpoint=traces, now=loop.time, wall=time.time
-        )
-    except AccessError as error:
-        return _fail(f"keysFile: {error}")
-    except OSError as error:  # ssl.SSLError is one
-        return _fail(f"tlsCertificate {config.tls_certificate}: {error.strerror or error}")
+    traces = endpoint_of(os.environ)
+    router = Router(
+        config, token, replica_key=replica_key, shared=shared, traces_endpoint=traces, now=loop.time, wall=time.time
+    )
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hmac
 import json
-import os
+import re
 import secrets
 import sys
 from dataclasses import dataclass
@@ -18,14 +18,16 @@ from pathlib import Path
 from typing import Self
 
 import structlog
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from trimode_api.errors import ApiError, problems_of
 from trimode_api.wire import WireModel
+from trimode_router.watched import Stamp, stamp
 
 _BEARER = b"bearer "
 _PREFIX = "tm-"
 _SHORT = 8
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _BURST_SECONDS = 60.0
 """A budget not used for this long is there at once, no more."""
 
@@ -55,7 +57,15 @@ class KeyEntry(WireModel):
 
     name: str = ""
     tenant: str = Field(min_length=1)
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    sha256: str
+
+    @field_validator("sha256", mode="before")
+    @classmethod
+    def _is_a_digest(cls, value: object) -> object:
+        """Words of our own: pydantic's would quote the value, and what stands here by mistake is the key itself."""
+        if not isinstance(value, str) or not _DIGEST.fullmatch(value):
+            raise ValueError("must be the key's SHA-256 digest, 64 digits of 0-9a-f (python -m trimode_router.access)")
+        return value
 
 
 class KeyFile(WireModel):
@@ -144,26 +154,32 @@ def _spent(what: str, code: str, seconds: float) -> ApiError:
 
 
 class Access:
-    """The keys of a file. Without one, everybody may do everything."""
+    """The keys of a file. Without one, everybody may do everything.
+
+    `problem` says why the file as it is now can not be used, empty where it can. Until it could for the first time
+    nothing is `usable`, and nobody is let in.
+    """
 
     def __init__(self, file: Path | None, now: float = 0.0) -> None:
-        """Raises AccessError where the file can not be used."""
         self._file = file
-        self._stamp: tuple[int, int, int] | None = None
+        self._stamp: Stamp = None
         self._tenants: dict[str, Tenant] = {}
         self._keys: dict[bytes, tuple[bytes, Tenant]] = {}
-        if file is not None:
-            self._stamp = self._stamp_now()
-            self._use(_read(file), now)
+        self.usable = file is None
+        self.problem = ""
+        self.refresh(now)
 
     @property
     def on(self) -> bool:
         return self._file is not None
 
     def tenant_of(self, authorization: bytes | None) -> Tenant | None:
-        """Whose request it is; None where keys are off. ApiError 401 for a missing or unknown key."""
+        """Whose request it is; None where keys are off. ApiError 401 for a missing or unknown key, 503 without keys
+        to compare it with."""
         if self._file is None:
             return None
+        if not self.usable:
+            raise ApiError(503, "the router cannot read its API keys yet", code="no_api_keys", retry_after_s=5)
         if authorization is None or authorization[:7].lower() != _BEARER:
             raise ApiError(401, "no API key: send `Authorization: Bearer <key>`", code="missing_api_key")
         digest = sha256(authorization[7:].strip()).digest()
@@ -176,15 +192,17 @@ class Access:
 
     def refresh(self, now: float) -> None:
         """Read the file again where it has changed; a bad one changes nothing, and is told once."""
-        if self._file is None or (stamp := self._stamp_now()) == self._stamp:
+        if self._file is None or (seen := stamp(self._file)) == self._stamp:
             return
-        self._stamp = stamp
+        self._stamp = seen
         log = structlog.get_logger("access")
         try:
-            self._use(_read(self._file), now)
+            self._use(read(self._file), now)
         except AccessError as error:
-            log.error("keys", problem=str(error), kept=len(self._keys))
+            self.problem = str(error)
+            log.error("keys", problem=self.problem, kept=len(self._keys))
         else:
+            self.usable, self.problem = True, ""
             log.info("keys", tenants=len(self._tenants), keys=len(self._keys))
 
     def _use(self, file: KeyFile, now: float) -> None:
@@ -202,16 +220,9 @@ class Access:
             tokens = known.tokens
         return Tenant(entry, requests, tokens)
 
-    def _stamp_now(self) -> tuple[int, int, int] | None:
-        assert self._file is not None
-        try:
-            status = os.stat(self._file)
-        except OSError:
-            return None
-        return status.st_mtime_ns, status.st_size, status.st_ino
 
-
-def _read(file: Path) -> KeyFile:
+def read(file: Path) -> KeyFile:
+    """The file's content. Raises AccessError."""
     try:
         return KeyFile.from_wire(file.read_bytes())
     except OSError as error:

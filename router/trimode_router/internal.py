@@ -29,6 +29,8 @@ from trimode_router.fleet import Fleet, FleetError
 from trimode_router.view import Viewer
 
 BODY_LIMIT = 1024 * 1024
+HEALTH_PATH = "/healthz"
+"""Open to anyone: it says no more than that this process answers, also while the public port has no certificate."""
 
 
 class DrainOrder(WireModel):
@@ -55,6 +57,7 @@ class Internal:
         app.router.add_put(POLICY_PATH, self._policy)
         app.router.add_get(FLEET_PATH, self._fleet)
         app.router.add_post(DRAIN_PATH, self._drain)
+        app.router.add_get(HEALTH_PATH, self._healthz)
         return app
 
     @property
@@ -63,6 +66,8 @@ class Internal:
 
         @web.middleware
         async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+            if request.path == HEALTH_PATH:
+                return await handler(request)
             given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
             if not hmac.compare_digest(given, expected):
                 return _error(401, "the internal port needs the fleet's token as a bearer token", "bad_token")
@@ -78,6 +83,9 @@ class Internal:
 
         return guard
 
+    async def _healthz(self, request: web.Request) -> web.Response:
+        return _json({"status": "alive"})
+
     async def _report(self, request: web.Request) -> web.Response:
         report = ReplicaReport.from_wire(await request.read())
         answer = self.fleet.take_report(report, self.now(), self.wall())
@@ -92,7 +100,7 @@ class Internal:
         return _json({"version": self.fleet.rules.policy.version})
 
     async def _fleet(self, request: web.Request) -> web.Response:
-        return web.Response(body=self.viewer.fleet().to_wire(), content_type="application/json")
+        return web.Response(body=self.viewer.fleet(inside=True).to_wire(), content_type="application/json")
 
     async def _drain(self, request: web.Request) -> web.Response:
         order = DrainOrder.from_wire(await request.read())

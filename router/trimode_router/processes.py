@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -21,6 +22,8 @@ from trimode_api.wire import TOKEN_VARIABLE, RouterConfig
 
 REPLICA_KEY_VARIABLE = "TRIMODE_ROUTER_REPLICA_KEY"
 """Set for the children only; see `Router`'s `replica_key`."""
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
 
 
 async def run(config: RouterConfig, token: str, replica_key: str | None) -> int:
@@ -73,7 +76,13 @@ async def _start(config: RouterConfig, token: str, replica_key: str | None, file
         *(sys.executable, "-m", "trimode_router", "--config", str(file), "--shared"),
         stdout=asyncio.subprocess.PIPE,
         env=environment,
+        preexec_fn=_end_with_parent,
     )
+
+
+def _end_with_parent() -> None:
+    """Between fork and exec: SIGTERM from the kernel should the parent be killed, or the port would stay taken."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 async def _listening(child: asyncio.subprocess.Process) -> dict[str, str] | None:

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import itertools
 import os
-import ssl
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from aiohttp import web
 
 from trimode_api.wire import RouterConfig
 from trimode_router.access import Access
+from trimode_router.certificate import Certificate
 from trimode_router.dispatch import Dispatcher
 from trimode_router.fleet import Fleet
 from trimode_router.http.client import ClientConnection, Edge
@@ -53,7 +53,8 @@ class Router:
         """With `shared` other processes listen on the public port, too. `replica_key` is what replicas are sent: the
         fleet's token where it is None, the client's own key where it is empty.
 
-        Raises AccessError or OSError where the key file or the certificate can not be used.
+        Where the key file or the certificate can not be used it serves nobody until they can: on a cluster both come
+        from Secrets, which may be mended while it runs.
         """
         self.limits = limits or Limits()
         self._config = config
@@ -65,11 +66,12 @@ class Router:
         self.fleet = Fleet(config.model, config.policy, self.limits.slack)
         self.metrics = Metrics()
         self.access = Access(Path(config.keys_file) if config.keys_file else None, now())
-        self._tls = _tls(config)
+        self.certificate = _certificate(config)
         self._traces = Traces(traces_endpoint, config.name, now, wall)
         self.ledger = Ledger(self.metrics, wall, config.access_log_sample)
         self.dispatcher = Dispatcher(self.fleet, self.ledger, self.limits, key, now)
         self.viewer = Viewer(config.name, self.fleet, self.dispatcher, self.ledger, now, wall)
+        self.viewer.watched = (self.access, *(() if self.certificate is None else (self.certificate,)))
         surface = Surface(
             self.fleet, self.dispatcher, self.viewer, self.metrics, self.access, self._traces, int(wall())
         )
@@ -94,8 +96,8 @@ class Router:
         """Listen on both ports. Raises OSError naming neither: `strerror` says what, the caller knows where."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: ClientConnection(self._edge), self._config.host, self._config.port, backlog=4096, ssl=self._tls,
-            reuse_port=self._shared or None,
+            lambda: ClientConnection(self._edge), self._config.host, self._config.port, backlog=4096,
+            ssl=None if self.certificate is None else self.certificate.context, reuse_port=self._shared or None,
         )  # fmt: skip
         self._runner = web.AppRunner(self._internal.app(), access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
@@ -106,7 +108,7 @@ class Router:
             self._server.close()
             await self._runner.cleanup()
             raise
-        scheme = "http" if self._tls is None else "https"
+        scheme = "http" if self.certificate is None else "https"
         self.url = _url(scheme, self._config.host, self._server.sockets[0].getsockname()[1])
         self.internal_url = _url("http", self._config.internal_host, self._runner.addresses[0][1])
         await self._prober.start()
@@ -146,6 +148,8 @@ class Router:
             self.viewer.sample()
             self.dispatcher.watch(now)
             self.access.refresh(now)
+            if self.certificate is not None:
+                self.certificate.refresh()
             for connection in list(self._connections):
                 connection.expire(now)
         if self.viewer.draining:
@@ -177,12 +181,10 @@ class Router:
         self.metrics.connections.set_function(lambda: len(self._connections))
 
 
-def _tls(config: RouterConfig) -> ssl.SSLContext | None:
+def _certificate(config: RouterConfig) -> Certificate | None:
     if not config.tls_certificate:
         return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(config.tls_certificate, config.tls_key or None)
-    return context
+    return Certificate(Path(config.tls_certificate), Path(config.tls_key or config.tls_certificate))
 
 
 def _url(scheme: str, host: str, port: int) -> str:

@@ -147,6 +147,8 @@ class Surface:
         if self._viewer.ready():
             return Small(200, b'{"status":"ready"}')
         why = "the router is shutting down" if self._viewer.draining else "no replica is ready"
+        if not self._viewer.may_serve():
+            why = "the router cannot read its API keys"
         raise ApiError(503, why, code="not_ready", retry_after_s=1)
 
     def _model(self, name: str) -> dict[str, object]:

@@ -21,12 +21,16 @@ from trimode_router.dispatch import Dispatcher
 from trimode_router.fleet import Fleet
 from trimode_router.ledger import Ledger
 from trimode_router.replica import Replica
+from trimode_router.watched import Watched
 
 HISTORY_SECONDS = 600
 
 
 class Viewer:
-    """Makes views of the fleet. `now` in seconds of the router's clock, `wall` in Unix seconds."""
+    """Makes views of the fleet. `now` in seconds of the router's clock, `wall` in Unix seconds.
+
+    `watched`: what the router reads from files that may be bad.
+    """
 
     def __init__(
         self,
@@ -45,9 +49,10 @@ class Viewer:
         self._wall = wall
         self._samples: deque[FleetSample] = deque(maxlen=HISTORY_SECONDS)
         self.draining = False
+        self.watched: tuple[Watched, ...] = ()
 
-    def fleet(self) -> FleetView:
-        """Everything, as of now."""
+    def fleet(self, *, inside: bool = False) -> FleetView:
+        """Everything, as of now. What is wrong with its files is told `inside` only: the words may name tenants."""
         policy = self._fleet.rules.policy
         replicas = tuple(self._replica(replica) for replica in self._fleet)
         pools = dict.fromkeys([*(pool.name for pool in policy.pools), *(replica.pool for replica in replicas)])
@@ -62,7 +67,7 @@ class Viewer:
             drain_timeout_seconds=policy.drain_timeout_seconds,
             pools=tuple(self._pool(name, replicas) for name in pools),
             replicas=replicas,
-            router=self._router(),
+            router=self._router(inside),
             objectives=self._ledger.objectives(),
             decisions=tuple(self._fleet.changes),
             refusals=tuple(self._ledger.refusals),
@@ -88,12 +93,16 @@ class Viewer:
         return FleetHistory(samples=tuple(self._samples))
 
     def ready(self) -> bool:
-        """Whether requests would be served: not draining, and some replica takes them or can be woken."""
-        if self.draining:
+        """Whether requests would be served: not draining, keys and certificate are there, and some replica takes them
+        or can be woken."""
+        if self.draining or not self.may_serve():
             return False
         now = self._now()
         awake = any(self._fleet.usable(view) for view in self._fleet.views(now))
         return awake or bool(self._dispatcher.sleepers.asleep(now))
+
+    def may_serve(self) -> bool:
+        return all(each.usable for each in self.watched)
 
     def _replica(self, replica: Replica) -> ReplicaState:
         report, now = replica.report, self._now()
@@ -145,7 +154,7 @@ class Viewer:
             wanted=self._dispatcher.sleepers.wanted(name, self._now()),
         )
 
-    def _router(self) -> RouterState:
+    def _router(self, inside: bool) -> RouterState:
         oldest = self._dispatcher.queue.oldest()
         return RouterState(
             in_flight=len(self._dispatcher.in_flight),
@@ -154,4 +163,5 @@ class Viewer:
             finished_total=self._ledger.finished_total,
             refused_total=self._ledger.refused_total,
             draining=self.draining,
+            problems=tuple(each.problem for each in self.watched if inside and each.problem),
         )

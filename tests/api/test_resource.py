@@ -146,6 +146,11 @@ WRONG: list[tuple[str, Any, str, str]] = [
     ("spec.admission.maxQueuedRequests", -1, "spec.admission.maxQueuedRequests", "0"),
     ("spec.drain.timeoutSeconds", "5m", "spec.drain.timeoutSeconds", "integer"),
     ("spec.router.replicas", 0, "spec.router.replicas", "1"),
+    ("spec.router.auth", {}, "spec.router.auth.secretName", "required"),
+    ("spec.router.auth", {"secretName": "API_Keys"}, "spec.router.auth.secretName", "a Secret's name"),
+    ("spec.router.auth", {"secretName": "k", "key": "x"}, "spec.router.auth.key", "unknown field"),
+    ("spec.router.tls", {"secretName": "a..b"}, "spec.router.tls.secretName", "a Secret's name"),
+    ("spec.router.tls", {"secretName": "a" * 254}, "spec.router.tls.secretName", "253"),
     ("spec.suspend", 1, "spec.suspend", "boolean"),
 ]
 
@@ -257,3 +262,9 @@ def test_a_pool_without_the_manual_mode_keeps_what_it_has() -> None:
     data = changed("spec.switching", {"policy": "Manual", "mode": "AR"})
     data["spec"]["pools"].append({"name": "fast", "modes": ["SelfSpeculation"], "blockLengths": [16]})
     assert policy_of(NemotronDeployment.parse(data), 1).switching.fixed == {"flex": "AR", "fast": "S16"}
+
+
+def test_secrets_are_named_as_kubernetes_names_them() -> None:
+    router = {"auth": {"secretName": "api-keys.v2"}, "tls": {"secretName": "nemo-tls"}}
+    parsed = NemotronDeployment.parse(changed("spec.router", router)).spec.router
+    assert parsed.model_dump(by_alias=True, exclude_none=True) == {"replicas": 1, **router}

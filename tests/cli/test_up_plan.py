@@ -8,7 +8,7 @@ import pytest
 from trimode_api.errors import InvalidInput
 from trimode_api.resource import NemotronDeployment
 from trimode_cli.up.orders import actions
-from trimode_cli.up.plan import PoolPlan, Update, diff, plan
+from trimode_cli.up.plan import PoolPlan, Update, diff, plan, router_processes
 
 Edit = dict[str, Any]
 
@@ -123,7 +123,13 @@ def test_what_sglang_fixes_at_its_start_rolls_its_pool() -> None:
 
 
 def test_a_change_that_one_machine_ignores_says_so() -> None:
-    assert actions(diff(resource(), resource(router={"replicas": 3}))) == ("nothing to do on one machine",)
+    (told,) = actions(diff(resource(), resource(router={"replicas": 3})))
+    assert told == "spec.router counts from the next `trimode up` on"
+
+
+@pytest.mark.parametrize(("replicas", "cores", "processes"), [(1, 8, 1), (3, 8, 3), (64, 2, 2), (2, 1, 1)])
+def test_router_copies_are_processes_one_a_core(replicas: int, cores: int, processes: int) -> None:
+    assert router_processes(resource(router={"replicas": replicas}), cores) == processes
 
 
 @pytest.mark.parametrize(

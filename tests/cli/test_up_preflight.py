@@ -8,10 +8,12 @@ import pytest
 from rich.console import Console
 
 from trimode_api.resource import NemotronDeployment
+from trimode_api.spec import Router
+from trimode_cli.entry import Entry
 from trimode_cli.errors import BadInput
 from trimode_cli.up.download import shown
 from trimode_cli.up.plan import PoolPlan
-from trimode_cli.up.preflight import check_machine, check_port, model_folder, tiny_folder
+from trimode_cli.up.preflight import check_machine, check_port, model_folder, tiny_folder, without_secrets
 from trimode_workers.sources.testing import StandInHub
 
 
@@ -108,3 +110,48 @@ def test_a_bar_on_a_terminal_only_where_something_is_downloaded() -> None:
 
     assert "model.safetensors" in seen(10, 1000)
     assert "model.safetensors" not in seen(1000)
+
+
+SECURED = Router.model_validate({"auth": {"secretName": "api-keys"}, "tls": {"secretName": "web"}})
+
+
+def test_secrets_of_a_cluster_are_files_here_and_their_lack_is_told() -> None:
+    entry = Entry("127.0.0.1", 8000)
+    keys, certificate = without_secrets(SECURED, entry)
+    assert "spec.router.auth" in keys
+    assert "'api-keys'" in keys
+    assert "--keys FILE" in keys
+    assert "spec.router.tls" in certificate
+    assert "--tls-certificate FILE" in certificate
+    assert "ANYONE ON THE NETWORK" in without_secrets(SECURED, Entry("0.0.0.0", 8000, anyone=True))[0]
+    assert without_secrets(SECURED, Entry("127.0.0.1", 8000, keys="k", certificate="c")) == ()
+    assert without_secrets(Router(), entry) == ()
+
+
+KEYS = '{"tenants": [{"name": "a"}], "keys": [{"tenant": "a", "sha256": "%s"}]}' % ("0" * 64)
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        (Entry("0.0.0.0", 8000), "--keys FILE, or --anyone"),
+        (Entry("127.0.0.1", 8000, keys="none"), "--keys none: No such file"),
+        (Entry("127.0.0.1", 8000, keys="bad"), "--keys bad: .*sha256"),
+        (Entry("127.0.0.1", 8000, certificate="none"), "--tls-certificate none: no such file"),
+        (Entry("127.0.0.1", 8000, certificate="good"), "--tls-certificate good with good: not PEM"),
+        (Entry("127.0.0.1", 8000, certificate_key="good"), "goes with --tls-certificate"),
+    ],
+)
+def test_a_bad_way_in_is_named_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: Entry, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "good").write_text(KEYS)
+    (tmp_path / "bad").write_text(KEYS.replace("0" * 64, "tm-the-key-itself"))
+    with pytest.raises(BadInput, match=words) as told:
+        entry.check()
+    assert "tm-the-key-itself" not in str(told.value)
+    Entry("127.0.0.1", 8000).check()
+    Entry("0.0.0.0", 8000, keys="good").check()
+    Entry("0.0.0.0", 8000, anyone=True).check()
+    assert Entry("127.0.0.1", 8000, keys="good").fields()["keys_file"] == str(tmp_path / "good")

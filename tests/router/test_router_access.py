@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import ssl
 import subprocess
 from collections import Counter
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimode_api.wire import RouterConfig
-from trimode_router.access import Access, AccessError, Budget, KeyFile, new_key
+from trimode_api.fleet import FleetView
+from trimode_api.wire import FLEET_PATH, RouterConfig
+from trimode_router.access import Access, AccessError, Budget, KeyFile, new_key, read
+from trimode_router.certificate import Certificate, CertificateError
+from trimode_router.certificate import read as read_certificate
 from trimode_router.server import Router
 from trimode_router.testing.replica import FakeReplica
 from trimode_router.waiting import WaitingRoom
@@ -153,8 +158,45 @@ def test_a_reload_keeps_what_is_spent(file: Path) -> None:
 )
 def test_bad_files_say_what_is_wrong(file: Path, changes: dict[str, Any], words: str) -> None:
     file.write_text(json.dumps(a_file(**changes)))
-    with pytest.raises(AccessError, match=words):
-        Access(file)
+    with pytest.raises(AccessError, match=words) as told:
+        read(file)
+    assert "tm-plain-text" not in str(told.value), "what stands there by mistake is a key"
+
+
+@pytest.mark.parametrize("text", [None, "{", json.dumps({"tenants": [{"name": "acme"}], "keys": [{"tenant": "x"}]})])
+async def test_without_keys_that_can_be_read_nobody_is_served_until_they_can(
+    open_house: Any, tmp_path: Path, text: str | None
+) -> None:
+    file = tmp_path / "mounted.json"
+    if text is not None:
+        file.write_text(text)
+    house = await open_house(config={"keys_file": str(file)})
+    ready = await house.http.get("/readyz")
+    assert (ready.status_code, ready.json()["error"]["code"]) == (503, "not_ready")
+    assert "API keys" in ready.json()["error"]["message"]
+    for headers in ({}, bearer("tm-acme")):
+        refused = await house.http.post(PATH, json=CHAT, headers=headers)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "no_api_keys")
+    inside = FleetView.from_wire((await house.internal.get(FLEET_PATH)).content)
+    (problem,) = inside.router.problems
+    assert problem.startswith(f"{file}: ")
+    outside = FleetView.from_wire((await house.http.get("/fleet")).content)
+    assert outside.router.problems == (), "words about tenants are for those who hold the token"
+    file.write_text(json.dumps(a_file()))
+    house.pass_time(0)
+    assert (await house.http.get("/readyz")).status_code == 200
+    assert (await house.http.post(PATH, json=CHAT, headers=bearer("tm-acme"))).status_code == 200
+    assert (await house.http.post(PATH, json=CHAT)).status_code == 401
+    assert FleetView.from_wire((await house.internal.get(FLEET_PATH)).content).router.problems == ()
+
+
+async def test_a_file_that_turns_bad_is_told_inside_while_the_old_keys_count(guarded: Any, file: Path) -> None:
+    write(file, "{")
+    guarded.pass_time(0)
+    (problem,) = FleetView.from_wire((await guarded.internal.get(FLEET_PATH)).content).router.problems
+    assert "keys.json" in problem
+    assert (await guarded.http.get("/readyz")).status_code == 200
+    assert (await guarded.http.post(PATH, json=CHAT, headers=bearer("tm-acme"))).status_code == 200
 
 
 def test_made_keys() -> None:
@@ -223,28 +265,96 @@ def test_priority_goes_before_turns() -> None:
 # TLS.
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("tls")
+def make_certificate(folder: Path, name: str = "localhost") -> tuple[Path, Path]:
     made, key = folder / "tls.crt", folder / "tls.key"
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-nodes",
-        "-days",
-        "1",
-    ]
-    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    names = ["-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1"]
+    command = ["openssl", "req", "-x509", *curve, "-nodes", "-days", "1", *names]
     try:
-        subprocess.run([*command, *names, "-out", str(made), "-keyout", str(key)], check=True, capture_output=True)
+        subprocess.run([*command, "-out", str(made), "-keyout", str(key)], check=True, capture_output=True)
     except FileNotFoundError:
         pytest.skip("NO openssl on this machine: apt install openssl")
     return made, key
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return make_certificate(tmp_path_factory.mktemp("tls"))
+
+
+class Mounted:
+    """A Secret as kubelet mounts it: files are links through `..data`, which it switches from folder to folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._serial = 0
+        for name in ("tls.crt", "tls.key"):
+            (folder / name).symlink_to(Path("..data", name))
+
+    @property
+    def files(self) -> tuple[Path, Path]:
+        return self.folder / "tls.crt", self.folder / "tls.key"
+
+    def put(self, fill: Callable[[Path], object]) -> None:
+        self._serial += 1
+        version = self.folder / f"..{self._serial}"
+        version.mkdir()
+        fill(version)
+        (self.folder / "..new").symlink_to(version.name)
+        (self.folder / "..new").rename(self.folder / "..data")
+
+
+def shown(port: int) -> str:
+    """The name in the certificate that the port shows; ConnectionError or ssl.SSLError where it shows none."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as plain, context.wrap_socket(plain) as connection:
+        raw = connection.getpeercert(binary_form=True)
+    assert raw is not None
+    text = subprocess.run(
+        ["openssl", "x509", "-inform", "der", "-noout", "-subject"], input=raw, capture_output=True, check=True
+    ).stdout.decode()
+    return text.strip().rpartition("=")[2].strip()
+
+
+async def test_a_renewed_certificate_counts_for_new_connections_and_leaves_the_old_ones(
+    open_house: Any, tmp_path: Path
+) -> None:
+    secret = Mounted(tmp_path)
+    secret.put(lambda folder: make_certificate(folder, "first"))
+    made, key = secret.files
+    house = await open_house(config={"tls_certificate": str(made), "tls_key": str(key)})
+    assert await asyncio.to_thread(shown, house.port) == "first"
+    assert (await house.http.post(PATH, json=CHAT)).status_code == 200
+    secret.put(lambda folder: make_certificate(folder, "second"))
+    house.pass_time(0)
+    assert await asyncio.to_thread(shown, house.port) == "second"
+    assert (await house.http.post(PATH, json=CHAT)).status_code == 200
+    # A renewal that went wrong is told, and changes nothing.
+    secret.put(lambda folder: [(folder / name).write_text("x") for name in ("tls.crt", "tls.key")])
+    house.pass_time(0)
+    assert await asyncio.to_thread(shown, house.port) == "second"
+    (problem,) = FleetView.from_wire((await house.internal.get(FLEET_PATH)).content).router.problems
+    assert problem.startswith(str(made))
+    secret.put(lambda folder: make_certificate(folder, "third"))
+    house.pass_time(0)
+    assert await asyncio.to_thread(shown, house.port) == "third"
+    assert FleetView.from_wire((await house.internal.get(FLEET_PATH)).content).router.problems == ()
+
+
+async def test_without_a_certificate_every_handshake_fails_until_there_is_one(open_house: Any, tmp_path: Path) -> None:
+    secret = Mounted(tmp_path)
+    made, key = secret.files
+    house = await open_house(config={"tls_certificate": str(made), "tls_key": str(key)})
+    with pytest.raises((ConnectionError, ssl.SSLError)):
+        await asyncio.to_thread(shown, house.port)
+    alive = await house.internal.get("/healthz", headers={"Authorization": ""})
+    assert alive.status_code == 200, "nobody restarts it for a Secret that is bad"
+    (problem,) = FleetView.from_wire((await house.internal.get(FLEET_PATH)).content).router.problems
+    assert problem == f"{made}: no such file"
+    secret.put(lambda folder: make_certificate(folder, "late"))
+    house.pass_time(0)
+    assert await asyncio.to_thread(shown, house.port) == "late"
 
 
 async def test_tls_on_request(make_policy: Any, certificate: tuple[Path, Path]) -> None:
@@ -265,9 +375,19 @@ async def test_tls_on_request(make_policy: Any, certificate: tuple[Path, Path]) 
         await router.stop(0.5)
 
 
-def test_a_bad_certificate_is_told(make_policy: Any, tmp_path: Path) -> None:
-    bad = tmp_path / "bad.crt"
+def test_bad_certificates_say_what_is_wrong(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
+    made, key = certificate
+    bad, other = tmp_path / "bad.crt", tmp_path / "other"
     bad.write_text("no certificate")
-    config = RouterConfig(name="demo", model="tiny", port=0, policy=make_policy(), tls_certificate=str(bad))
-    with pytest.raises(OSError):  # noqa: PT011 - ssl.SSLError; __main__ names the field
-        Router(config, "t", now=lambda: 0.0, wall=lambda: 0.0)
+    other.mkdir()
+    for files, words in (
+        ((bad, bad), "not PEM"),
+        ((made, tmp_path / "none"), "no such file"),
+        ((made, make_certificate(other)[1]), "not the certificate's"),
+    ):
+        with pytest.raises(CertificateError, match=words):
+            read_certificate(*files)
+        told = Certificate(*files)
+        assert words in told.problem
+        assert not told.usable
+    assert Certificate(made, key).problem == ""

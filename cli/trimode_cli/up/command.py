@@ -22,6 +22,7 @@ from rich.text import Text
 from trimode_api.resource import NemotronDeployment
 from trimode_cli import console
 from trimode_cli.console import Terminal, own_terminal
+from trimode_cli.entry import Entry
 from trimode_cli.errors import Stopped
 from trimode_cli.up import download, orders, preflight, progress, ray_local, reaper
 from trimode_cli.up.control import Control, Order, socket_path
@@ -52,10 +53,10 @@ class Signals:
         self.inbox.put(None)
 
 
-def up(file: str, host: str, port: int) -> None:
+def up(file: str, entry: Entry) -> None:
     """Serve the resource in `file` until SIGINT or SIGTERM. Raises TrimodeError."""
     deployment = load(file)
-    model = _look_first(deployment, host, port)
+    model = _look_first(deployment, entry)
     inbox: SimpleQueue[Order | None] = SimpleQueue()
     signals = Signals(inbox)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -68,22 +69,23 @@ def up(file: str, host: str, port: int) -> None:
         terminal = closing.enter_context(own_terminal(folder / "up.log"))
         ray_local.adopt_environment()
         reaper.become_reaper()
-        stack = Stack(deployment, model, host, port, folder, os.environ, signals.stopping, signals.hurry)
+        stack = Stack(deployment, model, entry, folder, os.environ, signals.stopping, signals.hurry)
         closing.callback(_end, stack, terminal.err, signals)
         _run(stack, terminal, signals)
 
 
-def _look_first(deployment: NemotronDeployment, host: str, port: int) -> Path:
+def _look_first(deployment: NemotronDeployment, entry: Entry) -> Path:
     """Every check that needs nothing started; returns the model's folder."""
     pools = plan(deployment)
+    entry.check()
     with download.shown(console.err) as told:
         model = preflight.model_folder(deployment, told)
     warnings = preflight.check_machine(
         pools, preflight.machine_gpus(), preflight.machine_cores(), preflight.machine_memory()
     )
-    for warning in warnings:
+    for warning in (*warnings, *preflight.without_secrets(deployment.spec.router, entry)):
         console.err.print(Text.assemble(("warning: ", "yellow"), warning), soft_wrap=True)
-    preflight.check_port(host, port)
+    preflight.check_port(entry.host, entry.port)
     return model
 
 

@@ -51,6 +51,8 @@ def actions(update: Update) -> tuple[str, ...]:
     done += [f"pool {name} scales" for name in update.scale]
     done += [f"pool {name} rolls to new replicas" for name in update.roll]
     done += [f"pool {name} is drained and removed" for name in update.remove]
+    if any(change.path.startswith("spec.router") for change in update.changes):
+        done.append("spec.router counts from the next `trimode up` on")
     if update.changes and not done:
         done.append("nothing to do on one machine")
     return tuple(done)

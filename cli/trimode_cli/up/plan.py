@@ -73,6 +73,11 @@ def plan(deployment: NemotronDeployment, targets: Mapping[str, int] | None = Non
     return () if deployment.spec.suspend else tuple(_pool(pool, shared) for pool in deployment.spec.pools)
 
 
+def router_processes(deployment: NemotronDeployment, cores: int) -> int:
+    """Routers that share the port: `spec.router.replicas`, but no more than there are cores, as each takes one."""
+    return max(1, min(deployment.spec.router.replicas, cores))
+
+
 def diff(old: NemotronDeployment, new: NemotronDeployment) -> Update:
     """What has to be done for `new` where `old` runs. Raises InvalidInput for what cannot change while it runs."""
     if old.metadata.name != new.metadata.name:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from trimode_api.resource import EngineType, NemotronDeployment
+from trimode_api.spec import Router
+from trimode_cli.entry import Entry
 from trimode_cli.errors import BadInput
 from trimode_cli.up.plan import PoolPlan
 
@@ -74,6 +76,23 @@ def check_machine(pools: Sequence[PoolPlan], gpus: int, cores: int, memory_bytes
     memory = sum(pool.memory_bytes * pool.replicas for pool in pools)
     if memory > memory_bytes:
         warnings.append(f"the pools ask for {memory >> 20} MiB of memory, this machine has {memory_bytes >> 20}")
+    return tuple(warnings)
+
+
+def without_secrets(router: Router, entry: Entry) -> tuple[str, ...]:
+    """Warnings about what the resource takes from Secrets, which one machine does not have, and no option gives."""
+    warnings = []
+    if router.auth is not None and not entry.keys:
+        who = "whoever is on this machine" if entry.on_loopback else "ANYONE ON THE NETWORK"
+        warnings.append(
+            f"spec.router.auth: Secret {router.auth.secret_name!r} is on a cluster; without --keys FILE (its keys.json)"
+            f" {who} may ask"
+        )
+    if router.tls is not None and not entry.certificate:
+        warnings.append(
+            f"spec.router.tls: Secret {router.tls.secret_name!r} is on a cluster; without --tls-certificate FILE and "
+            "--tls-key FILE it is plain HTTP"
+        )
     return tuple(warnings)
 
 

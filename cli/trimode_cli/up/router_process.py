@@ -1,4 +1,4 @@
-"""The router as a child process: started, asked, told, ended.
+"""The router as a child process: started, asked, told, ended. Several where they share the port: their parent then.
 
 Belongs here: everything that `up` does with the router.
 """
@@ -31,12 +31,12 @@ _POLL_S = 0.1
 
 @dataclass(slots=True)
 class RouterProcess:
-    """A running router; `url` is the public one."""
+    """A running router; `url` is the public one. `clients`: one for the internal port of each process."""
 
     process: subprocess.Popen[bytes]
     url: str
     log: Path
-    client: httpx.Client
+    clients: tuple[httpx.Client, ...]
 
     @classmethod
     def start(cls, config: RouterConfig, token: str, folder: Path) -> Self:
@@ -59,36 +59,45 @@ class RouterProcess:
             process.kill()
             process.wait()
             raise StartFailed(f"the router did not start: {_last_words(log) or exc}") from exc
-        client = httpx.Client(
-            base_url=listening["internalUrl"],
-            headers={"Authorization": f"Bearer {token}"},
-            timeout=REQUEST_TIMEOUT_S,
-            trust_env=False,
+        urls = listening.get("internalUrls") or [listening["internalUrl"]]
+        clients = tuple(
+            httpx.Client(
+                base_url=url,
+                headers={"Authorization": f"Bearer {token}"},
+                timeout=REQUEST_TIMEOUT_S,
+                trust_env=False,
+            )
+            for url in urls
         )
-        return cls(process, listening["url"], log, client)
+        return cls(process, listening["url"], log, clients)
 
     @property
-    def internal_url(self) -> str:
-        return str(self.client.base_url).rstrip("/")
+    def internal_urls(self) -> tuple[str, ...]:
+        """Where replicas report to: all of them."""
+        return tuple(str(client.base_url).rstrip("/") for client in self.clients)
 
     def fleet(self) -> FleetView | None:
-        """The fleet as the router sees it; None where it does not answer."""
-        try:
-            answer = self.client.get(FLEET_PATH)
-            answer.raise_for_status()
-        except httpx.HTTPError:
-            return None
-        return FleetView.from_wire(answer.content)
+        """The fleet as the routers see it; None where none answers."""
+        views = []
+        for client in self.clients:
+            try:
+                answer = client.get(FLEET_PATH)
+                answer.raise_for_status()
+            except httpx.HTTPError:
+                continue
+            views.append(FleetView.from_wire(answer.content))
+        return _together(views) if views else None
 
     def put_policy(self, policy: PolicyConfig) -> None:
-        """Hand the router a new policy. Raises StartFailed where it refuses."""
-        try:
-            answer = self.client.put(POLICY_PATH, content=policy.to_wire())
-            answer.raise_for_status()
-        except httpx.HTTPStatusError as exc:
-            raise StartFailed(f"the router refused the policy: {exc.response.text}") from exc
-        except httpx.HTTPError as exc:
-            raise StartFailed(f"the router did not take the policy: {exc}") from exc
+        """Hand the routers a new policy. Raises StartFailed where one refuses."""
+        for client in self.clients:
+            try:
+                answer = client.put(POLICY_PATH, content=policy.to_wire())
+                answer.raise_for_status()
+            except httpx.HTTPStatusError as exc:
+                raise StartFailed(f"the router refused the policy: {exc.response.text}") from exc
+            except httpx.HTTPError as exc:
+                raise StartFailed(f"the router did not take the policy: {exc}") from exc
 
     def check(self) -> None:
         """Raises StartFailed where the process has ended."""
@@ -97,13 +106,24 @@ class RouterProcess:
 
     def drain(self, hurry: Callable[[], bool]) -> None:
         """End it: running requests are finished first, unless `hurry` says otherwise."""
-        self.client.close()
+        for client in self.clients:
+            client.close()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         while self.process.poll() is None and not hurry():
             time.sleep(_POLL_S)
         self.process.kill()
         self.process.wait()
+
+
+def _together(views: list[FleetView]) -> FleetView:
+    """One view of several routers': the first one's, with the counters of all, and the least of policies and pools
+    that any of them knows."""
+    first = min(views, key=lambda view: (view.policy_version, sum(pool.ready for pool in view.pools)))
+    routers = [view.router for view in views]
+    totals = ("in_flight", "queued", "finished_total", "refused_total")
+    sums = {name: sum(getattr(router, name) for router in routers) for name in totals}
+    return first.model_copy(update={"router": first.router.model_copy(update=sums)})
 
 
 def _first_line(process: subprocess.Popen[bytes]) -> bytes:

@@ -23,7 +23,11 @@ _ERROR = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Failed|Refused|Died)\b
 
 
 def pools(
-    deployment: NemotronDeployment, model: Path, version: int, router_url: str, targets: Mapping[str, int] | None = None
+    deployment: NemotronDeployment,
+    model: Path,
+    version: int,
+    router_urls: tuple[str, ...],
+    targets: Mapping[str, int] | None = None,
 ) -> list[PoolSettings]:
     """Settings of every pool, in the resource's order. `targets` as in `plan`."""
     from trimode_workers.replica.settings import EngineOptions, PoolSettings
@@ -44,7 +48,7 @@ def pools(
             # One thread per core given: on shared cores a second one waits for the first at every operation.
             engine=engine.model_copy(update={"threads": max(1, int(pool.cores)), "sglang": sglang[pool.name]}),
             policy=policy_of(deployment, version),
-            router_urls=(router_url,),
+            router_urls=router_urls,
             min_replicas=pool.replicas,
             max_replicas=pool.most,
             idle_s=pool.idle_s,

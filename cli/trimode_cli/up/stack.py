@@ -17,10 +17,11 @@ from trimode_api.fleet import FleetView
 from trimode_api.policy_of import policy_of
 from trimode_api.resource import NemotronDeployment
 from trimode_api.wire import TOKEN_VARIABLE, RouterConfig
+from trimode_cli.entry import Entry
 from trimode_cli.errors import StartFailed, Stopped
 from trimode_cli.up import preflight, ray_local, reaper, settings
 from trimode_cli.up.balance import Balance
-from trimode_cli.up.plan import Update, diff, plan
+from trimode_cli.up.plan import Update, diff, plan, router_processes
 from trimode_cli.up.router_process import RouterProcess
 from trimode_cli.up.steps import Checklist
 
@@ -41,8 +42,7 @@ class Stack:
 
     deployment: NemotronDeployment
     model: Path
-    host: str
-    port: int
+    entry: Entry
     folder: Path
     environment: MutableMapping[str, str]
     stopping: Callable[[], bool]
@@ -168,13 +168,14 @@ class Stack:
         config = RouterConfig(
             name=self.deployment.metadata.name,
             model=self.deployment.served_name,
-            host=self.host,
-            port=self.port,
+            processes=router_processes(self.deployment, preflight.machine_cores()),
             replicas_expected=sum(pool.replicas for pool in plan(self.deployment)),
             policy=policy_of(self.deployment, self.version),
+            **self.entry.fields(),
         )
         self.router = RouterProcess.start(config, self._token, self.folder)
-        list_.done("router", self.router.url)
+        several = f", {config.processes} processes" if config.processes > 1 else ""
+        list_.done("router", self.router.url + several)
         self._go_on()
 
     def _start_ray(self, list_: Checklist) -> None:
@@ -222,7 +223,7 @@ class Stack:
     def _pools(self) -> list[Any]:
         assert self.router is not None
         targets = self.balance.targets(self.deployment.spec)
-        return settings.pools(self.deployment, self.model, self.version, self.router.internal_url, targets)
+        return settings.pools(self.deployment, self.model, self.version, self.router.internal_urls, targets)
 
     def _await_policy(self, version: int) -> None:
         """Until every live replica runs the policy; late ones get it with their next report all the same."""

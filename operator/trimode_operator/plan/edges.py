@@ -7,20 +7,24 @@ from __future__ import annotations
 
 from typing import Any
 
+from trimode_api.spec import Router
 from trimode_operator.plan.model import Manifest, Owner
 from trimode_operator.plan.names import PUBLIC_PORT, Names, matching
 from trimode_operator.plan.objects import child
 from trimode_operator.settings import EndpointPicker, Gateway
 
 
-def service_monitor(owner: Owner, names: Names) -> Manifest:
-    """Prometheus scrapes every router."""
+def service_monitor(router: Router, owner: Owner, names: Names) -> Manifest:
+    """Prometheus scrapes every router, at the pod's address, which no certificate names."""
+    endpoint: dict[str, Any] = {"port": "http", "path": "/metrics", "interval": "15s"}
+    if router.tls is not None:
+        endpoint |= {"scheme": "https", "tlsConfig": {"insecureSkipVerify": True}}
     return {
         **child("monitoring.coreos.com/v1", "ServiceMonitor", names.router, owner, "router"),
         "spec": {
             "selector": {"matchLabels": matching(owner.name, "router")},
             "namespaceSelector": {"matchNames": [owner.namespace]},
-            "endpoints": [{"port": "http", "path": "/metrics", "interval": "15s"}],
+            "endpoints": [endpoint],
         },
     }
 

@@ -49,6 +49,11 @@ INFERENCE_POOL_MISSING = (
     "the operator's settings name an endpoint picker, but the cluster does not know InferencePool "
     "(inference.networking.k8s.io/v1)"
 )
+GATEWAY_TLS = (
+    "with spec.router.tls the gateway has to speak TLS to the routers: add a BackendTLSPolicy for their Service, "
+    "unless the gateway goes by the port's appProtocol"
+)
+INFERENCE_POOL_TLS = "with spec.router.tls the gateway has to speak TLS to the pool's endpoints; see its own manual"
 
 RAYS_OWN_GROUP = "headgroup"
 
@@ -72,7 +77,7 @@ def make_plan(
         config_map(owner, names, config),
         # Before the pods they guard.
         *(network_policies(owner, names, settings) if settings.network_policies else ()),
-        *services(owner, names),
+        *services(deployment.spec.router, owner, names),
         router_deployment(deployment, owner, names, settings, config, observed),
     ]
     optional, notes = _optional(deployment, owner, names, settings, capabilities, observed)
@@ -105,18 +110,25 @@ def _optional(
     else:
         notes.append(Note(BUDGET.kind, "BudgetsMissing", BUDGETS_MISSING))
     if capabilities.service_monitor:
-        children.append(service_monitor(owner, names))
+        children.append(service_monitor(deployment.spec.router, owner, names))
     if settings.gateway is not None:
         if capabilities.http_route:
             children.append(http_route(owner, names, settings.gateway))
+            notes += _over_tls(deployment, ROUTE, GATEWAY_TLS)
         else:
             notes.append(Note(ROUTE.kind, "GatewayMissing", GATEWAY_MISSING))
     if settings.endpoint_picker is not None:
         if capabilities.inference_pool:
             children.append(inference_pool(owner, names, settings.endpoint_picker))
+            notes += _over_tls(deployment, INFERENCE_POOL, INFERENCE_POOL_TLS)
         else:
             notes.append(Note(INFERENCE_POOL.kind, "InferencePoolMissing", INFERENCE_POOL_MISSING))
     return tuple(children), tuple(notes)
+
+
+def _over_tls(deployment: NemotronDeployment, kind: ChildKind, message: str) -> list[Note]:
+    """What somebody else has to do so that a way in leads to routers that speak HTTPS only."""
+    return [] if deployment.spec.router.tls is None else [Note(kind.kind, "BackendTLS", message)]
 
 
 def unsupported(deployment: NemotronDeployment) -> list[Problem]:

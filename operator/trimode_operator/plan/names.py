@@ -62,10 +62,9 @@ class Names:
     def ray_service(self) -> str:
         return fitting(self.owner, RAY_SERVICE_MAX)
 
-    @property
-    def url(self) -> str:
+    def url(self, *, tls: bool = False) -> str:
         """Where clients send requests."""
-        return f"http://{self.router}.{self.namespace}.svc:{PUBLIC_PORT}/v1"
+        return f"http{'s' if tls else ''}://{self.router}.{self.namespace}.svc:{PUBLIC_PORT}/v1"
 
     @property
     def reports_url(self) -> str:

@@ -5,9 +5,11 @@ Belongs here: pure construction of the manifests of everything in front of the p
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from trimode_api.resource import NemotronDeployment
+from trimode_api.spec import Router
 from trimode_api.wire import PolicyConfig, RouterConfig
 from trimode_operator.plan.model import Manifest, Observed, Owner
 from trimode_operator.plan.names import CONFIG_KEY, INTERNAL_PORT, PUBLIC_PORT, Names, labels, matching
@@ -29,13 +31,40 @@ from trimode_operator.plan.pods import (
 from trimode_operator.settings import Settings
 
 CONFIG_FOLDER = "/etc/trimode"
+KEYS_FOLDER = "/etc/trimode-keys"
+KEYS_KEY = "keys.json"
+"""In the Secret of `spec.router.auth`."""
+TLS_FOLDER = "/etc/trimode-tls"
+SECRET_MODE = 0o440
+"""Readable by the pod's group, which is the router's."""
 LEAVE_S = 5
 """A router that is going still takes requests this long, in seconds, until nobody sends it any."""
 
 
+@dataclass(frozen=True, slots=True)
+class UserSecret:
+    """A Secret that `field` of the resource names, and the folder where routers find its files."""
+
+    field: str
+    name: str
+    volume: str
+    folder: str
+
+
+def user_secrets(router: Router) -> tuple[UserSecret, ...]:
+    """Mounted as whole folders, because only these are renewed while a pod runs."""
+    named: list[UserSecret] = []
+    if router.auth is not None:
+        named.append(UserSecret("spec.router.auth.secretName", router.auth.secret_name, "keys", KEYS_FOLDER))
+    if router.tls is not None:
+        named.append(UserSecret("spec.router.tls.secretName", router.tls.secret_name, "tls", TLS_FOLDER))
+    return tuple(named)
+
+
 def router_config(deployment: NemotronDeployment, policy: PolicyConfig) -> RouterConfig:
-    """What a router is started with. It binds all addresses of its pod."""
+    """What a router is started with. It binds all addresses of its pod; one process, as more of them are more pods."""
     pools = () if deployment.spec.suspend else deployment.spec.pools
+    router = deployment.spec.router
     return RouterConfig(
         name=deployment.metadata.name,
         model=deployment.served_name,
@@ -43,6 +72,9 @@ def router_config(deployment: NemotronDeployment, policy: PolicyConfig) -> Route
         port=PUBLIC_PORT,
         internal_host="0.0.0.0",
         internal_port=INTERNAL_PORT,
+        keys_file=f"{KEYS_FOLDER}/{KEYS_KEY}" if router.auth is not None else "",
+        tls_certificate=f"{TLS_FOLDER}/tls.crt" if router.tls is not None else "",
+        tls_key=f"{TLS_FOLDER}/tls.key" if router.tls is not None else "",
         replicas_expected=sum(pool.replicas.min for pool in pools),
         policy=policy,
     )
@@ -85,25 +117,30 @@ def router_deployment(
                     "securityContext": pod_security(settings),
                     "terminationGracePeriodSeconds": grace_seconds(spec.drain.timeout_seconds),
                     "topologySpreadConstraints": [_spread(owner)],
-                    "containers": [_container(names, settings)],
-                    "volumes": [tmp_volume(), {"name": "config", "configMap": {"name": names.config}}],
+                    "containers": [_container(spec.router, names, settings)],
+                    "volumes": [
+                        tmp_volume(),
+                        {"name": "config", "configMap": {"name": names.config}},
+                        *map(_secret_volume, user_secrets(spec.router)),
+                    ],
                 },
             },
         },
     }
 
 
-def services(owner: Owner, names: Names) -> tuple[Manifest, Manifest]:
+def services(router: Router, owner: Owner, names: Names) -> tuple[Manifest, Manifest]:
     """The Service that clients use, and the headless one that replicas report to.
 
-    Reports also go to routers that are not ready: only reports make them so, and one that drains still needs them.
+    Gateways and meshes learn from the port that it is HTTPS. Reports also go to routers that are not ready: only
+    reports make them so, and one that drains still needs them.
     """
     public = {
         **child("v1", "Service", names.router, owner, "router"),
         "spec": {
             "type": "ClusterIP",
             "selector": matching(owner.name, "router"),
-            "ports": [_port("http", PUBLIC_PORT)],
+            "ports": [_port("http", PUBLIC_PORT) | ({} if router.tls is None else {"appProtocol": "https"})],
         },
     }
     reports = {
@@ -119,7 +156,13 @@ def services(owner: Owner, names: Names) -> tuple[Manifest, Manifest]:
     return public, reports
 
 
-def _container(names: Names, settings: Settings) -> dict[str, Any]:
+def _container(router: Router, names: Names, settings: Settings) -> dict[str, Any]:
+    readiness = http_probe("/readyz", "http", period_s=2, failures=2)
+    liveness = http_probe("/healthz", "http", period_s=10)
+    if router.tls is not None:
+        readiness["httpGet"]["scheme"] = "HTTPS"
+        # A certificate that cannot be used is no reason to restart: the router waits for a better one, and says so.
+        liveness["httpGet"]["port"] = "internal"
     return {
         "name": "router",
         "image": settings.image,
@@ -132,11 +175,19 @@ def _container(names: Names, settings: Settings) -> dict[str, Any]:
         ],
         "resources": resources(settings.router),
         "securityContext": container_security(),
-        "volumeMounts": [tmp_mount(), {"name": "config", "mountPath": CONFIG_FOLDER, "readOnly": True}],
-        "livenessProbe": http_probe("/healthz", "http", period_s=10),
-        "readinessProbe": http_probe("/readyz", "http", period_s=2, failures=2),
+        "volumeMounts": [
+            tmp_mount(),
+            {"name": "config", "mountPath": CONFIG_FOLDER, "readOnly": True},
+            *({"name": each.volume, "mountPath": each.folder, "readOnly": True} for each in user_secrets(router)),
+        ],
+        "livenessProbe": liveness,
+        "readinessProbe": readiness,
         "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(LEAVE_S)]}}},
     }
+
+
+def _secret_volume(secret: UserSecret) -> dict[str, Any]:
+    return {"name": secret.volume, "secret": {"secretName": secret.name, "defaultMode": SECRET_MODE}}
 
 
 def _port(name: str, number: int) -> dict[str, Any]:

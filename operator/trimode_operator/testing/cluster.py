@@ -55,6 +55,10 @@ class MemoryCluster:
         self._check("get", kind, name)
         return copy.deepcopy(self.objects.get((kind.kind, namespace, name)))
 
+    async def exists(self, kind: ChildKind, namespace: str, name: str) -> bool:
+        self._check("get", kind, name)
+        return (kind.kind, namespace, name) in self.objects
+
     async def listed(self, kind: ChildKind, namespace: str | None, selector: str = "") -> list[Object]:
         self._check("list", kind, "")
         wanted = dict(pair.split("=") for pair in selector.split(",") if pair)

@@ -24,7 +24,7 @@ class Talk:
     """What came in, and what is answered."""
 
     def __init__(self) -> None:
-        self.method = self.path = self.kind = ""
+        self.method = self.path = self.kind = self.accept = ""
         self.query: dict[str, str] = {}
         self.body: Any = None
         self.status = 200
@@ -32,7 +32,7 @@ class Talk:
 
     async def handle(self, request: web.Request) -> web.Response:
         self.method, self.path, self.query = request.method, request.path, dict(request.query)
-        self.kind = request.content_type
+        self.kind, self.accept = request.content_type, request.headers["Accept"]
         text = await request.text()
         self.body = json.loads(text) if text else None
         body = self.answer if isinstance(self.answer, str) else json.dumps(self.answer)
@@ -106,6 +106,16 @@ async def test_a_delete_means_exactly_this_object(api: ApiServer, talk: Talk) ->
     assert talk.body["propagationPolicy"] == "Background"
     talk.status, talk.answer = 409, {"reason": "Conflict", "message": "another uid"}
     await api.delete(CONFIG_MAP, "default", "c", "uid-1")  # ours is gone
+
+
+async def test_whether_a_secret_exists_is_asked_without_its_content(api: ApiServer, talk: Talk) -> None:
+    secret = ChildKind("v1", "Secret", "secrets")
+    talk.answer = {"kind": "PartialObjectMetadata", "metadata": {"name": "s"}}
+    assert await api.exists(secret, "default", "s")
+    assert (talk.method, talk.path) == ("GET", "/api/v1/namespaces/default/secrets/s")
+    assert "as=PartialObjectMetadata" in talk.accept
+    talk.status, talk.answer = 404, {"reason": "NotFound", "message": "no"}
+    assert not await api.exists(secret, "default", "s")
 
 
 async def test_lists_name_the_kind_of_each_item(api: ApiServer, talk: Talk) -> None:

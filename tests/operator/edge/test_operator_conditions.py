@@ -15,6 +15,8 @@ from trimode_operator.testing.fleet import fleets, replica, view
 
 KUBERAY = Note("RayService", "KubeRayMissing", "install it: helm install kuberay-operator")
 BUDGETS = Note("PodDisruptionBudget", "BudgetsMissing", "not known here")
+NO_KEYS = Note("Secret", "SecretMissing", "spec.router.auth.secretName: there is no Secret 'keys'")
+BAD_KEYS = Note("Secret", "SecretInvalid", "spec.router.auth.secretName: Secret 'keys': keys.json: no JSON")
 
 WELL = Observations(
     generation=3,
@@ -189,6 +191,26 @@ CASES: list[tuple[str, dict[str, Any], dict[str, tuple[str, str]]]] = [
     ),
     ("no answers to judge by", {"attainment": {"standard": None}}, {"SLOMet": ("Unknown", "NoTraffic")}),
     (
+        "a Secret that routers wait for is not there",
+        {"secrets": (NO_KEYS,), "routers": Rollout(1, 0, True), "fleets": fleets(silent=1), "ray": Ray(None)},
+        {
+            "Ready": ("False", "SecretMissing"),
+            "RouterReady": ("False", "SecretMissing"),
+            "Progressing": ("False", "SecretMissing"),
+            "Serving": ("False", "NoRouterReady"),
+        },
+    ),
+    (
+        "a Secret's new content cannot be used: what was there before serves",
+        {"secrets": (BAD_KEYS,)},
+        {
+            "Ready": ("False", "SecretInvalid"),
+            "Serving": ("True", "ReplicasServe"),
+            "RouterReady": ("True", "RoutersReady"),
+            "Progressing": ("False", "SecretInvalid"),
+        },
+    ),
+    (
         "it goes",
         {"deleting": "requests in flight finish"},
         {"Ready": ("False", "Draining"), "Progressing": ("True", "Draining"), "Serving": ("True", "ReplicasServe")},
@@ -226,6 +248,8 @@ def test_messages_say_what_to_do() -> None:
     assert "helm install kuberay-operator" in missing[ConditionType.READY].message
     invalid = verdicts(replace(WELL, problems=("spec.a: is required", "spec.b: is wrong")))
     assert invalid[ConditionType.READY].message == "spec.a: is required\nspec.b: is wrong"
+    secret = verdicts(replace(WELL, secrets=(NO_KEYS, BAD_KEYS)))[ConditionType.READY].message
+    assert secret == f"{NO_KEYS.message}\n{BAD_KEYS.message}"
     lacking = verdicts(replace(WELL, minimum={"flex": 2, "big": 1}))
     assert "flex has 1 of at least 2, big has 0 of at least 1" in lacking[ConditionType.WORKERS_READY].message
 

@@ -79,6 +79,55 @@ async def test_a_server_that_writes_values_its_own_way_is_no_difference_for_ever
     assert stage.cluster.writes == []
 
 
+SECURED = {"auth": {"secretName": "api-keys"}, "tls": {"secretName": "nemo-tls"}}
+
+
+def a_secret(name: str) -> Object:
+    """One that the user made."""
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": "default"}, "data": {}}
+
+
+async def test_a_secret_that_is_missing_is_named_until_it_comes(stage: Stage) -> None:
+    stage.resource(router=SECURED)
+    await stage.visit()
+    assert stage.conditions()["Ready"] == ("False", "SecretMissing")
+    assert stage.events() == ["SecretMissing"]
+    body = stage.cluster.named("NemotronDeployment", "nemo")
+    (ready,) = [one for one in body["status"]["conditions"] if one["type"] == "Ready"]
+    for words in ("spec.router.auth.secretName", "'api-keys'", "spec.router.tls.secretName", "'nemo-tls'", "'default'"):
+        assert words in ready["message"]
+    assert body["status"]["url"].startswith("https://nemo-router.")
+    for name in ("api-keys", "nemo-tls"):
+        stage.cluster.put(a_secret(name))
+    stage.serve(replica())
+    stage.settle()
+    await stage.visit()
+    assert stage.conditions()["Ready"] == ("True", "AsSpecified")
+    assert ("Secret", "api-keys") not in {(kind, name) for _, kind, name in stage.cluster.writes}
+
+
+async def test_a_secret_that_routers_cannot_use_is_told_in_their_words(stage: Stage) -> None:
+    for name in ("api-keys", "nemo-tls"):
+        stage.cluster.put(a_secret(name))
+    stage.resource(router=SECURED)
+    await stage.visit()
+    stage.serve(replica(), problems=("/etc/trimode-keys/keys.json: No such file or directory",))
+    stage.settle()
+    await stage.visit()
+    assert stage.conditions()["Ready"] == ("False", "SecretInvalid")
+    assert stage.conditions()["Serving"] == ("True", "ReplicasServe")
+    objects = stage.cluster.objects.values()
+    (told,) = [body["message"] for body in objects if body.get("reason") == "SecretInvalid"]
+    assert told == "spec.router.auth.secretName: Secret 'api-keys': keys.json: No such file or directory"
+    stage.serve(replica())
+    await stage.visit()
+    assert stage.conditions()["Ready"] == ("True", "AsSpecified")
+    stage.resource(router={})
+    stage.serve(replica(), problems=("/etc/trimode-keys/keys.json: old news of a router that goes",))
+    await stage.visit()
+    assert stage.conditions()["Ready"][1] != "SecretInvalid"
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "change"),
     [

@@ -48,7 +48,8 @@ def test_files_are_in_camel_case_and_unknown_fields_are_errors() -> None:
 
 def test_addresses_inside_the_cluster() -> None:
     names = Names("nemo-8b", "default", "example.org")
-    assert names.url == "http://nemo-8b-router.default.svc:8000/v1"
+    assert names.url() == "http://nemo-8b-router.default.svc:8000/v1"
+    assert names.url(tls=True) == "https://nemo-8b-router.default.svc:8000/v1"
     assert names.reports_url == "http://nemo-8b-reports.default.svc.example.org:8001"
 
 

@@ -152,6 +152,63 @@ def test_routers_read_what_the_config_map_holds(resource: Resource, plan: MakePl
     assert (config.host, config.internal_host) == ("0.0.0.0", "0.0.0.0")
 
 
+SECURED = {"auth": {"secretName": "api-keys"}, "tls": {"secretName": "nemo-tls"}}
+
+
+def test_secrets_of_the_user_are_mounted_and_read(
+    resource: Resource, spec: dict[str, Any], plan: MakePlan, find: Find, check_core: Check
+) -> None:
+    made = plan(resource(spec | {"router": SECURED}))
+    pod = find(made, "Deployment")["spec"]["template"]["spec"]
+    check_core(find(made, "Deployment"))
+    volumes = {volume["secret"]["secretName"]: volume for volume in pod["volumes"] if "secret" in volume}
+    assert set(volumes) == {"api-keys", "nemo-tls"}
+    mounts = {mount["name"]: mount for mount in pod["containers"][0]["volumeMounts"]}
+    config = RouterConfig.from_wire(find(made, "ConfigMap")["data"]["router.json"])
+    for secret, file in (
+        ("api-keys", config.keys_file),
+        ("nemo-tls", config.tls_certificate),
+        ("nemo-tls", config.tls_key),
+    ):
+        mount = mounts[volumes[secret]["name"]]
+        assert file.rpartition("/")[0] == mount["mountPath"]
+        assert mount["readOnly"]
+        assert "subPath" not in mount, "files of a part are never renewed"
+    assert config.keys_file.endswith("/keys.json")
+    assert [Path(file).name for file in (config.tls_certificate, config.tls_key)] == ["tls.crt", "tls.key"]
+    assert not [child for child in made.children if child["kind"] == "Secret" and child["metadata"]["name"] in volumes]
+
+
+def test_with_a_certificate_everybody_who_asks_the_public_port_speaks_https(
+    resource: Resource, spec: dict[str, Any], plan: MakePlan, find: Find, check_core: Check
+) -> None:
+    made = plan(resource(spec | {"router": SECURED}))
+    container = find(made, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    assert container["readinessProbe"]["httpGet"]["scheme"] == "HTTPS"
+    # Without a certificate that can be used the public port answers nobody, and a restart would not help.
+    assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "internal"}
+    public, reports = find(made, "Service", "nemo-router"), find(made, "Service", "nemo-reports")
+    check_core(public)
+    assert public["spec"]["ports"][0]["appProtocol"] == "https"
+    assert "appProtocol" not in reports["spec"]["ports"][0]
+    (endpoint,) = find(made, "ServiceMonitor")["spec"]["endpoints"]
+    assert endpoint["scheme"] == "https"
+    assert [(note.kind, note.reason) for note in made.notes] == [
+        ("HTTPRoute", "BackendTLS"),
+        ("InferencePool", "BackendTLS"),
+    ]
+
+
+def test_without_secrets_nothing_of_them_is_there(resource: Resource, plan: MakePlan, find: Find) -> None:
+    made = plan(resource())
+    pod = find(made, "Deployment")["spec"]["template"]["spec"]
+    assert [volume["name"] for volume in pod["volumes"]] == ["tmp", "config"]
+    assert "scheme" not in pod["containers"][0]["readinessProbe"]["httpGet"]
+    assert "appProtocol" not in find(made, "Service", "nemo-router")["spec"]["ports"][0]
+    config = RouterConfig.from_wire(find(made, "ConfigMap")["data"]["router.json"])
+    assert (config.keys_file, config.tls_certificate, config.tls_key, config.processes) == ("", "", "", 1)
+
+
 def test_services_find_the_routers(resource: Resource, plan: MakePlan, find: Find) -> None:
     made = plan(resource())
     labels = find(made, "Deployment")["spec"]["template"]["metadata"]["labels"]

@@ -1,0 +1,36 @@
+"""Files that are read again when they change: API keys, certificates.
+
+Belongs here: telling that a file is another one, and what is asked of whoever reads such files.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Protocol
+
+Stamp = tuple[tuple[int, int, int] | None, ...] | None
+"""Of each file when it was changed, its size and which it is; None for one that is not there."""
+
+
+class Watched(Protocol):
+    """`problem`: why the files as they are now are not in force, empty where they are. `usable`: something is."""
+
+    problem: str
+
+    @property
+    def usable(self) -> bool: ...
+
+
+def stamp(*files: Path) -> Stamp:
+    """Another value once any of the files is another one. A mounted Secret changes by a link that then leads
+    elsewhere, so links are followed."""
+    return tuple(map(_stamp, files))
+
+
+def _stamp(file: Path) -> tuple[int, int, int] | None:
+    try:
+        status = os.stat(file)
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
