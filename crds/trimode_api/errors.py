@@ -81,9 +81,10 @@ def error_body(status: int, message: str, *, code: str | None = None, param: str
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def problems_of(error: ValidationError, root: str = "") -> tuple[Problem, ...]:
-    """pydantic's findings as problems with Kubernetes-like paths, in the order of the input."""
-    findings = error.errors()
+def problems_of(error: ValidationError, root: str = "", *, secret: bool = False) -> tuple[Problem, ...]:
+    """pydantic's findings as problems with Kubernetes-like paths, in the order of the input; values of `secret` input
+    are not quoted."""
+    findings: list[Any] = [{**finding, **({"input": None} if secret else {})} for finding in error.errors()]
     return tuple(_problem(finding, root) for finding in findings if not _echo(finding, findings))
 
 

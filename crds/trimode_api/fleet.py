@@ -90,7 +90,9 @@ class RouterState(WireModel):
     finished_total: int
     refused_total: int
     draining: bool
-    problems: tuple[str, ...] = Field(default=(), description="files that it cannot use: API keys, certificate")
+    problems: dict[str, str] = Field(
+        default={}, description="why a file cannot be used, by its field in the router's configuration"
+    )
 
 
 class PointChange(WireModel):

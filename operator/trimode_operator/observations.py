@@ -95,13 +95,12 @@ def secret_missing(secret: UserSecret, namespace: str) -> Note:
 
 def secrets_refused(secrets: Iterable[UserSecret], fleets: Fleets) -> tuple[Note, ...]:
     """What routers say of Secrets whose content they cannot use; each problem once."""
-    told = dict.fromkeys(problem for view in fleets.views.values() for problem in view.router.problems)
-    notes: list[Note] = []
-    for secret in secrets:
-        ours = [problem for problem in told if problem.startswith(f"{secret.folder}/")]
-        words = (problem.replace(f"{secret.folder}/", "") for problem in ours)
-        notes += [Note("Secret", SECRET_INVALID, f"{secret.field}: Secret {secret.name!r}: {each}") for each in words]
-    return tuple(notes)
+    told = [view.router.problems for view in fleets.views.values()]
+    return tuple(
+        Note("Secret", SECRET_INVALID, f"{secret.field}: Secret {secret.name!r}: {words}")
+        for secret in secrets
+        for words in dict.fromkeys(problems[secret.read_as] for problems in told if secret.read_as in problems)
+    )
 
 
 def rollout_of(deployment: Mapping[str, Any] | None) -> Rollout | None:

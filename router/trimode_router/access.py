@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from math import ceil
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import structlog
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -160,6 +160,8 @@ class Access:
     nothing is `usable`, and nobody is let in.
     """
 
+    field: ClassVar[str] = "keysFile"
+
     def __init__(self, file: Path | None, now: float = 0.0) -> None:
         self._file = file
         self._stamp: Stamp = None
@@ -228,7 +230,7 @@ def read(file: Path) -> KeyFile:
     except OSError as error:
         raise AccessError(f"{file}: {error.strerror}") from error
     except ValidationError as error:
-        raise AccessError(f"{file}: {'; '.join(map(str, problems_of(error)))}") from error
+        raise AccessError(f"{file}: {'; '.join(map(str, problems_of(error, secret=True)))}") from error
 
 
 def new_key() -> tuple[str, str]:

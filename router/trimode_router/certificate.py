@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
+from typing import ClassVar
 
 import structlog
 
@@ -23,6 +24,8 @@ class Certificate:
     `problem` says why the files as they are now can not be used, empty where they can. Until they could for the first
     time nothing is `usable`: every handshake fails.
     """
+
+    field: ClassVar[str] = "tlsCertificate"
 
     def __init__(self, certificate: Path, key: Path) -> None:
         self._files = certificate, key

@@ -163,5 +163,5 @@ class Viewer:
             finished_total=self._ledger.finished_total,
             refused_total=self._ledger.refused_total,
             draining=self.draining,
-            problems=tuple(each.problem for each in self.watched if inside and each.problem),
+            problems={each.field: each.problem for each in self.watched if inside and each.problem},
         )

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 Stamp = tuple[tuple[int, int, int] | None, ...] | None
 """Of each file when it was changed, its size and which it is; None for one that is not there."""
 
 
 class Watched(Protocol):
-    """`problem`: why the files as they are now are not in force, empty where they are. `usable`: something is."""
+    """`field`: where the configuration names the files. `problem`: why they, as they are now, are not in force, empty
+    where they are. `usable`: something is."""
 
+    field: ClassVar[str]
     problem: str
 
     @property

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from trimode_e2e.crds import without
-from trimode_e2e.kubelet.materials import NotYet, prepare
+from trimode_e2e.kubelet.materials import NotYet, prepare, renew
 from trimode_e2e.kuberay.shape import groups, in_place
 from trimode_e2e.kuberay.status import ClusterState, status_of
 
@@ -101,6 +102,26 @@ def test_a_pods_process_gets_what_the_template_says(tmp_path: Path) -> None:
     assert launch.environment["TOKEN"] == "t0ken"
     assert launch.environment["IP"] == "198.18.0.9"
     assert Path(launch.environment["HOME"]).is_dir()
+
+
+def test_files_of_secrets_are_mounted_found_and_renewed(tmp_path: Path) -> None:
+    pod = copy.deepcopy(POD)
+    pod["spec"]["volumes"].append({"name": "keys", "secret": {"secretName": "k"}})
+    pod["spec"]["containers"][0]["volumeMounts"].append({"name": "keys", "mountPath": "/etc/keys"})
+    objects: dict[str, dict[str, Any] | None] = {
+        "ConfigMap": {"data": {"file.json": '{"keysFile": "/etc/keys/keys.json"}'}},
+        "Secret": {"data": {"token": "", "keys.json": base64.b64encode(b"one").decode()}},
+    }
+    launch = prepare(pod, tmp_path, "198.18.0.9", lambda kind, _: objects[kind])
+    mounted = Path(json.loads(Path(launch.command[-1]).read_text())["keysFile"])
+    assert mounted.read_bytes() == b"one"
+    objects["Secret"] = {"data": {"keys.json": base64.b64encode(b"two").decode()}}
+    renew(pod, tmp_path, lambda kind, _: objects[kind])
+    assert mounted.read_bytes() == b"two"
+    assert [file.name for file in mounted.parent.iterdir()] == ["keys.json"]
+    objects["Secret"] = None
+    renew(pod, tmp_path, lambda kind, _: objects[kind])
+    assert mounted.read_bytes() == b"two", "a kubelet keeps what a running pod has"
 
 
 def test_a_pod_waits_for_what_it_refers_to(tmp_path: Path) -> None:

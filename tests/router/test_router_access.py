@@ -178,25 +178,33 @@ async def test_without_keys_that_can_be_read_nobody_is_served_until_they_can(
         refused = await house.http.post(PATH, json=CHAT, headers=headers)
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "no_api_keys")
     inside = FleetView.from_wire((await house.internal.get(FLEET_PATH)).content)
-    (problem,) = inside.router.problems
-    assert problem.startswith(f"{file}: ")
+    assert inside.router.problems["keysFile"].startswith(f"{file}: ")
     outside = FleetView.from_wire((await house.http.get("/fleet")).content)
-    assert outside.router.problems == (), "words about tenants are for those who hold the token"
+    assert outside.router.problems == {}, "words about tenants are for those who hold the token"
     file.write_text(json.dumps(a_file()))
     house.pass_time(0)
     assert (await house.http.get("/readyz")).status_code == 200
     assert (await house.http.post(PATH, json=CHAT, headers=bearer("tm-acme"))).status_code == 200
     assert (await house.http.post(PATH, json=CHAT)).status_code == 401
-    assert FleetView.from_wire((await house.internal.get(FLEET_PATH)).content).router.problems == ()
+    assert FleetView.from_wire((await house.internal.get(FLEET_PATH)).content).router.problems == {}
 
 
 async def test_a_file_that_turns_bad_is_told_inside_while_the_old_keys_count(guarded: Any, file: Path) -> None:
     write(file, "{")
     guarded.pass_time(0)
-    (problem,) = FleetView.from_wire((await guarded.internal.get(FLEET_PATH)).content).router.problems
-    assert "keys.json" in problem
+    problems = FleetView.from_wire((await guarded.internal.get(FLEET_PATH)).content).router.problems
+    assert "keys.json" in problems["keysFile"]
     assert (await guarded.http.get("/readyz")).status_code == 200
     assert (await guarded.http.post(PATH, json=CHAT, headers=bearer("tm-acme"))).status_code == 200
+
+
+@pytest.mark.parametrize("text", ["tm-plain-text", '{"tm-plain-text": 1}', '{"tenants": "tm-plain-text", "keys": []}'])
+def test_what_is_wrong_is_said_without_what_stands_there(file: Path, text: str) -> None:
+    file.write_text(text)
+    with pytest.raises(AccessError, match=str(file)) as told:
+        read(file)
+    assert ": tm-plain-text" not in str(told.value)
+    assert "'tm-plain-text'" not in str(told.value)
 
 
 def test_made_keys() -> None:
@@ -334,12 +342,12 @@ async def test_a_renewed_certificate_counts_for_new_connections_and_leaves_the_o
     secret.put(lambda folder: [(folder / name).write_text("x") for name in ("tls.crt", "tls.key")])
     house.pass_time(0)
     assert await asyncio.to_thread(shown, house.port) == "second"
-    (problem,) = FleetView.from_wire((await house.internal.get(FLEET_PATH)).content).router.problems
-    assert problem.startswith(str(made))
+    problems = FleetView.from_wire((await house.internal.get(FLEET_PATH)).content).router.problems
+    assert problems["tlsCertificate"].startswith(str(made))
     secret.put(lambda folder: make_certificate(folder, "third"))
     house.pass_time(0)
     assert await asyncio.to_thread(shown, house.port) == "third"
-    assert FleetView.from_wire((await house.internal.get(FLEET_PATH)).content).router.problems == ()
+    assert FleetView.from_wire((await house.internal.get(FLEET_PATH)).content).router.problems == {}
 
 
 async def test_without_a_certificate_every_handshake_fails_until_there_is_one(open_house: Any, tmp_path: Path) -> None:
@@ -350,8 +358,8 @@ async def test_without_a_certificate_every_handshake_fails_until_there_is_one(op
         await asyncio.to_thread(shown, house.port)
     alive = await house.internal.get("/healthz", headers={"Authorization": ""})
     assert alive.status_code == 200, "nobody restarts it for a Secret that is bad"
-    (problem,) = FleetView.from_wire((await house.internal.get(FLEET_PATH)).content).router.problems
-    assert problem == f"{made}: no such file"
+    problems = FleetView.from_wire((await house.internal.get(FLEET_PATH)).content).router.problems
+    assert problems == {"tlsCertificate": f"{made}: no such file"}
     secret.put(lambda folder: make_certificate(folder, "late"))
     house.pass_time(0)
     assert await asyncio.to_thread(shown, house.port) == "late"

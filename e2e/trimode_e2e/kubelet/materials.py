@@ -1,7 +1,7 @@
 """What a container's process is started with, from its pod's spec.
 
-Belongs here: command, environment, files of volumes. Paths in a container become paths below the pod's folder, the
-wildcard address becomes the pod's own, because all pods share this machine.
+Belongs here: command, environment, files of volumes. Paths in a container become paths below the pod's folder, also in
+ConfigMaps, and the wildcard address becomes the pod's own, because all pods share this machine.
 """
 
 from __future__ import annotations
@@ -38,15 +38,22 @@ def prepare(pod: dict[str, Any], folder: Path, address: str, look_up: Lookup) ->
     if len(spec["containers"]) != 1 or spec.get("initContainers"):
         raise ValueError("exactly one container, and no init containers")
     container = spec["containers"][0]
-    for volume in spec.get("volumes", []):
-        _fill(volume, folder / "volumes" / volume["name"], address, look_up)
     paths = {m["mountPath"]: folder / "volumes" / m["name"] for m in container.get("volumeMounts", [])}
+    for volume in spec.get("volumes", []):
+        _fill(volume, folder / "volumes" / volume["name"], address, paths, look_up)
     words = [*container.get("command", []), *container.get("args", [])]
     environment = {v["name"]: _value(v, pod, address, look_up) for v in container.get("env", [])}
     return Launch(
         [_local(word, paths) for word in words],
         _inherited() | {name: _local(value, paths) for name, value in environment.items()},
     )
+
+
+def renew(pod: dict[str, Any], folder: Path, look_up: Lookup) -> None:
+    """Bring files from Secrets up to date, as a kubelet does while a pod runs; one that was deleted stays as it was."""
+    for volume in pod["spec"].get("volumes", []):
+        if "secret" in volume and (found := look_up("Secret", volume["secret"]["secretName"])) is not None:
+            _write(folder / "volumes" / volume["name"], _decoded(found))
 
 
 def _inherited() -> dict[str, str]:
@@ -56,22 +63,38 @@ def _inherited() -> dict[str, str]:
     return {"PATH": path} | {name: os.environ[name] for name in kept if name in os.environ}
 
 
-def _fill(volume: dict[str, Any], folder: Path, address: str, look_up: Lookup) -> None:
+def _fill(volume: dict[str, Any], folder: Path, address: str, paths: dict[str, Path], look_up: Lookup) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if "emptyDir" in volume:
         return
     if "configMap" in volume:
         data = _found("ConfigMap", volume["configMap"]["name"], look_up).get("data", {})
-        content = {key: text.replace(WILDCARD, address).encode() for key, text in data.items()}
+        content = {key: _quoted_local(text.replace(WILDCARD, address), paths).encode() for key, text in data.items()}
     elif "secret" in volume:
-        data = _found("Secret", volume["secret"]["secretName"], look_up).get("data", {})
-        content = {key: base64.b64decode(text) for key, text in data.items()}
+        content = _decoded(_found("Secret", volume["secret"]["secretName"], look_up))
     elif "projected" in volume:
         return  # the ServiceAccount's token: nothing here talks to the API server from a pod
     else:
         raise ValueError(f"volume {volume['name']!r}: only emptyDir, configMap and secret")
+    _write(folder, content)
+
+
+def _decoded(secret: dict[str, Any]) -> dict[str, bytes]:
+    return {key: base64.b64decode(text) for key, text in (secret.get("data") or {}).items()}
+
+
+def _write(folder: Path, content: dict[str, bytes]) -> None:
+    """Each file at once, and only where it differs."""
     for key, value in content.items():
-        (folder / key).write_bytes(value)
+        file = folder / key
+        if file.is_file() and file.read_bytes() == value:
+            continue
+        new = folder / f".{key}.new"
+        new.write_bytes(value)
+        new.rename(file)
+    for file in folder.iterdir():
+        if file.name not in content:
+            file.unlink()
 
 
 def _value(variable: dict[str, Any], pod: dict[str, Any], address: str, look_up: Lookup) -> str:
@@ -107,4 +130,11 @@ def _local(text: str, paths: dict[str, Path]) -> str:
     for mounted, folder in paths.items():
         if text == mounted or text.startswith(mounted.rstrip("/") + "/"):
             return str(folder) + text[len(mounted) :]
+    return text
+
+
+def _quoted_local(text: str, paths: dict[str, Path]) -> str:
+    """The same for every quoted path in a text."""
+    for mounted, folder in paths.items():
+        text = text.replace(f'"{mounted.rstrip("/")}/', f'"{folder}/')
     return text

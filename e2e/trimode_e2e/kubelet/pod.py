@@ -18,10 +18,12 @@ from typing import Any
 import httpx
 
 from trimode_e2e.control.programs import Program
-from trimode_e2e.kubelet.materials import Launch, Lookup, NotYet, prepare
+from trimode_e2e.kubelet.materials import Launch, Lookup, NotYet, prepare, renew
 
 POLL_S = 0.1
 RESTART_PAUSE_S = 1.0
+RENEW_S = 1.0
+"""How often Secrets are looked at while the pod runs; a kubelet takes up to a minute."""
 RETELL_S = 5.0
 """The node controller calls pods unready while it misses the node; afterwards only the node can say otherwise."""
 
@@ -113,7 +115,12 @@ class Pod:
     def _run(self, launch: Launch) -> None:
         """One process, until it ends or the pod shall."""
         self.program = Program.start(self.name, launch.command, self.log, env=launch.environment, cwd=self._folder)
+        renewed = time.monotonic()
         while self.program.alive() and not self._ending.wait(POLL_S):
+            if time.monotonic() - renewed > RENEW_S:
+                renewed = time.monotonic()
+                with contextlib.suppress(Exception):  # the server may be away
+                    renew(self._pod, self._folder, self._look_up)
             self._probe()
             self._tell("Running")
         if not self._ending.is_set():
@@ -170,9 +177,10 @@ class Pod:
 
     def _answers(self, get: dict[str, Any], timeout_s: float) -> bool:
         ports = {port.get("name"): port["containerPort"] for port in self._container.get("ports", [])}
-        url = f"http://{self.address}:{ports.get(get['port'], get['port'])}{get.get('path', '/')}"
+        scheme, port = get.get("scheme", "HTTP").lower(), ports.get(get["port"], get["port"])
+        url = f"{scheme}://{self.address}:{port}{get.get('path', '/')}"
         with contextlib.suppress(httpx.HTTPError):
-            return 200 <= httpx.get(url, timeout=timeout_s, trust_env=False).status_code < 400
+            return 200 <= httpx.get(url, timeout=timeout_s, trust_env=False, verify=False).status_code < 400
         return False
 
     @property

@@ -43,9 +43,11 @@ LEAVE_S = 5
 
 @dataclass(frozen=True, slots=True)
 class UserSecret:
-    """A Secret that `field` of the resource names, and the folder where routers find its files."""
+    """A Secret that `field` of the resource names; routers find its files in `folder`, by `read_as` of their own
+    configuration."""
 
     field: str
+    read_as: str
     name: str
     volume: str
     folder: str
@@ -55,9 +57,13 @@ def user_secrets(router: Router) -> tuple[UserSecret, ...]:
     """Mounted as whole folders, because only these are renewed while a pod runs."""
     named: list[UserSecret] = []
     if router.auth is not None:
-        named.append(UserSecret("spec.router.auth.secretName", router.auth.secret_name, "keys", KEYS_FOLDER))
+        named.append(
+            UserSecret("spec.router.auth.secretName", "keysFile", router.auth.secret_name, "keys", KEYS_FOLDER)
+        )
     if router.tls is not None:
-        named.append(UserSecret("spec.router.tls.secretName", router.tls.secret_name, "tls", TLS_FOLDER))
+        named.append(
+            UserSecret("spec.router.tls.secretName", "tlsCertificate", router.tls.secret_name, "tls", TLS_FOLDER)
+        )
     return tuple(named)
 
 

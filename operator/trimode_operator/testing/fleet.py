@@ -64,7 +64,7 @@ def view(*replicas: ReplicaState, **changes: Any) -> FleetView:
         finished_total=0,
         refused_total=0,
         draining=False,
-        problems=changes.pop("problems", ()),
+        problems=changes.pop("problems", {}),
     )
     switching = SwitchingPolicy(
         margin_percent=5, min_dwell_milliseconds=200, fallback={"flex": "AR"}, dry_run=changes.pop("dry_run", False)

@@ -111,7 +111,7 @@ async def test_a_secret_that_routers_cannot_use_is_told_in_their_words(stage: St
         stage.cluster.put(a_secret(name))
     stage.resource(router=SECURED)
     await stage.visit()
-    stage.serve(replica(), problems=("/etc/trimode-keys/keys.json: No such file or directory",))
+    stage.serve(replica(), problems={"keysFile": "keys.json: No such file or directory"})
     stage.settle()
     await stage.visit()
     assert stage.conditions()["Ready"] == ("False", "SecretInvalid")
@@ -123,7 +123,7 @@ async def test_a_secret_that_routers_cannot_use_is_told_in_their_words(stage: St
     await stage.visit()
     assert stage.conditions()["Ready"] == ("True", "AsSpecified")
     stage.resource(router={})
-    stage.serve(replica(), problems=("/etc/trimode-keys/keys.json: old news of a router that goes",))
+    stage.serve(replica(), problems={"keysFile": "old news of a router that goes"})
     await stage.visit()
     assert stage.conditions()["Ready"][1] != "SecretInvalid"
 
