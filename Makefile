@@ -8,7 +8,7 @@ FILE ?= examples/tiny.yaml
 MODEL ?= hf://nvidia/Nemotron-Labs-Diffusion-8B
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint bench bench-router crd chaos-test cluster-test cluster-test-serving cluster-test-others node-test gpu-test gpu-bench kind-test clean
+.PHONY: help up test lint bench bench-router crd chaos-test soak cluster-test cluster-test-serving cluster-test-others node-test gpu-test gpu-bench kind-test clean
 
 help: ## show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -38,6 +38,9 @@ crd: $(VENV)/.up ## write what is generated from the models: CRD, reference page
 
 chaos-test: $(VENV)/.dev ## a load over replicas and routers that die, hang and lie: no request may be lost (2 minutes)
 	$(BIN)/python -m pytest -m chaos tests/router
+
+soak: $(VENV)/.up ## ten minutes of kills, hangs, lies, leaving clients and policies: nothing lost, nothing leaks
+	$(BIN)/python -m trimode_router.chaos --only soak --seconds 600
 
 cluster-test: $(VENV)/.dev ## tests on a real control plane (TRIMODE_KUBECONFIG, KUBEBUILDER_ASSETS, or built once: 5 minutes)
 	PYTHONPATH=e2e $(BIN)/python -m trimode_e2e prepare

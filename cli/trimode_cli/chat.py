@@ -5,6 +5,7 @@ Belongs here: the conversation on the terminal.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from rich.text import Text
 
 from trimode_api.modes import Mode
 from trimode_cli import console
-from trimode_cli.client import Account, Endpoint, Message
+from trimode_cli.client import KEY_VARIABLE, Account, Endpoint, Message
 from trimode_cli.errors import BadInput, CliError
 
 HELP = f"/clear forgets the conversation, /mode {'|'.join(Mode)}|auto pins the mode, /quit or Ctrl-D ends"
@@ -40,7 +41,7 @@ def options(mode: str | None, block_length: int | None) -> dict[str, Any]:
 def chat(url: str, mode: str | None, block_length: int | None, temperature: float, system: str | None) -> None:
     """The loop; ends with Ctrl-D or /quit. One question from a pipe is answered and that is all."""
     extra = options(mode, block_length)
-    endpoint = Endpoint(url)
+    endpoint = Endpoint(url, key=os.environ.get(KEY_VARIABLE, ""))
     model = endpoint.model()
     interactive = sys.stdin.isatty()
     if interactive:

@@ -28,14 +28,24 @@ class Account:
     finish_reason: str = ""
 
 
+KEY_VARIABLE = "OPENAI_API_KEY"
+"""The environment variable that clients of the OpenAI API take their key from."""
+
+
 class Endpoint:
     """An OpenAI-compatible server at `url`. Raises BadInput where nobody answers there, CliError for its errors."""
 
-    def __init__(self, url: str, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(self, url: str, transport: httpx.BaseTransport | None = None, *, key: str = "") -> None:
         self.url = url.rstrip("/").removesuffix("/v1")
         timeout = httpx.Timeout(10.0, read=300.0)
         try:
-            self._client = httpx.Client(base_url=self.url, timeout=timeout, trust_env=False, transport=transport)
+            self._client = httpx.Client(
+                base_url=self.url,
+                timeout=timeout,
+                headers={"Authorization": f"Bearer {key}"} if key else {},
+                trust_env=False,
+                transport=transport,
+            )
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as exc:
             raise BadInput(f"--url {url}: {exc}") from exc
 

@@ -60,8 +60,8 @@ class Observations:
 
     `policy_version` is None where the spec is invalid, and so has no policy. `attainment`: by tier with an objective,
     percent of recent answers that met it, None without answers; `objectives`: percent that must. `rebalancing`: how
-    replicas that pools share are split from now on, None where they share none. `secrets`: what is wrong with Secrets that
-    the spec names.
+    replicas that pools share are split from now on, None where they share none. `secrets`: what is wrong with Secrets
+    that the spec names.
     """
 
     generation: int

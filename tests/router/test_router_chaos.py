@@ -1,50 +1,81 @@
 """Short rounds of `python -m trimode_router.chaos`: real processes, every request accounted for, every token checked.
 
-Longer rounds: `python -m trimode_router.chaos --seconds 60`.
+Longer rounds: `python -m trimode_router.chaos --seconds 60`; the soak of ten minutes: `make soak`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import pytest
 
 from trimode_router.chaos.__main__ import Result, play, table
+from trimode_router.chaos.leaks import SAMPLES, Sample
+from trimode_router.chaos.leaks import table as leak_table
 from trimode_router.chaos.load import Account
-from trimode_router.chaos.scenarios import SCENARIOS
+from trimode_router.chaos.scenarios import SCENARIOS, SOAK
+from trimode_router.chaos.stage import Vitals
 
-SECONDS = {"soak": 20.0, "hang": 9.0, "all gone": 6.0, "router SIGTERM": 6.0}
-CLIENTS = 50
+SECONDS = {"soak": 60.0, "hang": 9.0, "all gone": 6.0, "router SIGTERM": 6.0}
+STREAMS = 50
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
+INTERRUPTED = ("all gone", "router SIGTERM")
+"""Scenarios with times in which nobody could be served, so that no stream is open."""
+REST = Vitals(memory_mb=60.0, descriptors=30, tasks=5)
 
 
 def check(result: Result) -> None:
-    account = result.account
-    assert result.fine, (account.ends, account.examples)
-    assert account.ends["ok"] > CLIENTS
-    assert result.tasks < 50
-    assert result.grown_descriptors < CLIENTS
-    assert result.grown_mb < 20
+    account, samples, name = result.account, result.samples, result.scenario.name
+    told = (account.ends, account.examples, result.before, result.after, leak_table(samples))
+    assert result.problems == (), told
+    assert account.ends["ok"] > STREAMS
+    if name not in INTERRUPTED:
+        assert len(samples) == SAMPLES
+        assert sorted(sample.streams for sample in samples)[SAMPLES // 2] == STREAMS
+    if name in ("kill -9", "hang", "reset", "all gone", SOAK):
+        assert account.resumed > 0
 
 
 @pytest.mark.chaos
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(BY_NAME))
-async def test_nothing_is_lost(name: str) -> None:
-    result = await play(BY_NAME[name], SECONDS.get(name, 5.0), CLIENTS)
-    check(result)
-    if name in ("kill -9", "hang", "reset", "all gone"):
-        assert result.account.resumed > 0
+async def test_nothing_is_lost_and_nothing_leaks(name: str) -> None:
+    check(await play(BY_NAME[name], SECONDS.get(name, 5.0), STREAMS))
 
 
 def test_a_lost_request_shows() -> None:
     account = Account()
     account.note("ok")
-    result = Result(BY_NAME["calm"], account, 0.0, 0, 5)
-    assert result.fine
+    result = Result(BY_NAME["calm"], account, REST, REST)
+    assert result.problems == ()
     for end in ("error", "wrong", "refused", "unconnected", "left"):
-        bad: Any = Account()
+        bad = Account()
         bad.note("ok")
         bad.note(end, "why")
-        assert not Result(BY_NAME["calm"], bad, 0.0, 0, 5).fine
+        assert Result(BY_NAME["calm"], bad, REST, REST).problems == (f"1 requests: {end}",)
     assert "| calm | 1 | 1 |" in table([result])
+
+
+def grown(**by: float) -> Vitals:
+    return replace(REST, **{name: getattr(REST, name) + more for name, more in by.items()})
+
+
+def a_soak(mb_per_sample: float) -> list[Sample]:
+    return [Sample(30.0 * n, n, n, STREAMS, grown(memory_mb=mb_per_sample * n)) for n in range(1, SAMPLES + 1)]
+
+
+@pytest.mark.parametrize(
+    ("after", "samples", "words"),
+    [
+        (grown(tasks=6), [], "6 tasks more"),
+        (grown(descriptors=21), [], "21 descriptors more"),
+        (grown(memory_mb=21.0), [], "21.0 MB more"),
+        (REST, a_soak(0.6), "MB more in the last two thirds"),
+        (grown(tasks=5, descriptors=20, memory_mb=19.0), a_soak(0.2), ""),
+    ],
+)
+def test_a_leak_shows(after: Vitals, samples: list[Sample], words: str) -> None:
+    found = Result(BY_NAME[SOAK], Account(), REST, after, samples).problems
+    assert len(found) == bool(words)
+    assert words in "".join(found)
+    assert leak_table(samples).count("\n") == 1 + len(samples)

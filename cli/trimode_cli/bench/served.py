@@ -20,7 +20,7 @@ from typing import IO
 import yaml
 
 from trimode_cli.bench.load import Job, Tally
-from trimode_cli.client import Endpoint
+from trimode_cli.client import KEY_VARIABLE, Endpoint
 from trimode_cli.errors import StartFailed
 from trimode_cli.up.reaper import die_with_parent
 
@@ -45,7 +45,7 @@ STOP_TIMEOUT_S = 60.0
 def endpoint(url: str | None) -> Iterator[Endpoint]:
     """The endpoint at `url`, or one that is served as long as the context lasts."""
     if url is not None:
-        yield Endpoint(url)
+        yield Endpoint(url, key=os.environ.get(KEY_VARIABLE, ""))
         return
     with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
         process = subprocess.Popen(

@@ -6,6 +6,7 @@ Belongs here: the command's course and its output.
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ from rich.text import Text
 from trimode_api.modes import OperatingPoint
 from trimode_cli import console
 from trimode_cli.bench import machine
-from trimode_cli.client import Endpoint
+from trimode_cli.client import KEY_VARIABLE, Endpoint
 from trimode_cli.errors import BadInput
 from trimode_cli.eval import endpoint, engine, questions
 from trimode_cli.eval.engine import Plan
@@ -100,7 +101,7 @@ def _of_engine(wanted: Wanted, asked: Sequence[Question], given: tuple[str, ...]
 
 def _of_endpoint(wanted: Wanted, asked: Sequence[Question], given: tuple[str, ...] | None) -> tuple[list[Run], str]:
     assert wanted.url is not None
-    server = Endpoint(wanted.url)
+    server = Endpoint(wanted.url, key=os.environ.get(KEY_VARIABLE, ""))
     try:
         allowed = endpoint.allowed(server)
         if given is not None and (missing := [point for point in given if point not in allowed]):

@@ -133,11 +133,12 @@ def _ready(stack: Stack, terminal: Terminal) -> None:
     url = stack.router.url
     name = stack.deployment.served_name
     body = f'{{"model": "{name}", "messages": [{{"role": "user", "content": "Who are you?"}}], "stream": true}}'
+    key = ' -H "Authorization: Bearer $OPENAI_API_KEY"' if stack.entry.keys else ""
     terminal.out.print(f"ready: {name} at {url}/v1", soft_wrap=True)
     terminal.err.print(
         Text.assemble(
             ("try:   ", "dim"),
-            f"curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'\n",
+            f"curl -N {url}/v1/chat/completions{key} -H 'Content-Type: application/json' -d '{body}'\n",
             ("       ", "dim"),
             f"trimode chat --url {url}      trimode apply -f FILE      Ctrl-C ends it\n",
         ),

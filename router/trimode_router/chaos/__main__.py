@@ -1,4 +1,6 @@
-"""`python -m trimode_router.chaos`: run the scenarios, print the account; exit code 1 where a request was lost."""
+"""`python -m trimode_router.chaos`: run the scenarios, print the account; exit code 1 where a request was lost, or
+something leaks.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +8,13 @@ import argparse
 import asyncio
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from trimode_router.chaos.leaks import Sample, late_growth_mb, leaks, watch
+from trimode_router.chaos.leaks import table as leak_table
 from trimode_router.chaos.load import Account, Load, quantile
-from trimode_router.chaos.scenarios import REPLICAS, SCENARIOS, Scenario
-from trimode_router.chaos.stage import Stage, descriptors, resident_mb
+from trimode_router.chaos.scenarios import REPLICAS, SCENARIOS, SOAK, Scenario
+from trimode_router.chaos.stage import Stage, Vitals
 
 _WARM_SECONDS = 2.0
 _COLUMNS = ("scenario", "sent", "ok", "resumed", "pause p50/max s", "left", "refused", "unconnected", "error", "wrong")
@@ -18,18 +22,22 @@ _COLUMNS = ("scenario", "sent", "ok", "resumed", "pause p50/max s", "left", "ref
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One scenario's outcome. Growth is of the router's process, from after a warm-up to after the last answer."""
+    """One scenario's outcome. `before` and `after` are of the router at rest, after a warm-up and after the last
+    answer; the same where another process took over, which has no past to compare with."""
 
     scenario: Scenario
     account: Account
-    grown_mb: float
-    grown_descriptors: int
-    tasks: int
+    before: Vitals
+    after: Vitals
+    samples: list[Sample] = field(default_factory=list)
 
     @property
-    def fine(self) -> bool:
-        ends = {end for end, count in self.account.ends.items() if count}
-        return ends <= {"ok"} | self.scenario.excused
+    def problems(self) -> tuple[str, ...]:
+        """Requests lost, and what has leaked; empty where all is well."""
+        ends = {end: count for end, count in self.account.ends.items() if count}
+        lost = {end: count for end, count in ends.items() if end not in {"ok"} | self.scenario.excused}
+        told = tuple(f"{count} requests: {end}" for end, count in lost.items())
+        return told + leaks(self.before, self.after, self.samples)
 
     def row(self) -> tuple[str, ...]:
         ends, pauses = self.account.ends, self.account.pauses
@@ -51,27 +59,22 @@ async def play(scenario: Scenario, seconds: float, clients: int) -> Result:
         await stage.add(REPLICAS)
         await Load(stage.url, clients).run(_WARM_SECONDS)
         await stage.settled()
-        router = stage.router
-        memory, files = resident_mb(router.pid), descriptors(router.pid)
-        load = Load(stage.url, clients, leaving=scenario.leaving)
+        router, before = stage.router, await stage.vitals()
+        load, samples = Load(stage.url, clients, leaving=scenario.leaving), list[Sample]()
         running = asyncio.ensure_future(load.run(seconds))
         disturbing = asyncio.ensure_future(scenario.disturb(stage, max(0.0, seconds - _WARM_SECONDS)))
+        watching = asyncio.ensure_future(watch(stage, load, seconds, samples))
         try:
             account = await running
             await disturbing
+            await watching
         finally:
-            for task in (running, disturbing):
+            for task in (running, disturbing, watching):
                 task.cancel()
-            await asyncio.gather(running, disturbing, return_exceptions=True)
+            await asyncio.gather(running, disturbing, watching, return_exceptions=True)
         await stage.settled()
-        same = stage.router is router  # a new process has no past to compare with
-        return Result(
-            scenario,
-            account,
-            resident_mb(stage.router.pid) - memory if same else 0.0,
-            descriptors(stage.router.pid) - files if same else 0,
-            await stage.tasks(),
-        )
+        after = await stage.vitals()
+        return Result(scenario, account, before if stage.router is router else after, after, samples)
 
 
 def table(results: list[Result]) -> str:
@@ -85,7 +88,7 @@ def main() -> int:
     names = [scenario.name for scenario in SCENARIOS]
     parser = argparse.ArgumentParser(prog="python -m trimode_router.chaos", description=__doc__)
     parser.add_argument("--seconds", type=float, default=20.0, help="length of each scenario")
-    parser.add_argument("--clients", type=int, default=50)
+    parser.add_argument("--clients", type=int, default=50, help="streams at any time; whole answers come on top")
     parser.add_argument("--only", choices=names, action="append", help="one scenario; may be given several times")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -95,8 +98,12 @@ def main() -> int:
             continue
         result = asyncio.run(play(scenario, options.seconds, options.clients))
         results.append(result)
-        state = "ok" if result.fine else "LOST REQUESTS"
-        grown = f"{result.grown_mb:+.1f} MB, {result.grown_descriptors:+d} descriptors, {result.tasks} tasks"
+        before, after = result.before, result.after
+        grown = (
+            f"{after.memory_mb - before.memory_mb:+.1f} MB, {after.descriptors - before.descriptors:+d} descriptors, "
+            f"{after.tasks - before.tasks:+d} tasks"
+        )
+        state = "; ".join(result.problems) or "ok"
         sys.stderr.write(f"{scenario.name}: {dict(result.account.ends)} {grown}: {state}\n")
         for example in result.account.examples:
             sys.stderr.write(f"    {example}\n")
@@ -105,7 +112,13 @@ def main() -> int:
         sys.stdout.write(json.dumps(rows, indent=2) + "\n")
     else:
         sys.stdout.write(table(results) + "\n")
-    return 0 if all(result.fine for result in results) else 1
+        for result in results:
+            if result.scenario.name == SOAK:
+                sys.stdout.write(f"\n{leak_table(result.samples)}\n")
+                late = late_growth_mb(result.samples)
+                sys.stdout.write(f"\nat rest before {result.before}\nat rest after  {result.after}\n")
+                sys.stdout.write(f"late growth    {late:+.1f} MB\n")
+    return 1 if any(result.problems for result in results) else 0
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ import aiohttp
 from trimode_router.testing.story import text_of
 
 PATH = "/v1/chat/completions"
-_STREAMED = 0.85
-"""Share of requests that are streams."""
+_STREAMS_PER_WHOLE = 6
+"""For so many clients that take streams there is one more that takes whole answers."""
 _PAUSE_SECONDS = 0.1
 """After a refusal, before the next try: what a polite client does."""
 
@@ -51,10 +51,12 @@ class Account:
 
 
 class Load:
-    """`clients` closed loops on one endpoint; `leaving` is the share of streams that clients break off."""
+    """Closed loops on one endpoint: `clients` that take one stream after the other, and some that take whole answers.
+    `leaving` is the share of streams that clients break off; `streams` is how many are open now."""
 
     def __init__(self, url: str, clients: int, *, leaving: float = 0.0) -> None:
         self.account = Account()
+        self.streams = 0
         self._url = url
         self._clients = clients
         self._leaving = leaving
@@ -66,25 +68,29 @@ class Load:
         connector = aiohttp.TCPConnector(limit=0)
         timeout = aiohttp.ClientTimeout(total=None, sock_read=60)
         async with aiohttp.ClientSession(self._url, connector=connector, timeout=timeout) as session:
-            clients = [asyncio.ensure_future(self._client(session)) for _ in range(self._clients)]
+            whole = max(1, self._clients // _STREAMS_PER_WHOLE)
+            kinds = [True] * self._clients + [False] * whole
+            clients = [asyncio.ensure_future(self._client(session, stream)) for stream in kinds]
             await asyncio.sleep(seconds)
             self._stop.set()
             await asyncio.gather(*clients)
         return self.account
 
-    async def _client(self, session: aiohttp.ClientSession) -> None:
+    async def _client(self, session: aiohttp.ClientSession, stream: bool) -> None:
         while not self._stop.is_set():
             name, count = f"n{next(self._names)}", random.randint(10, 60)
-            stream = random.random() < _STREAMED
             leave = random.randrange(count) if stream and random.random() < self._leaving else None
             body = {"model": "tiny", "stream": stream, "max_tokens": count}
             body["messages"] = [{"role": "user", "content": name}]
+            self.streams += stream
             try:
                 end, example = await self._ask(session, body, name, count, leave)
             except aiohttp.ClientConnectorError:
                 end, example = "unconnected", ""
             except (aiohttp.ClientError, TimeoutError) as error:
                 end, example = "error", f"{name} {type(error).__name__} {error}"
+            finally:
+                self.streams -= stream
             self.account.note(end, example)
             if end in ("refused", "unconnected"):
                 await asyncio.sleep(_PAUSE_SECONDS)

@@ -6,6 +6,7 @@ Belongs here: the scenarios, each a coroutine that disturbs for about `seconds` 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import signal
 import time
 from collections.abc import Awaitable, Callable
@@ -14,7 +15,11 @@ from dataclasses import dataclass
 from trimode_router.chaos.stage import Stage
 
 REPLICAS = 3
+SOAK = "soak"
 _PERIOD_SECONDS = 2.0
+_LIAR_SECONDS = 8.0
+_SOAK_PERIOD_SECONDS = 10.0
+"""Between two kills of a soak: a new process each time costs more than all of its requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +37,14 @@ async def calm(stage: Stage, seconds: float) -> None:
     await asyncio.sleep(seconds)
 
 
-async def kills(stage: Stage, seconds: float) -> None:
+async def kills(stage: Stage, seconds: float, period_s: float = _PERIOD_SECONDS) -> None:
     """kill -9 of one replica, a new one in its place, again and again."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        await asyncio.sleep(_PERIOD_SECONDS / 2)
+        await asyncio.sleep(period_s / 2)
         await stage.kill(stage.any())
         await stage.add()
-        await asyncio.sleep(_PERIOD_SECONDS / 2)
+        await asyncio.sleep(period_s / 2)
 
 
 async def hangs(stage: Stage, seconds: float) -> None:
@@ -50,8 +55,9 @@ async def hangs(stage: Stage, seconds: float) -> None:
         name = stage.any()
         stage.signal(name, signal.SIGSTOP)
         await asyncio.sleep(6)
-        stage.signal(name, signal.SIGCONT)
-        stage.replicas[name] = stage.replicas.pop(name)  # the next one's turn
+        if name in stage.replicas:  # or it was killed meanwhile
+            stage.signal(name, signal.SIGCONT)
+            stage.replicas[name] = stage.replicas.pop(name)  # the next one's turn
         await asyncio.sleep(_PERIOD_SECONDS / 2)
 
 
@@ -96,9 +102,25 @@ async def policies(stage: Stage, seconds: float) -> None:
         await asyncio.sleep(0.1)
 
 
+async def liars(stage: Stage, seconds: float) -> None:
+    """One replica that misbehaves, each time in another way."""
+    end = time.monotonic() + seconds
+    for fault in itertools.cycle(("reset", "garbage", "length", "stall")):
+        if (left := end - time.monotonic()) <= 0:
+            return
+        (name,) = await stage.add(fault=fault)
+        await asyncio.sleep(min(left, _LIAR_SECONDS))
+        await stage.kill(name)
+
+
 async def everything(stage: Stage, seconds: float) -> None:
-    """Kills and changes of policy at once, while clients leave: for a soak."""
-    await asyncio.gather(kills(stage, seconds), policies(stage, seconds))
+    """Kills, hangs, a liar and changes of policy at once, while clients leave: for a soak."""
+    await asyncio.gather(
+        kills(stage, seconds, _SOAK_PERIOD_SECONDS),
+        hangs(stage, seconds),
+        liars(stage, seconds),
+        policies(stage, seconds),
+    )
 
 
 SCENARIOS = (
@@ -113,5 +135,5 @@ SCENARIOS = (
     Scenario("router SIGTERM", restarts, frozenset({"refused", "unconnected"})),
     Scenario("policies", policies),
     Scenario("clients leave", calm, frozenset({"left"}), leaving=0.5),
-    Scenario("soak", everything, frozenset({"left"}), leaving=0.2),
+    Scenario(SOAK, everything, frozenset({"left"}), leaving=0.2),
 )

@@ -13,6 +13,7 @@ import signal
 import sys
 import tempfile
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -50,6 +51,15 @@ def a_policy(version: int) -> PolicyConfig:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """What a process holds: memory, open files and sockets, tasks of its loop."""
+
+    memory_mb: float
+    descriptors: int
+    tasks: int
+
+
 class Stage:
     """Use as a context: everything started ends with it. `url` is the router's, the same after a restart."""
 
@@ -62,6 +72,7 @@ class Stage:
         self._serial = itertools.count(1)
         self._version = 1
         self._folder = tempfile.TemporaryDirectory()
+        self._faulty: set[str] = set()
         self._past: list[asyncio.subprocess.Process] = []
 
     async def __aenter__(self) -> Self:
@@ -120,6 +131,8 @@ class Stage:
                 "--token",
                 _TOKEN,
             ]
+            if fault:
+                self._faulty.add(name)
             self.replicas[name], _ = await _start([*arguments, *(["--fault", fault] if fault else [])])
         await self.known()
         return names
@@ -129,6 +142,11 @@ class Stage:
         async with asyncio.timeout(_START_SECONDS):
             while not self.replicas.keys() <= await self._heard_of():  # noqa: ASYNC110 - another process
                 await asyncio.sleep(_POLL_SECONDS)
+
+    async def vitals(self) -> Vitals:
+        """What the router's process holds now."""
+        router = self.router.pid
+        return Vitals(resident_mb(router), descriptors(router), await self.tasks())
 
     async def _heard_of(self) -> set[object]:
         return {replica["replicaId"] for replica in (await self.fleet())["replicas"]}
@@ -141,8 +159,8 @@ class Stage:
         return int(float(value))
 
     def any(self) -> str:
-        """The oldest replica."""
-        return next(iter(self.replicas))
+        """The oldest replica without a fault."""
+        return next(name for name in self.replicas if name not in self._faulty)
 
     async def kill(self, name: str) -> None:
         process = self.replicas.pop(name)

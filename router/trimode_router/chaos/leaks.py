@@ -1,0 +1,94 @@
+"""What the router holds while the load runs, and whether it grows.
+
+Belongs here: samples over a scenario, their table, and the judgement of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+import aiohttp
+
+from trimode_router.chaos.load import Load
+from trimode_router.chaos.stage import Stage, Vitals
+
+SAMPLES = 20
+"""Of each scenario, at even distances."""
+MORE_TASKS, MORE_DESCRIPTORS = 5, 20
+"""Allowed at rest after the load, beside what there was at rest before it: a probe under way, kept connections."""
+MORE_MB = 20.0
+"""Allowed for a whole scenario: what is set up once, and rings that fill."""
+MORE_MB_LATE = 5.0
+"""Allowed from a third of a soak to its end, under the same load: by then all is set up and every ring is full."""
+_COLUMNS = ("at s", "sent", "ok", "streams open", "MB", "descriptors", "tasks")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The router at one moment. `streams`: open ones, by the clients' count; `sent` and `ok` are sums so far."""
+
+    at_s: float
+    sent: int
+    ok: int
+    streams: int
+    vitals: Vitals
+
+    def row(self) -> tuple[str, ...]:
+        held = self.vitals
+        return (
+            f"{self.at_s:.0f}",
+            *map(str, (self.sent, self.ok, self.streams)),
+            f"{held.memory_mb:.1f}",
+            *map(str, (held.descriptors, held.tasks)),
+        )
+
+
+async def watch(stage: Stage, load: Load, seconds: float, samples: list[Sample]) -> None:
+    """Take the samples; a router that is away for a restart is not looked at."""
+    begun, router = time.monotonic(), stage.router
+    for number in range(1, SAMPLES + 1):
+        await asyncio.sleep(max(0.0, begun + seconds * number / SAMPLES - time.monotonic()))
+        if stage.router is not router or router.returncode is not None:
+            return  # a new process has no past to compare with
+        account = load.account
+        try:
+            vitals = await stage.vitals()
+        except (OSError, aiohttp.ClientError):
+            return
+        samples.append(Sample(time.monotonic() - begun, account.sent, account.ends["ok"], load.streams, vitals))
+
+
+def leaks(before: Vitals, after: Vitals, samples: list[Sample]) -> tuple[str, ...]:
+    """What has grown that should not have: between two moments at rest, and late in the load."""
+    found: list[str] = []
+    if (more := after.tasks - before.tasks) > MORE_TASKS:
+        found.append(f"{more} tasks more")
+    if (more := after.descriptors - before.descriptors) > MORE_DESCRIPTORS:
+        found.append(f"{more} descriptors more")
+    if (grown := after.memory_mb - before.memory_mb) > MORE_MB:
+        found.append(f"{grown:.1f} MB more")
+    if (late := late_growth_mb(samples)) > MORE_MB_LATE:
+        found.append(f"{late:.1f} MB more in the last two thirds")
+    return tuple(found)
+
+
+def late_growth_mb(samples: list[Sample]) -> float:
+    """Median memory of the last quarter less that of the second third's beginning; 0 for too few samples."""
+    if len(samples) < SAMPLES:
+        return 0.0
+    early, late = samples[SAMPLES // 3 : SAMPLES // 2], samples[-(SAMPLES // 4) :]
+    return _median_mb(late) - _median_mb(early)
+
+
+def table(samples: list[Sample]) -> str:
+    """As Markdown."""
+    lines = ["| " + " | ".join(_COLUMNS) + " |", "|" + "---|" * len(_COLUMNS)]
+    lines += ["| " + " | ".join(sample.row()) + " |" for sample in samples]
+    return "\n".join(lines)
+
+
+def _median_mb(samples: list[Sample]) -> float:
+    ranked = sorted(sample.vitals.memory_mb for sample in samples)
+    return ranked[len(ranked) // 2]
