@@ -182,7 +182,6 @@ def test_models(client: openai.OpenAI) -> None:
     [
         ({"logprobs": True}, "logprobs"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"temperature": 9}, "temperature"),
     ],
