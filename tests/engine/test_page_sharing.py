@@ -144,6 +144,16 @@ def test_copies_count_against_the_budget(tools: Any, decoder: Any) -> None:
     assert run(tools, engine, Submit("b", prompt, 1, ignore_eos=True)).cycles == 4 + 2
 
 
+def test_what_is_shared_is_not_owed(tools: Any, decoder: Any) -> None:
+    """Routers judge by it how long a prompt would wait."""
+    engine = tools.build_engine(decoder, points=["AR"])
+    engine.submit(Submit("a", SYSTEM, 9))
+    assert engine.stats().queued_prompt_tokens == len(SYSTEM) - 1
+    tools.drain(engine)
+    engine.submit(Submit("b", SYSTEM, 9))
+    assert engine.stats().queued_prompt_tokens == len(SYSTEM) - 1 - 4 * PAGE_TOKENS
+
+
 def test_what_is_short_is_not_kept(tools: Any, decoder: Any) -> None:
     engine = tools.build_engine(decoder, points=["AR"])
     run(tools, engine, Submit("a", SYSTEM[:40], WORTH_KEEPING - 40, ignore_eos=True))

@@ -29,7 +29,7 @@ from trimode_workers.engine.lawful import ended
 from trimode_workers.engine.memory import keep_freed_memory
 from trimode_workers.engine.messages import Configure, Cycle, Finish, Stats, Submit, TokenEvent
 from trimode_workers.engine.modes import MODES
-from trimode_workers.engine.plan import Limits, Piece, Schedule, groups, schedule, swaps
+from trimode_workers.engine.plan import Limits, Piece, Schedule, groups, left, schedule, swaps
 from trimode_workers.engine.primitive import Primitive
 from trimode_workers.engine.sequence import Sequence
 from trimode_workers.engine.settings import EngineSettings
@@ -174,7 +174,7 @@ class Engine:
             free_rows=self._cache.free_rows,
             cached_tokens=sum(s.cached for s in self._running),
             capacity_tokens=self._limits.capacity,
-            queued_prompt_tokens=sum(s.missing for s in (*self._waiting, *self._running)),
+            queued_prompt_tokens=sum(self._owed(s) for s in (*self._waiting, *self._running)),
             point=str(helm.point),
             decision_point=str(helm.decision.point),
             reason=helm.decision.reason.value,
@@ -197,6 +197,10 @@ class Engine:
             store_pages=self._store.index.count,
             fullness=helm.fullness([*self._running, *self._waiting], self.settings.max_running_requests, now),
         )
+
+    def _owed(self, sequence: Sequence) -> int:
+        """Prompt tokens that are still to be computed."""
+        return left(Piece(sequence, self._store.found(sequence), 0)) if sequence.missing else 0
 
     def _limits_now(self) -> Limits:
         settings = self.settings

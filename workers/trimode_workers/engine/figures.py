@@ -18,11 +18,18 @@ from statistics import median
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 import trimode_workers
+from trimode_api.prefix import PAGE_TOKENS
+from trimode_workers.engine.cache import KVCache
 from trimode_workers.engine.engine import Engine, EngineSettings
+from trimode_workers.engine.memory import keep_freed_memory
 from trimode_workers.engine.messages import Configure, Submit
 from trimode_workers.engine.modes import MODES
+from trimode_workers.engine.primitive import Primitive
+from trimode_workers.engine.window import Attention, Span
 from trimode_workers.model.decoder import Network
 from trimode_workers.model.loading import load_decoder
 from trimode_workers.tasks.suite import stream
@@ -69,6 +76,52 @@ def shared_prompt(network: Network, rounds: int) -> str:
             taken[known].append(clock() - began)
     first, next_one = median(taken[False]), median(taken[True])
     return f"1,000 shared tokens: {1e3 * first:.1f} ms for the first request, {1e3 * next_one:.1f} ms for the next"
+
+
+class _Gathered(Primitive):
+    """As if rows were scattered over pages: each layer first gathers them by a table."""
+
+    tables: dict[int, Tensor]
+
+    def _attend_span(self, layer: int, q: Tensor, span: Span, attention: Attention) -> Tensor:
+        cache, pages = self.cache, -(-span.reach // PAGE_TOKENS)
+        if id(span) not in self.tables:
+            a_row = cache.slots // PAGE_TOKENS
+            heads = torch.arange(cache.rows * cache.heads).view(cache.rows, -1)[span.rows].flatten()
+            self.tables[id(span)] = (heads[:, None] * a_row + torch.arange(pages)).flatten()
+        keys, values = (
+            flat[layer]
+            .view(-1, PAGE_TOKENS * q.shape[-1])
+            .index_select(0, self.tables[id(span)])
+            .view(span.size, cache.heads, -1, q.shape[-1])[:, :, : span.reach]
+            for flat in (cache.flat_keys, cache.flat_values)
+        )
+        mask = span.mask(attention, keys.dtype)
+        folded = q.reshape(q.shape[0], keys.shape[1], -1, q.shape[3])
+        return F.scaled_dot_product_attention(folded, keys, values, mask).reshape(q.shape)
+
+
+@torch.inference_mode()
+def paging(network: Network, context: int, rounds: int) -> str:
+    """An autoregressive forward of 64 requests over pages gathered by a table, against rows."""
+    rows, chance = 64, Random(0)
+    like = network.like
+    cache = KVCache(network.config, rows, 2 * context, like.dtype, like.device)
+    cache.memory.normal_()
+    lengths = [max(1, round(context * chance.uniform(0.5, 1.5))) for _ in range(rows)]
+    plain, gathered = Primitive(network, cache), _Gathered(network, cache)
+
+    def forward(primitive: Primitive) -> float:
+        gathered.tables = {}
+        began = clock()
+        network.logits(primitive.advance([[5]] * rows, list(range(rows)), lengths))
+        return clock() - began
+
+    ratios = []
+    for _ in range(10 * rounds):
+        over_rows = forward(plain)
+        ratios.append(forward(gathered) / over_rows)
+    return f"64 requests of {context} tokens: a forward over gathered pages takes {median(ratios):.2f} of one over rows"
 
 
 class Steady:
@@ -185,9 +238,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     rounds: int = parser.parse_args().rounds
     torch.set_num_threads(1)
+    keep_freed_memory()
     network = load_decoder(TINY)[0].fused()
     prompts = list(islice(distinct_prompts(), PROMPTS_A_ROUND * (rounds + 3)))
     measures: list[Callable[[], str]] = [
+        lambda: paging(network, 96, rounds),
+        lambda: paging(network, 192, rounds),
+        lambda: paging(network, 512, rounds),
         lambda: shared_prompt(network, rounds),
         lambda: throughput(network, "AR", 64, rounds, prompts),
         lambda: throughput(network, "S16", 8, rounds, prompts),
