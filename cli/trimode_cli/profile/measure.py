@@ -26,16 +26,22 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How much to measure. A turn takes at least `turn_s` seconds and `turn_cycles` cycles."""
+    """How much to measure. A turn takes at least `turn_s` seconds and `turn_cycles` cycles.
+
+    Closed loops: seconds before counting begins, in the first round (`learn_s`) and later (`warm_s`), and of counting.
+    """
 
     rounds: int = 3
     turn_s: float = 0.1
     turn_cycles: int = 3
     pairs: int = 6
     answers: int = 256
+    learn_s: float = 4.0
+    warm_s: float = 0.5
+    loop_s: float = 2.5
 
 
-QUICK = Effort(rounds=1, turn_s=0.02, turn_cycles=2, pairs=1, answers=24)
+QUICK = Effort(rounds=1, turn_s=0.02, turn_cycles=2, pairs=1, answers=24, learn_s=0.3, loop_s=0.3)
 
 
 @dataclass(frozen=True, slots=True)

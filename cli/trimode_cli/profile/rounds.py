@@ -18,8 +18,6 @@ from trimode_cli.simulate.hardware import Machine
 from trimode_policy.simulation.rows import EngineLimits
 from trimode_policy.simulation.truth import Truth
 
-LEARN_S, WARM_S, LOOP_S = 4.0, 0.5, 2.5
-"""Seconds of a closed loop before counting begins, in the first round and in later ones, and of counting."""
 Loops = dict[int, list[Outcome]]
 """Closed loops by number of clients, one outcome a round."""
 
@@ -43,12 +41,14 @@ def measure(subject: Subject, plan: Plan, validate: bool, told: Progress) -> tup
         taken.answers[point] = rig.answers(point, subject.prompts, MAX_TOKENS)
         advanced(f"{point}, answers")
     loop = _loop(subject, plan, taken) if validate else None
-    for number in range(plan.effort.rounds):
+    effort = plan.effort
+    for number in range(effort.rounds):
         for words in measure_round(rig, plan, taken):
             advanced(words)
         for count in clients:
             assert loop is not None
-            loops.setdefault(count, []).append(loop.run(count, WARM_S if number else LEARN_S, LOOP_S))
+            before_s = effort.warm_s if number else effort.learn_s
+            loops.setdefault(count, []).append(loop.run(count, before_s, effort.loop_s))
             advanced(f"adaptive, {count} clients")
     return taken, loops
 

@@ -96,12 +96,13 @@ class RealLoop:
         self._turn = cycle(self.asked)
 
     def run(self, clients: int, warm_s: float, seconds: float) -> Outcome:
-        """`clients` at once for so long; what ends in the first `warm_s` seconds is not counted."""
+        """`clients` at once for so long, and until as many have their answer; what ends in the first `warm_s` seconds
+        is not counted."""
         for _ in range(clients):
             self._ask()
-        self._cycles(warm_s)
+        self._cycles(warm_s, least=0)
         before = dict(self.engine.stats().seconds_total)
-        tokens, ttft, latency, took = self._cycles(seconds)
+        tokens, ttft, latency, took = self._cycles(seconds, least=clients)
         ran = {point: s - before.get(point, 0.0) for point, s in self.engine.stats().seconds_total.items()}
         for name in tuple(self._sent):
             self.engine.cancel(name)
@@ -110,10 +111,10 @@ class RealLoop:
             self.engine.step()
         return Outcome(tokens / took, _p95(ttft), _p95(latency), max(ran, key=lambda point: ran[point]))
 
-    def _cycles(self, seconds: float) -> tuple[int, list[float], list[float], float]:
+    def _cycles(self, seconds: float, least: int) -> tuple[int, list[float], list[float], float]:
         began = now = self.clock()
         tokens, ttft, latency = 0, list[float](), list[float]()
-        while now - began < seconds:
+        while now - began < seconds or min(len(ttft), len(latency)) < least:
             events = self.engine.step().events
             now = self.clock()
             for event in events:
@@ -195,4 +196,4 @@ def typical(outcomes: Sequence[Outcome]) -> Outcome:
 
 
 def _p95(values: Sequence[float]) -> float:
-    return quantiles(values, n=20)[-1] if len(values) > 1 else max(values, default=float("nan"))
+    return quantiles(values, n=20)[-1] if len(values) > 1 else values[0]
