@@ -31,10 +31,10 @@ class Effort:
     Closed loops: seconds before counting begins, in the first round (`learn_s`) and later (`warm_s`), and of counting.
     """
 
-    rounds: int = 3
-    turn_s: float = 0.1
-    turn_cycles: int = 3
-    pairs: int = 6
+    rounds: int = 5
+    turn_s: float = 0.06
+    turn_cycles: int = 2
+    pairs: int = 4
     answers: int = 256
     learn_s: float = 4.0
     warm_s: float = 0.5
