@@ -152,7 +152,9 @@ class TestClient:
         heard = Heard()
         engine.submit(Submit("a", [5], 4, pin="S64"), heard)
         await heard.ended.wait()
-        assert [(event.finish, "S64" in event.error) for event in heard.events] == [(Finish.ERROR, True)]
+        (event,) = heard.events
+        assert (event.finish, event.code, event.field) == (Finish.ERROR, "mode_not_allowed", "trimode.mode")
+        assert "S64" in event.error
 
     async def test_a_cancelled_request_makes_room_for_the_next(self, start: StartEngine) -> None:
         engine = await start(max_running_requests=1)
