@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from trimode_api.modes import OperatingPoint
 from trimode_api.prefix import PAGE_TOKENS, prefix_keys
 from trimode_workers.engine.engine import WORTH_KEEPING, Engine
-from trimode_workers.engine.messages import Finish, Submit
+from trimode_workers.engine.messages import Configure, Finish, Submit
 
 POINTS = ["AR", "S4", "S8", "S16", "D4@0.5", "D8@0.9"]
 
@@ -122,6 +123,32 @@ def test_a_preempted_request_copies_what_it_had(tools: Any, decoder: Any, refere
     again = computed[0][0] - sum(len(r.tokens) - 1 for r in requests)
     assert computed[800][0] + computed[800][1] == sum(len(r.tokens) - 1 for r in requests) + again
     assert computed[800][1] > again // 2
+
+
+def test_what_the_preempted_keep_takes_nothing_from_the_same_cycle(tools: Any, decoder: Any, reference: Any) -> None:
+    """A request is half copied when others are preempted, whose pages then fill the whole store."""
+    tight = {"max_context_tokens": 160, "capacity_tokens": 320, "shared_tokens": 5 * PAGE_TOKENS}
+    engine = tools.build_engine(decoder, points=["AR"], prefill_budget_tokens=200, **tight)
+    run(tools, engine, Submit("first", SYSTEM, 1, ignore_eos=True))
+    running = [Submit(str(i), some(i + 1, 40), 100, ignore_eos=True) for i in range(2)]
+    for request in running:
+        engine.submit(request)
+    told = [event for _ in range(45) for event in engine.step().events]
+    late = Submit("late", SYSTEM, 5, priority=1, ignore_eos=True)
+    engine.submit(late)
+    engine._limits = replace(engine._limits, prefill_budget=1)
+    engine._decoded = 0
+    told += engine.step().events
+    assert prompt_tokens(engine)[1] == PAGE_TOKENS
+    # Wider blocks need more room from one cycle to the next.
+    engine.configure(Configure(points=["AR", "S64"], fallback="AR", fixed="AR"))
+    told += engine.step().events
+    assert engine.stats().preemptions_total > 0
+    while not engine.idle:
+        told += engine.step().events
+    for request in (late, *running):
+        tokens = [token for event in told if event.request_id == request.request_id for token in event.tokens]
+        assert tokens == reference.answer(request)
 
 
 def test_one_that_left_in_mid_prompt_leaves_its_pages(tools: Any, decoder: Any, reference: Any) -> None:

@@ -29,7 +29,7 @@ from trimode_workers.engine.lawful import ended
 from trimode_workers.engine.memory import keep_freed_memory
 from trimode_workers.engine.messages import Configure, Cycle, Finish, Stats, Submit, TokenEvent
 from trimode_workers.engine.modes import MODES
-from trimode_workers.engine.plan import Limits, Piece, Schedule, groups, left, schedule, swaps
+from trimode_workers.engine.plan import Limits, Piece, groups, left, schedule, swaps
 from trimode_workers.engine.primitive import Primitive
 from trimode_workers.engine.sequence import Sequence
 from trimode_workers.engine.settings import EngineSettings
@@ -140,8 +140,10 @@ class Engine:
         if self._desk:
             events += self._queue_compiled(patient=not (self._running or self._waiting or events))
         todo = schedule(self._running, self._waiting, self._limits, self._decoded, self._store.found)
-        self._make_room(todo)
+        self._admit(todo.admit)
         self._share(todo.prefill)
+        self._preempt(todo.preempt)
+        self._close_gaps()
         batch = self._helm.decide(todo.decode, began)
         parts = groups(todo.decode, self._helm.point_of)
         riding = {s for point, members in parts if point.mode is Mode.AR for s in members if s.missing}
@@ -225,23 +227,12 @@ class Engine:
                 self._enqueue(sequence)
         return ends
 
-    def _make_room(self, todo: Schedule) -> None:
-        """Carry out preemption and admission, then close gaps between used rows."""
-        for sequence in todo.preempt:
-            self._running.remove(sequence)
-            self._store.keep(sequence)  # however little: it will come back
-            self._cache.release(sequence.row)
-            sequence.row, sequence.cached, sequence.preempted = -1, 0, True
-            self._enqueue(sequence)
-            self._counters.preemptions += 1
-        for sequence in todo.admit:
+    def _admit(self, sequences: Seq[Sequence]) -> None:
+        for sequence in sequences:
             sequence.row = self._cache.acquire()
             self._running.append(sequence)
-        if todo.admit:
-            del self._waiting[: len(todo.admit)]
-        while (free := self._cache.lowest_free()) is not None and free < len(self._running):
-            last = max(self._running, key=lambda s: s.row)
-            last.row = self._cache.move(last.row, last.cached)
+        if sequences:
+            del self._waiting[: len(sequences)]
 
     def _share(self, turn: Seq[Piece]) -> None:
         """Copy what others have computed already."""
@@ -254,6 +245,23 @@ class Engine:
             self._counters.prompt["shared"] += copied
             if not sequence.preempted:
                 sequence.shared += copied
+
+    def _preempt(self, sequences: Seq[Sequence]) -> None:
+        """Put them back in the queue. Their pages are kept, however few, as they will be wanted; in the place of others
+        perhaps, which is why what was found has been copied before."""
+        for sequence in sequences:
+            self._running.remove(sequence)
+            self._store.keep(sequence)
+            self._cache.release(sequence.row)
+            sequence.row, sequence.cached, sequence.preempted = -1, 0, True
+            self._enqueue(sequence)
+            self._counters.preemptions += 1
+
+    def _close_gaps(self) -> None:
+        """Move rows so that those in use follow one another."""
+        while (free := self._cache.lowest_free()) is not None and free < len(self._running):
+            last = max(self._running, key=lambda s: s.row)
+            last.row = self._cache.move(last.row, last.cached)
 
     def _prefill(self, turn: Seq[Piece]) -> None:
         """One causal forward without logits over a piece of every prompt that has its turn."""
