@@ -13,10 +13,10 @@ import structlog
 
 from trimode_api.status import Condition, MovePhase, RebalancingStatus, Status
 from trimode_operator.cluster import EVENT, RESOURCE, Cluster, Object
-from trimode_operator.conditions import FALSE, TRUE, UNKNOWN, ConditionType, Reason
 from trimode_operator.errors import ApiFailure, ApiUnreachable
 from trimode_operator.plan.names import MANAGER
 from trimode_operator.status import condition
+from trimode_operator.verdict import FALSE, TRUE, UNKNOWN, ConditionType, Reason
 from trimode_policy.rebalance import MoveReason
 
 MESSAGE_MAX = 1024

@@ -6,10 +6,10 @@ Belongs here: the one decision, pure. Watches tell of changes at once; the route
 from __future__ import annotations
 
 from trimode_api.status import Status
-from trimode_operator.conditions import TRUE, ConditionType, Reason
 from trimode_operator.rebalancing import under_way
 from trimode_operator.status import condition
 from trimode_operator.times import read
+from trimode_operator.verdict import TRUE, ConditionType, Reason
 
 AT_ONCE_S, SOON_S, STEADY_S = 0.5, 2.0, 10.0
 LIVELY_S = 90.0

@@ -9,9 +9,10 @@ from collections import Counter
 
 from trimode_api.fleet import ReplicaState
 from trimode_api.status import Condition, DecisionStatus, PointShare, PoolStatus, Status, TierStatus
-from trimode_operator.conditions import MESSAGE_MAX, ConditionType, Verdict, verdicts
+from trimode_operator.conditions import verdicts
 from trimode_operator.observations import Observations, newest
 from trimode_operator.times import read, written
+from trimode_operator.verdict import MESSAGE_MAX, ConditionType, Verdict
 from trimode_policy.watching import usable
 
 HISTORY = 10

@@ -74,9 +74,10 @@ async def _run(config: RouterConfig, token: str, replica_key: str | None, shared
         public = f"{config.host}:{config.port}"
         internal = f"{config.internal_host}:{config.internal_port}"
         return _fail(f"cannot listen on {public} (public) and {internal} (internal): {error.strerror or error}")
-    listening = {"event": "listening", "url": router.url, "internalUrl": router.internal_url}
+    bound = {"address": router.address, "internalAddress": router.internal_address}
+    listening = {"event": "listening", **bound, "url": router.url, "internalUrl": router.internal_url}
     print(json.dumps(listening), flush=True)  # noqa: T201 - the line a parent process waits for
-    log.info("listening", url=router.url, internal_url=router.internal_url, model=config.model)
+    log.info("listening", address=router.address, internal_address=router.internal_address, model=config.model)
     if not router.access.on:
         reach = "this machine" if config.host in _LOOPBACK else "THE NETWORK"
         log.warning("no keys", detail=f"keysFile is not set: whoever reaches this router uses it, from {reach}")

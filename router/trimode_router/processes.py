@@ -43,7 +43,8 @@ async def run(config: RouterConfig, token: str, replica_key: str | None) -> int:
         else:
             urls = [line["internalUrl"] for line in lines if line is not None]
             first = lines[0] or {}
-            told = {"event": "listening", "url": first["url"], "internalUrl": urls[0], "internalUrls": urls}
+            bound = {"event": "listening", "address": first["address"], "url": first["url"]}
+            told = {**bound, "internalUrl": urls[0], "internalUrls": urls}
             print(json.dumps(told), flush=True)  # noqa: T201 - the line a parent process waits for
         ends = [asyncio.ensure_future(child.wait()) for child in children]
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)

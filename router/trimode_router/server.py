@@ -36,7 +36,8 @@ _SLEPT_SECONDS = 1.0
 
 
 class Router:
-    """One router. `start`, then `stop`; `url` and `internal_url` are known in between."""
+    """One router. `start`, then `stop`; in between are known `address` and `internal_address` (what it is bound to),
+    `url` and `internal_url` (by which this machine reaches it)."""
 
     def __init__(
         self,
@@ -109,8 +110,10 @@ class Router:
             await self._runner.cleanup()
             raise
         scheme = "http" if self.certificate is None else "https"
-        self.url = _url(scheme, self._config.host, self._server.sockets[0].getsockname()[1])
-        self.internal_url = _url("http", self._config.internal_host, self._runner.addresses[0][1])
+        self.url = reachable_url(scheme, self._config.host, self._server.sockets[0].getsockname()[1])
+        self.internal_url = reachable_url("http", self._config.internal_host, self._runner.addresses[0][1])
+        self.address = bound_address(self._config.host, self.url)
+        self.internal_address = bound_address(self._config.internal_host, self.internal_url)
         await self._prober.start()
         await self._traces.start()
         self._ticker = loop.create_task(self._tick_forever())
@@ -187,6 +190,13 @@ def _certificate(config: RouterConfig) -> Certificate | None:
     return Certificate(Path(config.tls_certificate), Path(config.tls_key or config.tls_certificate))
 
 
-def _url(scheme: str, host: str, port: int) -> str:
+def bound_address(host: str, url: str) -> str:
+    """Host and port that are listened on."""
+    port = url.rpartition(":")[2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def reachable_url(scheme: str, host: str, port: int) -> str:
+    """By which this machine reaches what listens there."""
     shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"{scheme}://[{shown}]:{port}" if ":" in shown else f"{scheme}://{shown}:{port}"

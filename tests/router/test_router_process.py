@@ -75,6 +75,7 @@ async def test_sigterm_finishes_streams_and_exits_0(spawn: Any, config: RouterCo
     await process.wait_until_listening()
     assert process.listening["event"] == "listening"
     base, internal = process.listening["url"], process.listening["internalUrl"]
+    assert process.listening["address"] == base.removeprefix("http://")
 
     async def script(call: Any) -> None:
         await call.begin()

@@ -15,6 +15,7 @@ from trimode_router.asked import CHAT_PATH, TEXT_PATH, Dial, beginnings, parse, 
 from trimode_router.http.reader import RequestReader
 from trimode_router.http.request import Request, split_target
 from trimode_router.limits import Limits
+from trimode_router.server import bound_address, reachable_url
 from trimode_router.waiting import WaitingRoom
 
 POINTS = (AR, speculation(8), speculation(16), diffusion(32, 0.9))
@@ -204,3 +205,11 @@ def test_requests_do_not_depend_on_how_their_bytes_were_cut(pieces: list[bytes],
 def test_no_bytes_crash_the_reader(data: bytes, cuts: list[int]) -> None:
     for request in read(b"POST /a HTTP/1.1\r\nHost: x\r\n" + data, cuts):
         assert request.problem is None or 400 <= request.problem.status < 600
+
+
+@pytest.mark.parametrize(
+    ("host", "address"), [("0.0.0.0", "0.0.0.0:80"), ("::", "[::]:80"), ("127.0.0.1", "127.0.0.1:80")]
+)
+def test_what_is_bound_is_said_as_it_is(host: str, address: str) -> None:
+    assert bound_address(host, reachable_url("http", host, 80)) == address
+    assert reachable_url("http", "0.0.0.0", 80) == "http://127.0.0.1:80"

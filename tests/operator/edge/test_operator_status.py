@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from trimode_api.status import DecisionStatus, Status
-from trimode_operator.conditions import ConditionType
 from trimode_operator.looks import AT_ONCE_S, LIVELY_S, SOON_S, STEADY_S, next_look_s
 from trimode_operator.observations import (
     Observations,
@@ -21,6 +20,7 @@ from trimode_operator.observations import (
 from trimode_operator.status import HISTORY, condition, status_of
 from trimode_operator.testing.fleet import change, fleets, replica, view
 from trimode_operator.times import read, written
+from trimode_operator.verdict import ConditionType
 
 SEEN = Observations(
     generation=1,
