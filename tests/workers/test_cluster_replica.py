@@ -15,7 +15,7 @@ from aiohttp import web
 
 from trimode_api.modes import BLOCK_LENGTHS
 from trimode_api.wire import REPORT_PATH, PolicyConfig, ReplicaReport, ReportAnswer
-from trimode_workers.process.client import EngineFailed
+from trimode_workers.process.book import EngineFailed
 from trimode_workers.replica.addresses import FIRST_LOOKUP_S, LOOKUP_S, Routers, resolve_host
 from trimode_workers.replica.policy import configure_for, stand_in
 from trimode_workers.replica.replica import Replica

@@ -29,7 +29,8 @@ from trimode_workers.engine.messages import (
     TokenEvent,
 )
 from trimode_workers.process import fake
-from trimode_workers.process.client import EngineClient, EngineFailed
+from trimode_workers.process.book import EngineFailed
+from trimode_workers.process.client import EngineClient
 from trimode_workers.process.framing import EnginePipe, Framer, PipeClosed, encode
 from trimode_workers.process.life import engine_argv
 from trimode_workers.process.loop import run

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from trimode_workers.kind import foreign
-from trimode_workers.process.client import EngineFailed
+from trimode_workers.process.book import EngineFailed
 from trimode_workers.replica.source import model_folder
 from trimode_workers.sources import Hub, ModelSource, SourceError, fetch
 from trimode_workers.sources.testing import StandInHub

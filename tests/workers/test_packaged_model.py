@@ -13,7 +13,7 @@ import pytest
 
 import trimode_workers
 from trimode_api.wire import PolicyConfig
-from trimode_workers.process.client import EngineFailed
+from trimode_workers.process.book import EngineFailed
 from trimode_workers.replica.replica import Replica
 from trimode_workers.replica.settings import EngineOptions, ReplicaSettings
 from trimode_workers.text.errors import TokenizerError

@@ -19,10 +19,10 @@ from trimode_api.modes import AR, Mode, diffusion, speculation
 from trimode_api.wire import PolicyConfig, ReplicaReport
 from trimode_workers.engine.messages import Finish, Grammar, Sampling, Submit, TokenEvent
 from trimode_workers.openai.defaults import load_ends
-from trimode_workers.process.client import EngineFailed
+from trimode_workers.process.book import EngineFailed
 from trimode_workers.replica.replica import Replica
 from trimode_workers.replica.settings import EngineOptions, ReplicaSettings
-from trimode_workers.sglang import client as client_module
+from trimode_workers.sglang import watch as watch_module
 from trimode_workers.sglang.client import SGLangClient
 from trimode_workers.sglang.command import launch
 from trimode_workers.sglang.metrics import parse as parse_metrics
@@ -525,7 +525,7 @@ class TestFailures:
     async def test_an_idle_server_that_generates_nothing(
         self, start: Start, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(client_module, "PROBE_IDLE_S", 0.1)
+        monkeypatch.setattr(watch_module, "PROBE_IDLE_S", 0.1)
         replica = await start()
         server = server_of(replica)
         await asyncio.sleep(0.8)
@@ -540,8 +540,8 @@ class TestFailures:
     ) -> None:
         replica = await start()
         server = server_of(replica)
-        monkeypatch.setattr(client_module, "SILENT_POLLS", 1)
-        monkeypatch.setattr(server._session, "get", _never)
+        monkeypatch.setattr(watch_module, "SILENT_POLLS", 1)
+        monkeypatch.setattr(server.door._session, "get", _never)
         await eventually(lambda: bool(server.lost))
         assert "does not answer" in server.lost
 

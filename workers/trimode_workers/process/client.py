@@ -6,7 +6,6 @@ Belongs here: asyncio, one connection, routing of events to requests. No HTTP, n
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import subprocess
 import time
@@ -19,19 +18,14 @@ from trimode_workers.engine.messages import (
     Configure,
     Cycle,
     Failed,
-    Finish,
     Reply,
     Started,
     Stats,
     Stop,
     Submit,
-    TokenEvent,
 )
+from trimode_workers.process.book import Book, EngineFailed, OnEvent
 from trimode_workers.process.framing import encode, reply_framer
-
-OnEvent = Callable[[TokenEvent], None]
-
-_log = logging.getLogger(__name__)
 
 
 class Process(Protocol):
@@ -44,31 +38,19 @@ class Process(Protocol):
     def kill(self) -> None: ...
 
 
-class EngineFailed(Exception):
-    """The engine cannot start, or has ended; the message is one line for a person."""
-
-
-class EngineClient(asyncio.Protocol):
+class EngineClient(Book, asyncio.Protocol):
     """One engine process. All methods are for the loop it was started in.
 
-    `started` holds the engine's limits, `stats` its latest state (both None until it is warm), `emitted_total` the
-    tokens seen, `lost` why the engine is gone (empty while it lives). `on_change` is called when the operating point
-    has changed and when the engine is lost.
+    `started` holds the engine's limits, `stats` its latest state (both None until it is warm).
     """
 
     def __init__(self, process: Process, on_change: Callable[[], None]) -> None:
+        super().__init__(on_change)
         self.process = process
         self.started: Started | None = None
         self.stats: Stats | None = None
-        self.emitted_total = 0
-        self.lost = ""
-        self._on_change = on_change
         self._framer = reply_framer()
-        self._listeners: dict[str, OnEvent] = {}
         self._transport: asyncio.Transport | None = None
-        self._heard = time.monotonic()
-        self._empty = asyncio.Event()
-        self._empty.set()
         loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[None] = loop.create_future()
         self._gone: asyncio.Future[None] = loop.create_future()
@@ -105,40 +87,15 @@ class EngineClient(asyncio.Protocol):
             raise
         return client
 
-    @property
-    def in_flight(self) -> int:
-        """Requests submitted and not yet ended."""
-        return len(self._listeners)
-
-    @property
-    def silent_s(self) -> float:
-        """Seconds since the engine was last heard, or since it last had nothing to do."""
-        return time.monotonic() - self._heard if self._listeners else 0.0
-
     def submit(self, request: Submit, on_event: OnEvent) -> None:
         """Queue a request. `on_event` is called for each of its events; the last one has `finish`."""
-        if self.lost:
-            raise EngineFailed(self.lost)
-        if not self._listeners:
-            self._heard = time.monotonic()
-        self._listeners[request.request_id] = on_event
-        self._empty.clear()
+        self._enter(request.request_id, on_event)
         self._send(request)
 
     def cancel(self, request_id: str) -> None:
         """Free the request's row. The engine's last event (`CANCELLED`) still arrives; see `forget`."""
         if request_id in self._listeners:
             self._send(Cancel(request_id))
-
-    def forget(self, request_id: str) -> None:
-        """Cancel, and hear no more of it."""
-        self.cancel(request_id)
-        self._listeners.pop(request_id, None)
-        self._note_empty()
-
-    async def emptied(self) -> None:
-        """Wait until no request is in flight."""
-        await self._empty.wait()
 
     def configure(self, configure: Configure) -> None:
         """In force from the engine's next cycle on."""
@@ -186,14 +143,8 @@ class EngineClient(asyncio.Protocol):
             self._end(reply.error)
 
     def _cycle(self, cycle: Cycle) -> None:
-        listeners = self._listeners
         for event in cycle.events:
-            self.emitted_total += len(event.tokens)
-            request_id = event.request_id
-            listener = listeners.pop(request_id, None) if event.finish else listeners.get(request_id)
-            if listener is not None:
-                _tell(listener, event)
-        self._note_empty()
+            self._deliver(event)
         if cycle.stats is not None:
             moved = self.stats is None or self.stats.point != cycle.stats.point
             self.stats = cycle.stats
@@ -204,28 +155,9 @@ class EngineClient(asyncio.Protocol):
                 self._on_change()
 
     def _end(self, why: str) -> None:
-        """The engine is of no more use: everybody who waits for it is told, once."""
-        if self.lost:
-            return
-        self.lost = why
-        if not self._ready.done():
+        if not self.lost and not self._ready.done():
             self._ready.set_exception(EngineFailed(why))
-        listeners, self._listeners = self._listeners, {}
-        for request_id, listener in listeners.items():
-            _tell(listener, TokenEvent(request_id, [], Finish.ERROR, error=why))
-        self._note_empty()
-        self._on_change()
-
-    def _note_empty(self) -> None:
-        if not self._listeners:
-            self._empty.set()
-
-
-def _tell(listener: OnEvent, event: TokenEvent) -> None:
-    try:
-        listener(event)
-    except Exception:  # noqa: BLE001 - one request's bug must not end the other streams of this cycle
-        _log.exception("request %s failed while handling an event", event.request_id)
+        super()._end(why)
 
 
 def _how(process: Process) -> str:

@@ -21,7 +21,8 @@ from trimode_api.wire import TOKEN_VARIABLE, Command, PolicyConfig, ReplicaRepor
 from trimode_workers.engine.messages import Configure
 from trimode_workers.openai.defaults import SamplingDefaults, load_defaults, load_ends
 from trimode_workers.openai.prepare import Offer
-from trimode_workers.process.client import EngineClient, EngineFailed
+from trimode_workers.process.book import EngineFailed
+from trimode_workers.process.client import EngineClient
 from trimode_workers.process.handle import EngineHandle
 from trimode_workers.process.life import engine_argv
 from trimode_workers.replica.addresses import Routers
