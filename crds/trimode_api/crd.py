@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from trimode_api.resource import GROUP, KIND, VERSION, Spec
-from trimode_api.rules import RULES, Path
+from trimode_api.rule import Path
+from trimode_api.rules import RULES
 from trimode_api.status import Status
 
 PLURAL = "nemotrondeployments"

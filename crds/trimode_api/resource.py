@@ -1,7 +1,8 @@
 """The resource: what a user writes in a `NemotronDeployment`.
 
 Belongs here: the object around the spec, and validation that reports all problems together. The parts of the spec
-are in `spec`, rules over several fields in `rules`, the status in `status`; the CRD's YAML is made from them by `crd`.
+are in `spec` and `serving`, rules over several fields in `rules`, the status in `status`; the CRD's YAML is made from
+them by `crd`.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from trimode_api import rules
+from trimode_api import checks
 from trimode_api.errors import InvalidInput, problems_of
-from trimode_api.spec import Dtype, EngineType, Int, Pool, Spec, SpecModel, SwitchingMode
+from trimode_api.fields import Int, SpecModel
+from trimode_api.serving import Dtype, EngineType, Pool
+from trimode_api.spec import Spec, SwitchingMode
 from trimode_api.values import Name
 
 __all__ = [
@@ -63,14 +66,14 @@ class NemotronDeployment(SpecModel):
             spec = model.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
         except ValidationError as exc:
             errors = [_again(finding) for finding in exc.errors()]
-            spec = rules.defaulted(Spec, data.get("spec") if isinstance(data, dict) else None)
+            spec = checks.defaulted(Spec, data.get("spec") if isinstance(data, dict) else None)
         errors += [
             InitErrorDetails(
                 type=PydanticCustomError("rule", "{rule}", {"rule": message}),
                 loc=("spec", *path),
                 input=value,
             )
-            for path, message, value in rules.broken(spec)
+            for path, message, value in checks.broken(spec)
         ]
         if errors or model is None:
             raise ValidationError.from_exception_data(cls.__name__, errors)

@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 import trimode_workers
 from trimode_api.errors import ApiError
 from trimode_api.modes import AR, diffusion, speculation
-from trimode_api.openai import SCHEMA_PATH, ChatRequest
+from trimode_api.openai import ChatRequest
+from trimode_api.openai_parts import SCHEMA_PATH
 from trimode_api.wire import PolicyConfig
 from trimode_workers.engine.messages import Grammar, Submit
 from trimode_workers.openai.continuation import behind

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from trimode_api.spec import Model
+from trimode_api.serving import Model
 from trimode_operator.settings import Settings
 
 MODEL_MOUNT = "/models"

@@ -12,7 +12,8 @@ import msgspec
 
 from trimode_api.errors import ApiError
 from trimode_api.modes import Mode, OperatingPoint
-from trimode_api.openai import SCHEMA_PATH, ChatRequest, CompletionRequest, GenerationRequest, TrimodeOptions
+from trimode_api.openai import ChatRequest, CompletionRequest, GenerationRequest
+from trimode_api.openai_parts import SCHEMA_PATH, TrimodeOptions
 from trimode_api.wire import TIER_HEADER, TierPolicy
 from trimode_workers.engine.messages import Grammar, Sampling, Submit
 from trimode_workers.grammar.compiled import problem

@@ -1,0 +1,117 @@
+"""Parts of OpenAI requests: streaming, our extension, the form of the answer.
+
+Belongs here: their models and rules. The requests themselves are in `openai`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic.alias_generators import to_camel
+
+from trimode_api.modes import BLOCK_LENGTHS, Mode, OperatingPoint
+
+Quality = Literal["lossless", "lossy-ok"]
+
+MAX_SCHEMA_BYTES = 128 * 1024
+MAX_SCHEMA_DEPTH = 64
+SCHEMA_PATH = "response_format.json_schema.schema"
+
+
+class RequestModel(BaseModel):
+    """A request or a part of one: frozen, numbers never guessed from text, unknown fields refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class StreamOptions(RequestModel):
+    """`include_usage` adds a last chunk without choices that carries the usage."""
+
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+
+class TrimodeOptions(RequestModel):
+    """The extension `"trimode": {...}`: pins the mode of one request, or admits lossy points."""
+
+    model_config = ConfigDict(alias_generator=to_camel, validate_by_name=False, validate_by_alias=True)
+
+    mode: Annotated[Mode, Field(strict=False)] | None = None
+    block_length: int | None = Field(default=None, description="tokens; one of the pool's block lengths")
+    threshold: float | None = Field(default=None, gt=0, le=1)
+    quality: Quality | None = None
+
+    @field_validator("block_length")
+    @classmethod
+    def _length_fits_mode(cls, value: int | None, info: ValidationInfo) -> int | None:
+        mode = info.data.get("mode")
+        if mode in (None, Mode.AR):
+            raise ValueError(
+                f"needs mode SelfSpeculation, QuadraticSpeculation or Diffusion, got {value} with mode {mode}"
+            )
+        if value not in BLOCK_LENGTHS:
+            raise ValueError(f"must be one of {list(BLOCK_LENGTHS)}, got {value}")
+        return value
+
+    @field_validator("threshold")
+    @classmethod
+    def _threshold_fits_mode(cls, value: float | None, info: ValidationInfo) -> float | None:
+        mode = info.data.get("mode")
+        if mode not in (Mode.SELF_SPECULATION, Mode.DIFFUSION):
+            raise ValueError(f"needs mode SelfSpeculation or Diffusion, got {value} with mode {mode}")
+        return value
+
+    def matches(self, point: OperatingPoint) -> bool:
+        """Whether `point` is what this asks for; what is left out matches anything."""
+        return (
+            point.mode is self.mode
+            and self.block_length in (None, point.block_length)
+            and self.threshold in (None, point.threshold)
+        )
+
+
+class JsonSchema(RequestModel):
+    """`strict`: keywords that cannot be enforced are refused; else they are left out. `name` and `description` are
+    labels: what the model is to know of the schema belongs into the messages."""
+
+    name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")
+    description: str | None = None
+    definition: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None
+
+    @field_validator("definition")
+    @classmethod
+    def _small_enough(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if (depth := _depth(value)) > MAX_SCHEMA_DEPTH:
+            raise ValueError(f"must be nested at most {MAX_SCHEMA_DEPTH} deep, got {depth}")
+        size = len(json.dumps(value, ensure_ascii=False, allow_nan=False).encode())
+        if size > MAX_SCHEMA_BYTES:
+            raise ValueError(f"must have at most {MAX_SCHEMA_BYTES} bytes as JSON, got {size}")
+        return value
+
+
+class ResponseFormat(RequestModel):
+    """The form of the answer: free text, any JSON object, or JSON that follows a schema."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _schema_where_it_belongs(self) -> Self:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            words = f"is allowed with type 'json_schema' only, got {self.type!r}"
+            if self.json_schema is None:
+                words = "is required with type 'json_schema'"
+            raise ValueError(f"json_schema {words}")
+        return self
+
+
+def _depth(value: Any) -> int:
+    """How deep lists and objects are nested in `value`, level by level."""
+    depth, level = 0, [value]
+    while level := [each for each in level if isinstance(each, dict | list)]:
+        depth += 1
+        level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
+    return depth

@@ -1,0 +1,147 @@
+"""The parts of the spec that say what is served: weights, engine, pools.
+
+Belongs here: their models with defaults, bounds and descriptions. How requests are treated is in `spec`.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import Field
+
+from trimode_api.fields import Int, SpecModel
+from trimode_api.modes import Mode
+from trimode_api.values import BlockLength, Cpu, Memory, ModelUri, Name, Threshold
+
+
+class EngineType(StrEnum):
+    """What decodes."""
+
+    NATIVE = "Native"
+    SGLANG = "SGLang"
+
+
+class Dtype(StrEnum):
+    """Number format of weights and cache; `auto` is bfloat16 on a GPU, float32 on a CPU."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+class Model(SpecModel):
+    """The weights and the name they are served under."""
+
+    uri: ModelUri = Field(
+        description="Where the weights are: hf://OWNER/NAME, file:///PATH, pvc://CLAIM/PATH, or tiny:// (packaged)."
+    )
+    revision: str = Field(
+        default="main", min_length=1, max_length=128, description="Branch, tag or commit of an hf:// source."
+    )
+    served_name: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=128,
+        description="Name that clients put into `model`; the resource's name where it is left out.",
+    )
+    draft_adapter: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=256,
+        description="Folder of a LoRA adapter, inside the model's source, that is on while drafting only.",
+    )
+
+
+class Engine(SpecModel):
+    """What decodes, and its limits."""
+
+    type: EngineType = Field(
+        default=EngineType.NATIVE,
+        description="Native: trimode's engine, which changes mode between any two cycles. SGLang: one server per mode.",
+    )
+    dtype: Dtype = Field(
+        default=Dtype.AUTO, description="Number format; auto is bfloat16 on a GPU and float32 on a CPU."
+    )
+    max_context_tokens: Int = Field(
+        default=4096, ge=64, le=1048576, description="Longest prompt plus answer, in tokens."
+    )
+    max_running_requests: Int = Field(
+        default=64, ge=1, le=4096, description="Most requests decoding at once in one replica."
+    )
+    image: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=512,
+        description="Container image of the workers, with SGLang, trimode and the operator's version of Ray; "
+        "SGLang only.",
+    )
+    args: tuple[str, ...] | None = Field(
+        default=None, max_length=64, description="Further arguments of the SGLang server; SGLang only."
+    )
+
+
+class Replicas(SpecModel):
+    """Bounds of a pool's size."""
+
+    min: Int = Field(
+        default=1,
+        ge=0,
+        le=1024,
+        description="Fewest replicas. With 0 the pool sleeps while nobody asks: a request wakes it and waits for it as "
+        "long as admission.maxWaitMilliseconds allows.",
+    )
+    max: Int = Field(default=1, ge=1, le=1024, description="Most replicas.")
+    idle_seconds: Int = Field(
+        default=300,
+        ge=1,
+        le=86400,
+        description="With min: 0, how long nobody must have asked before the last replica goes.",
+    )
+
+
+class Resources(SpecModel):
+    """What one replica is given."""
+
+    gpus: Int = Field(
+        default=0,
+        ge=0,
+        le=16,
+        description="GPUs per replica; the Native engine uses one, SGLang spreads the model over all.",
+    )
+    cpu: Cpu = Field(default="1", description="Cores per replica, such as '8' or '500m'.")
+    memory: Memory = Field(default="1Gi", description="Memory per replica, such as '64Gi'.")
+
+
+class Pool(SpecModel):
+    """Replicas that share engine, resources and the modes they may use."""
+
+    name: Name = Field(description="Name of the pool, unique in the resource.")
+    modes: tuple[Mode, ...] = Field(
+        min_length=1,
+        max_length=4,
+        description="Modes its engines may run. Several: the engine switches between them. SGLang: exactly one. "
+        "QuadraticSpeculation drafts and verifies in one wide forward: more tokens per forward, but slower than "
+        "SelfSpeculation wherever arithmetic is the limit, so it is tried only where it is named here.",
+    )
+    block_lengths: tuple[BlockLength, ...] = Field(
+        default=(8, 16, 32),
+        min_length=1,
+        max_length=5,
+        description="Block lengths for self-speculation, in tokens: powers of two from 4 to 64 (32 if quadratic).",
+    )
+    draft_threshold: Threshold | None = Field(
+        default=None,
+        description="Makes SelfSpeculation draft in up to three forwards, each fixing the tokens whose top-1 "
+        "probability reaches this, as text in (0, 1]; one forward where left out. Changes speed and no answer.",
+    )
+    replicas: Replicas = Field(default=Replicas(), description="Bounds of the number of replicas.")
+    resources: Resources = Field(default=Resources(), description="What one replica is given.")
+
+
+class Diffusion(SpecModel):
+    """Block diffusion, for requests that allow a lossy answer in pools that list Diffusion."""
+
+    block_length: BlockLength = Field(default=32, description="Tokens denoised together: a power of two from 4 to 64.")
+    threshold: Threshold = Field(
+        default="0.9", description="Top-1 probability at which a token is fixed, as text in (0, 1]."
+    )
