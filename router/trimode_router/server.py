@@ -6,7 +6,6 @@ Belongs here: composition and life cycle. Nothing here knows HTTP or policy.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import os
 from collections.abc import Callable
@@ -116,7 +115,7 @@ class Router:
         self.internal_address = bound_address(self._config.internal_host, self.internal_url)
         await self._prober.start()
         await self._traces.start()
-        self._ticker = loop.create_task(self._tick_forever())
+        self._tick_in(TICK_SECONDS)
 
     async def stop(self, timeout_s: float) -> bool:
         """Refuse what is new, finish what runs for at most `timeout_s`; whether everything was finished."""
@@ -131,8 +130,6 @@ class Router:
         except TimeoutError:
             finished = False
         self._ticker.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._ticker
         await self._prober.stop()
         await self.dispatcher.close()
         await self._traces.stop()
@@ -161,18 +158,21 @@ class Router:
             if not self._busy():
                 self._idle.set()
 
-    async def _tick_forever(self) -> None:
-        awake = asyncio.get_running_loop().time
-        while True:
-            before = awake()
-            await asyncio.sleep(TICK_SECONDS)
-            if awake() - before > _SLEPT_SECONDS:
-                # This process itself stood still: reports and bytes wait in its sockets, nobody is silent.
-                await asyncio.sleep(_SLEPT_SECONDS)
-            try:
-                self.tick()
-            except Exception:  # noqa: BLE001 - a fault in one tick must not end all later ones
-                structlog.get_logger("router").exception("tick")
+    def _tick_in(self, seconds: float) -> None:
+        """A timer, as a task that sleeps would take two turns of the loop for each tick."""
+        loop = asyncio.get_running_loop()
+        self._ticker = loop.call_later(seconds, self._on_time, loop.time() + seconds)
+
+    def _on_time(self, due: float) -> None:
+        if asyncio.get_running_loop().time() - due > _SLEPT_SECONDS:
+            # This process itself stood still: reports and bytes wait in its sockets, nobody is silent.
+            self._tick_in(_SLEPT_SECONDS)
+            return
+        try:
+            self.tick()
+        except Exception:  # noqa: BLE001 - a fault in one tick must not end all later ones
+            structlog.get_logger("router").exception("tick")
+        self._tick_in(TICK_SECONDS)
 
     def _busy(self) -> bool:
         return bool(self.dispatcher.in_flight or self.dispatcher.queue or self._connections)
