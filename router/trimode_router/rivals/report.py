@@ -13,6 +13,8 @@ from pathlib import Path
 from trimode_router.rivals.measure import DIRECT, ON_ALL_CORES, OURS, Outcome
 
 _BEGIN, _END = "<!-- bench: begin -->", "<!-- bench: end -->"
+_LONGEST_BAR = 4.0
+"""Times ours: one that is far slower must not make the others' bars too short to compare."""
 _FIELDS = {"short": "cpu_ms_per_request", "stream": "cpu_us_per_chunk", "alone": "first_byte_ms_p50"}
 
 
@@ -50,8 +52,12 @@ def _cell(by: dict[tuple[str, str], Outcome], name: str, scenario: str, field: s
     # Throughput grows with cores, cost does not.
     compared = (OURS, ON_ALL_CORES) if field == "requests_per_s" else (OURS,)
     ratios = [ours.ratio(outcome, field) for one in compared if (ours := by.get((one, scenario))) is not None]
-    shown = " / ".join(f"{ratio:.2f}x" for ratio in ratios if ratio is not None)
+    shown = " / ".join(f"{_short(ratio)}x" for ratio in ratios if ratio is not None)
     return f"{value} ({shown})" if shown else value
+
+
+def _short(ratio: float) -> str:
+    return f"{ratio:.2f}" if 0.1 <= ratio < 10 else f"{ratio:.2g}" if ratio < 1 else f"{ratio:.0f}"
 
 
 def _added(by: dict[tuple[str, str], Outcome], name: str) -> str:
@@ -96,12 +102,17 @@ def plot(outcomes: Sequence[Outcome], file: Path) -> None:
         ]
         shown.sort(key=lambda outcome: -outcome.median(field))
         values = [outcome.median(field) for outcome in shown]
+        ours = next((outcome.median(field) for outcome in shown if outcome.candidate == OURS), max(values, default=1.0))
+        lengths = [min(value, _LONGEST_BAR * ours) for value in values]
         colours = ["#2a9d4a" if outcome.candidate == OURS else "#9aa5b1" for outcome in shown]
-        bars = axis.barh([outcome.candidate for outcome in shown], values, color=colours)
-        axis.bar_label(bars, [f"{value:.3g}" for value in values], padding=3)
+        bars = axis.barh([outcome.candidate for outcome in shown], lengths, color=colours)
+        labels = [
+            f"{v:.3g}" + ("" if v == length else "  (cut off)") for v, length in zip(values, lengths, strict=True)
+        ]
+        axis.bar_label(bars, labels, padding=3)
         axis.set_title(title, loc="left", fontsize=11)
         axis.spines[["top", "right", "bottom"]].set_visible(False)
         axis.set_xticks([])
-        axis.margins(x=0.15)
+        axis.margins(x=0.3)
     figure.savefig(file, dpi=140)
     plt.close(figure)
