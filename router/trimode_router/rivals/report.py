@@ -15,7 +15,6 @@ from trimode_router.rivals.measure import DIRECT, ON_ALL_CORES, OURS, Outcome
 _BEGIN, _END = "<!-- bench: begin -->", "<!-- bench: end -->"
 _LONGEST_BAR = 4.0
 """Times ours: one that is far slower must not make the others' bars too short to compare."""
-_FIELDS = {"short": "cpu_ms_per_request", "stream": "cpu_us_per_chunk", "alone": "first_byte_ms_p50"}
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
