@@ -51,6 +51,12 @@ class Primitive:
 
         `drafting` switches the draft adapter on, where there is one.
         """
+        return self.network.logits(self.states(tokens, window, attention, first, drafting=drafting))
+
+    def states(
+        self, tokens: Tensor, window: Window, attention: Attention, first: int = 0, *, drafting: bool = False
+    ) -> Tensor:
+        """`forward` without its end: hidden states `[b, n - first, hidden]`."""
         network = self.drafter if drafting else self.network
         self.rows_run += tokens.shape[0]
 
@@ -61,7 +67,7 @@ class Primitive:
         hidden = self.graphs.hidden(tokens, window, attention, drafting) if self.graphs is not None else None
         if hidden is None:
             hidden = network.hidden(tokens, window.positions, attend, window.reach)
-        return network.logits(hidden[:, first:] if first else hidden)
+        return hidden[:, first:] if first else hidden
 
     def forward_groups(self, tokens: Tensor, window: Window, masks: int) -> Tensor:
         """One forward over heads and the `masks` masks behind each (see `groups`): tokens `[b, heads * (1 + masks)]`

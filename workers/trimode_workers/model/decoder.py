@@ -16,6 +16,7 @@ from trimode_workers.model.rotary import angles, inverse_frequencies, query_scal
 
 if TYPE_CHECKING:
     from trimode_workers.model.fused import FusedDecoder
+    from trimode_workers.model.sampler import SamplerHead
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """attend(layer, q `[b, heads, n, head_dim]`, k and v `[b, kv_heads, n, head_dim]`) -> like q.
@@ -35,6 +36,11 @@ class Network(Protocol):
     @property
     def drafter(self) -> "Network | None":
         """The network with its draft adapter on; None where it has none."""
+        ...
+
+    @property
+    def sampler(self) -> "SamplerHead | None":
+        """Judges the likeliest tokens at masked places; None where their probability has to do."""
         ...
 
     def hidden(self, tokens: Tensor, positions: Tensor, attend: Attend, reach: int | None = None) -> Tensor:
@@ -98,6 +104,7 @@ class Decoder(nn.Module):
     """The readable, trainable decoder. `fused()` gives a faster, inference-only one with equal results."""
 
     drafter = None
+    sampler = None
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

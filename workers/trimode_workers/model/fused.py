@@ -16,6 +16,7 @@ from torch import Tensor
 
 from trimode_workers.model.decoder import Attend, Decoder, Layer
 from trimode_workers.model.rotary import query_scale
+from trimode_workers.model.sampler import SamplerHead
 
 _FIRST_POSITIONS = 4096
 """Length of the first rotation table; it at least doubles when a position lies beyond it."""
@@ -42,6 +43,7 @@ class FusedDecoder:
         self.frequencies, self.magnitude = decoder.frequencies.to(device), decoder.magnitude
         self._turns = self._table(_FIRST_POSITIONS)
         self.drafter: FusedDecoder | None = None
+        self.sampler: SamplerHead | None = None
 
     def adapt(self, outputs: Sequence[Tensor]) -> None:
         """Make `drafter`: this network with other `o_proj` weights `[hidden, heads * head_dim]`; shares the rest."""

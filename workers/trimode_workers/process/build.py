@@ -25,6 +25,7 @@ from trimode_workers.model.decoder import Decoder, Network
 from trimode_workers.model.errors import AdapterError, ModelError
 from trimode_workers.model.fused import FusedDecoder
 from trimode_workers.model.loading import load_decoder
+from trimode_workers.model.sampler import load_sampler
 from trimode_workers.process.device import free_memory, pick_device, pick_dtype
 from trimode_workers.replica.settings import EngineOptions
 
@@ -64,7 +65,8 @@ def build(options: EngineOptions, configure: Configure, shared_tokens: int | Non
 
 
 def load_network(options: EngineOptions) -> tuple[FusedDecoder, int]:
-    """The network on its device, with its draft adapter, and how many parameters it has. Raises ModelError."""
+    """The network on its device, with its draft adapter and sampler head where it has them, and how many parameters
+    it has. Raises ModelError."""
     if options.threads:
         torch.set_num_threads(options.threads)
     device = pick_device()
@@ -72,6 +74,10 @@ def load_network(options: EngineOptions) -> tuple[FusedDecoder, int]:
     network = decoder.fused(device)
     if options.draft_adapter is not None:
         _adapt(network, decoder, Path(options.model, options.draft_adapter))
+    network.sampler = load_sampler(options.model, network.config.hidden_size)
+    if network.sampler is not None:
+        network.sampler.to(device)
+        _log.info("diffusion goes by the sampler head of %s", options.model)
     return network, sum(tensor.numel() for tensor in decoder.parameters())
 
 

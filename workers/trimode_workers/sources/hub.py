@@ -44,6 +44,7 @@ WANTED = (
     "chat_template*.*",
     "model*.safetensors",
     "model.safetensors.index.json",
+    "sampler.safetensors",
 )
 """Files of a repository that engines read; code, other formats and pictures stay where they are."""
 

@@ -1,7 +1,8 @@
 """Block diffusion: fill a block of masks over several forwards, most confident places first.
 
 Lossy: the answer is not the autoregressive one. A block runs to its end within one cycle, because half a denoised
-block is not causal state. Logit i predicts place i (no shift).
+block is not causal state. Logit i predicts place i (no shift). How confident a place is, its likeliest token's
+probability says, or a trained sampler head where the model has one.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from trimode_workers.engine.primitive import Attention, Primitive, Window
 from trimode_workers.engine.randomness import Purpose
 from trimode_workers.engine.sampling import Sampled, pick
 from trimode_workers.engine.sequence import Sequence
+from trimode_workers.model.decoder import Network
 
 
 def run(primitive: Primitive, sequences: Seq[Sequence], point: OperatingPoint) -> list[list[int]]:
@@ -29,10 +31,9 @@ def run(primitive: Primitive, sequences: Seq[Sequence], point: OperatingPoint) -
     while open_rows:
         part = [sequences[i] for i in open_rows]
         at = torch.tensor(open_rows, device=block.device)
-        logits = primitive.forward(block[at], _window(primitive, part, size), Attention.BLOCK, first=1)
-        block[at], masked[at] = _fill(
-            logits, block[at], masked[at], threshold, Sampled.among(part, block.device), primitive.mask_token_id
-        )
+        hidden = primitive.states(block[at], _window(primitive, part, size), Attention.BLOCK, first=1)
+        guess = _guess(primitive.network, hidden, Sampled.among(part, block.device))
+        block[at], masked[at] = _fill(guess, block[at], masked[at], threshold)
         _close_behind_end(block, masked, sequences)
         still = masked.any(1).tolist()
         open_rows = [i for i in open_rows if still[i]]
@@ -46,20 +47,30 @@ def _window(primitive: Primitive, sequences: Seq[Sequence], size: int) -> Window
     return primitive.window([s.row for s in sequences], [s.cached for s in sequences], size)
 
 
-def _fill(
-    logits: Tensor, block: Tensor, masked: Tensor, threshold: float, sampled: Sampled | None, mask_id: int
-) -> tuple[Tensor, Tensor]:
-    """One denoising step on `logits[r, B - 1, vocab]`: the new block and what is still masked `[r, B]`.
+def _guess(network: Network, hidden: Tensor, sampled: Sampled | None) -> tuple[Tensor, Tensor]:
+    """hidden `[r, B - 1, hidden]` -> the token for each place and the confidence in it, both `[r, B - 1]`.
 
-    Fixes every masked place whose confidence reaches the threshold, and always the most confident one.
+    The sampler head judges likeliest tokens only, so rows that sample go by the probability of what they drew.
     """
-    logits[..., mask_id] = -torch.inf  # a mask is never an answer, and would keep the block open
+    logits = network.logits(hidden)
+    logits[..., network.config.mask_token_id] = -torch.inf  # a mask is never an answer, and would keep the block open
     p = torch.softmax(logits.float(), -1)
     confidence, tokens = p.max(-1)
+    if network.sampler is not None:
+        confidence = torch.sigmoid(network.sampler(hidden, p))
     if sampled is not None:
         drawn = sampled.draw(sampled.distribution(logits), Purpose.DRAW)
         tokens[sampled.at] = drawn
         confidence[sampled.at] = p[sampled.at].gather(-1, drawn[..., None]).squeeze(-1)
+    return tokens, confidence
+
+
+def _fill(guess: tuple[Tensor, Tensor], block: Tensor, masked: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    """One denoising step: the new block and what is still masked `[r, B]`.
+
+    Fixes every masked place whose confidence reaches the threshold, and always the most confident one.
+    """
+    tokens, confidence = guess
     confidence = confidence.masked_fill(~masked[:, 1:], -1.0)
     sure = (confidence >= threshold).scatter_(1, confidence.argmax(1, keepdim=True), True)
     block[:, 1:] = torch.where(sure, tokens, block[:, 1:])
