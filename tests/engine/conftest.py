@@ -21,6 +21,7 @@ from trimode_workers.engine.messages import Configure, Submit, TokenEvent
 from trimode_workers.engine.randomness import Purpose, uniforms
 from trimode_workers.model.config import ModelConfig, RopeConfig
 from trimode_workers.model.decoder import Decoder
+from trimode_workers.model.sampler import SamplerHead
 
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits for the first
 ALL_POINTS = ["AR", "S4", "S8", "S16", "S32", "S64", "S8@0.5", "S16@0.9", "Q4", "Q8", "Q16", "Q32"]
@@ -32,9 +33,13 @@ class Reference:
 
     decoder: Decoder
 
-    @torch.inference_mode()
     def logits(self, tokens: list[int], block: int = 0) -> Tensor:
         """`[n, vocab]`; the last `block` tokens see one another both ways, all else is causal."""
+        return self.decoder.logits(self.states(tokens, block))
+
+    @torch.inference_mode()
+    def states(self, tokens: list[int], block: int = 0) -> Tensor:
+        """The same before the head."""
         n = len(tokens)
         sees = torch.ones(n, n, dtype=torch.bool).tril()
         sees[n - block :, n - block :] = True
@@ -42,8 +47,7 @@ class Reference:
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             return F.scaled_dot_product_attention(q, k, v, sees, enable_gqa=True)
 
-        decoder = self.decoder
-        return decoder.logits(decoder.hidden(torch.tensor([tokens]), torch.arange(n)[None], attend))[0]
+        return self.decoder.hidden(torch.tensor([tokens]), torch.arange(n)[None], attend)[0]
 
     def answer(self, request: Submit, context: int = 10_000) -> list[int]:
         """The autoregressive answer, greedy or drawn, without an end-of-sequence token."""
@@ -134,17 +138,20 @@ class Reference:
         return tokens[len(request.tokens) :][: request.max_new_tokens], cycles, forwards
 
     @torch.inference_mode()
-    def diffusion(self, request: Submit, point: OperatingPoint) -> list[int]:
-        """The greedy block-diffusion answer."""
+    def diffusion(self, request: Submit, point: OperatingPoint, head: SamplerHead | None = None) -> list[int]:
+        """The greedy block-diffusion answer, by top-1 probability or by the sampler head."""
         mask_id, eos = self.decoder.config.mask_token_id, self.decoder.config.eos_token_ids
         tokens, start = list(request.tokens), len(request.tokens)
         while len(tokens) < start + request.max_new_tokens:
             block = [tokens[-1]] + [mask_id] * (point.block_length - 1)
             masked = set(range(1, point.block_length))
             while masked:
-                logits = self.logits(tokens[:-1] + block, point.block_length)[-point.block_length :]
+                states = self.states(tokens[:-1] + block, point.block_length)[-point.block_length :]
+                logits = self.decoder.logits(states)
                 logits[:, mask_id] = -torch.inf
-                confidence, best = torch.softmax(logits, -1).max(-1)
+                p = torch.softmax(logits, -1)
+                confidence, best = p.max(-1)
+                confidence = confidence if head is None else torch.sigmoid(head(states, p))
                 surest = max(sorted(masked), key=lambda i: float(confidence[i]))
                 for i in [i for i in masked if i == surest or confidence[i] >= (point.threshold or 1)]:
                     block[i] = int(best[i])

@@ -1,0 +1,95 @@
+"""Where a sampler head's samples come from, that it learns from them, and the command as a whole."""
+
+import shutil
+import subprocess
+import sys
+from dataclasses import astuple
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+import trimode_workers
+from trimode_workers.model import Decoder, load_decoder
+from trimode_workers.model.sampler import SIGNS, SamplerHead, load_sampler
+from trimode_workers.tasks import stream
+from trimode_workers.training.batches import collate, draw_rows
+from trimode_workers.training.harvest import Places, _masked, _NoisyStream, harvest
+from trimode_workers.training.marks import Mark, table
+from trimode_workers.training.objective import both_streams
+from trimode_workers.training.sampler import fit
+
+TINY = Path(trimode_workers.__file__).parent / "tiny"
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Decoder:
+    return load_decoder(TINY)[0]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.from_file(str(TINY / "tokenizer.json"))
+
+
+@torch.inference_mode()
+def test_the_clean_stream_is_run_once_for_the_same_states(decoder: Decoder, tokenizer: Tokenizer) -> None:
+    rng = Random(0)
+    batch = collate(draw_rows(tokenizer, stream(rng, held_out=False), rng, 5, 120))
+    noised = _masked(batch, torch.Generator().manual_seed(0))
+    assert noised.hidden.any(1).all()
+    expected = both_streams(decoder, batch, noised)[:, batch.tokens.shape[1] :]
+    found = _NoisyStream(decoder, batch, noised.block_starts).states(noised.tokens)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_harvest_is_of_hidden_places_and_repeats(decoder: Decoder, tokenizer: Tokenizer) -> None:
+    told: list[int] = []
+    places = harvest(decoder, tokenizer, 1500, 3, told.append)
+    assert len(places) >= 1500
+    assert (told[0], told[-1]) == (0, 1500)
+    assert places.hidden.shape == (len(places), decoder.config.hidden_size)
+    assert places.seen.shape == (len(places), SIGNS)
+    assert set(places.right.unique().tolist()) == {0.0, 1.0}, "without mistakes there is nothing to learn"
+    assert float(places.weights.min()) > 0
+    again = harvest(decoder, tokenizer, 1500, 3, lambda have: None)
+    assert all(torch.equal(a, b) for a, b in zip(astuple(places), astuple(again), strict=True))
+
+
+def test_a_head_learns_what_the_probability_does_not_tell() -> None:
+    """Whether a token is right is written in the hidden state; the probability is noise."""
+    rng = torch.Generator().manual_seed(0)
+    hidden, seen = torch.randn(4000, 8, generator=rng), torch.randn(4000, SIGNS, generator=rng)
+    right = (hidden[:, 2] > 0).float()
+    head, steps = SamplerHead(8, 16), []
+    fit(head, Places(hidden, seen, right, torch.ones(4000)), 30, 0, steps.append)
+    assert steps == list(range(1, 121))
+    judged = (head.judge(hidden, seen) > 0).float()
+    assert float((judged == right).float().mean()) > 0.9
+    assert float(((seen[:, 0] > 0).float() == right).float().mean()) < 0.6
+
+
+def test_the_command_writes_a_head_that_loads(tmp_path: Path) -> None:
+    folder = tmp_path / "tiny"
+    shutil.copytree(TINY, folder)
+    (folder / "sampler.safetensors").unlink(missing_ok=True)
+    options = ["--places", "600", "--epochs", "1", "--width", "8", "--threads", "1"]
+    run = subprocess.run(
+        [sys.executable, "-m", "trimode_workers.training.sampler", str(folder), *options],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "likeliest tokens right" in run.stderr
+    head = load_sampler(folder, 192)
+    assert head is not None
+    assert head.first.out_features == 8
+
+
+def test_marks_stand_side_by_side() -> None:
+    text = table(["D8@0.9"], [Mark(0.9, 3.5)], [Mark(0.8, 3.0)], 12)
+    assert "| D8@0.9 | 80.0% | 3.00 | 90.0% | 3.50 |" in text
