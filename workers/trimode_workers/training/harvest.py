@@ -66,15 +66,18 @@ def _denoise(decoder: Decoder, batch: Batch, rng: Generator) -> list[Places]:
     thresholds = _LOWEST + (_HIGHEST - _LOWEST) * torch.rand(len(batch.tokens), 1, generator=rng)
     found: list[Places] = []
     for _ in range(STEPS):
-        if not bool(noised.hidden.any()):
+        open_rows = noised.hidden.any(1).nonzero()[:, 0]
+        if not len(open_rows):
             break
+        noised, thresholds = _rows(noised, open_rows), thresholds[open_rows]
+        stream.narrow(open_rows)
         states = stream.states(noised.tokens)
         logits = decoder.logits(states)
         logits[..., decoder.config.mask_token_id] = -torch.inf
         p = torch.softmax(logits, -1)
         confidence, tokens = p.max(-1)
         at = noised.hidden
-        right = (tokens == batch.blocks)[at].float()
+        right = (tokens == stream.truth)[at].float()
         found.append(Places(states[at], signs(p[at]), right, noised.weights[at]))
         confidence = confidence.masked_fill(~at, -1.0)
         best = torch.full_like(confidence, -1.0).scatter_reduce(1, noised.block_starts, confidence, "amax")
@@ -84,11 +87,15 @@ def _denoise(decoder: Decoder, batch: Batch, rng: Generator) -> list[Places]:
     return found
 
 
+def _rows(noised: Noised, rows: Tensor) -> Noised:
+    return Noised(noised.tokens[rows], noised.block_starts[rows], noised.hidden[rows], noised.weights[rows])
+
+
 class _NoisyStream:
-    """The noisy stream over a clean one that is run once: it never sees the noise."""
+    """The noisy stream over a clean one that is run once: it never sees the noise. `truth` is what was hidden."""
 
     def __init__(self, decoder: Decoder, batch: Batch, starts: Tensor) -> None:
-        self._decoder, self._mask = decoder, noisy_mask(batch, starts)
+        self._decoder, self._mask, self.truth = decoder, noisy_mask(batch, starts), batch.blocks
         self._clean: list[tuple[Tensor, Tensor]] = []
         columns, seen = torch.arange(batch.tokens.shape[1]), clean_mask(batch)
         self._positions = columns[batch.first :].expand(len(batch.tokens), -1)
@@ -98,6 +105,11 @@ class _NoisyStream:
             return F.scaled_dot_product_attention(q, k, v, seen, enable_gqa=True)
 
         decoder.hidden(batch.tokens, columns.expand_as(batch.tokens), keep)
+
+    def narrow(self, rows: Tensor) -> None:
+        """Go on with some of the rows only."""
+        self._clean = [(k[rows], v[rows]) for k, v in self._clean]
+        self._mask, self._positions, self.truth = self._mask[rows], self._positions[rows], self.truth[rows]
 
     def states(self, tokens: Tensor) -> Tensor:
         """Noisy tokens `[b, 1 + A]` -> hidden states."""
