@@ -64,9 +64,9 @@ def main() -> int:
     """Harvest, train, write; progress goes to standard error."""
     parser = argparse.ArgumentParser(prog="python -m trimode_workers.training.sampler", description=__doc__)
     parser.add_argument("folder", type=Path, help="a model folder; gets the file sampler.safetensors")
-    parser.add_argument("--places", type=int, default=200_000, help="masked places to learn from")
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--width", type=int, default=64, help="of the head's two layers")
+    parser.add_argument("--places", type=int, default=100_000, help="masked places to learn from")
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--width", type=int, default=32, help="of the head's two layers")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
