@@ -14,10 +14,10 @@ from tokenizers import Tokenizer
 import trimode_workers
 from trimode_workers.model import Decoder, load_decoder
 from trimode_workers.model.sampler import SIGNS, SamplerHead, load_sampler
-from trimode_workers.tasks import stream
+from trimode_workers.tasks import held_out_set, stream
 from trimode_workers.training.batches import collate, draw_rows
 from trimode_workers.training.harvest import Places, _masked, _NoisyStream, harvest
-from trimode_workers.training.marks import Mark, table
+from trimode_workers.training.marks import Mark, mark, table
 from trimode_workers.training.objective import both_streams
 from trimode_workers.training.sampler import fit
 
@@ -64,8 +64,8 @@ def test_a_head_learns_what_the_probability_does_not_tell() -> None:
     hidden, seen = torch.randn(4000, 8, generator=rng), torch.randn(4000, SIGNS, generator=rng)
     right = (hidden[:, 2] > 0).float()
     head, steps = SamplerHead(8, 16), []
-    fit(head, Places(hidden, seen, right, torch.ones(4000)), 30, 0, steps.append)
-    assert steps == list(range(1, 121))
+    fit(head, Places(hidden, seen, right, torch.ones(4000)), 100, 0, steps.append)
+    assert steps == list(range(1, 401))
     judged = (head.judge(hidden, seen) > 0).float()
     assert float((judged == right).float().mean()) > 0.9
     assert float(((seen[:, 0] > 0).float() == right).float().mean()) < 0.6
@@ -90,6 +90,14 @@ def test_the_command_writes_a_head_that_loads(tmp_path: Path) -> None:
     assert head.first.out_features == 8
 
 
-def test_marks_stand_side_by_side() -> None:
-    text = table(["D8@0.9"], [Mark(0.9, 3.5)], [Mark(0.8, 3.0)], 12)
-    assert "| D8@0.9 | 80.0% | 3.00 | 90.0% | 3.50 |" in text
+def test_marks_stand_one_below_the_other() -> None:
+    text = table([Mark("AR", 1.0, 1.0, 1.0, 2.5), Mark("D8@0.9 by the head", 0.8, 7.0, 3.0, 0.7)], 12, 1)
+    assert "| AR | 100.0% | 1.00 | 1.00 | 2.50 |" in text
+    assert "| D8@0.9 by the head | 80.0% | 7.00 | 3.00 | 0.70 |" in text
+
+
+def test_marks_of_the_shipped_model(decoder: Decoder, tokenizer: Tokenizer) -> None:
+    found = mark(decoder.fused(), tokenizer, held_out_set(1)[:4], "S8", 4)
+    assert found.right == 1.0
+    assert found.per_cycle == pytest.approx(2 * found.per_forward)
+    assert 3 < found.per_cycle <= 8

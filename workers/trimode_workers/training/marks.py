@@ -1,14 +1,15 @@
-"""`python -m trimode_workers.training.marks FOLDER`: what the folder's sampler head gains, as a Markdown table.
+"""`python -m trimode_workers.training.marks FOLDER`: any operating points side by side, as a Markdown table.
 
-Held-out prompts through the serving engine at each diffusion point, with the head and without it. A head is worth
-having where it gives more tokens per forward at the same accuracy, which thresholds alone also trade.
+Held-out prompts through the serving engine. Speed is processor time, which a busy machine leaves as it is. Where the
+folder ships a sampler head, diffusion points run with it and without it: a head is worth having where it gives more
+tokens per forward at the same accuracy, which thresholds alone also trade.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,53 +19,64 @@ from rich.console import Console
 from rich.progress import track
 from tokenizers import Tokenizer
 
+from trimode_api.modes import Mode, OperatingPoint
 from trimode_workers.engine.engine import Engine, EngineSettings
 from trimode_workers.engine.messages import Configure, Submit
-from trimode_workers.model import FusedDecoder, WeightsError, load_decoder
-from trimode_workers.model.sampler import SAMPLER, load_sampler
+from trimode_workers.model import FusedDecoder, load_decoder
+from trimode_workers.model.sampler import load_sampler
 from trimode_workers.tasks import Sample, check, held_out_set
 from trimode_workers.training.batches import encode
 
-POINTS = "D8@0.7,D8@0.9,D8@0.97,D8@0.99,D32@0.7,D32@0.9,D32@0.97,D32@0.99"
-_ROWS, _CONTEXT, _ANSWER = 64, 448, 160
+POINTS = "AR,S8,S8@0.9,S16,S16@0.9,Q8,Q16,D8@0.9,D32@0.9"
+_CONTEXT, _ANSWER = 448, 160
 
 
 @dataclass(frozen=True)
 class Mark:
-    """Share of right answers, and tokens per forward of one row."""
+    """Share of right answers; tokens per cycle and per forward of one row; milliseconds of processor per token."""
 
+    name: str
     right: float
-    tokens_per_forward: float
+    per_cycle: float
+    per_forward: float
+    milliseconds: float
 
 
-def mark(network: FusedDecoder, tokenizer: Tokenizer, samples: Sequence[Sample], point: str) -> Mark:
-    """All samples at one operating point."""
-    engine = Engine(network, EngineSettings(_ROWS, _CONTEXT), Configure(points=[point], fallback=point))
+def mark(network: FusedDecoder, tokenizer: Tokenizer, samples: Sequence[Sample], point: str, rows: int) -> Mark:
+    """All samples at one operating point, `rows` at a time."""
+    engine = Engine(network, EngineSettings(rows, _CONTEXT), Configure(points=[point], fallback=point))
     for index, sample in enumerate(samples):
         engine.submit(Submit(str(index), encode(tokenizer, sample).prompt, _ANSWER, lossy_ok=True))
     answers: dict[str, list[int]] = {}
+    cycles, began = 0, time.process_time()
     while not engine.idle:
         for event in engine.step().events:
             answers.setdefault(event.request_id, []).extend(event.tokens)
+            cycles += sum(event.cycles.values()) if event.finish else 0
+    spent = time.process_time() - began
     right = sum(check(sample, tokenizer.decode(answers[str(index)])) for index, sample in enumerate(samples))
     stats = engine.stats()
-    return Mark(right / len(samples), stats.emitted_total[point] / stats.forwards_total[point])
+    tokens = stats.emitted_total[point]
+    name = f"{point} by the head" if network.sampler is not None else point
+    per_forward = tokens / stats.forwards_total[point]
+    return Mark(name, right / len(samples), tokens / cycles, per_forward, 1e3 * spent / tokens)
 
 
-def table(points: Sequence[str], with_head: Sequence[Mark], without: Sequence[Mark], samples: int) -> str:
-    """Both columns side by side."""
+def table(marks: Sequence[Mark], samples: int, rows: int) -> str:
+    """A line for each."""
     lines = [
-        f"{samples} held-out prompts, greedy.",
+        f"{samples} held-out prompts, greedy, {rows} at a time. Time includes prompts, tokens exclude answers' ends.",
         "",
-        "| point | right, by probability | tok/fwd | right, by the head | tok/fwd |",
+        "| point | right | tok/cycle | tok/fwd | processor ms per token |",
         "|---|---:|---:|---:|---:|",
     ]
-    lines += [
-        f"| {point} | {plain.right:.1%} | {plain.tokens_per_forward:.2f} | {own.right:.1%} "
-        f"| {own.tokens_per_forward:.2f} |"
-        for point, own, plain in zip(points, with_head, without, strict=True)
-    ]
-    return "\n".join(lines)
+    return "\n".join(
+        lines
+        + [
+            f"| {m.name} | {m.right:.1%} | {m.per_cycle:.2f} | {m.per_forward:.2f} | {m.milliseconds:.2f} |"
+            for m in marks
+        ]
+    )
 
 
 def main() -> int:
@@ -72,22 +84,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m trimode_workers.training.marks", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--points", default=POINTS)
-    parser.add_argument("--per-task", type=int, default=16, help="held-out prompts of each task")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--per-task", type=int, default=4, help="held-out prompts of each task")
+    parser.add_argument("--rows", type=int, default=1, help="requests at a time")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(1)
     decoder, config = load_decoder(arguments.folder)
     network, head = decoder.fused(), load_sampler(arguments.folder, config.hidden_size)
-    if head is None:
-        raise WeightsError(f"{arguments.folder} has no {SAMPLER}; train one with trimode_workers.training.sampler")
     tokenizer = Tokenizer.from_file(str(arguments.folder / "tokenizer.json"))
-    samples, points = held_out_set(arguments.per_task), arguments.points.split(",")
-    found: dict[bool, list[Mark]] = {False: [], True: []}
-    turns = [(point, with_head) for point in points for with_head in (False, True)]
-    for point, with_head in track(turns, "marking", console=Console(stderr=True)):
-        network.sampler = head if with_head else None
-        found[with_head].append(mark(network, tokenizer, samples, point))
-    Console(soft_wrap=True).print(table(points, found[True], found[False], len(samples)), highlight=False, markup=False)
+    samples = held_out_set(arguments.per_task)
+    points = [OperatingPoint.parse(point) for point in arguments.points.split(",")]
+    turns = [(p, h) for p in points for h in ((None, head) if head and p.mode is Mode.DIFFUSION else (None,))]
+    marks: list[Mark] = []
+    for point, used in track(turns, "marking", console=Console(stderr=True)):
+        network.sampler = used
+        marks.append(mark(network, tokenizer, samples, str(point), arguments.rows))
+    Console(soft_wrap=True).print(table(marks, len(samples), arguments.rows), highlight=False, markup=False)
     return 0
 
 
