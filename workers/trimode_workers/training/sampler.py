@@ -23,8 +23,8 @@ from trimode_workers.training.harvest import Places, harvest
 
 _BATCH = 1024
 _RATE = 2e-3
-_LOOK = 20_000
-"""Places of other texts on which the head is compared with the plain probability."""
+_LOOK = 0.1
+"""Share of further places, of other texts, on which the head is compared with the plain probability."""
 
 
 def fit(head: SamplerHead, places: Places, epochs: int, seed: int, progress: Callable[[int], None]) -> None:
@@ -81,7 +81,7 @@ def main() -> int:
         task = bar.add_task("denoising", total=arguments.places)
         advance = lambda done: bar.update(task, completed=done)  # noqa: E731
         places = harvest(decoder, tokenizer, arguments.places, arguments.seed, advance)
-        other = harvest(decoder, tokenizer, _LOOK, arguments.seed + 1, lambda done: None)
+        other = harvest(decoder, tokenizer, int(_LOOK * arguments.places), arguments.seed + 1, lambda done: None)
         task = bar.add_task("training", total=arguments.epochs * -(-len(places) // _BATCH))
         fit(head, places, arguments.epochs, arguments.seed, advance)
     console.print(look(head, other), highlight=False)
