@@ -33,6 +33,7 @@ class Reference:
 
     decoder: Decoder
 
+    @torch.inference_mode()
     def logits(self, tokens: list[int], block: int = 0) -> Tensor:
         """`[n, vocab]`; the last `block` tokens see one another both ways, all else is causal."""
         return self.decoder.logits(self.states(tokens, block))

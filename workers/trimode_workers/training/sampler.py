@@ -35,9 +35,10 @@ def fit(head: SamplerHead, places: Places, epochs: int, seed: int, progress: Cal
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _RATE, total_steps=total, pct_start=0.1)
     done = 0
     for _ in range(epochs):
-        for part in torch.randperm(len(places), generator=rng).split(_BATCH):
+        order = torch.randperm(len(places), generator=rng)
+        for start in range(0, len(order), _BATCH):
             optimiser.zero_grad()
-            _loss(head, places, part).backward()
+            _loss(head, places, order[start : start + _BATCH]).backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
             done += 1
