@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp import web
 
 from trimode_api.modes import BLOCK_LENGTHS
-from trimode_api.wire import REPORT_PATH, PolicyConfig, ReplicaReport, ReportAnswer
+from trimode_api.wire import PolicyConfig
 from trimode_workers.process.book import EngineFailed
 from trimode_workers.replica.addresses import FIRST_LOOKUP_S, LOOKUP_S, Routers, resolve_host
 from trimode_workers.replica.policy import configure_for, stand_in
@@ -22,6 +20,7 @@ from trimode_workers.replica.replica import Replica
 from trimode_workers.replica.reporter import Reporter
 from trimode_workers.replica.settings import EngineOptions, PoolArgs, ReplicaSettings
 from trimode_workers.replica.source import check_source, model_folder
+from trimode_workers.testing.router import ListeningRouter
 
 Eventually = Callable[..., Awaitable[None]]
 StartReplica = Callable[[ReplicaSettings], Awaitable[Replica]]
@@ -81,40 +80,14 @@ class TestAddresses:
         ]
 
 
-class Router:
-    """A router of the cluster: takes reports, gives the policy to those that run an older one."""
-
-    def __init__(self, policy: PolicyConfig | None) -> None:
-        self.policy = policy
-        self.reports: list[ReplicaReport] = []
-        self.port = 0
-
-    async def start(self, host: str, port: int = 0) -> web.AppRunner:
-        app = web.Application()
-        app.router.add_post(REPORT_PATH, self._take)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        await web.TCPSite(runner, host, port).start()
-        self.port = runner.addresses[0][1]
-        return runner
-
-    async def _take(self, request: web.Request) -> web.Response:
-        report = ReplicaReport.from_wire(await request.read())
-        self.reports.append(report)
-        newer = self.policy is not None and report.policy_version < self.policy.version
-        return web.Response(body=ReportAnswer(policy=self.policy if newer else None).to_wire())
-
-
 @pytest.fixture
-async def routers(policy: PolicyConfig) -> AsyncIterator[list[Router]]:
+async def routers(policy: PolicyConfig) -> AsyncIterator[list[ListeningRouter]]:
     """Two routers on one port of two addresses, as pods behind one name are."""
-    found = [Router(policy), Router(policy)]
-    async with AsyncExitStack() as stack:
-        first = await found[0].start("127.0.0.1")
-        stack.push_async_callback(first.cleanup)
-        second = await found[1].start("127.0.0.2", found[0].port)
-        stack.push_async_callback(second.cleanup)
-        yield found
+    async with (
+        ListeningRouter(policy) as first,
+        ListeningRouter(policy, "127.0.0.2", first.port) as second,
+    ):
+        yield [first, second]
 
 
 class TestReporter:
@@ -124,7 +97,7 @@ class TestReporter:
         return replica
 
     async def test_all_addresses_get_reports_and_those_that_go_get_no_more(
-        self, source: Replica, routers: list[Router], eventually: Eventually
+        self, source: Replica, routers: list[ListeningRouter], eventually: Eventually
     ) -> None:
         names = FakeNames(reports=["127.0.0.1", "127.0.0.2"])
         known = Routers([f"http://reports:{routers[0].port}"], names, every_s=0.02)
@@ -141,7 +114,7 @@ class TestReporter:
             await reporter.stop()
 
     async def test_a_name_that_comes_later_is_found(
-        self, source: Replica, routers: list[Router], eventually: Eventually
+        self, source: Replica, routers: list[ListeningRouter], eventually: Eventually
     ) -> None:
         names = FakeNames()
         known = Routers([f"http://reports:{routers[0].port}"], names, every_s=0.02)
@@ -156,7 +129,7 @@ class TestReporter:
             await reporter.stop()
 
 
-async def _settled(router: Router) -> int:
+async def _settled(router: ListeningRouter) -> int:
     """How many reports it has once no more come for a while."""
     count = -1
     while count != len(router.reports):
@@ -182,7 +155,7 @@ class TestWithoutPolicy:
         return settings.model_copy(update={"host": "127.0.0.1", "report_interval_s": 0.05})
 
     async def test_it_becomes_ready_with_the_fleets_policy(
-        self, args: dict[str, Any], routers: list[Router], start_replica: StartReplica, eventually: Eventually
+        self, args: dict[str, Any], routers: list[ListeningRouter], start_replica: StartReplica, eventually: Eventually
     ) -> None:
         router = routers[0]
         policy, router.policy = router.policy, None

@@ -8,55 +8,28 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from types import SimpleNamespace
 
 import pytest
-from aiohttp import web
 
 from trimode_api.modes import AR, speculation
-from trimode_api.wire import REPORT_PATH, Command, PolicyConfig, ReplicaReport, ReportAnswer, SwitchingPolicy
+from trimode_api.wire import Command, PolicyConfig, ReportAnswer, SwitchingPolicy
 from trimode_workers.replica.policy import configure_for, keeping, pool_points
 from trimode_workers.replica.replica import Replica
 from trimode_workers.replica.report import RateWindow
 from trimode_workers.replica.scaling import Scaler
 from trimode_workers.replica.settings import ReplicaSettings
+from trimode_workers.testing.router import ListeningRouter
 
 Eventually = Callable[..., Awaitable[None]]
 StartReplica = Callable[[ReplicaSettings], Awaitable[Replica]]
 
 
-class Router:
-    """Takes reports, gives the answer it is told to."""
-
-    def __init__(self) -> None:
-        self.reports: list[ReplicaReport] = []
-        self.authorization = ""
-        self.answer = ReportAnswer()
-        self.status = 200
-        self.url = ""
-
-    async def take(self, request: web.Request) -> web.Response:
-        self.authorization = request.headers.get("Authorization", "")
-        self.reports.append(ReplicaReport.from_wire(await request.read()))
-        return web.Response(body=self.answer.to_wire(), status=self.status)
-
-    @property
-    def last(self) -> ReplicaReport:
-        return self.reports[-1]
+@pytest.fixture
+async def router() -> AsyncIterator[ListeningRouter]:
+    async with ListeningRouter() as listening:
+        yield listening
 
 
 @pytest.fixture
-async def router() -> AsyncIterator[Router]:
-    router = Router()
-    app = web.Application()
-    app.router.add_post(REPORT_PATH, router.take)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    router.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield router
-    await runner.cleanup()
-
-
-@pytest.fixture
-async def reporting(start_replica: StartReplica, settings: ReplicaSettings, router: Router) -> Replica:
+async def reporting(start_replica: StartReplica, settings: ReplicaSettings, router: ListeningRouter) -> Replica:
     return await start_replica(settings.model_copy(update={"router_urls": (router.url,)}))
 
 
@@ -66,7 +39,9 @@ def newer(policy: PolicyConfig, version: int, fixed: str) -> PolicyConfig:
 
 
 class TestReporting:
-    async def test_what_a_report_says(self, reporting: Replica, router: Router, eventually: Eventually) -> None:
+    async def test_what_a_report_says(
+        self, reporting: Replica, router: ListeningRouter, eventually: Eventually
+    ) -> None:
         await eventually(lambda: len(router.reports) >= 3)
         report = router.last
         assert router.authorization == "Bearer fleet-secret"
@@ -79,7 +54,7 @@ class TestReporting:
         assert sequences == sorted(set(sequences))
 
     async def test_a_newer_policy_is_in_force_within_a_second(
-        self, reporting: Replica, router: Router, policy: PolicyConfig, eventually: Eventually
+        self, reporting: Replica, router: ListeningRouter, policy: PolicyConfig, eventually: Eventually
     ) -> None:
         router.answer = ReportAnswer(policy=newer(policy, 2, "S8"))
         await eventually(lambda: router.reports and router.last.policy_version == 2, within_s=1.5)
@@ -89,7 +64,7 @@ class TestReporting:
         assert (router.last.policy_version, router.last.point) == (2, "S8")
 
     async def test_a_policy_without_the_pool_changes_no_points(
-        self, reporting: Replica, router: Router, policy: PolicyConfig, eventually: Eventually
+        self, reporting: Replica, router: ListeningRouter, policy: PolicyConfig, eventually: Eventually
     ) -> None:
         other = policy.pools[0].model_copy(update={"name": "other"})
         router.answer = ReportAnswer(policy=policy.model_copy(update={"version": 5, "pools": (other,)}))
@@ -99,7 +74,7 @@ class TestReporting:
         assert router.last.allowed_points == ("AR", "S8", "S16", "D32@0.9")
         assert len(reporting.offer().points) == 4
 
-    async def test_drain_and_undrain(self, reporting: Replica, router: Router, eventually: Eventually) -> None:
+    async def test_drain_and_undrain(self, reporting: Replica, router: ListeningRouter, eventually: Eventually) -> None:
         router.answer = ReportAnswer(command=Command.DRAIN)
         await eventually(lambda: bool(router.reports) and router.last.draining)
         refusal = reporting.refusal()
@@ -113,14 +88,14 @@ class TestReporting:
         assert reporting.refusal() is None
 
     async def test_the_last_report_says_goodbye(
-        self, reporting: Replica, router: Router, eventually: Eventually
+        self, reporting: Replica, router: ListeningRouter, eventually: Eventually
     ) -> None:
         await eventually(lambda: bool(router.reports))
         await reporting.stop()
         assert (router.last.ready, router.last.draining) == (False, True)
 
     async def test_a_router_that_is_away_is_complained_of_once_and_found_again(
-        self, reporting: Replica, router: Router, eventually: Eventually, caplog: pytest.LogCaptureFixture
+        self, reporting: Replica, router: ListeningRouter, eventually: Eventually, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.INFO)
         router.status = 500
@@ -137,7 +112,7 @@ class TestReporting:
         assert replica.refusal() is None
 
 
-async def _more(router: Router, count: int) -> None:
+async def _more(router: ListeningRouter, count: int) -> None:
     """Until `count` more reports have come."""
     until = len(router.reports) + count
     while len(router.reports) < until:  # noqa: ASYNC110 - reports come from another process's clock

@@ -17,11 +17,11 @@ from typing import Any
 import aiohttp
 import psutil
 import pytest
-from aiohttp import web
 
 import trimode_workers
-from trimode_api.wire import REPORT_PATH, PolicyConfig, ReplicaReport, ReportAnswer
+from trimode_api.wire import PolicyConfig
 from trimode_workers.replica.settings import EngineOptions, PoolSettings
+from trimode_workers.testing.router import ListeningRouter
 
 TINY = Path(trimode_workers.__path__[0], "tiny")
 DRIVER = Path(__file__).with_name("serve_driver.py")
@@ -37,38 +37,17 @@ pytestmark = [
 Eventually = Callable[..., Awaitable[None]]
 
 
-class Reports:
+@pytest.fixture
+async def reports() -> AsyncIterator[ListeningRouter]:
     """What a router would have heard."""
-
-    def __init__(self) -> None:
-        self.latest: dict[str, ReplicaReport] = {}
-        self.url = ""
-
-    async def take(self, request: web.Request) -> web.Response:
-        assert request.headers["Authorization"] == f"Bearer {TOKEN}"
-        report = ReplicaReport.from_wire(await request.read())
-        self.latest[report.replica_id] = report
-        return web.Response(body=ReportAnswer().to_wire())
-
-    def ready(self) -> list[ReplicaReport]:
-        return [report for report in self.latest.values() if report.ready]
+    async with ListeningRouter() as router:
+        yield router
 
 
 @pytest.fixture
-async def reports() -> AsyncIterator[Reports]:
-    reports = Reports()
-    app = web.Application()
-    app.router.add_post(REPORT_PATH, reports.take)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    reports.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield reports
-    await runner.cleanup()
-
-
-@pytest.fixture
-async def driver(reports: Reports, policy: PolicyConfig, tmp_path: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+async def driver(
+    reports: ListeningRouter, policy: PolicyConfig, tmp_path: Path
+) -> AsyncIterator[asyncio.subprocess.Process]:
     settings = PoolSettings(
         pool="flex",
         served_name="tiny",
@@ -116,11 +95,12 @@ def _payloads(text: str) -> list[str]:
 
 @pytest.mark.timeout(900)
 async def test_a_pool_lives_is_healed_and_drained(
-    driver: asyncio.subprocess.Process, reports: Reports, eventually: Eventually
+    driver: asyncio.subprocess.Process, reports: ListeningRouter, eventually: Eventually
 ) -> None:
-    await eventually(lambda: bool(reports.ready()) or driver.returncode is not None, within_s=READY_S)
+    await eventually(lambda: bool(reports.ready) or driver.returncode is not None, within_s=READY_S)
     assert driver.returncode is None, "the driver ended; its own words are above"
-    (first,) = reports.ready()
+    (first,) = reports.ready.values()
+    assert reports.authorization == f"Bearer {TOKEN}"
     assert first.pool == "flex"
     assert first.allowed_points == ("AR", "S8", "S16", "D32@0.9")
     timeout = aiohttp.ClientTimeout(total=120)
@@ -131,8 +111,8 @@ async def test_a_pool_lives_is_healed_and_drained(
         (engine,) = _engines(driver.pid)
         engine.send_signal(signal.SIGKILL)
         await eventually(lambda: not reports.latest[first.replica_id].ready)
-        await eventually(lambda: bool(reports.ready()), within_s=READY_S)
-        (second,) = reports.ready()
+        await eventually(lambda: bool(reports.ready), within_s=READY_S)
+        (second,) = reports.ready.values()
         assert second.replica_id != first.replica_id
 
         more = {"max_tokens": 900, "ignore_eos": True, "trimode": {"mode": "AR"}}

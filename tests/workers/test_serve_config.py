@@ -18,10 +18,10 @@ import aiohttp
 import psutil
 import pytest
 import yaml
-from aiohttp import web
 
 import trimode_workers
-from trimode_api.wire import REPORT_PATH, PolicyConfig, ReplicaReport, ReportAnswer
+from trimode_api.wire import PolicyConfig
+from trimode_workers.testing.router import ListeningRouter
 
 TINY = Path(trimode_workers.__path__[0], "tiny")
 DRIVER = Path(__file__).with_name("config_driver.py")
@@ -37,39 +37,11 @@ pytestmark = [
 Eventually = Callable[..., Awaitable[None]]
 
 
-class Router:
-    """Takes reports, and hands out the policy to those that run an older one."""
-
-    def __init__(self, policy: PolicyConfig) -> None:
-        self.policy = policy
-        self.latest: dict[str, ReplicaReport] = {}
-        self.first: dict[str, ReplicaReport] = {}
-        self.url = ""
-
-    async def take(self, request: web.Request) -> web.Response:
-        assert request.headers["Authorization"] == f"Bearer {TOKEN}"
-        report = ReplicaReport.from_wire(await request.read())
-        self.first.setdefault(report.replica_id, report)
-        self.latest[report.replica_id] = report
-        newer = report.policy_version < self.policy.version
-        return web.Response(body=ReportAnswer(policy=self.policy if newer else None).to_wire())
-
-    @property
-    def ready(self) -> set[str]:
-        return {report.replica_id for report in self.latest.values() if report.ready}
-
-
 @pytest.fixture
-async def router(policy: PolicyConfig) -> AsyncIterator[Router]:
-    router = Router(policy)
-    app = web.Application()
-    app.router.add_post(REPORT_PATH, router.take)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    router.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    yield router
-    await runner.cleanup()
+async def router(policy: PolicyConfig) -> AsyncIterator[ListeningRouter]:
+    """It hands out the policy to those that run an older one."""
+    async with ListeningRouter(policy) as listening:
+        yield listening
 
 
 class Driver:
@@ -164,11 +136,14 @@ def serve_config(router: str, model: str = "tiny://", least: int = 1, most: int 
 
 
 @pytest.mark.timeout(900)
-async def test_a_pool_from_serves_configuration(driver: Driver, router: Router, eventually: Eventually) -> None:
+async def test_a_pool_from_serves_configuration(
+    driver: Driver, router: ListeningRouter, eventually: Eventually
+) -> None:
     await driver.deploy(serve_config(router.url))
     await eventually(lambda: bool(router.ready), within_s=READY_S)
     (first,) = router.ready
     assert (router.first[first].ready, router.first[first].policy_version) == (False, 0)
+    assert router.authorization == f"Bearer {TOKEN}"
     report = router.latest[first]
     assert report.allowed_points == ("AR", "S8", "S16", "D32@0.9")
     assert report.url.startswith("http://127.0.0.1:"), "the node's address"

@@ -1,0 +1,1 @@
+"""Stand-ins of the workers' neighbours, for tests: real sockets, nothing behind them."""
