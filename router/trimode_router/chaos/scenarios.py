@@ -17,9 +17,7 @@ from trimode_router.chaos.stage import Stage
 REPLICAS = 3
 SOAK = "soak"
 _PERIOD_SECONDS = 2.0
-_LIAR_SECONDS = 8.0
-_SOAK_PERIOD_SECONDS = 10.0
-"""Between two kills of a soak: a new process each time costs more than all of its requests."""
+_LIAR_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +35,18 @@ async def calm(stage: Stage, seconds: float) -> None:
     await asyncio.sleep(seconds)
 
 
-async def kills(stage: Stage, seconds: float, period_s: float = _PERIOD_SECONDS) -> None:
+async def kills(stage: Stage, seconds: float) -> None:
     """kill -9 of one replica, a new one in its place, again and again."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        await asyncio.sleep(period_s / 2)
-        await stage.kill(stage.any())
-        await stage.add()
-        await asyncio.sleep(period_s / 2)
+        await asyncio.sleep(_PERIOD_SECONDS / 2)
+        await _kill_one(stage)
+        await asyncio.sleep(_PERIOD_SECONDS / 2)
+
+
+async def _kill_one(stage: Stage) -> None:
+    await stage.kill(stage.any())
+    await stage.add()
 
 
 async def hangs(stage: Stage, seconds: float) -> None:
@@ -52,13 +54,16 @@ async def hangs(stage: Stage, seconds: float) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         await asyncio.sleep(_PERIOD_SECONDS / 2)
-        name = stage.any()
-        stage.signal(name, signal.SIGSTOP)
-        await asyncio.sleep(6)
-        if name in stage.replicas:  # or it was killed meanwhile
-            stage.signal(name, signal.SIGCONT)
-            stage.replicas[name] = stage.replicas.pop(name)  # the next one's turn
+        await _hang_one(stage)
         await asyncio.sleep(_PERIOD_SECONDS / 2)
+
+
+async def _hang_one(stage: Stage) -> None:
+    name = stage.any()
+    stage.signal(name, signal.SIGSTOP)
+    await asyncio.sleep(6)
+    stage.signal(name, signal.SIGCONT)
+    stage.replicas[name] = stage.replicas.pop(name)  # the next one's turn
 
 
 def lies(fault: str) -> Callable[[Stage, float], Awaitable[None]]:
@@ -102,25 +107,26 @@ async def policies(stage: Stage, seconds: float) -> None:
         await asyncio.sleep(0.1)
 
 
-async def liars(stage: Stage, seconds: float) -> None:
-    """One replica that misbehaves, each time in another way."""
+async def troubles(stage: Stage, seconds: float) -> None:
+    """A kill, a hang, then a replica that misbehaves in each way; one at a time, so that the others could serve all."""
     end = time.monotonic() + seconds
-    for fault in itertools.cycle(("reset", "garbage", "length", "stall")):
-        if (left := end - time.monotonic()) <= 0:
+    for trouble in itertools.cycle(("kill", "hang", "reset", "garbage", "length", "stall")):
+        if time.monotonic() >= end:
             return
-        (name,) = await stage.add(fault=fault)
-        await asyncio.sleep(min(left, _LIAR_SECONDS))
-        await stage.kill(name)
+        if trouble == "kill":
+            await _kill_one(stage)
+        elif trouble == "hang":
+            await _hang_one(stage)
+        else:
+            (name,) = await stage.add(fault=trouble)
+            await asyncio.sleep(_LIAR_SECONDS)
+            await stage.kill(name)
+        await asyncio.sleep(_PERIOD_SECONDS)
 
 
 async def everything(stage: Stage, seconds: float) -> None:
-    """Kills, hangs, a liar and changes of policy at once, while clients leave: for a soak."""
-    await asyncio.gather(
-        kills(stage, seconds, _SOAK_PERIOD_SECONDS),
-        hangs(stage, seconds),
-        liars(stage, seconds),
-        policies(stage, seconds),
-    )
+    """Troubles and changes of policy at once, while clients leave: for a soak."""
+    await asyncio.gather(troubles(stage, seconds), policies(stage, seconds))
 
 
 SCENARIOS = (
