@@ -36,7 +36,7 @@ crd: $(VENV)/.up ## write what is generated from the models: CRD, reference page
 	$(BIN)/python -m trimode_api.reference > docs/resource.md
 	$(BIN)/python charts/generate.py
 
-chaos-test: $(VENV)/.dev ## a load over replicas and routers that die, hang and lie: no request may be lost (2 minutes)
+chaos-test: $(VENV)/.dev ## a load over replicas and routers that die, hang and lie: no request may be lost (5 minutes)
 	$(BIN)/python -m pytest -m chaos tests/router
 
 soak: $(VENV)/.up ## ten minutes of kills, hangs, lies, leaving clients and policies: nothing lost, nothing leaks

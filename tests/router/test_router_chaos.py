@@ -60,18 +60,23 @@ def grown(**by: float) -> Vitals:
     return replace(REST, **{name: getattr(REST, name) + more for name, more in by.items()})
 
 
-def a_soak(mb_per_sample: float) -> list[Sample]:
-    return [Sample(30.0 * n, n, n, STREAMS, grown(memory_mb=mb_per_sample * n)) for n in range(1, SAMPLES + 1)]
+def a_soak(mb: float, descriptors: int = 0) -> list[Sample]:
+    """That grows by so much with every sample."""
+    return [
+        Sample(30.0 * n, n, n, STREAMS, grown(memory_mb=mb * n, descriptors=descriptors * n))
+        for n in range(1, SAMPLES + 1)
+    ]
 
 
 @pytest.mark.parametrize(
     ("after", "samples", "words"),
     [
         (grown(tasks=6), [], "6 tasks more"),
-        (grown(descriptors=21), [], "21 descriptors more"),
+        (grown(descriptors=61), [], "61 descriptors more"),
         (grown(memory_mb=21.0), [], "21.0 MB more"),
         (REST, a_soak(0.6), "MB more in the last two thirds"),
-        (grown(tasks=5, descriptors=20, memory_mb=19.0), a_soak(0.2), ""),
+        (REST, a_soak(0.0, 6), "descriptors more in the last two thirds"),
+        (grown(tasks=5, descriptors=60, memory_mb=19.0), a_soak(0.2), ""),
     ],
 )
 def test_a_leak_shows(after: Vitals, samples: list[Sample], words: str) -> None:

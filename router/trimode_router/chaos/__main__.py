@@ -10,7 +10,7 @@ import json
 import sys
 from dataclasses import dataclass, field
 
-from trimode_router.chaos.leaks import Sample, late_growth_mb, leaks, watch
+from trimode_router.chaos.leaks import Sample, late_growth, leaks, watch
 from trimode_router.chaos.leaks import table as leak_table
 from trimode_router.chaos.load import Account, Load, quantile
 from trimode_router.chaos.scenarios import REPLICAS, SCENARIOS, SOAK, Scenario
@@ -115,9 +115,9 @@ def main() -> int:
         for result in results:
             if result.scenario.name == SOAK:
                 sys.stdout.write(f"\n{leak_table(result.samples)}\n")
-                late = late_growth_mb(result.samples)
+                late_mb, late_descriptors = late_growth(result.samples)
                 sys.stdout.write(f"\nat rest before {result.before}\nat rest after  {result.after}\n")
-                sys.stdout.write(f"late growth    {late:+.1f} MB\n")
+                sys.stdout.write(f"late growth    {late_mb:+.1f} MB, {late_descriptors:+.0f} descriptors\n")
     return 1 if any(result.problems for result in results) else 0
 
 
