@@ -19,7 +19,8 @@ from trimode_e2e.api import Api, Object
 from trimode_e2e.control.provide import Cluster
 from trimode_e2e.kubelet.names import Names
 from trimode_e2e.kubelet.node import Node
-from trimode_e2e.kuberay.controller import Controller, Service
+from trimode_e2e.kuberay.controller import Controller
+from trimode_e2e.kuberay.service import Service
 
 VERSION, KIND = "trimode.dev/v1alpha1", "NemotronDeployment"
 RAY = "ray.io/v1", "RayService"
