@@ -13,7 +13,10 @@ import torch
 from trimode_api.modes import OperatingPoint
 from trimode_workers.engine.cache import KVCache
 from trimode_workers.engine.messages import Sampling, Submit
+from trimode_workers.engine.modes.speculation import _sure
 from trimode_workers.engine.primitive import Primitive
+from trimode_workers.engine.sampling import Sampled, leading
+from trimode_workers.engine.sequence import Sequence
 
 
 def prompts(seed: int, count: int, longest: int = 30) -> list[list[int]]:
@@ -114,3 +117,22 @@ def test_a_draft_for_other_tokens_is_not_used(tools: Any, decoder: Any, referenc
     outcome = tools.drain(engine)
     assert outcome.tokens == {r.request_id: reference.answer(r) for r in requests}
     assert {point for event in outcome.last.values() for point in event.cycles} == set(points)
+
+
+def test_rows_that_sample_fix_their_drafts_from_the_left() -> None:
+    """A draft drawn in sight of a later one would bias what is kept; statistics of answers are too coarse for that."""
+    asked = [Submit(str(i), [3], 9, Sampling(float(i % 2), 1.0, i)) for i in range(40)]
+    sequences = [Sequence.of(request, None, i, 99, frozenset()) for i, request in enumerate(asked)]
+    sampled = Sampled.among(sequences, torch.device("cpu"))
+    masked, out_of_order = torch.ones(40, 7, dtype=torch.bool), 0
+    for step in range(7):
+        logits = 3 * torch.randn(40, 7, 12, generator=torch.Generator().manual_seed(step))
+        chosen = _sure(logits, masked, 0.6, sampled)
+        assert not (chosen & ~masked).any()
+        assert (chosen.any(1) | ~masked.any(1)).all(), "every row gets on"
+        masked = masked & ~chosen
+        runs = leading(~masked) == (~masked).sum(1)
+        assert runs[1::2].all(), "what is fixed begins at the left and has no gaps"
+        out_of_order += int((~runs[::2]).sum())
+    assert not masked.any()
+    assert out_of_order > 0, "greedy rows fix whatever they are sure of"
