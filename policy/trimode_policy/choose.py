@@ -240,11 +240,12 @@ def _pace(estimate: Estimate) -> float:
 def _move(
     state: PointState, point: OperatingPoint, reason: Reason, detail: str, now: float, gain: float = 0.0
 ) -> Outcome:
-    """Run `point`; counts as a switch if it is another one."""
+    """Run `point`; counts as a switch if it is another one. Only switches for gain make the next ones dear: what a
+    person orders says nothing about a restless load."""
     decision = PointDecision(point, reason, detail, gain)
     if point is state.point or point == state.point:
         return decision, state
-    recent = _recent(state, now) + 1.0
+    recent = _recent(state, now) + (reason is Reason.PREDICTED_GAIN)
     return decision, replace(
         state, point=point, since=now, probe=None, switches=state.switches + 1, lost_s=0.0, recent=recent
     )

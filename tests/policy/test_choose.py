@@ -173,6 +173,13 @@ def test_fixed(tiny_prior: Roofline) -> None:
     assert ask(curves, state, batch=0, switching=replace(SWITCHING, fixed=S16))[0].point == S16
 
 
+def test_orders_do_not_make_later_switches_dear(tiny_prior: Roofline) -> None:
+    curves, state = Curves(POINTS, tiny_prior), settled(AR)
+    for point in (S16, AR) * 10:
+        _, state = ask(curves, state, switching=replace(SWITCHING, fixed=point))
+    assert (state.switches, state.recent) == (20, 0.0)
+
+
 def test_missing_curves_mean_the_fallback() -> None:
     decision, _ = ask(Curves(POINTS, None), settled(S8))
     assert (decision.point, decision.reason) == (AR, Reason.NO_DATA)
