@@ -26,7 +26,8 @@ class QueueView:
     now. `capacity`: requests all ready replicas may run at once. `queued_below`: those of `queued` whose priority is
     below this request's. `ahead`: those that will be served before it; None: all of no lower priority.
     `drain_rate_rps`: requests finished per second, lately; 0 for unknown. Each makes room for one, so a wait by this
-    rate is the least to be expected. `waking`: a replica is being started for this request.
+    rate is the least to be expected. `waking`: a replica is being started for this request. `spare`: places that
+    it could have at once if it gave up its pace (see `route.spare`).
     """
 
     queued: int
@@ -38,6 +39,7 @@ class QueueView:
     queued_below: int = 0
     ahead: int | None = None
     waking: bool = False
+    spare: int = 0
 
     @property
     def before(self) -> int:
@@ -74,6 +76,7 @@ class AdmitReason(StrEnum):
     """Why."""
 
     ROOM = "Room"
+    SPILLS = "Spills"
     WAIT_FOR_ROOM = "WaitForRoom"
     WAKES_POOL = "WakesPool"
     DISPLACES_LOWER = "DisplacesLower"
@@ -87,7 +90,8 @@ class AdmitReason(StrEnum):
 class Admission:
     """`status`: 200, 429 (busy) or 503 (nobody ready). `retry_after_s`: at least 1 where refused, else 0.
 
-    With reason `DisplacesLower` the queue is full and the last of the lowest priority has to leave it.
+    With reason `DisplacesLower` the queue is full and the last of the lowest priority has to leave it; with `Spills` it
+    is to be routed as one that is late.
     """
 
     outcome: Outcome
@@ -107,6 +111,9 @@ def admit(request: RequestView, queue: QueueView, limits: AdmissionLimits) -> Ad
     if queue.waking and queue.queued < limits.max_queued:
         return Admission(Outcome.QUEUE, 200, 0, AdmitReason.WAKES_POOL, "it waits for a replica that is being started")
     wait_s, due_s = _wait_seconds(ahead, queue), TTFT_USE * request.left_s
+    if wait_s > min(due_s, limits.max_wait_s) and queue.spare > 0:
+        detail = f"a place with the pace of tier {request.tier} is {wait_s:.1f} s away, another one is free"
+        return Admission(Outcome.ACCEPT, 200, 0, AdmitReason.SPILLS, detail)
     if wait_s > limits.max_wait_s:
         detail = f"estimated wait {wait_s:.1f} s, at most {limits.max_wait_s:g} s is allowed"
         return _refuse(429, queue, AdmitReason.WAIT_TOO_LONG, detail)

@@ -6,7 +6,7 @@ Belongs here: the choice among replicas as one router sees them. Whether a reque
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
 from math import inf
 from zlib import crc32
@@ -284,6 +284,13 @@ def _leftover(request: RequestView, replica: ReplicaView) -> int:
     if request.claim == Claim.LATE and replica.floor < replica.capacity:
         return max(1, int(LATE_SHARE * replica.floor))
     return replica.floor
+
+
+def spare(request: RequestView, replicas: Iterable[ReplicaView]) -> int:
+    """Places that `request` could have now if it were late: beside those that keep its tier's pace, if slower."""
+    late = replace(request, claim=Claim.LATE)
+    able = (r for r in replicas if r.open and may_serve(late, r.points))
+    return sum(max(0, _leftover(late, r) - r.load) for r in able)
 
 
 def _in_time(request: RequestView, replica: ReplicaView) -> bool:

@@ -9,7 +9,16 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from trimode_api.errors import ApiError
-from trimode_policy.admit import RETRY_UNKNOWN_S, Admission, Outcome, QueueView, admit, retry_after_seconds
+from trimode_policy.admit import (
+    RETRY_UNKNOWN_S,
+    Admission,
+    AdmitReason,
+    Outcome,
+    QueueView,
+    admit,
+    retry_after_seconds,
+)
+from trimode_policy.route import Claim, spare
 from trimode_router.exchange import Exchange
 from trimode_router.fleet import Fleet
 from trimode_router.ledger import Ledger
@@ -40,6 +49,8 @@ class Door:
             self.refuse(exchange, _refusal(admission))
         elif admission.outcome is Outcome.QUEUE:
             self.enqueue(exchange, now)
+        elif admission.reason is AdmitReason.SPILLS:
+            exchange.wish = replace(exchange.wish, claim=Claim.LATE)
         return admission.outcome is Outcome.ACCEPT
 
     def enqueue(self, exchange: Exchange, now: float) -> None:
@@ -93,6 +104,7 @@ class Door:
             capacity=sum(view.rooms.get(tier.name, view.capacity) for view in usable),
             drain_rate_rps=self._ledger.drain_rate(len(self._in_flight)),
             ready_replicas=len(usable),
+            spare=spare(exchange.wish, usable) if shared else 0,
         )
 
 

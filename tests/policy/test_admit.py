@@ -35,6 +35,8 @@ ANY = RequestView()
         (FULL, Outcome.QUEUE, 200, 0, AdmitReason.WAIT_FOR_ROOM),
         (replace(FULL, queued=10), Outcome.REFUSE, 429, 3, AdmitReason.QUEUE_FULL),
         (replace(FULL, queued=9, drain_rate_rps=1.0), Outcome.REFUSE, 429, 10, AdmitReason.WAIT_TOO_LONG),
+        (replace(FULL, queued=9, drain_rate_rps=1.0, spare=1), Outcome.ACCEPT, 200, 0, AdmitReason.SPILLS),
+        (replace(FULL, queued=9, drain_rate_rps=100.0, spare=1), Outcome.QUEUE, 200, 0, AdmitReason.WAIT_FOR_ROOM),
         (replace(FULL, queued=9, drain_rate_rps=100.0), Outcome.QUEUE, 200, 0, AdmitReason.WAIT_FOR_ROOM),
         (replace(CALM, ready_replicas=0), Outcome.REFUSE, 503, 1, AdmitReason.NONE_READY),
         (replace(ASLEEP, waking=True), Outcome.QUEUE, 200, 0, AdmitReason.WAKES_POOL),

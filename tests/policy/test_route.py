@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimode_api.modes import AR, diffusion, speculation
-from trimode_policy.route import ReplicaView, RequestView, RouteReason, Staleness, route
+from trimode_policy.route import ReplicaView, RequestView, RouteReason, Staleness, route, spare
 
 S8, D32 = speculation(8), diffusion(32, 0.9)
 STALENESS = Staleness(stale_after_s=2.0, dead_after_s=10.0)
@@ -169,3 +169,12 @@ def test_a_killed_replica_gets_nothing_and_its_return_restores_the_pick(
     killed = [replace(v, ready=False) if v.replica_id == before.replica_id else v for v in fleet]
     assert route(request, killed, STALENESS, seed).replica_id != before.replica_id
     assert route(request, fleet, STALENESS, seed) == before
+
+
+def test_spare_places_are_those_that_a_late_request_may_have() -> None:
+    ask = RequestView(tier="premium")
+    fast = replica("a", running=2, rows={"premium": 2, "standard": 8}, keeps="premium")
+    slow = replica("b", running=3, rows={"premium": 0, "standard": 8}, keeps="premium", capacity=8)
+    assert spare(ask, [fast, slow]) == 5
+    assert spare(ask, [replace(slow, ready=False), replace(slow, running=8)]) == 0
+    assert spare(ask, [replica("c", points=(diffusion(8, 0.9),), running=0)]) == 0

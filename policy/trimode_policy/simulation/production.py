@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from trimode_policy.admit import AdmissionLimits, Outcome, QueueView, admit
+from trimode_policy.admit import AdmissionLimits, AdmitReason, Outcome, QueueView, admit
 from trimode_policy.affinity import Beginning, Beginnings
-from trimode_policy.route import ReplicaView, RequestView, Staleness, route
+from trimode_policy.route import Claim, ReplicaView, RequestView, Staleness, route, spare
 from trimode_policy.simulation.fleet import Fleet
 from trimode_policy.simulation.parts import Member, Phase, Placement
 from trimode_policy.simulation.rows import Request
@@ -62,6 +62,8 @@ class ProductionDispatcher:
             return Placement(refused=True)
         if decision.outcome is Outcome.QUEUE:
             return Placement()
+        if decision.reason is AdmitReason.SPILLS:
+            request = replace(request, claim=Claim.LATE)
         return Placement(self._route(asked, request, views, fleet))
 
     def again(self, asked: Request, fleet: Fleet) -> int | None:
@@ -110,6 +112,7 @@ class ProductionDispatcher:
             ready_replicas=len(ready),
             queued_below=fleet.queue.below(request.priority),
             ahead=len(fleet.queue.tiers[tier]) + len(fleet.queue.resumed) if shared else None,
+            spare=spare(request, ready) if shared else 0,
         )
 
     def _all_views(self, fleet: Fleet) -> list[ReplicaView]:
