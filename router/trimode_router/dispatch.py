@@ -127,7 +127,8 @@ class Dispatcher:
         self.pump()
 
     def watch(self, now: float) -> None:
-        """Give up replicas that hang, by what they sent lately; call about once a second."""
+        """Give up replicas that hang, by what they sent lately, and spare connections; call about once a second."""
+        self._links.trim()
         stale_after_s = self._fleet.rules.staleness.stale_after_s
         for exchange, replica in list(self.in_flight.items()):
             link = exchange.link

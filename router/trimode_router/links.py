@@ -50,6 +50,11 @@ class Links:
         for replica_id in [replica_id for replica_id in self._pools if not known(replica_id)]:
             self._pools.pop(replica_id).close()
 
+    def trim(self) -> None:
+        """Let go of connections that are kept for nothing: after a peak, or when others have made up for a dead one."""
+        for pool in self._pools.values():
+            pool.trim()
+
     async def close(self) -> None:
         for task in list(self._tasks):
             task.cancel()

@@ -325,3 +325,27 @@ async def test_models(house: Any) -> None:
     missing = await house.http.get("/v1/models/other")
     assert missing.status_code == 404
     assert missing.json()["error"]["code"] == "model_not_found"
+
+
+async def test_connections_that_nobody_needs_any_longer_are_let_go(open_house: Any) -> None:
+    house = await open_house(max_running=16)
+    (replica,) = house.replicas
+
+    async def script(call: Any) -> None:
+        await call.go.wait()
+        await call.answer({"usage": {"completion_tokens": 1}})
+
+    replica.script = script
+    requests = [asyncio.ensure_future(house.http.post("/v1/chat/completions", json=CHAT)) for _ in range(8)]
+    for _ in requests:
+        (await replica.next_call()).go.set()
+    assert all(response.status_code == 200 for response in await asyncio.gather(*requests))
+    (pool,) = house.router.dispatcher._links._pools.values()
+    kept = []
+    for _ in range(6):
+        kept.append(len(pool._idle))
+        house.pass_time(1)
+    assert kept == [8, 8, 4, 2, 1, 0]
+    again = asyncio.ensure_future(house.http.post("/v1/chat/completions", json=CHAT))
+    (await replica.next_call()).go.set()
+    assert (await again).status_code == 200

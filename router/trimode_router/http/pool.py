@@ -18,11 +18,14 @@ class LinkPool:
         self.host = host
         self.port = port
         self._idle: list[Link] = []
+        self._spare = 0
+        """The fewest that were idle at any time since the last `trim`: so many nobody has needed."""
         self._closed = False
 
     def take(self) -> Link | None:
         while self._idle:
             link = self._idle.pop()
+            self._spare = min(self._spare, len(self._idle))
             if not link.transport.is_closing():
                 return link
         return None
@@ -36,6 +39,13 @@ class LinkPool:
     def forget(self, link: Link) -> None:
         if link in self._idle:
             self._idle.remove(link)
+
+    def trim(self) -> None:
+        """Close half of those that nobody has needed since the last time, the longest idle first."""
+        for link in self._idle[: (self._spare + 1) // 2]:
+            link.transport.close()
+        del self._idle[: (self._spare + 1) // 2]
+        self._spare = len(self._idle)
 
     async def connect(self, timeout_s: float) -> Link:
         """A new connection. Raises OSError (TimeoutError included) when there is none in time."""
