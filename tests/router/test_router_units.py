@@ -177,6 +177,7 @@ PIECES = (
     b"POST /g HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     b"GET /h HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
     b"GET /i HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 600 + b"\r\n\r\n",
+    b"GET /j HTTP/1.1\r\n\r\n",
 )
 
 
@@ -199,6 +200,13 @@ def test_requests_do_not_depend_on_how_their_bytes_were_cut(pieces: list[bytes],
 
     data = b"".join(pieces)
     assert told(read(data, cuts)) == told(read(data, []))
+
+
+def test_a_wrong_request_is_not_skipped_for_the_one_behind_it() -> None:
+    """Both in one piece: the client would take the second answer for the first."""
+    (only,) = read(b"POST /a HTTP/1.1\r\n\r\n" + PIECES[0], [])
+    assert only.problem is not None
+    assert only.path == "/a"
 
 
 @given(st.binary(max_size=300), st.lists(st.integers(0, 300), max_size=4))

@@ -27,6 +27,10 @@ class Phase(Enum):
     BODY = 2
 
 
+class _WrongError(Exception):
+    """A request is complete, and wrong."""
+
+
 class RequestReader:
     """Fills `ready`. After a request that can not be read the reader is `deaf`: that request is its last."""
 
@@ -60,6 +64,9 @@ class RequestReader:
         except httptools.HttpParserUpgrade:
             pass  # noted in on_message_complete
         except httptools.HttpParserError as error:
+            if self._head is not None and self._head.problem is not None:
+                self.fail(self._head.problem)
+                return
             text = str(error)
             self.fail(ApiError(400, f"malformed HTTP request: {text[:1].lower()}{text[1:]}", code="invalid_request"))
             return
@@ -123,8 +130,10 @@ class RequestReader:
     def on_message_complete(self) -> None:
         head = self._head
         self.owes_continue = False
-        if head is None or head.problem is not None or self.deaf:
+        if head is None or self.deaf:
             return
+        if head.problem is not None:
+            raise _WrongError  # ends the parser: what follows in the same piece must not be taken for this request
         keep = self._parser.should_keep_alive()
         if self._parser.should_upgrade():
             # The parser stops here whether or not a body follows: what follows can not be told apart.
