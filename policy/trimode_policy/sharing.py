@@ -153,8 +153,11 @@ def step(
 
 def _go_on(split: Split, move: Move, pools: Mapping[str, SharedPool], now: float, release_s: float) -> Step:
     targets = split.targets
-    if move.phase is Phase.LEAVING and pools[move.source].there <= targets[move.source]:
+    left = pools[move.source].there <= targets[move.source]
+    if move.phase is Phase.LEAVING and left:
         move = replace(move, phase=Phase.RELEASING, since=now)
+    elif move.phase is Phase.RELEASING and not left:
+        move = replace(move, phase=Phase.LEAVING, since=now)  # the total was lowered: another one has to go first
     if move.phase is Phase.RELEASING and now - move.since >= release_s:
         move = replace(move, phase=Phase.JOINING, since=now)
         targets = {**targets, move.target: targets[move.target] + 1}

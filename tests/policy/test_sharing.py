@@ -127,6 +127,18 @@ def test_a_pool_that_goes_takes_its_move_along() -> None:
     assert step(leaving, [AR, other], 4, None, 10.0).split == Split({"ar": 3, "other": 1})
 
 
+def test_a_total_that_is_lowered_meanwhile_shrinks_the_source_before_the_target_grows() -> None:
+    releasing = Split({"ar": 2, "fast": 1}, Move("ar", "fast", Phase.RELEASING, 0.0, 0.0))
+    pools = [replace(AR, there=2, ready=2), replace(FAST, there=1, ready=1)]
+    waiting = step(releasing, pools, 3, None, 100.0, release_s=60.0).split
+    assert (waiting.targets, waiting.move and waiting.move.phase) == ({"ar": 1, "fast": 1}, Phase.LEAVING)
+    pools[0] = replace(AR, there=1, ready=1)
+    gone = step(waiting, pools, 3, None, 200.0, release_s=60.0).split
+    assert gone.move is not None
+    assert gone.move.phase is Phase.RELEASING
+    assert step(gone, pools, 3, None, 260.0, release_s=60.0).split.targets == {"ar": 1, "fast": 2}
+
+
 @given(
     st.lists(
         st.tuples(st.floats(1, 400), st.sampled_from(["idle", "few", "many", "gap"]), st.booleans(), st.integers(2, 7)),
