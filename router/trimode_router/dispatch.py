@@ -70,7 +70,7 @@ class Dispatcher:
 
     def elsewhere(self, exchange: Exchange) -> bool:
         replica = self.in_flight.get(exchange)
-        if replica is None or exchange.record.attempts >= self.limits.attempts:
+        if replica is None or self._spent(exchange):
             return False
         tried = {*exchange.tried, replica.replica_id}
         return any(self._fleet.usable(view) for view in self._fleet.views(self.now(), tried))
@@ -85,6 +85,7 @@ class Dispatcher:
         fruitless = exchange.begun and exchange.awaits
         self._release(exchange)
         exchange.record.failures = (*exchange.record.failures, f"{replica.replica_id} {why}")[-_FAILURES_KEPT:]
+        exchange.record.unseen += how in (Failure.UNTOUCHED, Failure.AWAY)
         if how is not Failure.UNTOUCHED:
             replica.failed(now)
             exchange.tried = {*exchange.tried, replica.replica_id}
@@ -152,8 +153,13 @@ class Dispatcher:
     def _given_up(self, exchange: Exchange) -> bool:
         """Whether another attempt is one too many."""
         if not exchange.begun:
-            return exchange.record.attempts >= self.limits.attempts
+            return self._spent(exchange)
         return exchange.strikes >= self.limits.continuations or exchange.record.resumptions > self.limits.resumptions
+
+    def _spent(self, exchange: Exchange) -> bool:
+        """Whether enough replicas have seen a request that has no answer yet."""
+        record, limits = exchange.record, self.limits
+        return record.attempts - record.unseen >= limits.attempts or record.attempts >= limits.placements
 
     def _place_or_wait(self, exchange: Exchange, now: float) -> None:
         decision = self._place(exchange, now)

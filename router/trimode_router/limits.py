@@ -39,7 +39,9 @@ class Limits:
     stalled_seconds: float = 30.0
     """The same in mid-stream whatever the replica reports: its rest may as well come from elsewhere."""
     attempts: int = 3
-    """Replicas tried for one request before its first byte reached the client."""
+    """Replicas that may see one request before its first byte reached the client: it may be what they fail of."""
+    placements: int = 16
+    """The same with those that were never reached: half a fleet may be away at once."""
     continuations: int = 4
     """Replicas tried in a row for the rest of a broken stream without a byte from any: what kills all who touch it
     must not take the fleet down. Between them it waits 0.25 s, doubled each time, as replicas may die together."""

@@ -20,6 +20,8 @@ class Record:
     status: str = ""
     replica_id: str = ""
     attempts: int = 0
+    unseen: int = 0
+    """Of those, attempts that no replica has seen, so that they say nothing about the request."""
     resumptions: int = 0
     pause: float = 0.0
     """Longest time between a break and the first byte after it."""

@@ -93,6 +93,20 @@ async def test_a_replica_that_can_not_be_reached(open_house: Any) -> None:
     assert response.status_code == 200
 
 
+async def test_replicas_that_can_not_be_reached_spend_no_attempts(open_house: Any) -> None:
+    """None of them saw the request, so however many are away, it is no reason to give it up."""
+    house = await open_house(replicas=1)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        await house.report(house.replicas[0].report(running=3))
+        for number in range(6):
+            await house.report(FakeReplica(replica_id=f"gone{number}").report(url=url))
+        response = await house.http.post("/v1/chat/completions", json=CHAT)
+    assert response.status_code == 200
+    assert len(house.replicas[0].calls) == 1
+
+
 async def test_one_replica_failing_every_time_ends_in_a_clear_error(house: Any) -> None:
     house.replicas[0].script = _reset
     response = await house.http.post("/v1/chat/completions", json=CHAT)
