@@ -15,6 +15,8 @@ from trimode_api.modes import BLOCK_LENGTHS, Mode, OperatingPoint
 
 Quality = Literal["lossless", "lossy-ok"]
 
+WORKLOAD = r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$"
+"""How a workload's name is written."""
 MAX_SCHEMA_BYTES = 128 * 1024
 MAX_SCHEMA_DEPTH = 64
 SCHEMA_PATH = "response_format.json_schema.schema"
@@ -34,7 +36,8 @@ class StreamOptions(RequestModel):
 
 
 class TrimodeOptions(RequestModel):
-    """The extension `"trimode": {...}`: pins the mode of one request, or admits lossy points."""
+    """The extension `"trimode": {...}`: pins the mode of one request, admits lossy points, or names its workload (such
+    as `coding` or `chat`), whose acceptance is learned apart."""
 
     model_config = ConfigDict(alias_generator=to_camel, validate_by_name=False, validate_by_alias=True)
 
@@ -42,6 +45,7 @@ class TrimodeOptions(RequestModel):
     block_length: int | None = Field(default=None, description="tokens; one of the pool's block lengths")
     threshold: float | None = Field(default=None, gt=0, le=1)
     quality: Quality | None = None
+    workload: str | None = Field(default=None, pattern=WORKLOAD)
 
     @field_validator("block_length")
     @classmethod

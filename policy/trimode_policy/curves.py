@@ -6,7 +6,7 @@ learned is in `speed`, how yields are in `gain`; which point to run is decided i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, isfinite, log
 from typing import NamedTuple
@@ -35,7 +35,8 @@ class Observation:
 
     `batch`: decoding requests. `context_tokens`: cached tokens per request, mean. `prefill_tokens`: prompt tokens
     that shared the cycle (such cycles teach yields, and seconds only where there are no others). `seconds`: wall
-    clock of the cycle. `tokens`: emitted by the whole batch in this cycle, by decoding only.
+    clock of the cycle. `tokens`: emitted by the whole batch in this cycle, by decoding only. `workloads`: of those that
+    name one, (name, requests, tokens).
     """
 
     point: OperatingPoint
@@ -44,6 +45,7 @@ class Observation:
     prefill_tokens: int
     seconds: float
     tokens: int
+    workloads: tuple[tuple[str, int, int], ...] = ()
 
 
 class Estimate(NamedTuple):
@@ -102,6 +104,11 @@ class Curves:
         warm, self._last = self._last == o.point, o.point
         known.ran_at = now
         self._since = now if self._since is None else self._since
+        if o.workloads:
+            named = {name: requests for name, requests, _ in o.workloads}
+            self.serves({**named, "": o.batch - sum(named.values())})
+            for name, requests, tokens in o.workloads:
+                self._gain.learn_workload(known.tokens, name, tokens / requests, requests)
         self._gain.learn(known.tokens, o.tokens / o.batch, o.batch, now)
         prior_s = self._prior_seconds(known, o.batch, self._read_seconds(o.batch, o.context_tokens))
         seconds, doubtful = o.seconds, 1.0 if warm else COLD
@@ -112,6 +119,17 @@ class Curves:
         if seconds > 0:
             known.cycles += 1
             self._speed.learn(known.row, o.batch, log(seconds / prior_s), doubtful, now)
+
+    def serves(self, running: Mapping[str, int]) -> None:
+        """Whom predictions are for from now on: requests by workload, '' for those that name none."""
+        self._gain.mix(running)
+
+    def workload_tokens(self, point: OperatingPoint) -> dict[str, float]:
+        """Predicted tokens per request and cycle of each workload that was named; empty for points without drafts."""
+        known = self._known(point)
+        if not known.speculates:
+            return {}
+        return {name: self._gain.workload_tokens(known.tokens, name) for name in self._gain.workloads}
 
     def cycle_seconds(self, point: OperatingPoint, batch: int, context_tokens: float) -> float | None:
         """Predicted seconds of one cycle, or None where nothing allows a prediction."""

@@ -1,11 +1,13 @@
 """Tokens per request and cycle, learned.
 
 Belongs here: how the tokens that cycles yield become predictions, also for points that are not running. The formula
-is in `acceptance`: log-odds are `prior of the block length + level + shape of the point`.
+is in `acceptance`: log-odds are `prior of the block length + level + shape of the point + mean over the batch's
+workloads`; requests that name one (coding, chat) teach how much better or worse than others it is drafted.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from trimode_api.modes import Mode, OperatingPoint
@@ -19,6 +21,11 @@ DRIFT = Drift(level_start=1.0, shape_start=0.2, level_per_s=0.03, shape_per_s=0.
 """Of log-odds; near typical values one unit is half of the tokens. Yields are bounded, so little is clipped."""
 TOKENS_PER_ODDS = 0.5
 """Change of log tokens per unit of log-odds, near typical values: turns doubt of one into doubt of the other."""
+WORKLOADS, OTHER = 16, "other"
+"""Workloads told apart; further ones are one."""
+WORKLOAD_START, WORKLOAD_CYCLES, WORKLOAD_MOST = 30.0, 300.0, 3.0
+"""Cycles of one request that a new workload's log-odds of 0 weigh, over which they are averaged later, and the largest
+they can be."""
 DIFFUSION_STEP = 0.02
 """EWMA step per cycle for diffusion, whose blocks are whole but for the last of an answer."""
 
@@ -36,12 +43,56 @@ class Yield:
     odds: float
 
 
+@dataclass(slots=True)
+class Workload:
+    """What a workload adds to a draft's log-odds, and from how many cycles of one request (faded) that is known."""
+
+    odds: float = 0.0
+    cycles: float = 0.0
+
+
 class Gain:
     """Mutable and deterministic; holds no clock."""
 
     def __init__(self) -> None:
         self.tracker = Tracker(DRIFT)
         self._yields: list[Yield] = []
+        self._offset = 0.0
+        self._workloads: dict[str, Workload] = {}
+
+    def mix(self, running: Mapping[str, int]) -> None:
+        """Whom predictions are for from now on: requests by workload, '' for those that name none."""
+        count = sum(running.values())
+        offsets = (self._workload(name).odds * number for name, number in running.items() if name)
+        self._offset = sum(offsets) / count if count else 0.0
+
+    def learn_workload(self, known: Yield, name: str, tokens: float, batch: int) -> None:
+        """Fold in what `batch` requests of one workload gained on average in a cycle of speculation."""
+        if not known.speculates or batch < 1:
+            return
+        workload, length = self._workload(name), known.point.block_length
+        odds = known.prior_odds + known.shape.mean + self.tracker.level + workload.odds
+        slope = max(tokens_slope(odds, length), 0.1)
+        # What all share moves the level first, which is quick: this is what is left, and takes its time.
+        step = batch / (workload.cycles + batch + WORKLOAD_START)
+        workload.cycles = min(workload.cycles + batch, WORKLOAD_CYCLES)
+        moved = workload.odds + step * (min(max(tokens, 0.0), float(length)) - expected_tokens(odds, length)) / slope
+        workload.odds = min(max(moved, -WORKLOAD_MOST), WORKLOAD_MOST)
+
+    def workload_tokens(self, known: Yield, name: str) -> float:
+        """Predicted tokens per request and cycle of one workload, of a point that speculates."""
+        odds = known.prior_odds + known.shape.mean + self.tracker.level + self._workload(name).odds
+        return expected_tokens(odds, known.point.block_length)
+
+    @property
+    def workloads(self) -> tuple[str, ...]:
+        """Those that were named so far."""
+        return tuple(self._workloads)
+
+    def _workload(self, name: str) -> Workload:
+        if name not in self._workloads and len(self._workloads) >= WORKLOADS:
+            name = OTHER
+        return self._workloads.setdefault(name, Workload())
 
     def start(self, point: OperatingPoint) -> Yield:
         """A point before anything was measured."""
@@ -80,7 +131,7 @@ class Gain:
     def tokens(self, known: Yield) -> float:
         """Predicted tokens per request and cycle; remembered until the log-odds move."""
         if known.speculates:
-            odds = known.prior_odds + known.shape.mean + self.tracker.level
+            odds = known.prior_odds + known.shape.mean + self.tracker.level + self._offset
             if odds != known.odds:
                 known.odds, known.tokens = odds, expected_tokens(odds, known.point.block_length)
         return known.tokens

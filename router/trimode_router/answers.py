@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 from trimode_api.errors import ApiError
+from trimode_api.modes import Mode
 from trimode_api.wire import REQUEST_ID_HEADER
 from trimode_router.http.client import ClientConnection
 from trimode_router.http.head import AnswerHead
@@ -28,6 +29,11 @@ from trimode_router.trail import Trail
 _ID = REQUEST_ID_HEADER.encode()
 _TOKENS = b'"completion_tokens"'
 _USAGE = re.compile(_TOKENS + rb"\s*:\s*(\d+)")
+_CYCLES = re.compile(rb'"cycles"\s*:\s*\{([^{}]*)\}')
+_POINT = re.compile(rb'"(AR|[SQD]\d+[@.\d]*)"')
+_MODES = {b"A": Mode.AR, b"S": Mode.SELF_SPECULATION, b"Q": Mode.QUADRATIC, b"D": Mode.DIFFUSION}
+MIXED = "Mixed"
+"""The mode of an answer that several have decoded."""
 _DONE = b"data: [DONE]"
 _ERROR = b'data: {"error"'
 
@@ -77,3 +83,11 @@ def output_tokens(tail: bytes) -> int | None:
     at = tail.rfind(_TOKENS)
     found = _USAGE.match(tail, at) if at >= 0 else None
     return int(found[1]) if found else None
+
+
+def mode_of(tail: bytes) -> str:
+    """The mode that decoded an answer, from the account at its end; '' where there is none."""
+    at = tail.rfind(b'"cycles"')
+    found = _CYCLES.match(tail, at) if at >= 0 else None
+    modes = {_MODES[point[:1]] for point in _POINT.findall(found[1])} if found else set()
+    return MIXED if len(modes) > 1 else modes.pop().value if modes else ""

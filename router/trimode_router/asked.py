@@ -13,6 +13,7 @@ import msgspec
 
 from trimode_api.errors import ApiError
 from trimode_api.modes import Mode, OperatingPoint
+from trimode_api.openai_parts import WORKLOAD
 from trimode_policy.affinity import Beginning
 from trimode_policy.values import value
 
@@ -26,16 +27,18 @@ BYTES_PER_TOKEN = 4
 SHORTEST_BEGINNING, LONGEST_BEGINNING = 1024, 65536
 """Bytes of the shortest beginning of a prompt that is told apart, and of the longest; those between are its doubles."""
 
+_WORKLOAD = re.compile(WORKLOAD)
 _AT = re.compile(r"(?P<what>.*?) - at `\$\.?(?P<where>.*)`")
 _MISSING = re.compile(r"Object missing required field `(?P<name>[^`]+)`")
 
 
 class Dial(msgspec.Struct, frozen=True):
-    """The request's `trimode` object: a wish for one mode."""
+    """The request's `trimode` object: a wish for one mode, and what kind of text it is."""
 
     mode: str | None = None
     blockLength: int | None = None
     threshold: float | None = None
+    workload: str | None = None
 
 
 class _Common(msgspec.Struct):
@@ -72,6 +75,7 @@ class Asked:
     pin: OperatingPoint | None
     beginnings: tuple[Beginning, ...] = ()
     choices: int = 1
+    workload: str = ""
 
 
 def parse(path: str, body: bytes, points: Sequence[OperatingPoint]) -> Asked:
@@ -105,6 +109,7 @@ def parse(path: str, body: bytes, points: Sequence[OperatingPoint]) -> Asked:
         pin=pin,
         beginnings=beginnings(prompt),
         choices=max(1, common.n or 1),
+        workload=_workload(common.trimode),
     )
 
 
@@ -162,6 +167,14 @@ def _limit(common: _Common) -> int | None:
     if limit is not None and limit < 1:
         raise _bad(name, f"must be at least 1, got {limit}")
     return limit
+
+
+def _workload(dial: Dial | None) -> str:
+    if dial is None or dial.workload is None:
+        return ""
+    if not _WORKLOAD.match(dial.workload):
+        raise _bad("trimode.workload", f"must be up to 32 of a-z, 0-9 and '-', got {dial.workload!r}")
+    return dial.workload
 
 
 def _lossy_ok(quality: str | None) -> bool:

@@ -250,6 +250,7 @@ class Exchange:
     def _close(self, status: str) -> None:
         """The end of an answer that the client has."""
         self.record.tokens = answers.output_tokens(self._trail.tail)
+        self.record.mode = answers.mode_of(self._trail.tail)
         self._end(status)
         self.client.finished()
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -16,7 +16,10 @@ from trimode_api.fleet import Refusal, TierState
 from trimode_router.exchange import Exchange
 from trimode_router.fleet import RING
 from trimode_router.metrics import Metrics
+from trimode_router.tallies import Spread
 
+_WORKLOADS, _OTHER, _UNKNOWN = 16, "other", "unknown"
+"""Workloads with series of their own, in each tier; the label of the others, and of what nobody said."""
 _SERVICE_SHARE = 0.05
 """Weight of the latest answer in the mean service time."""
 
@@ -111,9 +114,8 @@ class _TierMetrics:
         self._requests = metrics.requests
         self._name = name
         self._by_status: dict[str, Any] = {}
-        self._first_byte = metrics.first_byte.labels(name)
-        self._whole = metrics.whole.labels(name)
-        self._per_token = metrics.per_token.labels(name)
+        self._metrics = metrics
+        self._spreads: dict[tuple[str, str], _Spreads] = {}
         self._tokens = metrics.tokens.labels(name)
         self._queue_wait = metrics.queue_wait.labels(name)
         self._ttft, self._tpot = (
@@ -130,20 +132,42 @@ class _TierMetrics:
             self._queue_wait.observe(record.queue_wait)
         if record.status != "200" or record.first_byte is None:
             return
-        self._whole.observe(now - record.started)
+        spreads = self._spreads_of(record.mode, exchange.asked.workload)
+        spreads.whole.observe(now - record.started)
         waited = record.first_byte - record.started
         met = waited <= exchange.tier.ttft_s
         if record.stream:  # the first byte of any other answer is its end
-            self._first_byte.observe(waited)
+            spreads.first_byte.observe(waited)
             self._ttft[met].inc()
         if record.tokens is not None:
             self._tokens.inc(record.tokens)
             if record.stream and record.tokens > 1:
                 per_token = (now - record.first_byte) / (record.tokens - 1)
-                self._per_token.observe(per_token)
+                spreads.per_token.observe(per_token)
                 in_time = per_token <= exchange.tier.tpot_s
                 self._tpot[in_time].inc()
                 met = met and in_time
         if record.stream:
             self.answers += 1
             self.met += met
+
+    def _spreads_of(self, mode: str, workload: str) -> _Spreads:
+        """The times of answers of one mode and workload; a client's names are not let grow without bound."""
+        found = self._spreads.get((mode, workload))
+        if found is None:
+            named = {known for _, known in self._spreads}
+            label = workload if workload in named or len(named) < _WORKLOADS else _OTHER
+            labels = self._name, mode or _UNKNOWN, label or _UNKNOWN
+            children = (family.labels(*labels) for family in self._metrics.times)
+            found = _Spreads(*children)
+            if label == workload:
+                self._spreads[mode, workload] = found
+        return found
+
+
+class _Spreads(NamedTuple):
+    """Times of answers that share tier, mode and workload."""
+
+    first_byte: Spread
+    whole: Spread
+    per_token: Spread

@@ -36,21 +36,21 @@ class Metrics:
         self.first_byte = Spreads(
             "trimode_router_time_to_first_token_seconds",
             "From the whole request read to the first byte of the answer's body.",
-            ["tier"],
+            ["tier", "mode", "workload"],
             buckets=_FAST,
             registry=registry,
         )
         self.whole = Spreads(
             "trimode_router_request_seconds",
             "From the whole request read to the end of the answer.",
-            ["tier"],
+            ["tier", "mode", "workload"],
             buckets=_WHOLE,
             registry=registry,
         )
         self.per_token = Spreads(
             "trimode_router_time_per_output_token_seconds",
             "Of a stream: time after the first token, by token.",
-            ["tier"],
+            ["tier", "mode", "workload"],
             buckets=_PER_TOKEN,
             registry=registry,
         )
@@ -84,6 +84,11 @@ class Metrics:
         self.queued = Gauge("trimode_router_queued", "Requests waiting in this router.", registry=registry)
         self.tasks = Gauge("trimode_router_tasks", "Tasks in the event loop.", registry=registry)
         self.connections = Gauge("trimode_router_client_connections", "Open client connections.", registry=registry)
+
+    @property
+    def times(self) -> tuple[Spreads, Spreads, Spreads]:
+        """To the first token, of the whole request, per token."""
+        return self.first_byte, self.whole, self.per_token
 
     def text(self, view: FleetView) -> bytes:
         """The exposition: these numbers, and the fleet's as of `view`."""

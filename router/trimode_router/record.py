@@ -26,6 +26,8 @@ class Record:
     pause: float = 0.0
     """Longest time between a break and the first byte after it."""
     tokens: int | None = None
+    mode: str = ""
+    """What decoded it; '' where the answer does not say."""
     stream: bool = False
     refusal: str = ""
     failures: tuple[str, ...] = ()

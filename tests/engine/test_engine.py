@@ -9,7 +9,7 @@ import torch
 from msgspec import structs
 from torch import Tensor
 
-from trimode_api.modes import Mode
+from trimode_api.modes import Mode, OperatingPoint
 from trimode_workers.engine.engine import Engine, EngineSettings
 from trimode_workers.engine.errors import RequestRefused, SettingsError
 from trimode_workers.engine.messages import Configure, Finish, Sampling, Submit
@@ -310,3 +310,15 @@ def test_statistics_ride_along_a_few_times_a_second(decoder: Any) -> None:
 
 def test_every_mode_has_a_function() -> None:
     assert set(MODES) == set(Mode)
+
+
+def test_workloads_teach_the_curves_apart(tools: Any, decoder: Any) -> None:
+    """One workload's answers end at once, so its cycles gain little; predictions follow who runs."""
+    engine = tools.build_engine(decoder, points=["S8"], max_running_requests=4)
+    for i in range(40):
+        engine.submit(Submit(f"short-{i}", [2 + i % 9, 3], 1, workload="short"))
+        engine.submit(Submit(f"long-{i}", [2 + i % 9, 3], 40, ignore_eos=True, workload="long"))
+    tools.drain(engine)
+    known = engine._helm.curves.workload_tokens(OperatingPoint.parse("S8"))
+    assert set(known) == {"short", "long"}
+    assert known["short"] < known["long"]

@@ -10,9 +10,9 @@ from trimode_api.wire import DecisionReport
 
 NAMES = {
     "trimode_router_requests": ("counter", ("status", "tier")),
-    "trimode_router_time_to_first_token_seconds": ("histogram", ("tier",)),
-    "trimode_router_request_seconds": ("histogram", ("tier",)),
-    "trimode_router_time_per_output_token_seconds": ("histogram", ("tier",)),
+    "trimode_router_time_to_first_token_seconds": ("histogram", ("mode", "tier", "workload")),
+    "trimode_router_request_seconds": ("histogram", ("mode", "tier", "workload")),
+    "trimode_router_time_per_output_token_seconds": ("histogram", ("mode", "tier", "workload")),
     "trimode_router_objectives": ("counter", ("met", "objective", "tier")),
     "trimode_router_output_tokens": ("counter", ("tier",)),
     "trimode_router_queue_wait_seconds": ("histogram", ("tier",)),
@@ -131,3 +131,47 @@ async def test_the_running_point_is_one_hot(house: Any) -> None:
 async def test_a_forgotten_replica_leaves_no_series(house: Any) -> None:
     house.pass_time(100)
     assert "r1" not in (await house.http.get("/metrics")).text
+
+
+async def _of(house: Any, cycles: dict[str, int] | None, workload: str | None) -> None:
+    """A stream of `workload` whose account names `cycles`."""
+
+    async def script(call: Any) -> None:
+        await call.begin()
+        await call.say("one")
+        await call.end(tokens=5, cycles=cycles)
+
+    house.replicas[0].script = script
+    body: dict[str, Any] = {"model": "tiny", "messages": [], "stream": True}
+    if workload is not None:
+        body["trimode"] = {"workload": workload}
+    assert (await house.http.post("/v1/chat/completions", json=body)).status_code == 200
+
+
+async def test_times_are_told_by_mode_and_workload(house: Any) -> None:
+    for cycles, workload in (
+        ({"AR": 5}, "coding"),
+        ({"S8": 1, "S16@0.9": 1}, "coding"),
+        ({"AR": 2, "S8": 1}, None),
+        (None, "chat"),
+    ):
+        await _of(house, cycles, workload)
+    for number in range(20):
+        await _of(house, {"Q8": 2}, f"w{number}")
+    found = await families(house)
+    for name in ("time_to_first_token_seconds", "request_seconds", "time_per_output_token_seconds"):
+        family = found[f"trimode_router_{name}"]
+        counts = {
+            (s.labels["mode"], s.labels["workload"]): s.value for s in family.samples if s.name.endswith("_count")
+        }
+        assert counts["AR", "coding"] == counts["SelfSpeculation", "coding"] == 1
+        assert counts["Mixed", "unknown"] == counts["unknown", "chat"] == 1
+        assert counts["QuadraticSpeculation", "other"] == 20 - 13  # coding, chat and '' have series, too
+        assert len({workload for _, workload in counts}) == 17
+
+
+async def test_a_workload_is_a_short_plain_name(house: Any) -> None:
+    body = {"model": "tiny", "messages": [], "trimode": {"workload": "Source Code"}}
+    response = await house.http.post("/v1/chat/completions", json=body)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "trimode.workload"

@@ -60,6 +60,7 @@ REFUSED: list[tuple[dict[str, Any], int, str, str]] = [
     ({"presence_penalty": 0.5}, 400, "presence_penalty", "not supported"),
     ({"stream_options": {"include_usage": True}}, 400, "stream_options", "stream"),
     ({"temprature": 1}, 400, "temprature", "unknown field"),
+    ({"trimode": {"workload": "Source Code"}}, 400, "trimode.workload", "match"),
     ({"trimode": {"mode": "Turbo"}}, 400, "trimode.mode", "'SelfSpeculation'"),
     ({"trimode": {"blockLength": 8}}, 400, "trimode.blockLength", "needs mode"),
     ({"trimode": {"mode": "SelfSpeculation", "blockLength": 7}}, 400, "trimode.blockLength", "[4, 8, 16"),
@@ -177,3 +178,8 @@ class TestModelDefaults:
         (tmp_path / "generation_config.json").write_text(content)
         with pytest.raises(TokenizerError, match=r"generation_config\.json"):
             load_defaults(tmp_path)
+
+
+def test_a_workload_reaches_the_engine(text: TextModel, offer: Offer) -> None:
+    assert ask({"trimode": {"workload": "coding"}}, text, offer).workload == "coding"
+    assert ask({"trimode": {"mode": "AR"}}, text, offer).workload == ask({}, text, offer).workload == ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -52,10 +52,11 @@ class Call:
         value = chat_chunk({"content": text}) | ({"trimode": {"ids": list(ids)}} if ids else {})
         await self.event(json.dumps(value, separators=(",", ":")))
 
-    async def end(self, tokens: int = 3) -> None:
-        """The last events: finish, usage, `[DONE]`, and the end of the answer."""
+    async def end(self, tokens: int = 3, cycles: Mapping[str, int] | None = None) -> None:
+        """The last events: finish, usage (with `cycles` by operating point), `[DONE]`, and the end of the answer."""
         usage = {"prompt_tokens": 1, "completion_tokens": tokens, "total_tokens": tokens + 1}
-        await self.event(chat_chunk({}, "stop") | {"usage": usage})
+        account = {} if cycles is None else {"trimode": {"cycles": dict(cycles)}}
+        await self.event(chat_chunk({}, "stop") | {"usage": usage} | account)
         await self.raw(chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n")
 
     async def answer(self, value: object, status: int = 200, extra: str = "") -> None:

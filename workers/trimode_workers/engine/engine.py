@@ -298,6 +298,7 @@ class Engine:
         before = self._primitive.rows_run
         proposals = MODES[point.mode](self._primitive, members, point)
         name, events, emitted = str(point), [], 0
+        workloads: dict[str, tuple[int, int]] = {}
         for sequence, proposed in zip(members, proposals, strict=True):
             committed = commit(proposed, sequence.end - len(sequence.tokens), sequence.eos)
             tokens, finish = ended(committed, len(proposed), sequence)
@@ -306,6 +307,9 @@ class Engine:
             sequence.cycles[name] = sequence.cycles.get(name, 0) + 1
             sequence.emitted[name] = sequence.emitted.get(name, 0) + len(tokens)
             emitted += len(tokens)
+            if sequence.workload:
+                requests, gained = workloads.get(sequence.workload, (0, 0))
+                workloads[sequence.workload] = requests + 1, gained + len(tokens)
             events.append(
                 TokenEvent(sequence.request_id, tokens)
                 if finish is None
@@ -316,7 +320,8 @@ class Engine:
         seconds = self._clock() - began
         # AR runs no blocks: one forward of each row.
         self._counters.add(name, seconds, emitted, self._primitive.rows_run - before or len(members))
-        self._helm.observe(point, len(members), context, seconds, emitted, riding, self._clock())
+        named = tuple((workload, *counts) for workload, counts in workloads.items())
+        self._helm.observe(point, len(members), context, seconds, emitted, riding, self._clock(), named)
         return events
 
     def _end(self, sequence: Sequence, tokens: list[int], finish: Finish, error: str = "") -> TokenEvent:

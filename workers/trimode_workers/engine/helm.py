@@ -5,6 +5,7 @@ Belongs here: which class's decision a request follows, and what the engine tell
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from math import inf
@@ -99,6 +100,7 @@ class Helm:
         """Fix the points of this cycle. Pinned sequences decide nothing; a diffusion point only ever serves those
         that allow a lossy answer, the others follow the lossless class."""
         free = [s for s in decode if s.pin is None]
+        self.curves.serves(Counter(s.workload for s in free))
         self._batch = load(free, self.prompts.per_token)
         self._context = self._batch.context_tokens or self._context
         if self._chooser is not None:
@@ -133,12 +135,14 @@ class Helm:
         tokens: int,
         riding: int,
         now: float,
+        workloads: tuple[tuple[str, int, int], ...] = (),
     ) -> None:
-        """Learn from one group's cycle. `riding` prompt tokens ran along: what they would have cost apart, as they
-        do beside other points, is taken off, so that points are compared by decoding alone."""
+        """Learn from one group's cycle. `workloads`: name, requests and tokens of those that name one. `riding` prompt
+        tokens ran along: what they would have cost apart, as they do beside other points, is taken off, so that points
+        are compared by decoding alone."""
         whole, seconds = seconds, max(seconds - riding * self._prefill_s, seconds * batch / (batch + riding))
         self.prompts.spent(whole - seconds, riding, tokens, whole)
-        self.curves.observe(Observation(point, batch, context_tokens, 0, seconds, tokens), now)
+        self.curves.observe(Observation(point, batch, context_tokens, 0, seconds, tokens, workloads), now)
 
 
 def load(sequences: Seq[Sequence], prompt_s: float = 0.0) -> Batch:

@@ -44,7 +44,8 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     tokens).
 
     `pin` is an operating point (`S8`) the request must run in, None to follow the policy. `lossy_ok` admits
-    diffusion points. `tier_tpot_s` is the tier's objective for seconds per output token, 0 for none.
+    diffusion points. `tier_tpot_s` is the tier's objective for seconds per output token, 0 for none. `workload`: the
+    kind of text, as the client names it.
     """
 
     request_id: str
@@ -59,6 +60,7 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     ignore_eos: bool = False
     grammar: Grammar | None = None
     emitted: int = 0
+    workload: str = ""
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):

@@ -56,6 +56,7 @@ class Sequence:
     cycles: dict[str, int] = field(default_factory=dict)
     emitted: dict[str, int] = field(default_factory=dict)
     grammar: Matcher | None = None
+    workload: str = ""
 
     @classmethod
     def of(
@@ -76,6 +77,7 @@ class Sequence:
             eos=frozenset() if request.ignore_eos else eos,
             greedy=request.sampling.greedy,
             tpot_s=request.tier_tpot_s,
+            workload=request.workload,
         )
 
     @property

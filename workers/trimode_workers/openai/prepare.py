@@ -72,6 +72,7 @@ def prepare(request: GenerationRequest, text: TextModel, offer: Offer, identity:
         priority=0 if tier is None else tier.priority,
         ignore_eos=request.ignore_eos,
         grammar=grammar,
+        workload="" if request.trimode is None else request.trimode.workload or "",
     )
 
 
