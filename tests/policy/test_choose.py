@@ -308,13 +308,14 @@ def run(curves: Curves, truth: Roofline, state: PointState, batches: list[int], 
 @COSTLY
 @given(rooflines, rooflines, st.floats(1.0, 8.0))
 def test_past_the_crossover_more_load_never_goes_back(truth: Roofline, prior: Roofline, tokens: float) -> None:
-    """For any hardware and any prior: once AR is chosen under rising load, speculation is at most probed."""
+    """For any hardware and any prior: once AR is chosen under rising load, nothing slower is more than probed."""
     loads = [b for b in (1, 2, 4, 8, 16, 32, 64, 128, 256) for _ in range(40)]
     made = run(Curves(POINTS, prior), truth, PointState.initial(AR, 0.0), loads, 0.0, tokens)
-    chosen = [d.point for b, d in made if d.reason is not Reason.PROBE and b > 1]
-    left = next((i for i, (p, q) in enumerate(pairwise(chosen)) if p != AR and q == AR), None)
-    if left is not None:
-        assert set(chosen[left + 1 :]) == {AR}
+    chosen = [(b, d.point) for b, d in made if d.reason is not Reason.PROBE and b > 1]
+    left = next((i for i, ((_, p), (_, q)) in enumerate(pairwise(chosen)) if p != AR and q == AR), len(chosen))
+    for batch, point in chosen[left + 1 :]:
+        gained = 1.0 if point == AR else min(tokens, point.block_length)
+        assert truth.seconds(point, batch, 500.0) / gained <= truth.seconds(AR, batch, 500.0) * (1 + 1e-9)
 
 
 @COSTLY
@@ -333,15 +334,15 @@ def test_switches_are_bounded_by_time_over_dwell(load: list[tuple[int, float, in
 
 
 @COSTLY
-@given(st.lists(st.tuples(st.floats(-1e9, 1e9), st.integers(0, 300), seconds), min_size=1, max_size=60))
-def test_whatever_the_clock_does_a_point_is_chosen_and_the_purse_stays_bounded(
-    load: list[tuple[float, int, float]],
-) -> None:
+@given(st.lists(st.tuples(st.floats(-1e9, 1e9), st.integers(0, 300)), min_size=1, max_size=60))
+def test_whatever_the_clock_does_a_point_is_chosen_and_the_purse_stays_bounded(load: list[tuple[float, int]]) -> None:
+    """It is the clock that is mad here, not the machine."""
     curves, state = Curves(POINTS, Roofline(1e10, 8e10, 2e-3, 7e6, 3.5e6, 2048)), PointState.initial(AR, 0.0)
-    for now, batch, cycle in load:
+    for now, batch in load:
         decision, state = choose_point(Batch(batch, 100.0), POINTS, curves, state, SWITCHING, now)
         assert decision.point in POINTS
         assert state.purse.seconds <= FULL_S
+        cycle = 0.1 if decision.point == AR else 0.5
         curves.observe(Observation(decision.point, batch, 100.0, 0, cycle, batch), now + cycle)
     after = load[-1][0]
     for cycle in range(400):  # then it behaves again: what is best is found
