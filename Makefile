@@ -48,11 +48,13 @@ cluster-test: $(VENV)/.dev ## tests on a real control plane (TRIMODE_KUBECONFIG,
 	@$(MAKE) --jobs=2 --keep-going --output-sync=target cluster-test-serving cluster-test-others
 
 # Side by side, each on a control plane of its own: both wait more than they compute.
+SERVING := $(addprefix tests/cluster/test_cluster_,serving.py access.py pools.py)
+
 cluster-test-serving:
-	$(BIN)/python -m pytest -m cluster tests/cluster/test_cluster_serving.py
+	$(BIN)/python -m pytest -m cluster $(SERVING)
 
 cluster-test-others:
-	$(BIN)/python -m pytest -m "cluster and not node" tests/cluster --ignore=tests/cluster/test_cluster_serving.py
+	$(BIN)/python -m pytest -m "cluster and not node" tests/cluster $(addprefix --ignore=,$(SERVING))
 
 node-test: $(VENV)/.dev ## the chart's operator as real pods under kubelet and containerd (needs root; builds them once)
 	PYTHONPATH=e2e $(BIN)/python -m trimode_e2e.node
