@@ -8,7 +8,7 @@ FILE ?= examples/tiny.yaml
 MODEL ?= hf://nvidia/Nemotron-Labs-Diffusion-8B
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint bench bench-router crd chaos-test soak cluster-test cluster-test-serving cluster-test-others node-test gpu-test gpu-bench kind-test clean
+.PHONY: help up test lint bench bench-router crd chaos-test soak cluster-test cluster-test-serving cluster-test-others patient-test node-test gpu-test gpu-bench kind-test clean
 
 help: ## show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -51,10 +51,14 @@ cluster-test: $(VENV)/.dev ## tests on a real control plane (TRIMODE_KUBECONFIG,
 SERVING := $(addprefix tests/cluster/test_cluster_,serving.py access.py pools.py)
 
 cluster-test-serving:
-	$(BIN)/python -m pytest -m cluster $(SERVING)
+	$(BIN)/python -m pytest -m "cluster and not patient" $(SERVING)
 
 cluster-test-others:
 	$(BIN)/python -m pytest -m "cluster and not node" tests/cluster $(addprefix --ignore=,$(SERVING))
+
+patient-test: $(VENV)/.dev ## what depends on real speeds on a control plane: a replica moves to the faster mode (5 minutes)
+	PYTHONPATH=e2e $(BIN)/python -m trimode_e2e prepare
+	$(BIN)/python -m pytest -m patient tests/cluster
 
 node-test: $(VENV)/.dev ## the chart's operator as real pods under kubelet and containerd (needs root; builds them once)
 	PYTHONPATH=e2e $(BIN)/python -m trimode_e2e.node

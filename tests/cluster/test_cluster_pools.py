@@ -54,6 +54,7 @@ def test_a_request_wakes_a_pool_that_sleeps(playing: World, operator: Operator, 
     playing.delete("sleepy", namespace)
 
 
+@pytest.mark.patient
 def test_a_replica_moves_to_the_faster_mode_without_a_failure(
     playing: World, operator: Operator, namespace: str
 ) -> None:
