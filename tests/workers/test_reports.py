@@ -11,9 +11,11 @@ import pytest
 
 from trimode_api.modes import AR, speculation
 from trimode_api.wire import Command, PolicyConfig, ReportAnswer, SwitchingPolicy
+from trimode_workers.replica.addresses import Routers
 from trimode_workers.replica.policy import configure_for, keeping, pool_points
 from trimode_workers.replica.replica import Replica
 from trimode_workers.replica.report import RateWindow
+from trimode_workers.replica.reporter import Reporter
 from trimode_workers.replica.scaling import Scaler
 from trimode_workers.replica.settings import ReplicaSettings
 from trimode_workers.testing.router import ListeningRouter
@@ -182,3 +184,23 @@ def test_serve_is_answered_by_the_replicas_own_figures(occupancy: float, wanted:
         capacity_adjusted_max_replicas=4,
     )
     assert Scaler([], "flex")(context) == (wanted, {})
+
+
+async def test_a_poke_that_comes_with_the_end_does_not_keep_it_from_ending(
+    monkeypatch: pytest.MonkeyPatch, eventually: Eventually
+) -> None:
+    """Stopping a replica pokes its reporter first: both reach the waiting task at once."""
+
+    async def posted(self: Reporter, router: object) -> bool:
+        return True
+
+    monkeypatch.setattr(Reporter, "_post", posted)
+    routers = Routers(["http://127.0.0.1:9"])
+    for _ in range(5):
+        reporter = Reporter(routers, "token", 10.0, lambda: None, lambda answer: None)  # type: ignore[arg-type,return-value]
+        reporter.start()
+        await eventually(lambda reporter=reporter: bool(reporter._routers))
+        await asyncio.sleep(0.01)
+        reporter.poke()
+        async with asyncio.timeout(5):
+            await reporter.stop()

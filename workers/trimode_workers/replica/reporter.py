@@ -7,6 +7,7 @@ which addresses a router's name has in `addresses`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterable
 
@@ -91,12 +92,12 @@ class Reporter:
             router.poked.clear()
             reached = await self._post(router)
             router.delay_s = self._interval_s if reached else min(MAX_BACKOFF_S, 2 * router.delay_s)
-            try:
-                # A router that is away is not asked more often because much happens here.
-                waiting = router.poked.wait() if reached else asyncio.Event().wait()
-                await asyncio.wait_for(waiting, router.delay_s or self._interval_s)
-            except TimeoutError:
-                pass
+            # A router that is away is not asked more often because much happens here. No `wait_for`: before Python 3.12
+            # it loses a cancellation that comes together with the poke, as it does at the end, and `stop` would hang.
+            waited_for = router.poked if reached else asyncio.Event()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(router.delay_s or self._interval_s):
+                    await waited_for.wait()
 
     async def _post(self, router: _Router) -> bool:
         """Whether the router took the report. Says so in the log when that changes, once."""
