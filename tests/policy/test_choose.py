@@ -334,22 +334,25 @@ def test_switches_are_bounded_by_time_over_dwell(load: list[tuple[int, float, in
 
 
 @COSTLY
-@given(st.lists(st.tuples(st.floats(-1e9, 1e9), st.integers(0, 300)), min_size=1, max_size=60))
-def test_whatever_the_clock_does_a_point_is_chosen_and_the_purse_stays_bounded(load: list[tuple[float, int]]) -> None:
-    """It is the clock that is mad here, not the machine."""
+@given(st.lists(st.tuples(st.floats(-1e9, 1e9), st.integers(0, 300), seconds), min_size=1, max_size=60), st.booleans())
+def test_whatever_the_clock_does_a_point_is_chosen_and_the_purse_stays_bounded(
+    load: list[tuple[float, int, float]], mad_machine: bool
+) -> None:
+    """What is best is promised to be found soon only where the machine was itself: one that was ten times slower for a
+    moment is believed for as long as the purse needs to fill."""
     curves, state = Curves(POINTS, Roofline(1e10, 8e10, 2e-3, 7e6, 3.5e6, 2048)), PointState.initial(AR, 0.0)
-    for now, batch in load:
+    for now, batch, cycle in load:
         decision, state = choose_point(Batch(batch, 100.0), POINTS, curves, state, SWITCHING, now)
         assert decision.point in POINTS
         assert state.purse.seconds <= FULL_S
-        cycle = 0.1 if decision.point == AR else 0.5
-        curves.observe(Observation(decision.point, batch, 100.0, 0, cycle, batch), now + cycle)
+        took = cycle if mad_machine else 0.1 if decision.point == AR else 0.5
+        curves.observe(Observation(decision.point, batch, 100.0, 0, took, batch), now + took)
     after = load[-1][0]
     for cycle in range(400):  # then it behaves again: what is best is found
         decision, state = choose_point(Batch(8, 100.0), POINTS, curves, state, SWITCHING, after + cycle / 10)
         slow = 0.1 if decision.point == AR else 0.5
         curves.observe(Observation(decision.point, 8, 100.0, 0, slow, 8), after + cycle / 10)
-    assert state.point == AR
+    assert mad_machine or state.point == AR
 
 
 @COSTLY

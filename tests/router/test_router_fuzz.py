@@ -81,9 +81,7 @@ async def test_whatever_a_client_sends(house: Any, pieces: list[bytes], cuts: li
     answer = await _all_of(reader, writer)
     statuses = [int(status) for status in _STATUS.findall(answer)]
     assert set(statuses) <= _KNOWN, statuses
-    # The last request at least, or the error that made it meaningless. Who goes on sending behind a request that ends
-    # the connection may be reset before it has read the answer.
-    assert statuses or _ends_early(data)
+    assert statuses  # the last request at least, or the error that made it meaningless
     assert len(replica.calls) <= data.count(b"/v1/chat/completions")
     for call in replica.calls:
         assert call.headers.get("x-request-id") != "smuggled"  # it has no body, so no replica should ever see it
@@ -107,14 +105,10 @@ async def _all_of(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
             writer.write_eof()
             await reader.read()
         except ConnectionError:
-            pass
+            # Bytes behind a request that ends the connection bring a reset. What came ahead of it is here all the same,
+            # only that the reader tells of the reset first.
+            answer += bytes(reader._buffer)  # type: ignore[attr-defined]
     return answer
-
-
-def _ends_early(data: bytes) -> bool:
-    """Whether some request asks for the connection to end behind it."""
-    lowered = data.lower()
-    return b"http/1.0" in lowered or b"close" in lowered
 
 
 def _ambiguous(data: bytes) -> bool:
