@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING
 
 from trimode_api.modes import OperatingPoint
 from trimode_policy.roofline import Roofline
-from trimode_policy.simulation.fleet import Fleet
 from trimode_policy.simulation.measures import Account
-from trimode_policy.simulation.parts import Placement
+from trimode_policy.simulation.parts import OnlyReplica
 from trimode_policy.simulation.policies import assemble, learning_seat
 from trimode_policy.simulation.pools import FLEX_POOL
-from trimode_policy.simulation.rows import EngineLimits, Request
+from trimode_policy.simulation.rows import EngineLimits
 from trimode_policy.simulation.scenario import Scenario
 from trimode_policy.simulation.truth import Truth
 from trimode_policy.simulation.workload import Goal, Job
@@ -137,19 +136,6 @@ class RealLoop:
         self.engine.submit(Submit(name, list(next(self._turn).prompt), self.max_tokens))
 
 
-class _First:
-    """Everything to the only replica."""
-
-    def admit(self, request: Request, fleet: Fleet) -> Placement:
-        return Placement(0)
-
-    def again(self, request: Request, fleet: Fleet) -> int | None:
-        return 0
-
-    def starved(self, fleet: Fleet) -> Request | None:
-        return None
-
-
 def predict(
     truth: Truth,
     prior: Roofline,
@@ -162,7 +148,7 @@ def predict(
     """The same loop in the simulator, under production's policy."""
     goal = Goal("all", 1e6, 1e6, 0)
     scenario = Scenario(truth, prior, (goal,), points, 1, limits)
-    fleet = assemble(scenario, [learning_seat(FLEX_POOL, points, scenario)], _First(), None, Random(seed))
+    fleet = assemble(scenario, [learning_seat(FLEX_POOL, points, scenario)], OnlyReplica(), None, Random(seed))
     turn = cycle(asked)
 
     def next_job(now: float) -> Job:

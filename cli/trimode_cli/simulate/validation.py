@@ -27,11 +27,11 @@ from trimode_policy.profiles import PROFILES
 from trimode_policy.roofline import Roofline
 from trimode_policy.simulation.fleet import Fleet
 from trimode_policy.simulation.measures import Account
-from trimode_policy.simulation.parts import Placement
+from trimode_policy.simulation.parts import OnlyReplica
 from trimode_policy.simulation.pilots import Fixed
 from trimode_policy.simulation.policies import assemble
 from trimode_policy.simulation.pools import FLEX_POOL, Seat
-from trimode_policy.simulation.rows import EngineLimits, Request
+from trimode_policy.simulation.rows import EngineLimits
 from trimode_policy.simulation.scenario import Scenario
 from trimode_policy.simulation.truth import GAIN_BY_LENGTH, Hardware, MeasuredHardware, Truth
 from trimode_policy.simulation.workload import Goal, Job
@@ -133,26 +133,13 @@ class ClosedLoop:
         return account
 
 
-class _First:
-    """Everything to the only replica."""
-
-    def admit(self, request: Request, fleet: Fleet) -> Placement:
-        return Placement(0)
-
-    def again(self, request: Request, fleet: Fleet) -> int | None:
-        return 0
-
-    def starved(self, fleet: Fleet) -> Request | None:
-        return None
-
-
 def user_speed(hardware: Hardware, clients: int, point: OperatingPoint, at_32: float) -> float:
     """Simulated tokens per second of one user after its first token, the median over requests."""
     truth = Truth(hardware, (at_32,))
     limits = EngineLimits(clients, 1e9, noise=0.0)
     goal = Goal("all", 1e6, 1e6, 0)
     scenario = Scenario(truth, _roofline(shape_of("14b")), (goal,), (point,), 1, limits)
-    fleet = assemble(scenario, [Seat(FLEX_POOL, (point,), lambda: Fixed(point))], _First(), None, Random(0))
+    fleet = assemble(scenario, [Seat(FLEX_POOL, (point,), lambda: Fixed(point))], OnlyReplica(), None, Random(0))
     account = ClosedLoop(fleet, clients).run(4 * clients + 20)
     return 1.0 / account.tpot.percentile(50)
 

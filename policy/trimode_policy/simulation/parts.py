@@ -118,6 +118,19 @@ class Dispatcher(Protocol):
         ...
 
 
+class OnlyReplica:
+    """The dispatcher of a fleet of one: everything to it, at once."""
+
+    def admit(self, request: Request, fleet: Fleet) -> Placement:
+        return Placement(0)
+
+    def again(self, request: Request, fleet: Fleet) -> int | None:
+        return 0
+
+    def starved(self, fleet: Fleet) -> Request | None:
+        return None
+
+
 class Controller(Protocol):
     """The slow loop."""
 
