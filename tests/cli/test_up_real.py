@@ -6,8 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import psutil
 import pytest
 
 from trimode_cli.up.preflight import tiny_folder
+from trimode_e2e.up_process import until
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -35,15 +35,8 @@ spec:
 TINY = RESOURCE.replace("URI", "tiny://")
 MANUAL = TINY + "  switching: {policy: Manual, mode: SelfSpeculation}\n"
 QUESTION = [{"role": "user", "content": "Who are you?"}]
-PATIENCE_S = 300.0
+SOON_S, PATIENCE_S = 60.0, 300.0
 """For machines that do other things as well."""
-
-
-def until(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {timeout_s:g} s for {what}"
-        time.sleep(0.1)
 
 
 @dataclass
@@ -176,10 +169,10 @@ def asking(up: Up, clients: int = 4) -> Iterator[list[int]]:
     for thread in threads:
         thread.start()
     try:
-        until(lambda: len(answers) > clients, "answers")
+        until(lambda: len(answers) > clients, "answers", SOON_S)
         yield answers
         before = len(answers)
-        until(lambda: len(answers) > before + clients, "answers after the change")
+        until(lambda: len(answers) > before + clients, "answers after the change", SOON_S)
     finally:
         stop.set()
         for thread in threads:
@@ -207,7 +200,7 @@ def test_new_replicas_take_over_under_load_and_a_model_that_cannot_start_does_no
     before = ids()
     with asking(up) as answers:
         assert apply(up, MANUAL.replace("maxRunningRequests: 8", "maxRunningRequests: 16")).returncode == 0
-        until(lambda: not before & ids() and len(ids()) == 1, "the new replica alone")
+        until(lambda: not before & ids() and len(ids()) == 1, "the new replica alone", SOON_S)
         after = ids()
         model = truncated_model(tmp_path)
         failed = apply(up, MANUAL.replace("tiny://", f"file://{model}"))

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ import yaml
 
 from trimode_api.wire import TIER_HEADER
 from trimode_cli.up.preflight import tiny_folder
+from trimode_e2e.up_process import Served, serving, until
 from trimode_workers.sglang.options import COMMAND_VARIABLE
 from trimode_workers.sglang.testing.sequence import next_token
 from trimode_workers.sources.testing import StandInHub
@@ -35,7 +36,6 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 EXAMPLE = Path(__file__).parents[2] / "examples" / "nemotron-8b-sglang.yaml"
 STUB = "trimode_workers.sglang.testing.stub"
 ROWS = 4
-PATIENCE_S = 240.0
 
 
 def resource() -> str:
@@ -52,14 +52,8 @@ def resource() -> str:
     return yaml.safe_dump(found)
 
 
-@dataclass
-class Up:
-    """The running command."""
-
-    process: subprocess.Popen[str]
-    url: str
-    environment: dict[str, str]
-    errors: Path
+class Up(Served):
+    """The running command, and what runs in its pools."""
 
     def servers(self) -> dict[int, str]:
         """The servers' processes: pid to mode."""
@@ -103,38 +97,8 @@ def up(tmp_path_factory: pytest.TempPathFactory, hub: StandInHub) -> Iterator[Up
         "SGLANG_STUB_START_S": "1",
         "SGLANG_STUB_CYCLE_S": "0.012",
     }
-    with (folder / "err").open("w") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "trimode_cli.main", "up", "-f", str(folder / "d.yaml"), "--port", "0"],
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            env=environment,
-        )
-    try:
-        assert process.stdout is not None
-        ready = process.stdout.readline()
-        assert ready.startswith("ready: nemotron-8b at http://127.0.0.1:"), (folder / "err").read_text()
-        yield Up(process, ready.split()[-1].removesuffix("/v1"), environment, folder / "err")
-    finally:
-        parts = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        _, alive = psutil.wait_procs(parts, timeout=30)
-        assert process.stdout is not None
-        process.stdout.close()
-        assert not alive, alive
-
-
-def until(condition: Callable[[], bool], what: str, timeout_s: float = PATIENCE_S) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {timeout_s:g} s for {what}"
-        time.sleep(0.1)
+    with serving(folder / "d.yaml", "nemotron-8b", environment) as served:
+        yield Up(served.process, served.url, served.environment, served.errors)
 
 
 TEXT = load_text_model(tiny_folder())
@@ -275,12 +239,14 @@ def test_a_replica_moves_to_the_mode_that_is_faster_and_no_request_fails(up: Up,
     with ThreadPoolExecutor(3) as clients:
         running = [clients.submit(asking, number) for number in range(3)]
         most = 0
+
+        def moved() -> bool:
+            nonlocal most
+            most = max(most, len(up.servers()))
+            return up.ready() == {"throughput": 1, "speed": 2}
+
         try:
-            deadline = time.monotonic() + PATIENCE_S
-            while up.ready() != {"throughput": 1, "speed": 2}:
-                assert time.monotonic() < deadline, (up.fleet(), up.errors.read_text())
-                most = max(most, len(up.servers()))
-                time.sleep(0.2)
+            until(moved, "the move")
         finally:
             stop.set()
         answers = [answer for each in running for answer in each.result()]

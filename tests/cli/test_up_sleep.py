@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
+
+from trimode_e2e.up_process import PATIENCE_S, serving, until
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -30,45 +28,15 @@ spec:
   admission: {maxWaitMilliseconds: 240000}
   drain: {timeoutSeconds: 30}
 """
-PATIENCE_S = 240.0
 BODY = {"model": "tiny", "messages": [{"role": "user", "content": "Who are you?"}], "max_tokens": 8}
 
 
 @pytest.fixture
 def url(tmp_path: Path) -> Iterator[str]:
     (tmp_path / "d.yaml").write_text(RESOURCE)
-    with (tmp_path / "err").open("w") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "trimode_cli.main", "up", "-f", str(tmp_path / "d.yaml"), "--port", "0"],
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)},
-        )
-    try:
-        assert process.stdout is not None
-        ready = process.stdout.readline()
-        assert ready.startswith("ready: tiny at "), (tmp_path / "err").read_text()
-        yield ready.split()[-1].removesuffix("/v1")
-    finally:
-        parts = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        _, alive = psutil.wait_procs(parts, timeout=30)
-        assert process.stdout is not None
-        process.stdout.close()
-        assert not alive, alive
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {PATIENCE_S:g} s for {what}"
-        time.sleep(0.2)
+    environment = {**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)}
+    with serving(tmp_path / "d.yaml", "tiny", environment) as served:
+        yield served.url
 
 
 def test_a_request_wakes_the_pool_waits_and_is_served_and_the_pool_goes_to_sleep_again(url: str) -> None:
