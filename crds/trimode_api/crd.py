@@ -112,17 +112,24 @@ def _field(name: str, node: Any, definitions: dict[str, Any]) -> Schema:
         field |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [LIST_KEYS[name]]}
     elif name in SETS:
         field["x-kubernetes-list-type"] = "set"
-    if isinstance(field.get("default"), dict):
-        field["default"] = {}  # the fields inside carry their own defaults
-    elif isinstance(field.get("default"), list):
-        field["default"] = _without_nulls(field["default"])
+    if isinstance(field.get("default"), dict | list):
+        field["default"] = completed(field["default"], field)
     return field
 
 
-def _without_nulls(value: Any) -> Any:
+def completed(value: Any, schema: Schema) -> Any:
+    """`value` with the defaults of all fields inside filled in and nulls left out.
+
+    The API server judges a default by the CEL rules around it before it fills in the fields inside: `default: {}` beside
+    a rule that reads a field is refused with "no such key" (seen on 1.36; so since CEL came, kubernetes/kubernetes
+    pull request 106051).
+    """
     if isinstance(value, dict):
-        return {k: _without_nulls(v) for k, v in value.items() if v is not None}
-    return [_without_nulls(v) for v in value] if isinstance(value, list) else value
+        fields = schema["properties"]
+        defaults = {name: field["default"] for name, field in fields.items() if "default" in field}
+        given = {name: completed(each, fields[name]) for name, each in value.items() if each is not None}
+        return defaults | given
+    return [completed(each, schema["items"]) for each in value] if isinstance(value, list) else value
 
 
 def _place(schema: Schema, scope: Path) -> Schema:
