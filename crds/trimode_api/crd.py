@@ -120,9 +120,9 @@ def _field(name: str, node: Any, definitions: dict[str, Any]) -> Schema:
 def completed(value: Any, schema: Schema) -> Any:
     """`value` with the defaults of all fields inside filled in and nulls left out.
 
-    The API server judges a default by the CEL rules around it before it fills in the fields inside: `default: {}` beside
-    a rule that reads a field is refused with "no such key" (seen on 1.36; so since CEL came, kubernetes/kubernetes
-    pull request 106051).
+    The API server judges a default by the CEL rules around it before it fills in the fields inside: `default: {}`
+    beside a rule that reads a field is refused with "no such key" (seen on 1.36; so since CEL came,
+    kubernetes/kubernetes pull request 106051).
     """
     if isinstance(value, dict):
         fields = schema["properties"]
