@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
@@ -26,6 +26,7 @@ TIMEOUT_S = 15.0
 CONNECTIONS = 32
 JSON = "application/json"
 MERGE = "application/merge-patch+json"
+OPERATIONS = "application/json-patch+json"
 APPLY = "application/apply-patch+yaml"  # JSON is YAML
 METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
@@ -67,6 +68,12 @@ class ApiServer:
         path = f"{collection(kind, namespace)}/{name}" + (f"/{subresource}" if subresource else "")
         return await self._request("PATCH", path, patch, query={"fieldManager": MANAGER}, content_type=MERGE)
 
+    async def patch(
+        self, kind: ChildKind, namespace: str, name: str, operations: Sequence[Mapping[str, Any]]
+    ) -> Object:
+        path = f"{collection(kind, namespace)}/{name}"
+        return await self._request("PATCH", path, operations, query={"fieldManager": MANAGER}, content_type=OPERATIONS)
+
     async def create(self, kind: ChildKind, namespace: str, body: Mapping[str, Any]) -> Object:
         return await self._request("POST", collection(kind, namespace), body, query={"fieldManager": MANAGER})
 
@@ -106,7 +113,7 @@ class ApiServer:
         self,
         method: str,
         path: str,
-        body: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         *,
         query: Mapping[str, str] | None = None,
         content_type: str = JSON,

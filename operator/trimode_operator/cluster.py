@@ -6,7 +6,7 @@ Objects are plain data; lists come with `apiVersion` and `kind` in every item.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from trimode_api.crd import PLURAL
@@ -17,6 +17,8 @@ Object = dict[str, Any]
 
 RESOURCE = ChildKind(f"{GROUP}/{VERSION}", KIND, PLURAL)
 ENDPOINTS = ChildKind("v1", "Endpoints", "endpoints")
+RAY_CLUSTER = ChildKind("ray.io/v1", "RayCluster", "rayclusters")
+"""KubeRay's, made from our RayService."""
 EVENT = ChildKind("v1", "Event", "events")
 LEASE = ChildKind("coordination.k8s.io/v1", "Lease", "leases")
 
@@ -43,6 +45,11 @@ class Cluster(Protocol):
         self, kind: ChildKind, namespace: str, name: str, patch: Mapping[str, Any], subresource: str = ""
     ) -> Object:
         """A JSON merge patch. The object as it then is."""
+
+    async def patch(
+        self, kind: ChildKind, namespace: str, name: str, operations: Sequence[Mapping[str, Any]]
+    ) -> Object:
+        """A JSON patch: all of the operations, or none where a `test` among them fails. The object as it then is."""
 
     async def create(self, kind: ChildKind, namespace: str, body: Mapping[str, Any]) -> Object:
         """A new object."""

@@ -18,6 +18,7 @@ from trimode_operator.parts_ready import (
     suspended,
     workers_ready,
 )
+from trimode_operator.rollout import held_up, rollout
 from trimode_operator.verdict import FALSE, TRUE, UNKNOWN, ConditionType, Reason, Verdict, lines, replicas
 from trimode_policy.watching import usable
 
@@ -37,7 +38,8 @@ def verdicts(seen: Observations) -> Mapping[ConditionType, Verdict]:
 
 
 def ready(seen: Observations) -> Verdict:
-    """Everything is as the latest spec says."""
+    """Everything is as the latest spec says, and runs: an edit that is not in force yet, such as a change of model
+    whose new workers still load, is not Ready, whatever serves meanwhile."""
     if seen.deleting:
         return Verdict(FALSE, Reason.DRAINING, seen.deleting)
     if seen.problems:
@@ -48,9 +50,13 @@ def ready(seen: Observations) -> Verdict:
         return Verdict(FALSE, Reason.SUSPENDED, "spec.suspend is true")
     if seen.secrets:
         return by_secrets(seen)
+    if stuck := held_up(seen):
+        return stuck
     for part in (workers_ready(seen), router_ready(seen)):
         if part.status is not TRUE:
             return Verdict(part.status, part.reason, part.message)
+    if under_way := rollout(seen):
+        return under_way
     if _behind(seen):
         return Verdict(FALSE, Reason.POLICY_ROLLOUT, _behind(seen))
     return Verdict(TRUE, Reason.AS_SPECIFIED, lines((workers_ready(seen).message, *_left_out(seen))))
@@ -89,16 +95,16 @@ def progressing(seen: Observations) -> Verdict:
         return Verdict(FALSE if done.status is TRUE else TRUE, done.reason, done.message)
     if seen.secrets:
         return by_secrets(seen)
-    if seen.routers is None or not seen.routers.current:
-        return Verdict(TRUE, Reason.ROUTER_ROLLOUT, "routers are being replaced or added")
+    if stuck := held_up(seen):
+        return stuck
+    if under_way := rollout(seen):
+        return Verdict(TRUE, under_way.reason, under_way.message)
     if not seen.kuberay:
         return Verdict(FALSE, Reason.KUBERAY_MISSING, note_of(seen, Reason.KUBERAY_MISSING))
     return _workers_progress(seen)
 
 
 def _workers_progress(seen: Observations) -> Verdict:
-    if seen.ray is None or not seen.ray.current or seen.ray.upgrading:
-        return Verdict(TRUE, Reason.WORKERS_ROLLOUT, "KubeRay is making the workers so")
     if _behind(seen):
         return Verdict(TRUE, Reason.POLICY_ROLLOUT, _behind(seen))
     workers = workers_ready(seen)

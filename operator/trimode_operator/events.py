@@ -29,12 +29,22 @@ EXPECTED = (
     Reason.NOT_SUSPENDED,
     Reason.DRAINING,
     Reason.POLICY_ROLLOUT,
+    Reason.ROUTER_ROLLOUT,
+    Reason.WORKERS_ROLLOUT,
     Reason.POOLS_NOT_READY,
     Reason.RAY_SERVICE_NOT_READY,
     Reason.NO_ROUTER_READY,
     Reason.SOME_ROUTERS_NOT_READY,
 )
 """Reasons why something is not (yet) so that are told only where it was so before."""
+ASKED_FOR = (
+    Reason.SUSPENDED,
+    Reason.NOT_SUSPENDED,
+    Reason.DRAINING,
+    Reason.ROUTER_ROLLOUT,
+    Reason.WORKERS_ROLLOUT,
+)
+"""Reasons that follow from what a person did, and are no warning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +99,9 @@ def _passing(old: Condition | None, now: Condition) -> bool:
 def _told(kind: ConditionType, now: Condition) -> Told:
     good = now.status is (FALSE if kind in GOOD_WHEN_FALSE else TRUE)
     words = kind if now.status is TRUE else f"Not{kind}"
-    wanted = now.reason in (Reason.SUSPENDED, Reason.NOT_SUSPENDED, Reason.DRAINING)
-    return Told(not good and not wanted, words, f"{now.reason}: {now.message}" if now.message else now.reason)
+    return Told(
+        not good and now.reason not in ASKED_FOR, words, f"{now.reason}: {now.message}" if now.message else now.reason
+    )
 
 
 async def post(cluster: Cluster, resource: Object, told: Told) -> None:

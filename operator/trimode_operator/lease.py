@@ -7,7 +7,7 @@ The age of another's claim is measured on our own clock from when we first saw i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -191,6 +191,12 @@ class Fenced:
     ) -> Object:
         self._check()
         return await self._cluster.merge(kind, namespace, name, patch, subresource)
+
+    async def patch(
+        self, kind: ChildKind, namespace: str, name: str, operations: Sequence[Mapping[str, Any]]
+    ) -> Object:
+        self._check()
+        return await self._cluster.patch(kind, namespace, name, operations)
 
     async def create(self, kind: ChildKind, namespace: str, body: Mapping[str, Any]) -> Object:
         self._check()

@@ -43,7 +43,11 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class Ray:
-    """The RayService. `ready` None where KubeRay has not said yet. `failed`: what Serve says of broken applications."""
+    """The RayService. `ready` None where KubeRay has not said yet. `failed`: what Serve says of broken applications.
+
+    `current`: KubeRay's status is of the latest spec. `silent`: it has not been for so long that something is wrong.
+    `headless`: KubeRay's words where the serving cluster's head pod is not ready, while its status stays as it was.
+    """
 
     ready: bool | None
     reason: str = ""
@@ -51,7 +55,11 @@ class Ray:
     upgrading: bool = False
     suspended: bool = False
     current: bool = True
+    silent: bool = False
+    headless: str = ""
     failed: tuple[str, ...] = ()
+    namespace: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +122,10 @@ def rollout_of(deployment: Mapping[str, Any] | None) -> Rollout | None:
     return Rollout(wanted, int(status.get("readyReplicas", 0)), seen and updated == total == wanted)
 
 
-def ray_of(service: Mapping[str, Any] | None) -> Ray | None:
-    """The state of a live RayService."""
+def ray_of(
+    service: Mapping[str, Any] | None, cluster: Mapping[str, Any] | None = None, *, silent: bool = False
+) -> Ray | None:
+    """The state of a live RayService. `cluster`: the RayCluster that serves, where it is known."""
     if service is None:
         return None
     status = service.get("status") or {}
@@ -128,9 +138,36 @@ def ray_of(service: Mapping[str, Any] | None) -> Ray | None:
         message=ready.get("message", ""),
         upgrading=conditions.get("UpgradeInProgress", {}).get("status") == "True",
         suspended=conditions.get("Suspended", {}).get("status") == "True",
-        current=status.get("observedGeneration", 0) >= service["metadata"].get("generation", 1),
+        current=not behind(service),
+        silent=silent,
+        headless=_headless(cluster),
         failed=_failed(status),
+        namespace=service["metadata"].get("namespace", ""),
+        name=service["metadata"].get("name", ""),
     )
+
+
+def behind(service: Mapping[str, Any]) -> bool:
+    """Whether KubeRay's status is of an earlier spec, or of an object that is going."""
+    status, metadata = service.get("status") or {}, service["metadata"]
+    going = metadata.get("deletionTimestamp") is not None
+    return going or status.get("observedGeneration", 0) < metadata.get("generation", 1)
+
+
+def overdue(service: Mapping[str, Any]) -> bool:
+    """Whether KubeRay owes a status. Before the first cluster serves it writes none as long as nothing else changes
+    (1.5.0: a new `observedGeneration` alone is no reason to write)."""
+    status = service.get("status") or {}
+    serving = (status.get("activeServiceStatus") or {}).get("rayClusterName")
+    return behind(service) and bool(serving or not status.get("observedGeneration"))
+
+
+def _headless(cluster: Mapping[str, Any] | None) -> str:
+    conditions = ((cluster or {}).get("status") or {}).get("conditions") or []
+    head: Mapping[str, Any] = next((each for each in conditions if each["type"] == "HeadPodReady"), {})
+    if head.get("status") != "False":
+        return ""
+    return ": ".join(part for part in (head.get("reason"), head.get("message")) if part) or "not ready"
 
 
 def _failed(status: Mapping[str, Any]) -> tuple[str, ...]:

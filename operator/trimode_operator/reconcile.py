@@ -8,29 +8,31 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import structlog
-
 from trimode_api.errors import InvalidInput
 from trimode_api.resource import NemotronDeployment
 from trimode_operator import ending
 from trimode_operator.apply import Applier
 from trimode_operator.cache import Key
 from trimode_operator.cluster import Object
-from trimode_operator.errors import NotMade, RouterFailure
+from trimode_operator.errors import NotMade
 from trimode_operator.fleets import Fleets
 from trimode_operator.looks import next_look_s
 from trimode_operator.objectives import attainment, kept, sample_of
-from trimode_operator.observations import Failure, Observations, minimum_of, ray_of, rollout_of
+from trimode_operator.observations import Failure, Observations, Ray, minimum_of, overdue, ray_of, rollout_of
 from trimode_operator.observe import Observer, fresh_token
 from trimode_operator.parts import Memory, Parts
 from trimode_operator.plan import Names, Observed, Owner, Plan, make_plan
 from trimode_operator.plan.make import RAY_SERVICE, prunable
+from trimode_operator.pushing import push
+from trimode_operator.ray_clusters import NO_CLUSTERS, RayClusters, RunningClusters
 from trimode_operator.rebalancing import rebalanced, targets_of
 from trimode_operator.writer import Writer, status_in
 from trimode_policy.watching import sampled, sharing_pools
 
 RELIST_S = 300.0
 """How often a resource's children are listed afresh, whatever the watches said."""
+SILENT_S = 60.0
+"""KubeRay looks every two seconds; a status that is older than the spec for longer than this has a cause."""
 
 
 class Reconciler:
@@ -42,6 +44,7 @@ class Reconciler:
         self._observer = Observer(parts.cluster, parts.cache, parts.routers)
         self._applier = Applier(parts.cluster, parts.cache, parts.metrics)
         self._writer = Writer(parts.cluster, parts.cache, parts.metrics, parts.now)
+        self._ray_clusters = RayClusters(parts.cluster, parts.cache, parts.metrics)
         self._memories: dict[Key, Memory] = {}
         self._relist_s = RELIST_S
 
@@ -79,18 +82,21 @@ class Reconciler:
         token = memory.token = memory.token or await self._observer.token(key, names) or fresh_token()
         failure: NotMade | None = None
         plan: Plan | None = None
+        running = NO_CLUSTERS
         if deployment is not None:
             try:
                 plan = await self._make(key, body, deployment, token, memory)
+                running = await self._ray_clusters.fit(key, self._ray_service(key))
             except InvalidInput as invalid:
                 problems = tuple(map(str, invalid.problems))
             except NotMade as error:
                 failure, plan = error, memory.plan
         routers = await self._observer.routers(key, names)
         fleets = await self._observer.fleets(routers, token)
-        if plan is not None and failure is None and await self._push(fleets, token, plan):
+        if plan is not None and failure is None and await push(self._parts, fleets, token, plan.policy):
             fleets = await self._observer.fleets(routers, token)
         seen = self._seen(key, body, deployment, plan, fleets, problems)
+        seen = replace(seen, ray=self._ray(key, running, memory))
         if deployment is not None:
             seen = self._judged(key, seen, deployment, memory)
             seen = replace(seen, secrets=await self._observer.secrets(key, deployment.spec.router, fleets))
@@ -110,28 +116,11 @@ class Reconciler:
         basis = (owner, capabilities, token, targets)
         if memory.plan is not None and memory.made == (basis, self._versions(key)):
             return memory.plan
-        ray_service = self._cache.children(key).get((RAY_SERVICE.kind, self._names(key).ray_service))
-        observed = Observed(token=token, ray_service=ray_service, targets=targets)
+        observed = Observed(token=token, ray_service=self._ray_service(key), targets=targets)
         plan = make_plan(deployment, owner, self._parts.settings, capabilities, observed)
         await self._applier.make(plan, owner)
         memory.plan, memory.made = plan, (basis, self._versions(key))
         return plan
-
-    async def _push(self, fleets: Fleets, token: str, plan: Plan) -> bool:
-        """Hand the policy to routers that have an older one; whether any took it."""
-        took = False
-        for router, view in fleets.views.items():
-            if view.policy_version >= plan.policy.version:
-                continue
-            try:
-                await self._parts.routers.put_policy(router, token, plan.policy)
-            except RouterFailure as error:
-                self._parts.metrics.pushes.labels("failed").inc()
-                structlog.get_logger("reconcile").warning("policy not put", router=str(router), error=str(error))
-            else:
-                self._parts.metrics.pushes.labels("put").inc()
-                took = True
-        return took
 
     async def _end(self, key: Key, body: Object) -> float | None:
         """A resource that goes."""
@@ -140,7 +129,7 @@ class Reconciler:
         names = self._names(key)
         token = await self._observer.token(key, names)
         fleets = await self._observer.fleets(await self._observer.routers(key, names), token)
-        workers = self._cache.children(key).get((RAY_SERVICE.kind, names.ray_service))
+        workers = self._ray_service(key)
         deadline = ending.deadline_of(body)
         step = ending.next_step(fleets, workers, self._parts.now(), deadline)
         if step is ending.Step.RELEASE:
@@ -173,7 +162,7 @@ class Reconciler:
         problems: tuple[str, ...],
     ) -> Observations:
         names, children = self._names(key), self._cache.children(key)
-        ray_service = children.get((RAY_SERVICE.kind, names.ray_service))
+        ray_service = self._ray_service(key)
         before = status_in(body)
         return Observations(
             generation=body["metadata"]["generation"],
@@ -189,6 +178,15 @@ class Reconciler:
             notes=plan.notes if plan is not None else (),
             rebalancing=before.rebalancing if before is not None else None,
         )
+
+    def _ray(self, key: Key, running: RunningClusters, memory: Memory) -> Ray | None:
+        """The workers as KubeRay tells of them, and for how long it has told nothing."""
+        service, clock = self._ray_service(key), self._parts.monotonic()
+        late = service["metadata"].get("generation") if service is not None and overdue(service) else None
+        if memory.behind is None or memory.behind[0] != late:
+            memory.behind = late, clock
+        silent = late is not None and clock - memory.behind[1] > SILENT_S
+        return ray_of(service, running.active, silent=silent)
 
     def _judged(self, key: Key, seen: Observations, deployment: NemotronDeployment, memory: Memory) -> Observations:
         """With how the tiers' objectives were met of late, and what follows for the replicas that pools share."""
@@ -210,6 +208,10 @@ class Reconciler:
         return frozenset(
             (name, child["metadata"]["resourceVersion"]) for name, child in self._cache.children(key).items()
         )
+
+    def _ray_service(self, key: Key) -> Object | None:
+        """The live one."""
+        return self._cache.children(key).get((RAY_SERVICE.kind, self._names(key).ray_service))
 
     def _names(self, key: Key) -> Names:
         return Names(key.name, key.namespace, self._parts.settings.cluster_domain)

@@ -90,6 +90,13 @@ seccompProfile: {type: RuntimeDefault}
 - apiGroups: [ray.io]
   resources: [rayservices]
   verbs: [get, list, watch, create, patch, delete]
+# What KubeRay makes of it: bounds of running worker groups, and the end of an upgrade that is taken back.
+- apiGroups: [ray.io]
+  resources: [rayservices/status]
+  verbs: [patch]
+- apiGroups: [ray.io]
+  resources: [rayclusters]
+  verbs: [get, patch]
 - apiGroups: [monitoring.coreos.com]
   resources: [servicemonitors]
   verbs: [get, list, watch, create, patch, delete]

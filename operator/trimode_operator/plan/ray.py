@@ -2,7 +2,8 @@
 
 Belongs here: pure construction of the manifest. KubeRay answers almost any change of `rayClusterConfig` with a second
 cluster beside the first, which takes over when it is ready: right for another model or image, and twice the GPUs for
-as long as it lasts. Bounds of worker groups and groups added at the end are taken over in place.
+as long as it lasts. Groups added at the end are taken over in place. Bounds of worker groups are not taken over at all
+by a cluster that runs: `ray_clusters` brings them there.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from trimode_operator.plan.pods import (
     user_variables,
 )
 from trimode_operator.plan.serve import application_args, placement_resource, serve_config
+from trimode_operator.plan.shape import SHAPE_ANNOTATION, shape_of
 from trimode_operator.plan.weights import Weights, weights
 from trimode_operator.settings import Settings
 
@@ -55,8 +57,11 @@ def ray_service(
     spec = deployment.spec
     source = weights(spec.model, settings)
     pools = in_live_order(spec.pools, observed.ray_service)
+    config = _cluster(deployment, pools, owner, names, settings, source, observed)
+    body = child("ray.io/v1", "RayService", names.ray_service, owner, "worker")
     return {
-        **child("ray.io/v1", "RayService", names.ray_service, owner, "worker"),
+        **body,
+        "metadata": {**body["metadata"], "annotations": {SHAPE_ANNOTATION: shape_of(config)}},
         "spec": {
             # Left out where it says nothing: only KubeRay 1.7 and later know the field, and others refuse it.
             **({"suspend": True} if spec.suspend else {}),
@@ -64,18 +69,28 @@ def ray_service(
             "rayClusterDeletionDelaySeconds": OLD_CLUSTER_STAYS_S,
             "excludeHeadPodFromServeSvc": True,
             "serveConfigV2": serve_config(deployment, pools, names, source, observed),
-            "rayClusterConfig": {
-                "rayVersion": settings.ray_version,
-                "authOptions": {"mode": "token"},
-                # Always: turning it on later would make a new cluster.
-                "enableInTreeAutoscaling": True,
-                "autoscalerOptions": _autoscaler(settings),
-                "headGroupSpec": _head(deployment, owner, names, settings),
-                "workerGroupSpecs": [
-                    _group(deployment, pool, owner, names, settings, source, observed) for pool in pools
-                ],
-            },
+            "rayClusterConfig": config,
         },
+    }
+
+
+def _cluster(
+    deployment: NemotronDeployment,
+    pools: Sequence[Pool],
+    owner: Owner,
+    names: Names,
+    settings: Settings,
+    source: Weights,
+    observed: Observed,
+) -> dict[str, Any]:
+    return {
+        "rayVersion": settings.ray_version,
+        "authOptions": {"mode": "token"},
+        # Always: turning it on later would make a new cluster.
+        "enableInTreeAutoscaling": True,
+        "autoscalerOptions": _autoscaler(settings),
+        "headGroupSpec": _head(deployment, owner, names, settings),
+        "workerGroupSpecs": [_group(deployment, pool, owner, names, settings, source, observed) for pool in pools],
     }
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from trimode_operator.cluster import Object
@@ -42,6 +42,9 @@ class MemoryCluster:
         known = self.objects.get(place)
         metadata.setdefault("uid", known["metadata"]["uid"] if known else f"uid-{next(self._numbers)}")
         metadata["resourceVersion"] = str(next(self._numbers))
+        before = known["metadata"]["generation"] if known else 0
+        if metadata.setdefault("generation", 1) == before and known and known.get("spec") != kept.get("spec"):
+            metadata["generation"] = before + 1
         self.objects[place] = kept
         return copy.deepcopy(kept)
 
@@ -93,6 +96,15 @@ class MemoryCluster:
             del self.objects[kind.kind, namespace, name]
         return result
 
+    async def patch(
+        self, kind: ChildKind, namespace: str, name: str, operations: Sequence[Mapping[str, Any]]
+    ) -> Object:
+        self._write("patch", kind, name)
+        body = copy.deepcopy(self._known(kind, namespace, name))
+        for operation in operations:
+            _operate(body, operation)
+        return self.put(body)
+
     async def create(self, kind: ChildKind, namespace: str, body: Mapping[str, Any]) -> Object:
         metadata = dict(body["metadata"])
         name = metadata.get("name") or f"{metadata['generateName']}{next(self._numbers)}"
@@ -128,6 +140,17 @@ class MemoryCluster:
         error = self.refuse(verb, kind.kind, name)
         if error is not None:
             raise error
+
+
+def _operate(body: Any, operation: Mapping[str, Any]) -> None:
+    """`test` and `add` of a JSON patch, into mappings."""
+    *way, last = operation["path"].strip("/").split("/")
+    for part in way:
+        body = body[int(part)] if isinstance(body, list) else body[part]
+    if operation["op"] == "add":
+        body[last] = copy.deepcopy(operation["value"])
+    elif body.get(last) != operation["value"]:
+        raise ApiFailure(422, "Invalid", f"testing path {operation['path']} failed")
 
 
 def _merged(old: Any, new: Any) -> Any:

@@ -18,6 +18,8 @@ from trimode_operator.fleets import Address
 from trimode_operator.metrics import Metrics
 from trimode_operator.parts import Parts
 from trimode_operator.plan import Capabilities
+from trimode_operator.plan.shape import shape_of
+from trimode_operator.ray_clusters import KUBERAYS_HASH
 from trimode_operator.reconcile import Reconciler
 from trimode_operator.routers import Routers
 from trimode_operator.settings import Settings
@@ -133,20 +135,42 @@ class Stage:
         )
         self.routers.views[ROUTER] = view(*replicas, **changes)
 
-    def settle(self) -> None:
-        """The controllers have done their work."""
+    def make_cluster(self, name: str) -> None:
+        """As KubeRay makes a RayCluster of the RayService that is there."""
+        service = self.cluster.named("RayService", "nemo")
+        config = service["spec"]["rayClusterConfig"]
+        annotations = {**service["metadata"]["annotations"], KUBERAYS_HASH: f"of {shape_of(config)}"}
+        self.cluster.put(
+            {
+                "apiVersion": "ray.io/v1",
+                "kind": "RayCluster",
+                "metadata": {"name": name, "namespace": "default", "annotations": annotations},
+                "spec": config,
+                "status": {"conditions": [{"type": "HeadPodReady", "status": "True"}]},
+            }
+        )
+
+    def settle(self, active: str = "nemo-1", pending: str = "") -> None:
+        """The controllers have done their work, as far as these clusters let them."""
 
         def deployed(body: Object) -> None:
             count = body["spec"]["replicas"]
             body["status"] = {
-                "observedGeneration": body["metadata"].get("generation", 1),
+                "observedGeneration": body["metadata"]["generation"],
                 "replicas": count,
                 "updatedReplicas": count,
                 "readyReplicas": count,
             }
 
         def ready(body: Object) -> None:
-            body["status"] = {"observedGeneration": 1, "conditions": [{"type": "Ready", "status": "True"}]}
+            upgrading = "BothActivePendingClustersExist" if pending else "NoPendingCluster"
+            found = [("Ready", "True", "NonZeroServeEndpoints"), ("UpgradeInProgress", str(bool(pending)), upgrading)]
+            body["status"] = {
+                "observedGeneration": body["metadata"]["generation"],
+                "conditions": [dict(zip(("type", "status", "reason"), each, strict=True)) for each in found],
+                "activeServiceStatus": {"rayClusterName": active},
+                "pendingServiceStatus": {"rayClusterName": pending} if pending else {},
+            }
 
         self.edit("Deployment", "nemo-router", deployed)
         self.edit("RayService", "nemo", ready)

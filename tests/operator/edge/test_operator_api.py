@@ -17,6 +17,7 @@ from trimode_operator.errors import ApiFailure, ApiUnreachable
 from trimode_operator.plan import ChildKind
 
 CONFIG_MAP = ChildKind("v1", "ConfigMap", "configmaps")
+OPERATIONS = [{"op": "add", "path": "/data", "value": {}}]
 BODY = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "namespace": "default"}}
 
 
@@ -76,6 +77,12 @@ CALLS: list[tuple[str, Callable[[ApiServer], Any], tuple[str, str, str], dict[st
         {"fieldManager": "trimode-operator"},
     ),
     (
+        "operations",
+        lambda api: api.patch(CONFIG_MAP, "default", "c", OPERATIONS),
+        ("PATCH", "/api/v1/namespaces/default/configmaps/c", "application/json-patch+json"),
+        {"fieldManager": "trimode-operator"},
+    ),
+    (
         "create",
         lambda api: api.create(CONFIG_MAP, "default", BODY),
         ("POST", "/api/v1/namespaces/default/configmaps", "application/json"),
@@ -97,7 +104,7 @@ async def test_writes(
     await call(api)
     assert (talk.method, talk.path, talk.kind) == sent
     assert talk.query == query
-    assert talk.body in (BODY, {"status": {"url": None}})
+    assert talk.body in (BODY, OPERATIONS, {"status": {"url": None}})
 
 
 async def test_a_delete_means_exactly_this_object(api: ApiServer, talk: Talk) -> None:

@@ -31,6 +31,9 @@ WELL = Observations(
 )
 NOTHING = Observations(generation=1)
 SUSPENDED = Observations(generation=2, suspend=True, routers=Rollout(0, 0, True), ray=Ray(None, suspended=True))
+REFUSED = Ray(
+    False, "ValidationFailed", "The RayService spec is invalid llm/nemo: headGroupSpec ...", current=False, silent=True
+)
 
 
 def told(seen: Observations) -> dict[str, tuple[str, str]]:
@@ -131,12 +134,54 @@ CASES: list[tuple[str, dict[str, Any], dict[str, tuple[str, str]]]] = [
     (
         "routers are replaced while the old ones serve",
         {"routers": Rollout(wanted=1, ready=1, current=False)},
-        {"Ready": ("True", "AsSpecified"), "Progressing": ("True", "RouterRollout")},
+        {
+            "Ready": ("False", "RouterRollout"),
+            "Progressing": ("True", "RouterRollout"),
+            "Serving": ("True", "ReplicasServe"),
+        },
     ),
     (
         "a new cluster is made beside the old one",
         {"ray": Ray(True, upgrading=True)},
-        {"Ready": ("True", "AsSpecified"), "Progressing": ("True", "WorkersRollout")},
+        {
+            "Ready": ("False", "WorkersRollout"),
+            "Progressing": ("True", "WorkersRollout"),
+            "Serving": ("True", "ReplicasServe"),
+        },
+    ),
+    (
+        "KubeRay has not looked yet, the old spec serves",
+        {"ray": Ray(True, current=False)},
+        {"Ready": ("False", "WorkersRollout"), "Progressing": ("True", "WorkersRollout")},
+    ),
+    (
+        "the RayService is not there, replicas of a former one report",
+        {"ray": None},
+        {"Ready": ("False", "WorkersRollout"), "Progressing": ("True", "WorkersRollout")},
+    ),
+    (
+        "KubeRay has not looked for long",
+        {"ray": Ray(True, current=False, silent=True, name="nemo", namespace="llm")},
+        {"Ready": ("False", "KubeRayBehind"), "Progressing": ("False", "KubeRayBehind")},
+    ),
+    (
+        "KubeRay refuses the RayService",
+        {"ray": REFUSED},
+        {"Ready": ("False", "ValidationFailed"), "Progressing": ("False", "ValidationFailed")},
+    ),
+    (
+        "KubeRay refuses the first RayService, and there are no replicas",
+        {"ray": REFUSED, "fleets": fleets(view())},
+        {"Ready": ("False", "ValidationFailed"), "WorkersReady": ("False", "PoolsNotReady")},
+    ),
+    (
+        "the head is gone, KubeRay's status is as it was",
+        {"ray": Ray(True, headless="HeadPodNotFound: Head Pod not found")},
+        {
+            "Ready": ("False", "HeadNotReady"),
+            "Progressing": ("True", "HeadNotReady"),
+            "Serving": ("True", "ReplicasServe"),
+        },
     ),
     (
         "a router runs an older policy",
@@ -251,6 +296,10 @@ def test_messages_say_what_to_do() -> None:
     assert invalid[ConditionType.READY].message == "spec.a: is required\nspec.b: is wrong"
     secret = verdicts(replace(WELL, secrets=(NO_KEYS, BAD_KEYS)))[ConditionType.READY].message
     assert secret == f"{NO_KEYS.message}\n{BAD_KEYS.message}"
+    silent = replace(WELL, ray=Ray(True, current=False, silent=True, name="nemo", namespace="llm"))
+    command = "kubectl get events --field-selector involvedObject.name=nemo -n llm"
+    assert command in verdicts(silent)[ConditionType.READY].message
+    assert "headGroupSpec ..." in verdicts(replace(WELL, ray=REFUSED))[ConditionType.READY].message
     lacking = verdicts(replace(WELL, minimum={"flex": 2, "big": 1}))
     assert "flex has 1 of at least 2, big has 0 of at least 1" in lacking[ConditionType.WORKERS_READY].message
 

@@ -141,6 +141,7 @@ async def test_without_the_lease_nothing_is_written() -> None:
         lambda: fenced.create(CONFIG_MAP, "default", body),
         lambda: fenced.replace(CONFIG_MAP, "default", "c", body),
         lambda: fenced.merge(RESOURCE, "default", "c", {}),
+        lambda: fenced.patch(CONFIG_MAP, "default", "c", []),
         lambda: fenced.delete(CONFIG_MAP, "default", "c", "uid"),
     ):
         with pytest.raises(NotLeading):

@@ -147,8 +147,8 @@ async def test_a_childs_edit_by_hand_is_undone(
     stage.edit(kind, name, change)
     await stage.visit()
     after = stage.cluster.named(kind, name)
-    before["metadata"].pop("resourceVersion")
-    after["metadata"].pop("resourceVersion")
+    for body in (before, after):
+        del body["metadata"]["resourceVersion"], body["metadata"]["generation"]
     assert after == before
     assert ("apply", kind, name) in stage.cluster.writes
 
@@ -354,6 +354,59 @@ async def test_a_stale_view_of_the_resource_costs_a_retry_and_no_finalizer(stage
     stage.cache._resources[KEY] = stale
     await stage.visit()
     assert stage.cluster.named("NemotronDeployment", "nemo")["metadata"]["finalizers"] == ["theirs/keep", FINALIZER]
+
+
+# What KubeRay says, and what it keeps to itself.
+
+
+async def test_kuberay_that_takes_an_edit_over_for_a_minute_only_is_no_trouble_and_then_it_is(stage: Stage) -> None:
+    await serving(stage)
+    stage.resource(model={"uri": "file:///other"})
+    await stage.visit()
+    assert stage.conditions()["Ready"] == ("False", "WorkersRollout")
+    stage.now += 59.0
+    await stage.visit()
+    assert stage.conditions()["Ready"] == ("False", "WorkersRollout")
+    stage.now += 2.0
+    await stage.visit()
+    assert stage.conditions()["Ready"] == ("False", "KubeRayBehind")
+    assert "KubeRayBehind" in stage.events()
+    stage.serve(replica(policy_version=2), policy_version=2)
+    stage.settle()
+    await stage.visit()
+    assert stage.conditions()["Ready"] == ("True", "AsSpecified")
+
+
+async def test_before_the_first_cluster_serves_kuberay_owes_no_status(stage: Stage) -> None:
+    stage.resource()
+    await stage.visit()
+    stage.serve()
+    stage.settle(active="", pending="nemo-1")
+    stage.resource(pools=[{"name": "flex", "modes": ["AR"], "replicas": {"min": 1, "max": 2}}])
+    await stage.visit()
+    stage.now += 120.0
+    await stage.visit()
+    assert stage.conditions()["Ready"] == ("False", "PoolsNotReady")
+
+
+async def test_a_kuberay_that_has_never_looked_is_told_of(stage: Stage) -> None:
+    stage.resource()
+    await stage.visit()
+    stage.now += 61.0
+    await stage.visit()
+    assert stage.conditions()["Ready"] == ("False", "KubeRayBehind")
+
+
+async def test_a_head_that_is_gone_shows_although_kuberays_status_stays_as_it_was(stage: Stage) -> None:
+    await serving(stage)
+    stage.make_cluster("nemo-1")
+    await stage.visit()
+    assert stage.conditions()["Ready"] == ("True", "AsSpecified")
+    gone = {"type": "HeadPodReady", "status": "False", "reason": "HeadPodNotFound", "message": "Head Pod not found"}
+    stage.edit("RayCluster", "nemo-1", lambda body: body["status"].update(conditions=[gone]))
+    await stage.visit()
+    assert stage.conditions()["Ready"] == ("False", "HeadNotReady")
+    assert stage.conditions()["Serving"] == ("True", "ReplicasServe")
 
 
 # The end.
