@@ -16,7 +16,7 @@ from trimode_operator.plan import ChildKind
 Object = dict[str, Any]
 
 RESOURCE = ChildKind(f"{GROUP}/{VERSION}", KIND, PLURAL)
-ENDPOINTS = ChildKind("v1", "Endpoints", "endpoints")
+ENDPOINT_SLICES = ChildKind("discovery.k8s.io/v1", "EndpointSlice", "endpointslices")
 RAY_CLUSTER = ChildKind("ray.io/v1", "RayCluster", "rayclusters")
 """KubeRay's, made from our RayService."""
 EVENT = ChildKind("v1", "Event", "events")

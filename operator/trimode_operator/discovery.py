@@ -1,12 +1,18 @@
-"""Which optional APIs the cluster has.
+"""Which optional APIs the cluster has, and what the installed KubeRay knows.
 
 Belongs here: discovery requests and their interpretation. APIs come and go while the operator runs.
 """
 
 from __future__ import annotations
 
-from trimode_operator.cluster import Cluster
+from collections.abc import Mapping
+from typing import Any
+
+from trimode_operator.cluster import Cluster, Object
+from trimode_operator.errors import ApiFailure, KubeRayTooOld
 from trimode_operator.plan import Capabilities
+from trimode_operator.plan.kuberay import OLDEST, RAYS_TOKEN, knows, lacking
+from trimode_operator.settings import Settings
 
 APIS = {
     "kuberay": ("ray.io/v1", "rayservices"),
@@ -15,18 +21,80 @@ APIS = {
     "http_route": ("gateway.networking.k8s.io/v1", "httproutes"),
     "inference_pool": ("inference.networking.k8s.io/v1", "inferencepools"),
 }
+SCHEMAS = "/openapi/v3"
+"""Readable by every authenticated user, also where the operator may not look at CustomResourceDefinitions."""
+RAY = "apis/ray.io/v1"
+
+Schema = Mapping[str, Any]
+ANYTHING: Schema = {}
 
 
-async def discover(cluster: Cluster) -> Capabilities:
-    """What there is now. Raises ApiFailure or ApiUnreachable."""
-    groups = await cluster.read("/apis") or {}
-    served = {version["groupVersion"] for group in groups.get("groups", []) for version in group["versions"]}
-    found: dict[str, bool] = {}
-    for name, (api, plural) in APIS.items():
-        found[name] = api in served and await _has(cluster, api, plural)
-    return Capabilities(**found)
+class Discovery:
+    """Looks again and again. Remembers KubeRay's schema, megabytes that are read anew only when they have changed."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._read = ""
+        """Where the schema was read: the address has a hash of its content in it."""
+        self._ray_service: Schema | None = None
+
+    async def look(self) -> Capabilities:
+        """What there is now. Raises ApiFailure or ApiUnreachable."""
+        groups = await self._cluster.read("/apis") or {}
+        served = {version["groupVersion"] for group in groups.get("groups", []) for version in group["versions"]}
+        found: dict[str, Any] = {}
+        for name, (api, plural) in APIS.items():
+            found[name] = api in served and await self._has(api, plural)
+        if not found["kuberay"]:
+            self._read, self._ray_service = "", None
+            return Capabilities(**found)
+        schema = await self._schema()
+        if schema is None:  # published a moment after the API itself
+            return Capabilities(**(found | {"kuberay": False}))
+        return Capabilities(**found, rays_token=knows(schema, RAYS_TOKEN), kuberay_lacks=lacking(schema))
+
+    async def _has(self, api: str, plural: str) -> bool:
+        answer = await self._cluster.read(f"/apis/{api}") or {}
+        return any(resource["name"] == plural for resource in answer.get("resources", []))
+
+    async def _schema(self) -> Schema | None:
+        """Of RayService's spec; None where the server has none yet. Servers before 1.24 tell none, and some clusters
+        keep it from ServiceAccounts: then anything, and the server's refusal says what is wrong."""
+        try:
+            index = await self._cluster.read(SCHEMAS)
+        except ApiFailure as failure:
+            if failure.status != 403:
+                raise
+            index = None
+        if index is None:
+            return ANYTHING
+        address = ((index.get("paths") or {}).get(RAY) or {}).get("serverRelativeURL", "")
+        if address and address != self._read:
+            found = spec_in(await self._cluster.read(address))
+            if found is not None:
+                self._read, self._ray_service = address, found
+        return self._ray_service
 
 
-async def _has(cluster: Cluster, api: str, plural: str) -> bool:
-    answer = await cluster.read(f"/apis/{api}") or {}
-    return any(resource["name"] == plural for resource in answer.get("resources", []))
+def require(capabilities: Capabilities, settings: Settings) -> None:
+    """Before anything is touched. Raises KubeRayTooOld where the installed KubeRay lacks what we cannot do without."""
+    upgrade = "upgrade KubeRay, its CustomResourceDefinitions too (Helm does not)"
+    if capabilities.kuberay and capabilities.kuberay_lacks:
+        fields = ", ".join(f"spec.{path}" for path in capabilities.kuberay_lacks)
+        raise KubeRayTooOld(f"KubeRay's RayService does not know {fields}; KubeRay {OLDEST} and later do: {upgrade}")
+    if capabilities.kuberay and not capabilities.rays_token and not settings.network_policies:
+        # Ray's dashboard runs whatever it is sent.
+        raise KubeRayTooOld(
+            f"KubeRay's RayService does not know spec.{RAYS_TOKEN} (1.5.1 and later do), and settings.networkPolicies "
+            f"is false, so nothing would keep others from Ray's ports: {upgrade}, or set that to true"
+        )
+
+
+def spec_in(document: Object | None) -> Schema | None:
+    """The schema of RayService's spec in an OpenAPI document."""
+    schemas: Mapping[str, Any] = ((document or {}).get("components") or {}).get("schemas") or {}
+    for schema in schemas.values():
+        if any(each.get("kind") == "RayService" for each in schema.get("x-kubernetes-group-version-kind") or []):
+            spec: Schema = (schema.get("properties") or {}).get("spec") or ANYTHING
+            return spec
+    return None

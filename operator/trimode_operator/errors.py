@@ -5,6 +5,7 @@
         +-- ApiFailure        the API server refused a request
         +-- ApiUnreachable    it did not answer
         +-- NameTaken         an object of that name exists and belongs to somebody else
+        +-- KubeRayTooOld     the installed KubeRay lacks what we need
         +-- NotMade           some children could not be made
         +-- RouterFailure     a router refused, or did not answer
         +-- BadStart          the process cannot start: arguments, settings, credentials
@@ -25,13 +26,17 @@ class OperatorError(TrimodeError):
     reason = "OperatorError"
 
 
+FIELD_UNKNOWN = "FieldUnknown"
+"""Our word where the API server does not know a field of what we apply: it answers 500 without a reason of its own."""
+
+
 class ApiFailure(OperatorError):
     """The API server's refusal; `reason` as its Status has it, such as Forbidden or Invalid."""
 
     def __init__(self, status: int, reason: str, message: str) -> None:
         super().__init__(message)
         self.status = status
-        self.reason = reason or f"Http{status}"
+        self.reason = reason or (FIELD_UNKNOWN if "field not declared in schema" in message else f"Http{status}")
 
 
 class ApiUnreachable(OperatorError):
@@ -44,6 +49,12 @@ class NameTaken(OperatorError):
     """An object that we would make exists already and is not ours."""
 
     reason = "NameTaken"
+
+
+class KubeRayTooOld(OperatorError):
+    """The installed KubeRay lacks what a fleet needs, so nothing is touched."""
+
+    reason = "KubeRayTooOld"
 
 
 class NotMade(OperatorError):

@@ -1,11 +1,11 @@
 """Where the routers are, and what all of them said at one moment.
 
-Belongs here: frozen values and how they are read from Endpoints, pure. Asking is `routers`' work.
+Belongs here: frozen values and how they are read from EndpointSlices, pure. Asking is `routers`' work.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,11 +40,12 @@ class Fleets:
 NO_FLEETS = Fleets({}, {})
 
 
-def addresses(endpoints: Mapping[str, Any] | None) -> tuple[Address, ...]:
-    """From the Endpoints of the routers' headless Service; those that are not ready count too."""
-    found: list[Address] = []
-    for subset in (endpoints or {}).get("subsets") or []:
-        ports = [port["port"] for port in subset.get("ports") or [] if port.get("name") == PORT_NAME]
-        hosts = [*(subset.get("addresses") or []), *(subset.get("notReadyAddresses") or [])]
-        found += [Address(host["ip"], port) for host in hosts for port in ports]
-    return tuple(sorted(set(found), key=str))
+def addresses(slices: Iterable[Mapping[str, Any]]) -> tuple[Address, ...]:
+    """From the EndpointSlices of the routers' headless Service; those that are not ready, or end, count too. One pod
+    may be in two of them for a moment."""
+    found: set[Address] = set()
+    for each in slices:
+        ports = [port["port"] for port in each.get("ports") or [] if port.get("name") == PORT_NAME]
+        hosts = [host for endpoint in each.get("endpoints") or [] for host in endpoint["addresses"]]
+        found |= {Address(host, port) for host in hosts for port in ports}
+    return tuple(sorted(found, key=str))

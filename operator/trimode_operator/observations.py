@@ -53,7 +53,6 @@ class Ray:
     reason: str = ""
     message: str = ""
     upgrading: bool = False
-    suspended: bool = False
     current: bool = True
     silent: bool = False
     headless: str = ""
@@ -137,7 +136,6 @@ def ray_of(
         reason=ready.get("reason", ""),
         message=ready.get("message", ""),
         upgrading=conditions.get("UpgradeInProgress", {}).get("status") == "True",
-        suspended=conditions.get("Suspended", {}).get("status") == "True",
         current=not behind(service),
         silent=silent,
         headless=_headless(cluster),

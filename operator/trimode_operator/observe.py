@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from trimode_api.spec import Router
 from trimode_operator.cache import Cache, Key
-from trimode_operator.cluster import ENDPOINTS, Cluster, Object
+from trimode_operator.cluster import ENDPOINT_SLICES, Cluster, Object
 from trimode_operator.fleets import NO_FLEETS, Address, Fleets, addresses
 from trimode_operator.observations import secret_missing, secrets_refused
 from trimode_operator.plan import ChildKind, Names, Note, selector
@@ -22,6 +22,8 @@ from trimode_operator.plan.router import user_secrets
 from trimode_operator.routers import Routers
 
 TOKEN_BYTES = 32
+SERVICE_LABEL = "kubernetes.io/service-name"
+"""On every EndpointSlice: whose it is."""
 SECRET = next(kind for kind in ALWAYS if kind.kind == "Secret")
 
 
@@ -62,7 +64,8 @@ class Observer:
 
     async def routers(self, key: Key, names: Names) -> tuple[Address, ...]:
         """Where the routers are now."""
-        return addresses(await self._cluster.get(ENDPOINTS, key.namespace, names.reports))
+        slices = f"{SERVICE_LABEL}={names.reports}"
+        return addresses(await self._cluster.listed(ENDPOINT_SLICES, key.namespace, slices))
 
     async def fleets(self, routers: Iterable[Address], token: str | None) -> Fleets:
         """What they say."""

@@ -91,13 +91,13 @@ def slo_met(seen: Observations) -> Verdict:
 
 
 def suspended(seen: Observations) -> Verdict:
-    """Nothing runs, because the spec says so."""
+    """Nothing is asked to run, because the spec says so."""
     if not seen.suspend:
         return Verdict(FALSE, Reason.NOT_SUSPENDED, "spec.suspend is false")
     routers_gone = seen.routers is not None and not seen.routers.wanted and seen.routers.current
-    workers_gone = not seen.kuberay or (seen.ray is not None and seen.ray.suspended)
-    if routers_gone and workers_gone:
-        return Verdict(TRUE, Reason.SUSPENDED, "nothing runs; set spec.suspend to false to go on")
+    if routers_gone and seen.ray is None:
+        words = "nothing is asked to run, pods that finish requests end within their grace; set spec.suspend to false"
+        return Verdict(TRUE, Reason.SUSPENDED, f"{words} to go on")
     return Verdict(FALSE, Reason.SUSPENDING, "routers and workers finish what they have and go")
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 
+from trimode_api.status import Status
 from trimode_operator.cache import Cache, Key
 from trimode_operator.cluster import RAY_CLUSTER, Cluster, Object
 from trimode_operator.errors import ApiFailure, NotMade
@@ -21,9 +22,13 @@ from trimode_operator.metrics import Metrics
 from trimode_operator.observations import behind
 from trimode_operator.plan.make import RAY_SERVICE
 from trimode_operator.plan.shape import SHAPE_ANNOTATION
+from trimode_operator.status import condition
+from trimode_operator.times import read
+from trimode_operator.verdict import TRUE, ConditionType, Reason
 
 KUBERAYS_HASH = "ray.io/hash-without-replicas-and-workers-to-delete"
 """On every RayCluster: KubeRay's own digest of the shape that it was made in."""
+PROMOTED_WITHIN_S = 60.0
 RACED = (404, 409)
 """Answers to a write that somebody else was quicker than: the next visit looks anew."""
 
@@ -98,6 +103,16 @@ def superfluous(service: Mapping[str, Any], running: RunningClusters) -> bool:
         return True
     wanted = _annotation(service, SHAPE_ANNOTATION)
     return bool(wanted) and wanted == _annotation(active, SHAPE_ANNOTATION) != _annotation(pending, SHAPE_ANNOTATION)
+
+
+def unpromoted(before: Status | None, service: Mapping[str, Any] | None, now: float) -> bool:
+    """Whether replicas have served for a while (by the status; `now` in Unix seconds) from a Ray cluster that KubeRay
+    has never called active. At an ordinary start that takes seconds."""
+    serving = condition(before, ConditionType.SERVING)
+    if service is None or cluster_name(service, "activeServiceStatus"):
+        return False
+    serves = serving is not None and serving.status is TRUE and serving.reason == Reason.REPLICAS_SERVE
+    return serving is not None and serves and now - read(serving.last_transition_time) > PROMOTED_WITHIN_S
 
 
 class RayClusters:

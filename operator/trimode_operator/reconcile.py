@@ -14,7 +14,8 @@ from trimode_operator import ending
 from trimode_operator.apply import Applier
 from trimode_operator.cache import Key
 from trimode_operator.cluster import Object
-from trimode_operator.errors import NotMade
+from trimode_operator.discovery import require
+from trimode_operator.errors import KubeRayTooOld, NotMade
 from trimode_operator.fleets import Fleets
 from trimode_operator.looks import next_look_s
 from trimode_operator.objectives import attainment, kept, sample_of
@@ -24,7 +25,7 @@ from trimode_operator.parts import Memory, Parts
 from trimode_operator.plan import Names, Observed, Owner, Plan, make_plan
 from trimode_operator.plan.make import RAY_SERVICE, prunable
 from trimode_operator.pushing import push
-from trimode_operator.ray_clusters import NO_CLUSTERS, RayClusters, RunningClusters
+from trimode_operator.ray_clusters import NO_CLUSTERS, RayClusters, RunningClusters, unpromoted
 from trimode_operator.rebalancing import rebalanced, targets_of
 from trimode_operator.writer import Writer, status_in
 from trimode_policy.watching import sampled, sharing_pools
@@ -80,7 +81,7 @@ class Reconciler:
         names = self._names(key)
         deployment, problems = _parsed(body)
         token = memory.token = memory.token or await self._observer.token(key, names) or fresh_token()
-        failure: NotMade | None = None
+        failure: NotMade | KubeRayTooOld | None = None
         plan: Plan | None = None
         running = NO_CLUSTERS
         if deployment is not None:
@@ -89,7 +90,7 @@ class Reconciler:
                 running = await self._ray_clusters.fit(key, self._ray_service(key))
             except InvalidInput as invalid:
                 problems = tuple(map(str, invalid.problems))
-            except NotMade as error:
+            except (NotMade, KubeRayTooOld) as error:
                 failure, plan = error, memory.plan
         routers = await self._observer.routers(key, names)
         fleets = await self._observer.fleets(routers, token)
@@ -103,20 +104,23 @@ class Reconciler:
         if failure is not None:
             seen = replace(seen, failure=Failure(failure.reason, str(failure)))
         status = await self._writer.tell(key, seen)
-        if failure is not None:
+        if isinstance(failure, NotMade):
             raise failure
         return next_look_s(status, self._parts.now())
 
     async def _make(self, key: Key, body: Object, deployment: NemotronDeployment, token: str, memory: Memory) -> Plan:
         """Plan and apply; nothing where all that a plan depends on is as it was after the last one."""
         capabilities = self._parts.capabilities()
+        require(capabilities, self._parts.settings)
         owner = Owner(key.name, key.namespace, body["metadata"]["uid"], body["metadata"]["generation"])
         # What the status says is done: it was written first, see `rebalancing`.
-        targets = targets_of(deployment.spec, status_in(body))
-        basis = (owner, capabilities, token, targets)
+        before, service = status_in(body), self._ray_service(key)
+        targets = targets_of(deployment.spec, before)
+        waits = unpromoted(before, service, self._parts.now())
+        basis = (owner, capabilities, token, targets, waits)
         if memory.plan is not None and memory.made == (basis, self._versions(key)):
             return memory.plan
-        observed = Observed(token=token, ray_service=self._ray_service(key), targets=targets)
+        observed = Observed(token=token, ray_service=service, targets=targets, unpromoted=waits)
         plan = make_plan(deployment, owner, self._parts.settings, capabilities, observed)
         await self._applier.make(plan, owner)
         memory.plan, memory.made = plan, (basis, self._versions(key))

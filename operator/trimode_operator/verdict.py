@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from trimode_api.status import ConditionStatus
+from trimode_operator.errors import FIELD_UNKNOWN
 from trimode_operator.observations import SECRET_INVALID, SECRET_MISSING
 
 TRUE, FALSE, UNKNOWN = ConditionStatus.TRUE, ConditionStatus.FALSE, ConditionStatus.UNKNOWN
@@ -33,6 +34,7 @@ class Reason(StrEnum):
 
     AS_SPECIFIED = "AsSpecified"
     INVALID_SPEC = "InvalidSpec"
+    FIELD_UNKNOWN = FIELD_UNKNOWN
     KUBERAY_MISSING = "KubeRayMissing"
     SECRET_MISSING = SECRET_MISSING
     SECRET_INVALID = SECRET_INVALID

@@ -193,7 +193,10 @@ NEEDED = [
     ("delete", "networkpolicies.networking.k8s.io"),
     ("patch", "poddisruptionbudgets.policy"),
     ("create", "servicemonitors.monitoring.coreos.com"),
-    ("get", "endpoints"),
+    ("list", "endpointslices.discovery.k8s.io"),
+    ("patch", "rayservices/status.ray.io"),
+    ("get", "rayclusters.ray.io"),
+    ("patch", "rayclusters.ray.io"),
     ("create", "events"),
 ]
 DENIED = [

@@ -107,9 +107,9 @@ seccompProfile: {type: RuntimeDefault}
   resources: [inferencepools]
   verbs: [get, list, watch, create, patch, delete]
 # Where the routers are.
-- apiGroups: [""]
-  resources: [endpoints]
-  verbs: [get]
+- apiGroups: [discovery.k8s.io]
+  resources: [endpointslices]
+  verbs: [list]
 - apiGroups: [""]
   resources: [events]
   verbs: [create]

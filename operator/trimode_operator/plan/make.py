@@ -38,6 +38,10 @@ KUBERAY_MISSING = (
     "helm repo add kuberay https://ray-project.github.io/kuberay-helm && "
     "helm install kuberay-operator kuberay/kuberay-operator -n kuberay-system --create-namespace"
 )
+RAY_WITHOUT_TOKEN = (
+    "the installed KubeRay does not know authOptions (1.5.1 and later do), so Ray asks for no token; NetworkPolicies "
+    "alone keep others from its ports"
+)
 BUDGETS_MISSING = (
     "the cluster does not know PodDisruptionBudget in policy/v1 (Kubernetes 1.21 and later do), so evictions are not "
     "bounded"
@@ -102,7 +106,13 @@ def _optional(
     children: list[Manifest] = []
     notes: list[Note] = []
     if capabilities.kuberay:
-        children.append(ray_service(deployment, owner, names, settings, observed))
+        # None while suspended. KubeRay knows `suspend` since 1.7 only, and does what its end does: Ray's clusters go,
+        # their pods after their requests.
+        if not deployment.spec.suspend:
+            rays_token = capabilities.rays_token
+            children.append(ray_service(deployment, owner, names, settings, observed, rays_token=rays_token))
+        if not capabilities.rays_token:
+            notes.append(Note(RAY_SERVICE.kind, "RayWithoutToken", RAY_WITHOUT_TOKEN))
     else:
         notes.append(Note(RAY_SERVICE.kind, "KubeRayMissing", KUBERAY_MISSING))
     if capabilities.pdb_v1:

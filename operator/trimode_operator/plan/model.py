@@ -29,7 +29,8 @@ class Owner:
 class Capabilities:
     """APIs that the cluster has, from discovery: RayService (`ray.io/v1`), PodDisruptionBudget in `policy/v1`,
     ServiceMonitor (`monitoring.coreos.com/v1`), HTTPRoute (`gateway.networking.k8s.io/v1`), InferencePool
-    (`inference.networking.k8s.io/v1`).
+    (`inference.networking.k8s.io/v1`). `rays_token`: the installed KubeRay can have Ray ask for a token.
+    `kuberay_lacks`: fields of a RayService's spec that we cannot do without and it does not know.
     """
 
     kuberay: bool = True
@@ -37,6 +38,8 @@ class Capabilities:
     service_monitor: bool = False
     http_route: bool = False
     inference_pool: bool = False
+    rays_token: bool = True
+    kuberay_lacks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +49,13 @@ class Observed:
     `token`: the fleet's shared token, as the live Secret has it, or a fresh one from the edge where there is none.
     `ray_service`: the live RayService, None where there is none; its worker groups keep their order. `targets`:
     replicas by pool that rebalancing has granted, within the pool's bounds; pools that are not named keep their own.
+    `unpromoted`: replicas serve from a Ray cluster that KubeRay has never called active.
     """
 
     token: str
     ray_service: Manifest | None = None
     targets: Mapping[str, int] = field(default_factory=dict)
+    unpromoted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 RAY_SERVICE_MAX = 47
 """KubeRay's bound: 63, less its longest Service suffix, less what it adds for the cluster's name."""
 LABEL_MAX = 63
+NAME_LABEL = "app.kubernetes.io/name"
+HEAD = "head"
+"""The component that is Ray's head."""
 MANAGER = "trimode-operator"
 PUBLIC_PORT = 8000
 INTERNAL_PORT = 8001
@@ -87,9 +90,9 @@ def fitting(name: str, longest: int) -> str:
 
 
 def labels(owner: str, component: str | None = None) -> dict[str, str]:
-    """Kubernetes' recommended labels; `component`: router, worker."""
+    """Kubernetes' recommended labels; `component`: router, worker, head."""
     found = {
-        "app.kubernetes.io/name": "trimode",
+        NAME_LABEL: "trimode",
         "app.kubernetes.io/instance": owner,
         "app.kubernetes.io/managed-by": MANAGER,
         "app.kubernetes.io/part-of": "trimode",
@@ -102,7 +105,14 @@ def selector(owner: str) -> str:
     return f"app.kubernetes.io/managed-by={MANAGER},app.kubernetes.io/instance={owner}"
 
 
+def head_labels(owner: str) -> dict[str, str]:
+    """Of Ray's head pod, which keeps KubeRay's own `app.kubernetes.io/name`: KubeRay's Service NAME-head-svc selects by
+    that, and would find no pod."""
+    return {key: value for key, value in labels(owner, HEAD).items() if key != NAME_LABEL}
+
+
 def matching(owner: str, component: str) -> dict[str, str]:
     """Labels by which Services and policies find the pods of a component."""
-    wanted = ("app.kubernetes.io/name", "app.kubernetes.io/instance", "app.kubernetes.io/component")
+    ours = "app.kubernetes.io/part-of" if component == HEAD else NAME_LABEL
+    wanted = (ours, "app.kubernetes.io/instance", "app.kubernetes.io/component")
     return {key: value for key, value in labels(owner, component).items() if key in wanted}

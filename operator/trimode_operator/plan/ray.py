@@ -16,7 +16,7 @@ from typing import Any
 from trimode_api.resource import NemotronDeployment, Pool
 from trimode_api.values import cores
 from trimode_operator.plan.model import Manifest, Observed, Owner
-from trimode_operator.plan.names import SERVE_PORT, Names, labels
+from trimode_operator.plan.names import SERVE_PORT, Names, head_labels, labels
 from trimode_operator.plan.objects import child
 from trimode_operator.plan.pods import (
     ROLL_ANNOTATION,
@@ -44,6 +44,9 @@ PROXY_HEALTH_PATH = "/-/healthz"
 HEAD_PORTS = {"gcs": 6379, "dashboard": 8265, "client": 10001, "serve": SERVE_PORT}
 POOL_LABEL = "trimode.dev/pool"
 OLD_CLUSTER_STAYS_S = 60
+UNPROMOTED_CLUSTER_STAYS_S = 3600
+"""KubeRay calls a cluster active when all its applications run. One that serves without that, because some pool never
+starts, is replaced by the next change of shape whether or not the new one is ready, and ended after this delay."""
 IDLE_POD_STAYS_S = 60
 LEAVE_MODULE = "trimode_workers.replica.leave"
 LEAVE_MARGIN_S = 20
@@ -51,22 +54,38 @@ LEAVE_MARGIN_S = 20
 
 
 def ray_service(
-    deployment: NemotronDeployment, owner: Owner, names: Names, settings: Settings, observed: Observed
+    deployment: NemotronDeployment,
+    owner: Owner,
+    names: Names,
+    settings: Settings,
+    observed: Observed,
+    *,
+    rays_token: bool = True,
 ) -> Manifest:
-    """The RayService; while suspended it keeps its shape and runs nothing."""
+    """The RayService. `rays_token`: whether KubeRay can have Ray ask for a token."""
     spec = deployment.spec
     source = weights(spec.model, settings)
     pools = in_live_order(spec.pools, observed.ray_service)
-    config = _cluster(deployment, pools, owner, names, settings, source, observed)
+    config = {
+        "rayVersion": settings.ray_version,
+        **({"authOptions": {"mode": "token"}} if rays_token else {}),
+        # Always: turning it on later would make a new cluster.
+        "enableInTreeAutoscaling": True,
+        "autoscalerOptions": _autoscaler(settings),
+        "headGroupSpec": _head(deployment, owner, names, settings),
+        "workerGroupSpecs": [_group(deployment, pool, owner, names, settings, source, observed) for pool in pools],
+    }
+    if not rays_token:
+        _without_token(config)
     body = child("ray.io/v1", "RayService", names.ray_service, owner, "worker")
     return {
         **body,
         "metadata": {**body["metadata"], "annotations": {SHAPE_ANNOTATION: shape_of(config)}},
         "spec": {
-            # Left out where it says nothing: only KubeRay 1.7 and later know the field, and others refuse it.
-            **({"suspend": True} if spec.suspend else {}),
             "upgradeStrategy": {"type": "NewCluster"},
-            "rayClusterDeletionDelaySeconds": OLD_CLUSTER_STAYS_S,
+            "rayClusterDeletionDelaySeconds": UNPROMOTED_CLUSTER_STAYS_S
+            if observed.unpromoted
+            else OLD_CLUSTER_STAYS_S,
             "excludeHeadPodFromServeSvc": True,
             "serveConfigV2": serve_config(deployment, pools, names, source, observed),
             "rayClusterConfig": config,
@@ -74,24 +93,12 @@ def ray_service(
     }
 
 
-def _cluster(
-    deployment: NemotronDeployment,
-    pools: Sequence[Pool],
-    owner: Owner,
-    names: Names,
-    settings: Settings,
-    source: Weights,
-    observed: Observed,
-) -> dict[str, Any]:
-    return {
-        "rayVersion": settings.ray_version,
-        "authOptions": {"mode": "token"},
-        # Always: turning it on later would make a new cluster.
-        "enableInTreeAutoscaling": True,
-        "autoscalerOptions": _autoscaler(settings),
-        "headGroupSpec": _head(deployment, owner, names, settings),
-        "workerGroupSpecs": [_group(deployment, pool, owner, names, settings, source, observed) for pool in pools],
-    }
+def _without_token(config: dict[str, Any]) -> None:
+    """Say so in every container: Ray asks for tokens by itself as soon as it finds one, and KubeRay would have none."""
+    templates = [group["template"] for group in (config["headGroupSpec"], *config["workerGroupSpecs"])]
+    containers = [container for template in templates for container in template["spec"]["containers"]]
+    for each in (config["autoscalerOptions"], *containers):
+        each["env"] = [*each["env"], {"name": "RAY_AUTH_MODE", "value": "disabled"}]
 
 
 def in_live_order(pools: Sequence[Pool], live: Manifest | None) -> tuple[Pool, ...]:
@@ -132,7 +139,7 @@ def _head(deployment: NemotronDeployment, owner: Owner, names: Names, settings: 
         # No cores: nothing of ours is placed on the head.
         "rayStartParams": {"num-cpus": "0", "dashboard-host": "0.0.0.0"},
         "template": {
-            "metadata": {"labels": labels(owner.name, "head")},
+            "metadata": {"labels": head_labels(owner.name)},
             "spec": {
                 **placement(settings),
                 "securityContext": pod_security(settings),

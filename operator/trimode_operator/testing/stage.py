@@ -128,9 +128,15 @@ class Stage:
         """The routers run, with this view."""
         self.cluster.put(
             {
-                "kind": "Endpoints",
-                "metadata": {"name": "nemo-reports", "namespace": "default"},
-                "subsets": [{"addresses": [{"ip": ROUTER.host}], "ports": [{"name": "internal", "port": ROUTER.port}]}],
+                "kind": "EndpointSlice",
+                "metadata": {
+                    "name": "nemo-reports",
+                    "namespace": "default",
+                    "labels": {"kubernetes.io/service-name": "nemo-reports"},
+                },
+                "addressType": "IPv4",
+                "endpoints": [{"addresses": [ROUTER.host]}],
+                "ports": [{"name": "internal", "port": ROUTER.port}],
             }
         )
         self.routers.views[ROUTER] = view(*replicas, **changes)

@@ -30,7 +30,7 @@ WELL = Observations(
     objectives={"standard": 95},
 )
 NOTHING = Observations(generation=1)
-SUSPENDED = Observations(generation=2, suspend=True, routers=Rollout(0, 0, True), ray=Ray(None, suspended=True))
+SUSPENDED = Observations(generation=2, suspend=True, routers=Rollout(0, 0, True))
 REFUSED = Ray(
     False, "ValidationFailed", "The RayService spec is invalid llm/nemo: headGroupSpec ...", current=False, silent=True
 )

@@ -158,8 +158,8 @@ async def test_a_held_move_is_told_once_and_not_made(stage: Stage, switching: di
 
 async def test_where_a_router_is_silent_nothing_moves(stage: Stage) -> None:
     await begun(stage)
-    endpoints = stage.cluster.named("Endpoints", "nemo-reports")
-    endpoints["subsets"][0]["addresses"].append({"ip": "10.0.0.9"})
+    endpoints = stage.cluster.named("EndpointSlice", "nemo-reports")
+    endpoints["endpoints"].append({"addresses": ["10.0.0.9"]})
     for _ in range(12):
         stage.now += 10.0
         stage.serve(*members("ar", 3), *members("fast", 1))

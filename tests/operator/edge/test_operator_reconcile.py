@@ -356,6 +356,8 @@ async def test_a_stale_view_of_the_resource_costs_a_retry_and_no_finalizer(stage
     assert stage.cluster.named("NemotronDeployment", "nemo")["metadata"]["finalizers"] == ["theirs/keep", FINALIZER]
 
 
+NO_PODS = {"replicas": 0, "updatedReplicas": 0, "readyReplicas": 0}
+
 # What KubeRay says, and what it keeps to itself.
 
 
@@ -407,6 +409,83 @@ async def test_a_head_that_is_gone_shows_although_kuberays_status_stays_as_it_wa
     await stage.visit()
     assert stage.conditions()["Ready"] == ("False", "HeadNotReady")
     assert stage.conditions()["Serving"] == ("True", "ReplicasServe")
+
+
+async def test_a_kuberay_that_is_too_old_is_named_before_anything_is_touched(stage: Stage) -> None:
+    stage.capabilities = replace(stage.capabilities, kuberay_lacks=("rayClusterDeletionDelaySeconds",))
+    stage.resource()
+    await stage.visit()
+    assert stage.kinds() == {"NemotronDeployment", "Event"}
+    found = {kind for kind, (_, reason) in stage.conditions().items() if reason == "KubeRayTooOld"}
+    assert found == {"Ready", "Progressing"}
+    assert stage.events() == ["KubeRayTooOld"]
+    stage.capabilities = replace(stage.capabilities, kuberay_lacks=())
+    await stage.visit()
+    assert "RayService" in stage.kinds()
+
+
+async def test_a_kuberay_without_rays_token_serves_and_the_status_says_so(stage: Stage) -> None:
+    stage.capabilities = replace(stage.capabilities, rays_token=False)
+    await serving(stage)
+    (ready,) = [
+        each
+        for each in stage.cluster.named("NemotronDeployment", "nemo")["status"]["conditions"]
+        if each["type"] == "Ready"
+    ]
+    assert "NetworkPolicies alone keep others from its ports" in ready["message"]
+
+
+async def test_suspended_its_workers_go_and_resumed_they_are_made_again(stage: Stage) -> None:
+    await serving(stage)
+    uid = stage.cluster.named("RayService", "nemo")["metadata"]["uid"]
+    stage.resource(suspend=True)
+    await stage.visit()
+    assert ("delete", "RayService", "nemo") in stage.cluster.writes
+    assert stage.cluster.named("Deployment", "nemo-router")["spec"]["replicas"] == 0
+    assert stage.conditions()["Suspended"] == ("False", "Suspending")
+    stage.edit("Deployment", "nemo-router", lambda body: body["status"].update(NO_PODS, observedGeneration=2))
+    stage.routers.views.clear()
+    await stage.visit()
+    assert stage.conditions()["Suspended"] == ("True", "Suspended")
+    stage.resource()
+    await stage.visit()
+    assert stage.cluster.named("RayService", "nemo")["metadata"]["uid"] != uid
+    assert stage.conditions()["Suspended"] == ("False", "NotSuspended")
+
+
+async def test_resumed_while_the_old_workers_go_it_waits_for_their_end(stage: Stage) -> None:
+    """With a finalizer of KubeRay's the RayService stays until its clusters are gone."""
+    await serving(stage)
+    moment = "2027-01-15T08:00:00Z"
+    stage.edit("RayService", "nemo", lambda body: body["metadata"].update(deletionTimestamp=moment))
+    await stage.visit()
+    assert stage.conditions()["Ready"] == ("False", "WorkersRollout")
+    assert ("delete", "RayService", "nemo") not in stage.cluster.writes
+    del stage.cluster.objects["RayService", "default", "nemo"]
+    stage.watch()
+    await stage.visit()
+    assert ("apply", "RayService", "nemo") in stage.cluster.writes
+
+
+async def test_a_cluster_that_serves_and_was_never_active_stays_for_the_next_one(stage: Stage) -> None:
+    def delay() -> int:
+        found: int = stage.cluster.named("RayService", "nemo")["spec"]["rayClusterDeletionDelaySeconds"]
+        return found
+
+    stage.resource(pools=[{"name": "flex", "modes": ["AR"]}, {"name": "never", "modes": ["AR"]}])
+    await stage.visit()
+    stage.serve(replica())
+    stage.settle(active="", pending="nemo-1")
+    await stage.visit()
+    stage.now += 30.0
+    await stage.visit()
+    assert delay() == 60, "an ordinary start"
+    stage.now += 31.0
+    await stage.visit()
+    assert delay() == 3600
+    stage.settle(active="nemo-1")
+    await stage.visit()
+    assert delay() == 60
 
 
 # The end.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -116,20 +117,23 @@ async def test_draining_reaches_replicas_through_the_answers_to_their_reports(ro
     assert [replica.draining for replica in view.replicas] == [True]
 
 
-def test_addresses_of_endpoints() -> None:
-    endpoints = {
-        "subsets": [
-            {
-                "addresses": [{"ip": "10.0.0.2"}],
-                "notReadyAddresses": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}],
-                "ports": [{"name": "internal", "port": 8001}, {"name": "http", "port": 8000}],
-            },
-            {"addresses": [{"ip": "10.0.0.9"}], "ports": [{"name": "http", "port": 8000}]},
-        ]
-    }
-    assert [str(one) for one in addresses(endpoints)] == ["10.0.0.1:8001", "10.0.0.2:8001", "[fd00::1]:8001"]
+def endpoint_slice(*hosts: str, ports: Any = ({"name": "internal", "port": 8001},)) -> dict[str, Any]:
+    """As the endpointslice controller writes it."""
+    endpoints = [{"addresses": [host], "conditions": {"ready": host.endswith("1")}} for host in hosts]
+    return {"endpoints": endpoints, "ports": list(ports or ())}
 
 
-@pytest.mark.parametrize("endpoints", [None, {}, {"subsets": None}, {"subsets": [{"ports": None}]}])
-def test_no_endpoints(endpoints: dict[str, object] | None) -> None:
-    assert addresses(endpoints) == ()
+def test_addresses_of_endpoint_slices() -> None:
+    two = ({"name": "http", "port": 8000}, {"name": "internal", "port": 8001})
+    slices = [
+        endpoint_slice("10.0.0.2", "10.0.0.1", ports=two),
+        endpoint_slice("10.0.0.2", "10.0.0.3"),
+        endpoint_slice("fd00::1"),
+    ]
+    expected = ["10.0.0.1:8001", "10.0.0.2:8001", "10.0.0.3:8001", "[fd00::1]:8001"]
+    assert [str(one) for one in addresses(slices)] == expected
+
+
+@pytest.mark.parametrize("slices", [[], [{}], [{"endpoints": None, "ports": None}], [endpoint_slice("a", ports=())]])
+def test_no_endpoints(slices: list[dict[str, Any]]) -> None:
+    assert addresses(slices) == ()

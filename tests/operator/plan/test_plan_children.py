@@ -14,7 +14,7 @@ from trimode_api.errors import InvalidInput
 from trimode_api.policy_of import policy_of
 from trimode_api.resource import NemotronDeployment
 from trimode_api.wire import RouterConfig
-from trimode_operator.plan import Capabilities, Plan
+from trimode_operator.plan import Capabilities, Observed, Plan
 from trimode_operator.settings import Settings
 
 Resource = Callable[..., NemotronDeployment]
@@ -313,15 +313,57 @@ def test_what_nobody_asked_for_is_left_out_without_a_word(resource: Resource, pl
     assert not kinds & {"NetworkPolicy", "HTTPRoute", "InferencePool", "ServiceMonitor"}
 
 
-def test_suspended_it_keeps_its_shape_and_runs_nothing(
+def test_suspended_it_has_no_workers_and_no_router_runs(
     resource: Resource, spec: dict[str, Any], plan: MakePlan, find: Find
 ) -> None:
     awake, asleep = plan(resource()), plan(resource(spec | {"suspend": True}))
     assert find(asleep, "Deployment")["spec"]["replicas"] == 0
     assert find(awake, "Deployment")["spec"]["replicas"] == 2
-    assert find(asleep, "RayService")["spec"] == find(awake, "RayService")["spec"] | {"suspend": True}
-    assert "suspend" not in find(awake, "RayService")["spec"], "older KubeRays do not know the field"
-    assert [c["metadata"]["name"] for c in asleep.children] == [c["metadata"]["name"] for c in awake.children]
+    left = [child["metadata"]["name"] for child in awake.children if child["kind"] != "RayService"]
+    assert [child["metadata"]["name"] for child in asleep.children] == left
+    assert "RayService" in {kind.kind for kind in asleep.prune_kinds}, "so it goes"
+
+
+def test_without_rays_token_every_container_is_told_and_the_status_says_so(
+    resource: Resource, plan: MakePlan, find: Find
+) -> None:
+    made = plan(resource(), capabilities=Capabilities(rays_token=False))
+    cluster = find(made, "RayService")["spec"]["rayClusterConfig"]
+    assert "authOptions" not in cluster
+    off = {"name": "RAY_AUTH_MODE", "value": "disabled"}
+    containers = [
+        container
+        for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])
+        for container in group["template"]["spec"]["containers"]
+    ]
+    assert len(containers) == 3
+    assert all(off in each["env"] for each in (cluster["autoscalerOptions"], *containers))
+    assert [(note.kind, note.reason) for note in made.notes if note.kind == "RayService"] == [
+        ("RayService", "RayWithoutToken")
+    ]
+    with_token = find(plan(resource()), "RayService")["spec"]["rayClusterConfig"]
+    assert with_token["authOptions"] == {"mode": "token"}
+    assert off not in with_token["autoscalerOptions"]["env"]
+
+
+def test_the_head_keeps_the_label_that_kuberays_own_service_selects_by(
+    resource: Resource, plan: MakePlan, find: Find
+) -> None:
+    cluster = find(plan(resource()), "RayService")["spec"]["rayClusterConfig"]
+    labels = cluster["headGroupSpec"]["template"]["metadata"]["labels"]
+    assert "app.kubernetes.io/name" not in labels, "KubeRay's own, kuberay, stays"
+    assert labels["app.kubernetes.io/component"] == "head"
+    workers = cluster["workerGroupSpecs"][0]["template"]["metadata"]["labels"]
+    assert workers["app.kubernetes.io/name"] == "trimode"
+
+
+def test_a_cluster_that_serves_without_being_active_stays_long_enough_for_the_next_one(
+    resource: Resource, plan: MakePlan, find: Find
+) -> None:
+    usual = find(plan(resource()), "RayService")["spec"]
+    careful = find(plan(resource(), observed=Observed(token="secret", unpromoted=True)), "RayService")["spec"]
+    assert usual["rayClusterDeletionDelaySeconds"] == 60
+    assert careful == usual | {"rayClusterDeletionDelaySeconds": 3600}
 
 
 @pytest.mark.parametrize(

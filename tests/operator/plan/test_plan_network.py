@@ -9,7 +9,7 @@ import pytest
 
 from trimode_api.resource import NemotronDeployment
 from trimode_operator.plan import Plan
-from trimode_operator.plan.names import labels
+from trimode_operator.plan.names import head_labels, labels
 from trimode_operator.settings import PeerSelector, Settings
 
 Resource = Callable[..., NemotronDeployment]
@@ -20,7 +20,8 @@ HOME = {"kubernetes.io/metadata.name": "llm"}
 PODS: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "router": (HOME, labels("nemo", "router")),
     "worker": (HOME, labels("nemo", "worker")),
-    "head": (HOME, labels("nemo", "head")),
+    "head": (HOME, head_labels("nemo") | {"app.kubernetes.io/name": "kuberay"}),
+    "head of another": (HOME, head_labels("other") | {"app.kubernetes.io/name": "kuberay"}),
     "stranger": (HOME, {"app": "other"}),
     "worker of another": (HOME, labels("other", "worker")),
     "router of another": (HOME, labels("other", "router")),

@@ -1,0 +1,40 @@
+"""What the installed KubeRay knows, by the schema of its RayService.
+
+Belongs here: fields that came with some version of KubeRay, and which of them we cannot do without; pure. One field
+that the API server does not know, and it refuses the whole object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+RAYS_TOKEN = "rayClusterConfig.authOptions"
+"""KubeRay 1.5.1 and later. Without it Ray runs without a token."""
+NEEDED = (
+    "serveConfigV2",
+    "upgradeStrategy",
+    "excludeHeadPodFromServeSvc",
+    "rayClusterDeletionDelaySeconds",  # the last to come, with 1.5.0
+    "rayClusterConfig.enableInTreeAutoscaling",
+    "rayClusterConfig.autoscalerOptions",
+)
+OLDEST = "1.5.0"
+
+
+def knows(spec: Mapping[str, Any], path: str) -> bool:
+    """Whether the schema of a RayService's spec has the field. A part that names no fields takes any."""
+    at: Mapping[str, Any] = spec
+    for name in path.split("."):
+        fields = at.get("properties")
+        if not fields:
+            return True
+        if name not in fields:
+            return False
+        at = fields[name]
+    return True
+
+
+def lacking(spec: Mapping[str, Any]) -> tuple[str, ...]:
+    """The fields that we need and the schema does not have."""
+    return tuple(path for path in NEEDED if not knows(spec, path))
