@@ -21,11 +21,10 @@ def broken(spec: Any) -> Iterator[tuple[Path, str, Any]]:
     for rule in RULES:
         for path, scope in _scopes(spec, rule.scope):
             try:
-                kept = rule.holds(scope)
+                for field, message in rule.breaches(scope):
+                    yield (*path, *field), message, _at(scope, field)
             except (TypeError, KeyError, AttributeError, ValueError):
                 continue  # malformed there: the schema's own findings say so
-            if not kept:
-                yield (*path, *rule.field), rule.message, _at(scope, rule.field)
 
 
 def _scopes(value: Any, scope: Path, path: Path = ()) -> Iterator[tuple[Path, Any]]:
@@ -40,19 +39,17 @@ def _scopes(value: Any, scope: Path, path: Path = ()) -> Iterator[tuple[Path, An
 
 def _at(value: Any, path: Path) -> Any:
     for part in path:
-        value = value.get(part) if isinstance(value, dict) else None
+        value = value.get(part) if isinstance(value, dict) else value[part] if isinstance(value, list) else None
     return value
 
 
 def defaulted(model: type[BaseModel], raw: Any) -> Any:
-    """`raw` with the model's defaults filled in where fields are missing, as the API server would."""
+    """`raw` with the model's defaults filled in where fields are missing or null, as the API server would."""
     if not isinstance(raw, dict):
         return raw
-    filled = dict(raw)
+    filled = {key: value for key, value in raw.items() if value is not None}
     for name, field in model.model_fields.items():
         key = field.alias or name
-        if key not in filled and name in filled:
-            key = name
         if key not in filled:
             if field.default not in (PydanticUndefined, None):
                 filled[key] = to_jsonable_python(field.default, by_alias=True, exclude_none=True)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from trimode_api.resource import GROUP, KIND, VERSION, Spec
 from trimode_api.rule import Path
 from trimode_api.rules import RULES
 from trimode_api.status import Status
+from trimode_api.values import ResourceName
 
 PLURAL = "nemotrondeployments"
 LIST_KEYS = {"pools": "name", "tiers": "name", "conditions": "type", "points": "point"}
@@ -59,9 +60,8 @@ def custom_resource_definition() -> dict[str, Any]:
 def _resource_schema() -> Schema:
     spec = structural(Spec)
     for rule in RULES:
-        place = _place(spec, rule.scope)
-        check = {"rule": rule.cel, "message": rule.message, "fieldPath": "".join(f".{part}" for part in rule.field)}
-        place.setdefault("x-kubernetes-validations", []).append(check)
+        if (validation := rule.validation()) is not None:
+            _place(spec, rule.scope).setdefault("x-kubernetes-validations", []).append(validation)
     return {
         "type": "object",
         "description": "A tri-mode language model behind one OpenAI-compatible endpoint.",
@@ -69,8 +69,7 @@ def _resource_schema() -> Schema:
         "properties": {
             "apiVersion": {"type": "string"},
             "kind": {"type": "string"},
-            # The name becomes part of Service names, which are DNS labels.
-            "metadata": {"type": "object", "properties": {"name": {"type": "string", "maxLength": 63}}},
+            "metadata": {"type": "object", "properties": {"name": TypeAdapter(ResourceName).json_schema()}},
             "spec": spec,
             "status": structural(Status),
         },
@@ -97,6 +96,8 @@ def _inline(node: Any, definitions: dict[str, Any]) -> Any:
         del out["default"]
     if out.get("type") == "integer":
         out["format"] = "int64"
+    if "x-kubernetes-int-or-string" in out:
+        del out["type"]  # a structural schema has one type or this
     if "properties" in node:
         out["properties"] = {name: _field(name, child, definitions) for name, child in node["properties"].items()}
     if "items" in node:

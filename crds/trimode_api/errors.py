@@ -108,7 +108,8 @@ def _problem(finding: Any, root: str) -> Problem:
     if kind == "value_error":
         return Problem(path, str(finding["ctx"]["error"]))
     if kind == "rule":
-        return Problem(path, _with_value(finding["msg"], finding["input"]))
+        told = str(finding["input"]) in finding["msg"]
+        return Problem(path, finding["msg"] if told else _with_value(finding["msg"], finding["input"]))
     words = (
         _lower(finding["msg"])
         .replace(" after validation", "")

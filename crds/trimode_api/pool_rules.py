@@ -5,10 +5,24 @@ Belongs here: what one pool, all pools together, or pools and engine must not co
 
 from __future__ import annotations
 
-from trimode_api.modes import LONGEST_QUADRATIC
-from trimode_api.rule import Rule, modes_of, unique
+from typing import Any
 
-POOL_RULES: tuple[Rule, ...] = (
+from trimode_api.modes import LONGEST_QUADRATIC, Mode
+from trimode_api.rule import Distinct, PoolRule, Rule, Words, modes_of
+
+LOSSLESS = tuple(mode.value for mode in Mode if mode.lossless)
+
+
+def _sglang(spec: Any) -> bool:
+    return bool(spec["engine"]["type"] == "SGLang")
+
+
+def _without_diffusion(spec: Any) -> str:
+    index = next(index for index, pool in enumerate(spec["pools"]) if "Diffusion" in pool["modes"])
+    return f"is required: spec.pools[{index}] lists Diffusion in its modes"
+
+
+POOL_RULES: tuple[Rule | PoolRule | Distinct, ...] = (
     Rule(
         ("pools", "*", "replicas"),
         ("min",),
@@ -16,20 +30,9 @@ POOL_RULES: tuple[Rule, ...] = (
         "self.min <= self.max",
         lambda r: r["min"] <= r["max"],
     ),
-    Rule(
-        ("pools", "*"),
-        ("modes",),
-        "must not name a mode twice",
-        "self.modes.all(m, self.modes.exists_one(n, n == m))",
-        lambda p: unique(p["modes"]),
-    ),
-    Rule(
-        ("pools", "*"),
-        ("blockLengths",),
-        "must not name a block length twice",
-        "self.blockLengths.all(b, self.blockLengths.exists_one(c, c == b))",
-        lambda p: unique(p["blockLengths"]),
-    ),
+    Distinct(("pools",), "name"),
+    Distinct(("pools", "*", "modes")),
+    Distinct(("pools", "*", "blockLengths")),
     Rule(
         ("pools", "*"),
         ("blockLengths",),
@@ -46,48 +49,45 @@ POOL_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         (),
-        ("pools",),
-        "names must be unique",
-        "self.pools.all(p, self.pools.exists_one(q, q.name == p.name))",
-        lambda s: unique([p["name"] for p in s["pools"]]),
-    ),
-    Rule(
-        (),
         ("diffusion",),
         "is required where a pool lists Diffusion in its modes",
         "!self.pools.exists(p, 'Diffusion' in p.modes) || has(self.diffusion)",
         lambda s: "Diffusion" not in modes_of(s) or s.get("diffusion") is not None,
-    ),
-    Rule(
-        (),
-        ("pools",),
-        "SGLang pools take exactly one mode each; split the modes into pools",
-        "self.engine.type != 'SGLang' || self.pools.all(p, size(p.modes) == 1)",
-        lambda s: s["engine"]["type"] != "SGLang" or all(len(p["modes"]) == 1 for p in s["pools"]),
-    ),
-    Rule(
-        (),
-        ("pools",),
-        "a replica of the Native engine runs on one GPU; ask for 0 or 1 and for more replicas instead",
-        "self.engine.type != 'Native' || self.pools.all(p, p.resources.gpus <= 1)",
-        lambda s: s["engine"]["type"] != "Native" or all(p["resources"]["gpus"] <= 1 for p in s["pools"]),
-    ),
-    Rule(
-        (),
-        ("pools",),
-        "SGLang has neither QuadraticSpeculation nor draftThreshold; remove them or set type: Native",
-        "self.engine.type != 'SGLang' || !self.pools.exists(p, 'QuadraticSpeculation' in p.modes || "
-        "has(p.draftThreshold))",
-        lambda s: (
-            s["engine"]["type"] != "SGLang"
-            or not any("QuadraticSpeculation" in p["modes"] or p.get("draftThreshold") is not None for p in s["pools"])
+        Words(
+            "'is required: spec.pools[%d] lists Diffusion in its modes'"
+            ".format([self.pools.map(p, 'Diffusion' in p.modes).indexOf(true)])",
+            _without_diffusion,
         ),
     ),
+    PoolRule(
+        ("modes",),
+        "an SGLang pool takes exactly one mode; split the modes into pools",
+        "self.engine.type != 'SGLang' || size(p.modes) == 1",
+        lambda s, p: not _sglang(s) or len(p["modes"]) == 1,
+    ),
+    PoolRule(
+        ("modes",),
+        "SGLang has no QuadraticSpeculation; remove it or set engine.type: Native",
+        "self.engine.type != 'SGLang' || !('QuadraticSpeculation' in p.modes)",
+        lambda s, p: not _sglang(s) or "QuadraticSpeculation" not in p["modes"],
+    ),
+    PoolRule(
+        ("draftThreshold",),
+        "SGLang drafts in one forward; remove it or set engine.type: Native",
+        "self.engine.type != 'SGLang' || !has(p.draftThreshold)",
+        lambda s, p: not _sglang(s) or p.get("draftThreshold") is None,
+    ),
+    PoolRule(
+        ("resources", "gpus"),
+        "a replica of the Native engine runs on one GPU; ask for 0 or 1 and for more replicas instead",
+        "self.engine.type != 'Native' || p.resources.gpus <= 1",
+        lambda s, p: s["engine"]["type"] != "Native" or p["resources"]["gpus"] <= 1,
+    ),
     Rule(
         (),
         ("pools",),
-        "at least one pool must allow a lossless mode: AR or SelfSpeculation",
-        "self.pools.exists(p, 'AR' in p.modes || 'SelfSpeculation' in p.modes || 'QuadraticSpeculation' in p.modes)",
+        f"at least one pool must allow a lossless mode: {', '.join(LOSSLESS)}",
+        f"self.pools.exists(p, p.modes.exists(m, m in {list(LOSSLESS)}))",
         lambda s: bool(modes_of(s) - {"Diffusion"}),
     ),
     Rule(

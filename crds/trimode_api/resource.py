@@ -9,7 +9,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from trimode_api import checks
@@ -17,7 +25,7 @@ from trimode_api.errors import InvalidInput, problems_of
 from trimode_api.fields import Int, SpecModel
 from trimode_api.serving import Dtype, EngineType, Pool
 from trimode_api.spec import Spec, SwitchingMode
-from trimode_api.values import Name
+from trimode_api.values import Name, ResourceName
 
 __all__ = [
     "GROUP",
@@ -37,14 +45,25 @@ VERSION = "v1alpha1"
 KIND = "NemotronDeployment"
 
 
+def _texts(value: Any) -> Any:
+    if not isinstance(value, dict) or not all(isinstance(text, str) for pair in value.items() for text in pair):
+        raise ValueError("must map text to text; put numbers and yes, no, true, false in quotes")
+    return value
+
+
+Labels = Annotated[dict[str, str], BeforeValidator(_texts)] | None
+
+
 class Metadata(BaseModel):
     """The part of Kubernetes' object metadata that trimode reads; the rest passes."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    name: Name
+    name: ResourceName
     namespace: Name = "default"
     generation: Int = Field(default=1, ge=0)
+    labels: Labels = None
+    annotations: Labels = None
 
 
 class NemotronDeployment(SpecModel):

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from trimode_api.pool_rules import POOL_RULES
-from trimode_api.rule import Rule, modes_of, unique
+from trimode_api.pool_rules import LOSSLESS, POOL_RULES
+from trimode_api.rule import Distinct, PoolRule, Rule, Words, modes_of
 from trimode_api.sharing_rules import SHARING_RULES
 
 _SPECULATING = ("SelfSpeculation", "QuadraticSpeculation")
@@ -19,27 +19,37 @@ def _manual(switching: Any) -> bool:
     return bool(switching["policy"] == "Manual")
 
 
-RULES: tuple[Rule, ...] = (
-    *POOL_RULES,
-    *SHARING_RULES,
-    Rule(
-        (),
-        ("tiers",),
-        "names must be unique",
-        "self.tiers.all(t, self.tiers.exists_one(u, u.name == t.name))",
-        lambda s: unique([t["name"] for t in s["tiers"]]),
-    ),
+def _offered(spec: Any) -> list[str]:
+    """Lossless modes that some pool has."""
+    return [mode for mode in LOSSLESS if mode in modes_of(spec)]
+
+
+_OFFERED = f"{list(LOSSLESS)}.filter(m, self.pools.exists(p, m in p.modes))"
+_IN_NO_POOL = "no pool has %s in its modes; write %s"
+_DEFAULT_IN_NO_POOL = "no pool has AR, the default, in its modes; write %s"
+
+SWITCHING_RULES: tuple[Rule, ...] = (
     Rule(
         (),
         ("switching", "fallbackMode"),
         "must be in some pool's modes",
-        "self.pools.exists(p, self.switching.fallbackMode in p.modes)",
-        lambda s: s["switching"]["fallbackMode"] in modes_of(s),
+        f"self.switching.fallbackMode == 'Diffusion' || size({_OFFERED}) == 0 || "
+        f"self.switching.fallbackMode in {_OFFERED}",
+        lambda s: s["switching"]["fallbackMode"] in ("Diffusion", *(_offered(s) or LOSSLESS)),
+        Words(
+            f"self.switching.fallbackMode == 'AR' ? '{_DEFAULT_IN_NO_POOL}'.format([{_OFFERED}[0]]) : "
+            f"'{_IN_NO_POOL}'.format([self.switching.fallbackMode, {_OFFERED}[0]])",
+            lambda s: (
+                _DEFAULT_IN_NO_POOL % _offered(s)[0]
+                if s["switching"]["fallbackMode"] == "AR"
+                else _IN_NO_POOL % (s["switching"]["fallbackMode"], _offered(s)[0])
+            ),
+        ),
     ),
     Rule(
         ("switching",),
         ("mode",),
-        "is required with policy: Manual; write AR, SelfSpeculation or Diffusion",
+        f"is required with policy: Manual; write {' or '.join(LOSSLESS)}",
         "self.policy != 'Manual' || has(self.mode)",
         lambda w: not _manual(w) or w.get("mode") is not None,
     ),
@@ -62,8 +72,13 @@ RULES: tuple[Rule, ...] = (
         (),
         ("switching", "mode"),
         "must be in some pool's modes",
-        "!has(self.switching.mode) || self.pools.exists(p, self.switching.mode in p.modes)",
-        lambda s: s["switching"].get("mode") is None or s["switching"]["mode"] in modes_of(s),
+        "!has(self.switching.mode) || self.switching.mode == 'Diffusion' || "
+        f"size({_OFFERED}) == 0 || self.switching.mode in {_OFFERED}",
+        lambda s: s["switching"].get("mode") in (None, "Diffusion", *(_offered(s) or LOSSLESS)),
+        Words(
+            f"'{_IN_NO_POOL}'.format([self.switching.mode, {_OFFERED}[0]])",
+            lambda s: _IN_NO_POOL % (s["switching"]["mode"], _offered(s)[0]),
+        ),
     ),
     Rule(
         (),
@@ -76,19 +91,26 @@ RULES: tuple[Rule, ...] = (
         ),
     ),
     Rule(
-        (),
-        ("switching", "mode"),
+        ("switching",),
+        ("mode",),
         "Diffusion is lossy and cannot be the manual mode; requests ask for it by quality",
-        "!has(self.switching.mode) || self.switching.mode != 'Diffusion'",
-        lambda s: s["switching"].get("mode") != "Diffusion",
+        "!has(self.mode) || self.mode != 'Diffusion'",
+        lambda w: w.get("mode") != "Diffusion",
     ),
     Rule(
-        (),
-        ("switching", "fallbackMode"),
+        ("switching",),
+        ("fallbackMode",),
         "Diffusion is lossy and cannot be the fallback",
-        "self.switching.fallbackMode != 'Diffusion'",
-        lambda s: s["switching"]["fallbackMode"] != "Diffusion",
+        "self.fallbackMode != 'Diffusion'",
+        lambda w: w["fallbackMode"] != "Diffusion",
     ),
+)
+
+RULES: tuple[Rule | PoolRule | Distinct, ...] = (
+    *POOL_RULES,
+    *SHARING_RULES,
+    Distinct(("tiers",), "name"),
+    *SWITCHING_RULES,
     Rule(
         ("staleness",),
         ("staleAfterSeconds",),

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from trimode_api.fields import Int, SpecModel
 from trimode_api.modes import Mode
-from trimode_api.values import BlockLength, Cpu, Memory, ModelUri, Name, Threshold
+from trimode_api.values import Argument, BlockLength, Cpu, Memory, ModelUri, Name, Threshold
 
 
 class EngineType(StrEnum):
@@ -75,7 +75,7 @@ class Engine(SpecModel):
         description="Container image of the workers, with SGLang, trimode and the operator's version of Ray; "
         "SGLang only.",
     )
-    args: tuple[str, ...] | None = Field(
+    args: tuple[Argument, ...] | None = Field(
         default=None, max_length=64, description="Further arguments of the SGLang server; SGLang only."
     )
 
@@ -108,8 +108,8 @@ class Resources(SpecModel):
         le=16,
         description="GPUs per replica; the Native engine uses one, SGLang spreads the model over all.",
     )
-    cpu: Cpu = Field(default="1", description="Cores per replica, such as '8' or '500m'.")
-    memory: Memory = Field(default="1Gi", description="Memory per replica, such as '64Gi'.")
+    cpu: Cpu = Field(default="1", description="Cores per replica, such as 8, '0.5' or 500m.")
+    memory: Memory = Field(default="1Gi", description="Bytes of memory per replica, such as 64Gi or 500M.")
 
 
 class Pool(SpecModel):

@@ -7,56 +7,75 @@ from __future__ import annotations
 
 from typing import Any
 
-from trimode_api.rule import Rule, modes_of
+from trimode_api.rule import PoolRule, Rule, Words, modes_of
 
 
-def _sharing(spec: Any) -> list[Any]:
-    """The pools that rebalancing moves replicas between; none where it is off."""
-    pools = spec["pools"] if spec.get("rebalancing") is not None else ()
-    return [pool for pool in pools if "Diffusion" not in pool["modes"]]
+def _on(spec: Any) -> bool:
+    return spec.get("rebalancing") is not None
 
 
-def _sum(pools: list[Any], bound: str) -> int:
-    return sum(pool["replicas"][bound] for pool in pools)
+def _shares(spec: Any, pool: Any) -> bool:
+    """Whether rebalancing moves replicas to and from the pool."""
+    return _on(spec) and "Diffusion" not in pool["modes"]
 
 
-_SHARING = "self.pools.filter(p, !('Diffusion' in p.modes))"
+def _sums(spec: Any) -> tuple[int, int]:
+    """Fewest and most replicas of the pools that share them."""
+    pools = [pool["replicas"] for pool in spec["pools"] if _shares(spec, pool)]
+    return sum(replicas["min"] for replicas in pools), sum(replicas["max"] for replicas in pools)
 
-SHARING_RULES: tuple[Rule, ...] = (
+
+def _total_holds(spec: Any) -> bool:
+    low, high = _sums(spec)
+    return not _on(spec) or bool(low <= spec["rebalancing"]["totalReplicas"] <= high)
+
+
+_TOTAL = "must be from %d to %d, the sums of replicas.min and of replicas.max of the pools without Diffusion"
+
+
+_SHARING = "self.pools.filter(q, !('Diffusion' in q.modes))"
+_LOW, _HIGH = (f"{_SHARING}.map(q, q.replicas.{bound}).sum()" for bound in ("min", "max"))
+
+SHARING_RULES: tuple[Rule | PoolRule, ...] = (
+    PoolRule(
+        ("modes",),
+        "with rebalancing a pool takes exactly one mode; several modes change in the engine",
+        "!has(self.rebalancing) || size(p.modes) == 1",
+        lambda s, p: not _on(s) or len(p["modes"]) == 1,
+    ),
     Rule(
         (),
         ("rebalancing",),
-        "needs pools of one mode each, some with AR and some with SelfSpeculation; several modes change in the engine",
-        "!has(self.rebalancing) || (self.pools.all(p, size(p.modes) == 1) && self.pools.exists(p, 'AR' in p.modes) && "
+        "needs a pool with AR and a pool with SelfSpeculation",
+        "!has(self.rebalancing) || (self.pools.exists(p, 'AR' in p.modes) && "
         "self.pools.exists(p, 'SelfSpeculation' in p.modes))",
-        lambda s: (
-            s.get("rebalancing") is None
-            or (all(len(p["modes"]) == 1 for p in s["pools"]) and {"AR", "SelfSpeculation"} <= modes_of(s))
-        ),
+        lambda s: not _on(s) or {"AR", "SelfSpeculation"} <= modes_of(s),
     ),
     Rule(
         (),
         ("rebalancing", "totalReplicas"),
         "must be between the sums of the pools' replicas.min and replicas.max, pools with Diffusion left out",
-        f"!has(self.rebalancing) || ({_SHARING}.map(p, p.replicas.min).sum() <= self.rebalancing.totalReplicas && "
-        f"self.rebalancing.totalReplicas <= {_SHARING}.map(p, p.replicas.max).sum())",
-        lambda s: (
-            s.get("rebalancing") is None
-            or _sum(_sharing(s), "min") <= s["rebalancing"]["totalReplicas"] <= _sum(_sharing(s), "max")
+        f"!has(self.rebalancing) || ({_LOW} <= self.rebalancing.totalReplicas && "
+        f"self.rebalancing.totalReplicas <= {_HIGH})",
+        _total_holds,
+        Words(
+            f"'{_TOTAL}'.format([{_LOW}, {_HIGH}])",
+            lambda s: _TOTAL % _sums(s),
         ),
     ),
-    Rule(
-        (),
-        ("pools",),
-        "replicas.min must be at least 1 in pools that share replicas by rebalancing",
-        f"!has(self.rebalancing) || {_SHARING}.all(p, p.replicas.min >= 1)",
-        lambda s: all(p["replicas"]["min"] >= 1 for p in _sharing(s)),
+    PoolRule(
+        ("replicas", "min"),
+        "must be at least 1 in pools that share replicas by rebalancing",
+        "!has(self.rebalancing) || 'Diffusion' in p.modes || p.replicas.min >= 1",
+        lambda s, p: not _shares(s, p) or p["replicas"]["min"] >= 1,
     ),
-    Rule(
-        (),
-        ("pools",),
-        "resources.gpus must be the same in pools that share replicas by rebalancing",
-        f"!has(self.rebalancing) || {_SHARING}.all(p, {_SHARING}.all(q, p.resources.gpus == q.resources.gpus))",
-        lambda s: len({p["resources"]["gpus"] for p in _sharing(s)}) <= 1,
+    PoolRule(
+        ("resources", "gpus"),
+        "must be the same in all pools that share replicas by rebalancing",
+        f"!has(self.rebalancing) || 'Diffusion' in p.modes || p.resources.gpus == {_SHARING}[0].resources.gpus",
+        lambda s, p: (
+            not _shares(s, p)
+            or p["resources"]["gpus"] == next(q["resources"]["gpus"] for q in s["pools"] if _shares(s, q))
+        ),
     ),
 )

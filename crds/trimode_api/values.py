@@ -5,23 +5,25 @@ Belongs here: annotated types of one value each. Every check says what is allowe
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Strict, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, StringConstraints, WithJsonSchema
 
+from trimode_api.fields import Int
 from trimode_api.modes import BLOCK_LENGTHS
+from trimode_api.quantities import Bounds, amount
 
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 DNS_SUBDOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
-CPU = r"^([0-9]+m|[0-9]+(\.[0-9]{1,3})?)$"
-MEMORY = r"^[1-9][0-9]*(Ki|Mi|Gi|Ti)?$"
+RESOURCE_NAME = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 THRESHOLD = r"^(0\.0{0,3}[1-9][0-9]{0,3}|1(\.0{1,4})?)$"
 MODEL_URI = r"^(hf://[\w.-]+/[\w.-]+|file://.+|pvc://[a-z0-9]([-a-z0-9]*[a-z0-9])?/.+|tiny://)$"
 
 
 def _pattern(pattern: str, allowed: str, maximum: int = 63) -> AfterValidator:
-    compiled = re.compile(pattern)
+    compiled = re.compile(pattern, re.ASCII)  # the API server's \w, \d are ASCII
 
     def check(value: str) -> str:
         if len(value) > maximum or not compiled.fullmatch(value):
@@ -29,6 +31,12 @@ def _pattern(pattern: str, allowed: str, maximum: int = 63) -> AfterValidator:
         return value
 
     return AfterValidator(check)
+
+
+def _letter_first(value: str) -> str:
+    if value[0].isdigit():
+        raise ValueError("must start with a letter, as names of Services do")
+    return value
 
 
 def _block_length(value: int) -> int:
@@ -51,6 +59,10 @@ Name = Annotated[
 ]
 """A DNS label, as Kubernetes wants names."""
 
+ResourceName = Annotated[Name, AfterValidator(_letter_first), _text_schema(RESOURCE_NAME, 63)]
+"""A DNS label that starts with a letter: all that is made for the resource is named after it, and KubeRay refuses a
+RayService whose name is no RFC 1035 label."""
+
 SecretName = Annotated[
     str,
     _pattern(DNS_SUBDOMAIN, "a Secret's name: lower-case letters, digits, '-' and '.', 253 at most", 253),
@@ -58,16 +70,14 @@ SecretName = Annotated[
 ]
 """A DNS subdomain, as Kubernetes wants names of Secrets."""
 
-Cpu = Annotated[
-    str,
-    BeforeValidator(lambda v: str(v) if isinstance(v, int) and not isinstance(v, bool) else v),
-    _pattern(CPU, "cores as '8', '0.5' or '500m'", 16),
-    _text_schema(CPU, 16),
-]
-"""A Kubernetes quantity of cores."""
+CPU = Bounds("10m", "2048", "cores", "8, '0.5' or 500m")
+MEMORY = Bounds("64Mi", "64Ti", "bytes", "64Gi, 1.5Gi or 500M")
 
-Memory = Annotated[str, _pattern(MEMORY, "bytes with Ki, Mi, Gi or Ti, such as '64Gi'", 24), _text_schema(MEMORY, 24)]
-"""A Kubernetes quantity of bytes, binary units only: 64GB and 64G are refused, since they are easily confused."""
+Cpu = Annotated[str, BeforeValidator(CPU.text), WithJsonSchema(CPU.schema())]
+"""Cores, as a Kubernetes quantity or a whole number."""
+
+Memory = Annotated[str, BeforeValidator(MEMORY.text), WithJsonSchema(MEMORY.schema())]
+"""Bytes, as a Kubernetes quantity or a whole number: Gi is 1024**3, G is 1000**3."""
 
 Threshold = Annotated[
     str,
@@ -75,6 +85,9 @@ Threshold = Annotated[
     _text_schema(THRESHOLD, 8),
 ]
 """A probability as text: Kubernetes resources hold no floats."""
+
+Argument = Annotated[str, StringConstraints(max_length=1024)]
+"""One argument of a command line."""
 
 ModelUri = Annotated[
     str,
@@ -84,8 +97,7 @@ ModelUri = Annotated[
 """Where weights come from. `tiny://` is the packaged model."""
 
 BlockLength = Annotated[
-    int,
-    Strict(),
+    Int,
     AfterValidator(_block_length),
     WithJsonSchema({"type": "integer", "enum": list(BLOCK_LENGTHS)}),
 ]
@@ -94,12 +106,9 @@ BlockLength = Annotated[
 
 def cores(quantity: str) -> float:
     """Cores of a `Cpu` quantity: '500m' is 0.5."""
-    return float(quantity[:-1]) / 1000 if quantity.endswith("m") else float(quantity)
+    return float(amount(quantity))
 
 
 def size_bytes(quantity: str) -> int:
-    """Bytes of a `Memory` quantity: '1Ki' is 1024."""
-    for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti"), start=1):
-        if quantity.endswith(unit):
-            return int(quantity[:-2]) * int(1024**power)
-    return int(quantity)
+    """Bytes of a `Memory` quantity, rounded up: '1Ki' is 1024."""
+    return math.ceil(amount(quantity))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import yaml
 
 from trimode_api.crd import custom_resource_definition
 from trimode_api.reference import markdown
+from trimode_api.rule import Distinct
 from trimode_api.rules import RULES
 
 ROOT = Path(__file__).parents[2]
@@ -35,12 +37,12 @@ def test_the_file_in_the_tree_is_current() -> None:
 
 def test_the_schema_is_structural() -> None:
     for path, node in nodes(schema()):
-        assert "type" in node, path
+        assert ("type" in node) != ("x-kubernetes-int-or-string" in node), path
         assert not {"$ref", "$defs", "anyOf", "oneOf", "const", "title"} & node.keys(), path
 
 
 def test_there_are_no_floats() -> None:
-    assert [path for path, node in nodes(schema()) if node["type"] == "number"] == []
+    assert [path for path, node in nodes(schema()) if node.get("type") == "number"] == []
 
 
 def test_every_field_of_spec_and_status_is_described() -> None:
@@ -49,19 +51,40 @@ def test_every_field_of_spec_and_status_is_described() -> None:
 
 
 def test_every_rule_is_in_the_schema_with_its_message() -> None:
+    spec = schema()["properties"]["spec"]
     found = [
         (check["rule"], check["message"])
-        for _, node in nodes(schema())
+        for path, node in nodes(spec)
         for check in node.get("x-kubernetes-validations", [])
+        if "x-kubernetes-int-or-string" not in node
     ]
-    assert sorted(found) == sorted((rule.cel, rule.message) for rule in RULES)
+    checks = [check for rule in RULES if (check := rule.validation())]
+    assert sorted(found) == sorted((check["rule"], check["message"]) for check in checks)
+    assert len(found) >= 20
+
+
+def test_lists_without_doubles_are_sets_or_maps_for_kubernetes() -> None:
+    listed = {
+        path.replace("[]", ".*").strip("."): node.get("x-kubernetes-list-map-keys", [None])
+        for path, node in nodes(schema()["properties"]["spec"])
+        if node.get("x-kubernetes-list-type") in ("set", "map")
+    }
+    assert listed == {".".join(map(str, rule.scope)): [rule.key] for rule in RULES if isinstance(rule, Distinct)}
+
+
+def test_quantities_have_bounds_in_words() -> None:
+    found = {path: node for path, node in nodes(schema()) if "x-kubernetes-int-or-string" in node}
+    assert found.keys() == {".spec.pools[].resources.cpu", ".spec.pools[].resources.memory"}
+    for node in found.values():
+        (check,) = node["x-kubernetes-validations"]
+        assert re.fullmatch(r"write \w+ from \w+ to \w+, such as .*", check["message"])
 
 
 def test_field_paths_of_rules_exist() -> None:
     for path, node in nodes(schema()):
         for check in node.get("x-kubernetes-validations", []):
             at = node
-            for part in check["fieldPath"].strip(".").split("."):
+            for part in filter(None, check.get("fieldPath", "").split(".")):
                 assert part in at["properties"], (path, check)
                 at = at["properties"][part]
 
@@ -69,7 +92,7 @@ def test_field_paths_of_rules_exist() -> None:
 def test_lists_that_rules_walk_are_bounded() -> None:
     """CEL's cost estimate needs a bound on every list and string."""
     spec = schema()["properties"]["spec"]
-    unbounded = [path for path, node in nodes(spec) if node["type"] == "array" and "maxItems" not in node]
+    unbounded = [path for path, node in nodes(spec) if node.get("type") == "array" and "maxItems" not in node]
     assert unbounded == []
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +12,12 @@ import yaml
 from trimode_api.errors import InvalidInput
 from trimode_api.policy_of import policy_of
 from trimode_api.resource import NemotronDeployment
+from trimode_api.values import cores, size_bytes
 
 ROOT = Path(__file__).parents[2]
-SMALL: dict[str, Any] = {
-    "apiVersion": "trimode.dev/v1alpha1",
-    "kind": "NemotronDeployment",
-    "metadata": {"name": "tiny"},
-    "spec": {"model": {"uri": "tiny://"}, "pools": [{"name": "flex", "modes": ["AR", "SelfSpeculation"]}]},
-}
-
-
-def changed(path: str, value: Any) -> dict[str, Any]:
-    """SMALL with `value` at a dotted path; list items by number; `...` deletes."""
-    data = copy.deepcopy(SMALL)
-    *parents, last = path.split(".")
-    at: Any = data
-    for part in parents:
-        at = at[int(part)] if isinstance(at, list) else at.setdefault(part, {})
-    key = int(last) if isinstance(at, list) else last
-    if value is ...:
-        del at[key]
-    else:
-        at[key] = value
-    return data
+CASES = runpy.run_path(str(Path(__file__).with_name("resource_cases.py")))
+SMALL, WRONG = CASES["MINIMAL"], CASES["WRONG"]
+changed, patched = CASES["changed"], CASES["patched"]
 
 
 def problems(data: Any) -> dict[str, str]:
@@ -78,83 +61,6 @@ def test_defaults_are_pinned() -> None:
     }
 
 
-WRONG: list[tuple[str, Any, str, str]] = [
-    ("apiVersion", "v1", "apiVersion", "trimode.dev/v1alpha1"),
-    ("kind", "Deployment", "kind", "NemotronDeployment"),
-    ("metadata.name", "Tiny", "metadata.name", "lower-case"),
-    ("metadata.name", "a" * 64, "metadata.name", "63"),
-    ("metadata.name", ..., "metadata.name", "required"),
-    ("spec.modle", {}, "spec.modle", "unknown field"),
-    ("spec.model.uri", ..., "spec.model.uri", "required"),
-    ("spec.model.uri", "s3://bucket", "spec.model.uri", "tiny://"),
-    ("spec.model.uri", "hf://owner", "spec.model.uri", "hf://OWNER/NAME"),
-    ("spec.model.servedName", "", "spec.model.servedName", "at least 1"),
-    ("spec.engine.type", "vLLM", "spec.engine.type", "'Native' or 'SGLang'"),
-    ("spec.engine.dtype", "fp8", "spec.engine.dtype", "'bfloat16'"),
-    ("spec.engine.maxContextTokens", 10, "spec.engine.maxContextTokens", "64"),
-    ("spec.engine.maxContextTokens", "4096", "spec.engine.maxContextTokens", "integer"),
-    ("spec.engine.maxRunningRequests", 0, "spec.engine.maxRunningRequests", "1"),
-    ("spec.engine.image", "x/y", "spec.engine.image", "SGLang only"),
-    ("spec.engine.args", ["--x"], "spec.engine.args", "SGLang only"),
-    ("spec.engine.type", "SGLang", "spec.engine.image", "required"),
-    ("spec.engine.type", "SGLang", "spec.pools", "exactly one mode"),
-    ("spec.pools", [], "spec.pools", "at least 1"),
-    ("spec.pools.0.name", "-a", "spec.pools[0].name", "lower-case"),
-    ("spec.pools.0.modes", [], "spec.pools[0].modes", "at least 1"),
-    ("spec.pools.0.modes", ["ar"], "spec.pools[0].modes[0]", "'AR'"),
-    ("spec.pools.0.modes", ["AR", "AR"], "spec.pools[0].modes", "twice"),
-    ("spec.pools.0.modes", ["AR", "Diffusion"], "spec.diffusion", "required"),
-    ("spec.pools.0.blockLengths", [12], "spec.pools[0].blockLengths[0]", "4, 8, 16, 32, 64"),
-    ("spec.pools.0.blockLengths", [8, 8], "spec.pools[0].blockLengths", "twice"),
-    ("spec.pools.0.blockLengths", [True], "spec.pools[0].blockLengths[0]", "integer"),
-    (
-        "spec.pools.0",
-        {"name": "a", "modes": ["QuadraticSpeculation"], "blockLengths": [64]},
-        "spec.pools[0].blockLengths",
-        "32",
-    ),
-    ("spec.pools.0", {"name": "a", "modes": ["AR"], "draftThreshold": "0.9"}, "spec.pools[0].draftThreshold", "SelfSp"),
-    ("spec.pools.0.draftThreshold", 0.9, "spec.pools[0].draftThreshold", "string"),
-    ("spec.pools.0.draftThreshold", "1.5", "spec.pools[0].draftThreshold", "(0, 1]"),
-    ("spec.pools.0.replicas", {"min": 3, "max": 2}, "spec.pools[0].replicas.min", "above max"),
-    ("spec.pools.0.replicas", {"min": -1}, "spec.pools[0].replicas.min", "0"),
-    ("spec.pools.0.resources", {"memory": "64GB"}, "spec.pools[0].resources.memory", "Gi"),
-    ("spec.pools.0.resources", {"cpu": "two"}, "spec.pools[0].resources.cpu", "500m"),
-    ("spec.pools.0.resources", {"gpus": 2}, "spec.pools", "one GPU; ask for 0 or 1"),
-    ("spec.pools.0.resources", {"gpus": 0.5}, "spec.pools[0].resources.gpus", "integer"),
-    ("spec.pools.0.resources", {"gpu": 1}, "spec.pools[0].resources.gpu", "unknown field"),
-    ("spec.diffusion", {"threshold": 0.9}, "spec.diffusion.threshold", "string"),
-    ("spec.diffusion", {"threshold": "1.5"}, "spec.diffusion.threshold", "(0, 1]"),
-    ("spec.diffusion", {"threshold": "0.0"}, "spec.diffusion.threshold", "(0, 1]"),
-    ("spec.diffusion", {"blockLength": 128}, "spec.diffusion.blockLength", "64"),
-    ("spec.tiers", [], "spec.tiers", "at least 1"),
-    ("spec.tiers", [{"name": "a"}, {"name": "a"}], "spec.tiers", "unique"),
-    ("spec.tiers", [{"name": "a", "percentile": 100}], "spec.tiers[0].percentile", "99"),
-    ("spec.tiers", [{"name": "a", "tpotMilliseconds": 0}], "spec.tiers[0].tpotMilliseconds", "1"),
-    ("spec.switching.policy", "Magic", "spec.switching.policy", "'Manual'"),
-    ("spec.switching.policy", "Manual", "spec.switching.mode", "required"),
-    ("spec.switching", {"mode": "AR"}, "spec.switching.mode", "Manual only"),
-    ("spec.switching", {"blockLength": 8}, "spec.switching.blockLength", "Manual"),
-    ("spec.switching", {"policy": "Manual", "mode": "Diffusion"}, "spec.switching.mode", "lossy"),
-    ("spec.switching.fallbackMode", "Diffusion", "spec.switching.fallbackMode", "lossy"),
-    ("spec.switching.marginPercent", 90, "spec.switching.marginPercent", "50"),
-    ("spec.switching.dryRun", "yes", "spec.switching.dryRun", "boolean"),
-    ("spec.rebalancing", {"totalReplicas": 2}, "spec.rebalancing", "one mode each"),
-    ("spec.rebalancing", {"totalReplicas": 1}, "spec.rebalancing.totalReplicas", "2"),
-    ("spec.rebalancing", {"total": 2}, "spec.rebalancing.total", "unknown field"),
-    ("spec.staleness", {"staleAfterSeconds": 20}, "spec.staleness.staleAfterSeconds", "deadAfterSeconds"),
-    ("spec.admission.maxQueuedRequests", -1, "spec.admission.maxQueuedRequests", "0"),
-    ("spec.drain.timeoutSeconds", "5m", "spec.drain.timeoutSeconds", "integer"),
-    ("spec.router.replicas", 0, "spec.router.replicas", "1"),
-    ("spec.router.auth", {}, "spec.router.auth.secretName", "required"),
-    ("spec.router.auth", {"secretName": "API_Keys"}, "spec.router.auth.secretName", "a Secret's name"),
-    ("spec.router.auth", {"secretName": "k", "key": "x"}, "spec.router.auth.key", "unknown field"),
-    ("spec.router.tls", {"secretName": "a..b"}, "spec.router.tls.secretName", "a Secret's name"),
-    ("spec.router.tls", {"secretName": "a" * 254}, "spec.router.tls.secretName", "253"),
-    ("spec.suspend", 1, "spec.suspend", "boolean"),
-]
-
-
 @pytest.mark.parametrize(("path", "value", "blamed", "words"), WRONG)
 def test_wrong_values_are_named(path: str, value: Any, blamed: str, words: str) -> None:
     found = problems(changed(path, value))
@@ -162,45 +68,64 @@ def test_wrong_values_are_named(path: str, value: Any, blamed: str, words: str) 
     assert words in found[blamed], found
 
 
-def test_sglang_drafts_in_one_way_only() -> None:
-    data = changed("spec.engine", {"type": "SGLang", "image": "x/y"})
-    data["spec"]["pools"] = [{"name": "q", "modes": ["QuadraticSpeculation"]}]
-    data["spec"]["switching"] = {"fallbackMode": "QuadraticSpeculation"}
-    assert "neither QuadraticSpeculation nor draftThreshold" in problems(data)["spec.pools"]
-    data["spec"]["pools"] = [{"name": "s", "modes": ["SelfSpeculation"], "draftThreshold": "0.9"}]
-    data["spec"]["switching"] = {"fallbackMode": "SelfSpeculation"}
-    assert "neither QuadraticSpeculation nor draftThreshold" in problems(data)["spec.pools"]
+@pytest.mark.parametrize(("changes", "blamed", "words"), CASES["CONTRADICTIONS"])
+def test_what_is_wrong_together_is_named(changes: dict[str, Any], blamed: str, words: str) -> None:
+    found = problems(patched(changes))
+    assert found.keys() == {blamed}
+    assert words in found[blamed]
 
 
-def test_fallback_must_be_a_mode_of_some_pool() -> None:
-    assert "some pool" in problems(changed("spec.pools.0.modes", ["SelfSpeculation"]))["spec.switching.fallbackMode"]
+@pytest.mark.parametrize("changes", CASES["GOOD"])
+def test_good_resources_pass(changes: dict[str, Any]) -> None:
+    assert NemotronDeployment.parse(patched(changes))
 
 
-AR_POOL = {"name": "ar", "modes": ["AR"], "replicas": {"min": 1, "max": 3}}
-FAST_POOL = {"name": "fast", "modes": ["SelfSpeculation"], "replicas": {"min": 1, "max": 2}}
-ROUGH_POOL = {"name": "rough", "modes": ["Diffusion"], "replicas": {"min": 0, "max": 9}}
+def test_the_table_is_long_and_says_nothing_twice() -> None:
+    resources = [repr(changed(path, value)) for path, value, *_ in WRONG]
+    resources += [repr(patched(changes)) for changes in CASES["GOOD"]]
+    resources += [repr(patched(changes)) for changes, *_ in CASES["CONTRADICTIONS"]]
+    assert len(resources) >= 250
+    assert [each for each in resources if resources.count(each) > 1] == []
+
+
+def test_every_pool_that_breaks_a_rule_is_named() -> None:
+    data = changed("spec.pools", [{"name": n, "modes": ["AR"], "resources": {"gpus": 2}} for n in "ab"])
+    assert problems(data).keys() == {"spec.pools[0].resources.gpus", "spec.pools[1].resources.gpus"}
+
+
+def test_null_is_the_same_as_left_out() -> None:
+    data = patched({"spec.engine": None, "spec.tiers": None, "spec.model.revision": None, "spec.router.auth": None})
+    assert NemotronDeployment.parse(data).spec == NemotronDeployment.parse(SMALL).spec
 
 
 @pytest.mark.parametrize(
-    ("pools", "total", "blamed", "words"),
+    ("quantity", "amount"), [("8", 8), ("500m", 0.5), (".5", 0.5), ("1.", 1), ("2e3", 2000), ("1k", 1000), ("+1", 1)]
+)
+def test_cores_of_a_quantity(quantity: str, amount: float) -> None:
+    assert cores(quantity) == amount
+
+
+@pytest.mark.parametrize(
+    ("quantity", "amount"),
     [
-        ([AR_POOL, FAST_POOL], 5, None, ""),
-        ([AR_POOL, FAST_POOL, ROUGH_POOL], 2, None, ""),
-        ([AR_POOL, FAST_POOL], 6, "spec.rebalancing.totalReplicas", "between the sums"),
-        ([AR_POOL | {"replicas": {"min": 2, "max": 3}}, FAST_POOL], 2, "spec.rebalancing.totalReplicas", "between"),
-        ([AR_POOL, ROUGH_POOL], 2, "spec.rebalancing", "some with SelfSpeculation"),
-        ([AR_POOL, FAST_POOL, {"name": "x", "modes": ["AR", "SelfSpeculation"]}], 3, "spec.rebalancing", "one mode"),
-        ([AR_POOL | {"replicas": {"min": 0, "max": 3}}, FAST_POOL], 2, "spec.pools", "at least 1"),
-        ([AR_POOL | {"resources": {"gpus": 1}}, FAST_POOL], 2, "spec.pools", "gpus must be the same"),
+        ("64Gi", 64 * 2**30),
+        ("64G", 64 * 10**9),
+        ("1.5Ki", 1536),
+        ("1E", 10**18),
+        ("1E3", 1000),
+        ("1Ei", 2**60),
+        ("1500m", 2),
+        ("100", 100),
     ],
 )
-def test_what_rebalancing_needs(pools: list[dict[str, Any]], total: int, blamed: str | None, words: str) -> None:
-    data = changed("spec.pools", pools)
-    data["spec"] |= {"rebalancing": {"totalReplicas": total}, "diffusion": {}}
-    if blamed is None:
-        assert NemotronDeployment.parse(data).spec.rebalancing is not None
-    else:
-        assert words in problems(data)[blamed]
+def test_bytes_of_a_quantity(quantity: str, amount: int) -> None:
+    assert size_bytes(quantity) == amount
+
+
+@pytest.mark.parametrize("text", ["", ".", "1GB", "-1", "1e100", "0x10", "٣", "1\n"])
+def test_what_is_no_quantity_has_no_amount(text: str) -> None:
+    with pytest.raises(ValueError, match="no quantity"):
+        size_bytes(text)
 
 
 def test_all_problems_are_reported_together() -> None:
