@@ -41,7 +41,6 @@ def custom_resource_definition() -> dict[str, Any]:
                 "plural": PLURAL,
                 "singular": KIND.lower(),
                 "shortNames": ["nd"],
-                "categories": ["all"],
             },
             "versions": [
                 {
@@ -147,7 +146,7 @@ def _columns() -> list[dict[str, Any]]:
         ("Ready", "string", condition("Ready"), 0),
         ("Serving", "string", condition("Serving"), 0),
         ("Point", "string", ".status.decision.point", 0),
-        ("Replicas", "string", ".status.pools[*].ready", 0),
+        ("Replicas", "string", ".status.replicaSummary", 0),
         ("SLO", "string", condition("SLOMet"), 0),
         ("Age", "date", ".metadata.creationTimestamp", 0),
         ("Reason", "string", condition("Ready", "reason"), 1),

@@ -112,6 +112,11 @@ class Status(StatusModel):
     observed_generation: int = Field(default=0, ge=0, description="Generation of the spec that was last acted on.")
     url: str | None = Field(default=None, description="Where clients send requests.")
     conditions: tuple[Condition, ...] = Field(default=(), description="Each with a reason and a message.")
+    replica_summary: str | None = Field(
+        default=None,
+        max_length=32,
+        description="Replicas that take requests, of those that there should be now, over all pools, such as 3/4.",
+    )
     pools: tuple[PoolStatus, ...] = Field(default=(), description="What each pool is now.")
     tiers: tuple[TierStatus, ...] = Field(default=(), description="How each tier's objective is met.")
     decision: DecisionStatus | None = Field(default=None, description="The point in force, and why.")

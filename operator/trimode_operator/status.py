@@ -27,13 +27,15 @@ def status_of(previous: Status | None, seen: Observations, now: float) -> Status
     if not seen.fleets.views and not seen.suspend and not seen.deleting:
         # Nobody told otherwise: what was known stays, and MetricsFresh says how old it may be.
         pools, decision, history = before.pools, before.decision, before.mode_history
+        counts = before.replica_summary or _counts(seen)
     else:
         decision = _decision(before.decision, seen)
-        pools, history = _pools(seen), _history(before, decision, seen)
+        pools, history, counts = _pools(seen), _history(before, decision, seen), _counts(seen)
     return Status(
         observed_generation=seen.generation,
         url=seen.url or before.url,
         conditions=_conditions(before, seen, now),
+        replica_summary=counts,
         pools=pools,
         tiers=_tiers(before, seen),
         decision=decision,
@@ -73,6 +75,14 @@ def _pools(seen: Observations) -> tuple[PoolStatus, ...]:
     """The spec's pools in its order, then those that have replicas still."""
     names = dict.fromkeys([*seen.minimum, *(replica.pool for replica in seen.replicas)])
     return tuple(_pool(name, [r for r in seen.replicas if r.pool == name]) for name in names)
+
+
+def _counts(seen: Observations) -> str:
+    """Ready replicas, of those that there should be: each pool's fewest, or more where more have been started."""
+    started = Counter(replica.pool for replica in seen.replicas if not replica.draining)
+    fewest = {} if seen.suspend else seen.minimum
+    wanted = sum(max(started[pool], fewest.get(pool, 0)) for pool in {*started, *fewest})
+    return f"{sum(map(usable, seen.replicas))}/{wanted}"
 
 
 def _pool(name: str, replicas: list[ReplicaState]) -> PoolStatus:

@@ -68,6 +68,7 @@ def test_what_was_known_of_the_fleet_stays_while_no_router_answers() -> None:
     second = status_of(first, replace(SEEN, fleets=fleets(silent=1)), 2100.0)
     assert second.pools == first.pools
     assert second.decision == first.decision
+    assert second.replica_summary == first.replica_summary == "1/1"
     found = condition(second, ConditionType.METRICS_FRESH)
     assert found is not None
     assert found.status.value == "False"
@@ -83,6 +84,28 @@ def test_replicas_are_counted_once_however_many_routers_tell_of_them() -> None:
     both = fleets(view(replica("r1"), replica("r2", ready=False)), view(replica("r1", age_seconds=2.0)))
     (pool,) = status_of(None, replace(SEEN, fleets=both), 2000.0).pools
     assert (pool.replicas, pool.ready) == (2, 1)
+
+
+BOTH = {"flex": 1, "fast": 2}
+COUNTS: list[tuple[str, Observations, str]] = [
+    ("all there", SEEN, "1/1"),
+    ("two pools", replace(SEEN, minimum=BOTH, fleets=fleets(view(replica(), replica("r2", "fast")))), "2/3"),
+    ("started and not ready yet", replace(SEEN, fleets=fleets(view(replica(), replica("r2", ready=False)))), "1/2"),
+    (
+        "one that leaves is not missed",
+        replace(SEEN, fleets=fleets(view(replica(), replica("r2", draining=True)))),
+        "1/1",
+    ),
+    ("asleep", replace(SEEN, minimum={"flex": 0}, fleets=fleets(view())), "0/0"),
+    ("no router answers yet", replace(SEEN, minimum=BOTH, fleets=fleets(silent=1)), "0/3"),
+    ("suspended", replace(SEEN, suspend=True, fleets=fleets()), "0/0"),
+    ("a pool that is going still serves", replace(SEEN, fleets=fleets(view(replica(), replica("r2", "old")))), "2/2"),
+]
+
+
+@pytest.mark.parametrize(("seen", "expected"), [pytest.param(*case[1:], id=case[0]) for case in COUNTS])
+def test_replicas_over_all_pools_in_one_column(seen: Observations, expected: str) -> None:
+    assert status_of(None, seen, 2000.0).replica_summary == expected
 
 
 def test_shares_of_points() -> None:
