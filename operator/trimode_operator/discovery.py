@@ -5,11 +5,13 @@ Belongs here: discovery requests and their interpretation. APIs come and go whil
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
 from trimode_operator.cluster import Cluster, Object
-from trimode_operator.errors import ApiFailure, KubeRayTooOld
+from trimode_operator.errors import FIELD_UNKNOWN, ApiFailure, KubeRayTooOld
 from trimode_operator.plan import Capabilities
 from trimode_operator.plan.kuberay import OLDEST, RAYS_TOKEN, knows, lacking
 from trimode_operator.settings import Settings
@@ -25,6 +27,11 @@ SCHEMAS = "/openapi/v3"
 """Readable by every authenticated user, also where the operator may not look at CustomResourceDefinitions."""
 RAY = "apis/ray.io/v1"
 
+EVERY_S, SOON_S = 5.0, 1.0
+"""Seconds between two looks: usually, and at the start or in doubt."""
+STALE = ("NotFound", "Http404", FIELD_UNKNOWN)
+"""Reasons of refusals by which an API shows that has gone (its server then answers 404 in plain text), or changed."""
+
 Schema = Mapping[str, Any]
 ANYTHING: Schema = {}
 
@@ -37,9 +44,29 @@ class Discovery:
         self._read = ""
         """Where the schema was read: the address has a hash of its content in it."""
         self._ray_service: Schema | None = None
+        self._doubted = asyncio.Event()
+        self._looked = False
+
+    async def pause(self) -> None:
+        """Until it is time to look again."""
+        await asyncio.sleep(SOON_S)
+        if self._looked:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._doubted.wait(), EVERY_S - SOON_S)
+
+    def failed(self, reason: str) -> None:
+        """A visit failed for this reason; where that is how an API shows that has come or gone, `pause` ends soon."""
+        if reason in STALE:
+            self._doubted.set()
 
     async def look(self) -> Capabilities:
         """What there is now. Raises ApiFailure or ApiUnreachable."""
+        self._doubted.clear()
+        found = await self._found()
+        self._looked = True
+        return found
+
+    async def _found(self) -> Capabilities:
         groups = await self._cluster.read("/apis") or {}
         served = {version["groupVersion"] for group in groups.get("groups", []) for version in group["versions"]}
         found: dict[str, Any] = {}

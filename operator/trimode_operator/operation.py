@@ -6,7 +6,6 @@ Belongs here: composition and life cycle. kopf runs until a signal comes; whatev
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
 import time
 import uuid
@@ -19,7 +18,7 @@ from aiohttp import web
 from trimode_operator.api import ApiServer
 from trimode_operator.cache import Cache, Key
 from trimode_operator.discovery import Discovery
-from trimode_operator.errors import FIELD_UNKNOWN, ApiFailure, ApiUnreachable, BadStart, OperatorError, reason_of
+from trimode_operator.errors import ApiFailure, ApiUnreachable, BadStart, OperatorError, reason_of
 from trimode_operator.handlers import operator_settings, registry
 from trimode_operator.health import Shown, Vitals, Watchdog, pages
 from trimode_operator.lease import Election, Fenced
@@ -31,12 +30,6 @@ from trimode_operator.reconcile import Reconciler
 from trimode_operator.routers import Routers
 from trimode_operator.workqueue import WorkQueue
 
-DISCOVER_S = 5.0
-FIRST_DISCOVER_S = 1.0
-"""Also the shortest pause where a visit has failed at an API that is new, or gone."""
-STALE = ("NotFound", FIELD_UNKNOWN)
-"""Reasons of failed visits that say that the capabilities are not true any more."""
-
 
 class Operation:
     """One operator process. `run` returns when it was told to stop."""
@@ -47,7 +40,6 @@ class Operation:
         self._log = structlog.get_logger("operator")
         self._discovery = Discovery(api)
         self._capabilities: Capabilities | None = None
-        self._doubted = asyncio.Event()
         self._cache, self._metrics, self._routers = Cache(), Metrics(), Routers()
         self._vitals = Vitals(started=time.monotonic())
         self._election = Election(
@@ -148,7 +140,6 @@ class Operation:
         """Keep the capabilities true; a change concerns every resource."""
         while True:
             try:
-                self._doubted.clear()
                 found = await self._discovery.look()
             except (ApiFailure, ApiUnreachable) as error:
                 self._log.warning("APIs not discovered", error=str(error))
@@ -160,10 +151,7 @@ class Operation:
                         self._reconciler.list_always()
                     self._capabilities = found
                     self._everything()
-            await asyncio.sleep(FIRST_DISCOVER_S)
-            if self._capabilities is not None:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._doubted.wait(), DISCOVER_S - FIRST_DISCOVER_S)
+            await self._discovery.pause()
 
     def _active(self) -> bool:
         return self._election.leads and self._capabilities is not None
@@ -190,8 +178,7 @@ class Operation:
 
     def _failed(self, key: Key, error: BaseException) -> None:
         self._metrics.errors.labels(reason_of(error)).inc()
-        if reason_of(error) in STALE:
-            self._doubted.set()
+        self._discovery.failed(reason_of(error))
         known = isinstance(error, (OperatorError, TimeoutError))
         self._log.error(
             "visit failed",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from dataclasses import replace
 from pathlib import Path
@@ -133,6 +134,22 @@ async def test_where_schemas_may_not_be_read_anything_goes(monkeypatch: pytest.M
 
     monkeypatch.setattr(cluster, "read", guarded)
     assert await Discovery(cluster).look() == KUBERAY
+
+
+@pytest.mark.parametrize(("reason", "soon"), [("Http404", True), ("FieldUnknown", True), ("Forbidden", False)])
+async def test_a_visit_that_fails_at_an_api_that_has_gone_has_it_looked_for(
+    monkeypatch: pytest.MonkeyPatch, reason: str, soon: bool
+) -> None:
+    monkeypatch.setattr("trimode_operator.discovery.SOON_S", 0.0)
+    monkeypatch.setattr("trimode_operator.discovery.EVERY_S", 3600.0)
+    discovery = Discovery(MemoryCluster())
+    await discovery.pause()  # nothing is known yet
+    await discovery.look()
+    pause = asyncio.create_task(discovery.pause())
+    discovery.failed(reason)
+    done, _ = await asyncio.wait((pause,), timeout=5.0 if soon else 0.05)
+    assert bool(done) is soon
+    pause.cancel()
 
 
 def real(version: str) -> dict[str, Any]:
