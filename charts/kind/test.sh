@@ -56,7 +56,7 @@ helm install kuberay-operator kuberay-operator --repo https://ray-project.github
   --version "$KUBERAY" --namespace kuberay-system --create-namespace --wait --timeout 5m
 
 say "trimode"
-helm install trimode charts/trimode --dependency-update --namespace "$NAMESPACE" --create-namespace --wait --timeout 5m
+helm install trimode charts/trimode --namespace "$NAMESPACE" --create-namespace --wait --timeout 5m
 helm test trimode --namespace "$NAMESPACE" --timeout 3m
 
 say "examples/tiny.yaml"

@@ -8,11 +8,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from trimode_e2e.control.build import SUITE, cache_folder
+from trimode_e2e.control.build import cache_folder
 from trimode_e2e.control.debian import Debian, unpack
 from trimode_e2e.errors import Broken, Missing
 
-PACKAGE = "prometheus"
+SUITE, PACKAGE = "bookworm", "prometheus"
 
 
 def find() -> Path:

@@ -82,6 +82,7 @@ class Settings(Part):
     )
     network_policies: bool = True
     operator: PeerSelector = PeerSelector(pod_labels={"app.kubernetes.io/name": "trimode-operator"})
-    kuberay: PeerSelector = PeerSelector(pod_labels={"app.kubernetes.io/name": "kuberay-operator"})
+    kuberay: PeerSelector = PeerSelector(pod_labels={"app.kubernetes.io/component": "kuberay-operator"})
+    """Its chart and its kustomize manifests agree on this label only: `name` is `kuberay` in the manifests."""
     gateway: Gateway | None = None
     endpoint_picker: EndpointPicker | None = None

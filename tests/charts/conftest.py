@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
 from trimode_e2e.errors import Missing
-from trimode_e2e.helm import Helm, Rendered, helm_python
+from trimode_e2e.helm import Helm, Rendered, helm_program
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "charts" / "trimode"
@@ -21,14 +20,12 @@ def chart() -> Path:
 
 
 @pytest.fixture(scope="session")
-def helm() -> Iterator[Helm]:
-    """Helm's library with a pretended cluster: rendering needs discovery and nothing more."""
+def helm() -> Helm:
+    """The program without a cluster: it renders only."""
     try:
-        python = helm_python()
+        return Helm(helm_program())
     except Missing as missing:
         pytest.skip(str(missing))
-    with Helm(python) as library:
-        yield library
 
 
 @pytest.fixture(scope="session")

@@ -37,7 +37,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"serviceMonitor": {"interval": "often"}}, "at '/serviceMonitor/interval'"),
     ({"prometheusRule": {"runbook": ""}}, "at '/prometheusRule/runbook'"),
     ({"dashboards": {"enabled": 1}}, "at '/dashboards/enabled': got number, want boolean"),
-    ({"kuberay": {"install": True}}, "at '/kuberay': additional properties 'install' not allowed"),
+    ({"kuberay": {"enabled": True}}, "additional properties 'kuberay' not allowed"),
 ]
 
 
@@ -62,7 +62,7 @@ def schema(chart: Path) -> dict[str, Any]:
 def test_the_schema_knows_every_value_and_values_every_part_of_the_schema(chart: Path) -> None:
     values = yaml.safe_load((chart / "values.yaml").read_text())
     known = schema(chart)["properties"]
-    assert known.keys() - values.keys() == {"global", "kuberay-operator"}
+    assert known.keys() - values.keys() == {"global"}
     assert values.keys() <= known.keys()
     for name, part in values.items():
         if isinstance(part, dict) and "properties" in known[name] and name != "settings":
@@ -73,8 +73,7 @@ def test_all_values_changes_every_value(chart: Path) -> None:
     values = yaml.safe_load((chart / "values.yaml").read_text())
     changed = yaml.safe_load((chart / "ci" / "all-values.yaml").read_text())
     same = {name for name in values if changed[name] == values[name]}
-    # A budget is on by default, and KubeRay's chart is not vendored.
-    assert same == {"podDisruptionBudget", "kuberay"}
+    assert same == {"podDisruptionBudget"}  # on by default
 
 
 def test_what_is_generated_is_up_to_date(chart: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,12 +82,6 @@ def test_what_is_generated_is_up_to_date(chart: Path, monkeypatch: pytest.Monkey
     for path, content in generate.files().items():
         assert path.read_text() == content, f"{path.name} is stale: run `make crd`"
     assert set((chart / "dashboards").iterdir()) <= generate.files().keys()
-
-
-def test_the_dependency_is_optional(chart: Path) -> None:
-    (dependency,) = yaml.safe_load((chart / "Chart.yaml").read_text())["dependencies"]
-    assert dependency["condition"] == "kuberay.enabled"
-    assert yaml.safe_load((chart / "values.yaml").read_text())["kuberay"]["enabled"] is False
 
 
 def test_every_setting_is_in_the_docs(chart: Path) -> None:

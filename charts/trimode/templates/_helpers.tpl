@@ -39,11 +39,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{/* The settings file: what the chart knows, overridden by .Values.settings. */}}
 {{- define "trimode.settings" -}}
-{{- $operator := dict "podLabels" (include "trimode.selector" . | fromYaml) -}}
-{{- if semverCompare ">=1.21.0-0" .Capabilities.KubeVersion.Version -}}
-{{- /* Clusters label every namespace with its name since 1.21. */ -}}
-{{- $_ := set $operator "namespaceLabels" (dict "kubernetes.io/metadata.name" .Release.Namespace) -}}
-{{- end -}}
+{{- $operator := dict
+  "podLabels" (include "trimode.selector" . | fromYaml)
+  "namespaceLabels" (dict "kubernetes.io/metadata.name" .Release.Namespace) -}}
 {{- $known := dict
   "image" (include "trimode.image" .)
   "imagePullPolicy" .Values.image.pullPolicy
