@@ -19,7 +19,6 @@ import psutil
 
 from trimode_e2e.control.plane import free_ports
 from trimode_e2e.control.programs import Program
-from trimode_e2e.kubelet.node import SELECTOR
 
 START_TIMEOUT_S = 60.0
 HOME = "trimode-system"
@@ -41,11 +40,9 @@ class Operator:
 
         It is ready once its watches have told everything; it works before that.
         """
-        settings = folder / "settings.json"
-        settings.write_text(json.dumps({"nodeSelector": SELECTOR}))
         metrics, health = free_ports(2)
         command = [
-            *(sys.executable, "-m", "trimode_operator", "--settings", str(settings), "--host", "127.0.0.1"),
+            *(sys.executable, "-m", "trimode_operator", "--host", "127.0.0.1"),
             *("--metrics-port", str(metrics), "--health-port", str(health), "--lease", LEASE),
         ]
         environment = {

@@ -1,4 +1,4 @@
-"""Everything of a test run together: the cluster, our CRDs, the doubles, and short words for what tests ask.
+"""Everything of a test run together: the cluster, our CRDs, and short words for what tests ask.
 
 Belongs here: `World`. Each part is its own module's.
 """
@@ -17,17 +17,13 @@ from trimode_api.fleet import FleetView
 from trimode_e2e import clients, crds
 from trimode_e2e.api import Api, Object
 from trimode_e2e.control.provide import Cluster
-from trimode_e2e.kubelet.names import Names
-from trimode_e2e.kubelet.node import Node
-from trimode_e2e.kuberay.controller import Controller
-from trimode_e2e.kuberay.service import Service
 
 VERSION, KIND = "trimode.dev/v1alpha1", "NemotronDeployment"
 RAY = "ray.io/v1", "RayService"
-PAPER = "paper-"
-"""Namespaces that begin so are for objects only: neither pods nor RayServices in them are played."""
-
-READY_TIMEOUT_S = 90.0
+RAY_CLUSTER = "ray.io/v1", "RayCluster"
+READY_TIMEOUT_S = 180.0
+SMALL = {"cpu": "100m", "memory": "2Gi"}
+"""What a replica of a test asks for: nodes of two cores hold several."""
 
 
 def tiny(name: str, namespace: str, **spec: Any) -> Object:
@@ -39,28 +35,37 @@ def tiny(name: str, namespace: str, **spec: Any) -> Object:
         "spec": {
             "model": {"uri": "tiny://"},
             "engine": {"maxContextTokens": 512, "maxRunningRequests": 8},
-            "pools": [{"name": "flex", "modes": ["AR", "SelfSpeculation"], "blockLengths": [8, 16]}],
+            "pools": [pool("flex")],
             "drain": {"timeoutSeconds": 10},
             **spec,
         },
     }
 
 
+def pool(name: str, **fields: Any) -> Object:
+    """A pool of `tiny`; `fields` replaces whole fields."""
+    return {
+        "name": name,
+        "modes": ["AR", "SelfSpeculation"],
+        "blockLengths": [8, 16],
+        "resources": SMALL,
+        **fields,
+    }
+
+
 @dataclass(slots=True)
 class World:
-    """A cluster with our CRDs, and the doubles once `play` has been called."""
+    """A cluster with our CRDs. Whether anything runs on it is the cluster's matter."""
 
     cluster: Cluster
     api: Api
     folder: Path
-    node: Node | None = None
-    kuberay: Controller | None = None
 
     @classmethod
-    def create(cls, cluster: Cluster, folder: Path) -> World:
-        """Install the CRDs."""
+    def create(cls, cluster: Cluster, folder: Path, *, with_ours: bool = True) -> World:
+        """Install the CRDs: KubeRay's where they are missing, and ours unless a chart is to bring it."""
         world = cls(cluster, Api(cluster.kubeconfig), folder)
-        for crd in (crds.ours(world.api.version), crds.ray_service(world.api.version)[0]):
+        for crd in (*([crds.ours()] if with_ours else []), *crds.kuberays()):
             world.install(crd)
         return world
 
@@ -69,32 +74,17 @@ class World:
         name = crd["metadata"]["name"]
         if self.api.get("apiextensions.k8s.io/v1", "CustomResourceDefinition", name) is None:
             self.api.create(crd)  # much quicker for a large one than server-side apply
-        else:
+        elif crd["spec"]["group"] == VERSION.partition("/")[0]:
             self.api.apply(crd)
         self.api.until(lambda: self._established(name), f"CRD {name} is established")
         version = next(each["name"] for each in crd["spec"]["versions"] if each["served"])
         kind = crd["spec"]["names"]["kind"]
         self.api.until(lambda: self.api.knows(f"{crd['spec']['group']}/{version}", kind), f"{kind} is served")
 
-    def play(self) -> None:
-        """Start the node and KubeRay. Raises Missing where this machine cannot."""
-        names = Names(self.api, self.folder / "hosts")
-        environment = names.environment()
-        self.node = Node(self.api, self.folder / "pods", names, _played)
-        self.node.start()
-        self.kuberay = Controller(Api(self.cluster.kubeconfig), environment, _played)
-        self.kuberay.start()
-
-    def stop(self) -> None:
-        if self.kuberay is not None:
-            self.kuberay.stop()
-        if self.node is not None:
-            self.node.stop()
-
-    def namespace(self, prefix: str = "t-") -> str:
-        """A fresh one."""
+    def namespace(self, prefix: str = "t-", **labels: str) -> str:
+        """A fresh one, in which ServiceAccounts are there."""
         name = f"{prefix}{secrets.token_hex(3)}"
-        self.api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        self.api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
         return name
 
     def get(self, name: str, namespace: str) -> Object:
@@ -112,7 +102,13 @@ class World:
         return next((each for each in conditions if each["type"] == kind), {})
 
     def until_condition(
-        self, name: str, namespace: str, kind: str, status: str = "True", timeout_s: float = READY_TIMEOUT_S
+        self,
+        name: str,
+        namespace: str,
+        kind: str,
+        status: str = "True",
+        timeout_s: float = READY_TIMEOUT_S,
+        reason: str = "",
     ) -> Object:
         """Wait for a condition of the current generation. Fails with all conditions as they are."""
 
@@ -120,13 +116,15 @@ class World:
             item = self.get(name, namespace)
             found = self.condition(name, namespace, kind)
             current = found.get("observedGeneration") == item["metadata"]["generation"]
-            return found if found.get("status") == status and current else None
+            fits = found.get("status") == status and reason in ("", found.get("reason"))
+            return found if fits and current else None
 
         try:
-            found: Object = self.api.until(look, f"{kind}={status}", timeout_s)
+            found: Object = self.api.until(look, f"{kind}={status} {reason}".strip(), timeout_s)
         except AssertionError as exc:
             status_now = self.get(name, namespace).get("status", {})
-            raise AssertionError(f"{exc}; status: {json.dumps(status_now, indent=1)}") from exc
+            told = [json.dumps(status_now, indent=1), *self.pod_states(namespace)]
+            raise AssertionError("\n".join([f"{exc}; status:", *told])) from exc
         return found
 
     def children(self, name: str, namespace: str) -> dict[str, Object]:
@@ -144,53 +142,70 @@ class World:
         assert secret is not None
         return base64.b64decode(secret["data"]["token"]).decode()
 
-    def routers(self, name: str, namespace: str) -> list[str]:
-        """Addresses of the ready routers."""
-        assert self.node is not None
-        return [
-            pod.address
-            for pod in tuple(self.node.pods.values())
-            if pod.namespace == namespace and pod.labels.get("app.kubernetes.io/instance") == name and pod.ready
-        ]
+    def pods(self, namespace: str, **labels: str) -> list[Object]:
+        """Those with these labels (`component`, `instance`: Kubernetes' recommended ones) that are not going."""
+        selector = ",".join(f"app.kubernetes.io/{key}={value}" for key, value in labels.items())
+        found = self.api.listed("v1", "Pod", namespace, selector)
+        return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+
+    def ready_pods(self, namespace: str, **labels: str) -> list[Object]:
+        return [pod for pod in self.pods(namespace, **labels) if is_ready(pod)]
+
+    def pod_states(self, namespace: str) -> list[str]:
+        """A line for each pod, for those who ask why something did not come."""
+        lines = []
+        for each in self.api.listed("v1", "Pod", namespace):
+            state = each["status"].get("containerStatuses") or each["status"].get("conditions")
+            log = self.cluster.node.log(each)[-1500:] if self.cluster.node and not is_ready(each) else ""
+            lines.append(f"pod {each['metadata']['name']}: {json.dumps(state)}\n{log}")
+        return lines
+
+    def identities(self, name: str, namespace: str) -> frozenset[str]:
+        """What a change of policy must not replace: every pod, and every restart of a container in it."""
+        return frozenset(
+            f"{each['metadata']['name']} {status['containerID']}"
+            for each in self.pods(namespace, instance=name)
+            for status in each["status"].get("containerStatuses") or ()
+        )
 
     def url(self, name: str, namespace: str) -> str:
-        """Where a client reaches a ready router."""
-        found = self.routers(name, namespace)
-        assert found, f"no router of {namespace}/{name} is ready"
-        return f"http://{found[0]}:8000"
+        """Where a client on the node reaches the routers: their Service's address."""
+        service = self.api.get("v1", "Service", f"{name}-router", namespace)
+        assert service is not None
+        return f"http://{service['spec']['clusterIP']}:8000"
 
     def fleet(self, name: str, namespace: str) -> FleetView | None:
         """A ready router's view."""
-        return next(
-            (
-                view
-                for address in self.routers(name, namespace)
-                if (view := clients.fleet(f"{address}:8001", self.token(name, namespace)))
-            ),
-            None,
-        )
+        token = self.token(name, namespace)
+        addresses = [each["status"]["podIP"] for each in self.ready_pods(namespace, instance=name, component="router")]
+        views = (clients.fleet(f"{address}:8001", token) for address in addresses)
+        return next((view for view in views if view), None)
 
-    def ray(self, name: str, namespace: str) -> Service:
-        """The double of the resource's RayService."""
-        assert self.kuberay is not None
-        return self.kuberay.service(namespace, name)
-
-    def delete(self, name: str, namespace: str, timeout_s: float = 60.0) -> None:
-        """Delete the resource and wait until nothing of it is left."""
+    def delete(self, name: str, namespace: str, timeout_s: float = 120.0) -> None:
+        """Delete the resource and wait until nothing of it is left, pods included."""
         self.api.delete(VERSION, KIND, name, namespace)
         self.until_gone(name, namespace, timeout_s)
 
-    def until_gone(self, name: str, namespace: str, timeout_s: float = 60.0) -> None:
+    def until_gone(self, name: str, namespace: str, timeout_s: float = 120.0) -> None:
         gone: Callable[[], bool] = lambda: self.api.get(VERSION, KIND, name, namespace) is None  # noqa: E731
         self.api.until(gone, f"{namespace}/{name} is gone", timeout_s)
         self.api.until(
             lambda: not self.children(name, namespace), f"children of {namespace}/{name} are gone", timeout_s
+        )
+        selector = f"app.kubernetes.io/instance={name}"
+        self.api.until(
+            lambda: not self.api.listed("v1", "Pod", namespace, selector), f"pods of {name} are gone", timeout_s
         )
 
     def _established(self, name: str) -> bool:
         crd = self.api.get("apiextensions.k8s.io/v1", "CustomResourceDefinition", name) or {}
         conditions = crd.get("status", {}).get("conditions") or []
         return any(each["type"] == "Established" and each["status"] == "True" for each in conditions)
+
+
+def is_ready(pod: Object) -> bool:
+    conditions = pod["status"].get("conditions") or []
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 
 
 CHILDREN = (
@@ -203,7 +218,3 @@ CHILDREN = (
     ("policy/v1", "PodDisruptionBudget"),
     RAY,
 )
-
-
-def _played(namespace: str) -> bool:
-    return not namespace.startswith(PAPER)

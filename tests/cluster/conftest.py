@@ -1,4 +1,4 @@
-"""A real control plane for the session, with our CRDs; doubles of nodes and KubeRay for the tests that serve."""
+"""Clusters for the session: `world` on paper, where nothing runs, and the real one with a node in `real/`."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from trimode_e2e import kubectl as kubectl_programs
-from trimode_e2e.control.provide import Cluster, provide
+from trimode_e2e.control import provide
+from trimode_e2e.control.build import CLUSTER, built
+from trimode_e2e.control.provide import Cluster
 from trimode_e2e.crds import ROOT
 from trimode_e2e.errors import Missing
-from trimode_e2e.helm import Helm, helm_python
+from trimode_e2e.helm import Helm, helm_program
 from trimode_e2e.kubectl import Kubectl
 from trimode_e2e.operator_process import HOME, LEASE, Operator
-from trimode_e2e.world import PAPER, World
+from trimode_e2e.world import World
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
+    """API server and controllers without a node: objects live, and nothing runs."""
     try:
-        with provide() as found:
+        with provide.paper() as found:
             yield found
     except Missing as exc:
         pytest.skip(str(exc))
@@ -29,23 +31,8 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def world(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> World:
-    """The cluster with our CRDs; nothing runs on it."""
+    """The cluster with our CRD and KubeRay's."""
     return World.create(cluster, tmp_path_factory.mktemp("world"))
-
-
-@pytest.fixture(scope="session")
-def playing(world: World) -> Iterator[World]:
-    """The same with pods and RayServices brought to life."""
-    if not world.cluster.has_controllers:
-        pytest.skip(f"{world.cluster.origin}: no controller manager, so no Deployment ever gets pods")
-    try:
-        try:
-            world.play()
-        except Missing as exc:
-            pytest.skip(str(exc))
-        yield world
-    finally:
-        world.stop()
 
 
 @pytest.fixture
@@ -55,20 +42,16 @@ def namespace(world: World) -> Iterator[str]:
     world.api.delete("v1", "Namespace", name)
 
 
-@pytest.fixture
-def paper(world: World) -> Iterator[str]:
-    """A namespace for objects only: nothing in it is played."""
-    name = world.namespace(PAPER)
-    yield name
-    world.api.delete("v1", "Namespace", name)
+paper = namespace
+"""The same by the name that tells what `world` is."""
 
 
 @pytest.fixture(scope="session")
 def kubectl(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Kubectl:
-    try:
-        return Kubectl(kubectl_programs.find(), cluster.kubeconfig, tmp_path_factory.mktemp("kubectl"))
-    except Missing as exc:
-        pytest.skip(f"kubectl is not on the path and cannot be fetched: {exc}")
+    programs = built(CLUSTER)
+    if programs is None:
+        pytest.skip("kubectl is not built: run `make cluster-programs`")
+    return Kubectl(programs / "kubectl", cluster.kubeconfig, tmp_path_factory.mktemp("kubectl"))
 
 
 @pytest.fixture(scope="session")
@@ -78,11 +61,7 @@ def rights(world: World) -> Path:
     if world.cluster.plane is None:
         warnings.warn("an existing cluster: the operator runs with the rights of its kubeconfig", stacklevel=1)
         return world.cluster.kubeconfig
-    try:
-        with Helm(helm_python()) as helm:
-            rendered = helm.render(ROOT / "charts" / "trimode", release=LEASE, namespace=HOME)
-    except Missing as exc:
-        pytest.skip(f"the chart cannot be rendered, so the operator's rights are unknown: {exc}")
+    rendered = Helm(helm_program()).render(ROOT / "charts" / "trimode", release=LEASE, namespace=HOME)
     for kind in ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"):
         for manifest in rendered.of(kind):
             if kind.startswith("Role"):

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 LIFETIME = datetime.timedelta(days=2)
-SERVICE_IPS = ("127.0.0.1", "10.0.0.1")
+SERVICE_IPS = ("127.0.0.1", "10.96.0.1")
 SERVICE_NAMES = ("localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc")
 _AUTHORITY_USAGE = x509.KeyUsage(
     digital_signature=True,
@@ -73,9 +73,9 @@ class Authority:
         """A certificate by which the API server knows `user` and its groups."""
         return self._issue(user, groups, x509.SubjectAlternativeName([x509.DNSName("client")]))
 
-    def server(self, name: str) -> Pair:
-        """The serving certificate of the API server."""
-        addresses = [x509.IPAddress(ipaddress.ip_address(address)) for address in SERVICE_IPS]
+    def server(self, name: str, address: str) -> Pair:
+        """The serving certificate of the API server, which listens on `address`."""
+        addresses = [x509.IPAddress(ipaddress.ip_address(each)) for each in sorted({address, *SERVICE_IPS})]
         return self._issue(name, (), x509.SubjectAlternativeName([*addresses, *map(x509.DNSName, SERVICE_NAMES)]))
 
     def _issue(self, user: str, groups: tuple[str, ...], names: x509.SubjectAlternativeName) -> Pair:

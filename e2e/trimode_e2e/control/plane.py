@@ -1,4 +1,4 @@
-"""etcd, kube-apiserver and kube-controller-manager on the loopback interface, in a folder of their own.
+"""etcd, kube-apiserver, kube-controller-manager and kube-scheduler, in a folder of their own.
 
 Belongs here: their command lines, the order of their start and end. Where the binaries come from is `provide`'s.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import socket
 import ssl
 import urllib.request
@@ -15,13 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trimode_e2e.control.certificates import Authority, Pair, kubeconfig, signing_key
-from trimode_e2e.control.programs import Program, run
+from trimode_e2e.control.programs import Program
 from trimode_e2e.errors import Missing
 
 READY_TIMEOUT_S = 60.0
 ADMINS = ("system:masters",)
-_INSECURE_PORT_UNTIL = (1, 24)
-"""Before this version the controller manager listens without a password unless it is told not to."""
+CONTROLLERS = ("kube-controller-manager", "kube-scheduler")
+SERVICES = "10.96.0.0/16"
+"""Addresses of Services. They exist in the network namespace of the tests only."""
 
 _AUDIT_POLICY = {
     "apiVersion": "audit.k8s.io/v1",
@@ -34,10 +34,15 @@ _AUDIT_POLICY = {
 
 @dataclass(slots=True)
 class ControlPlane:
-    """One control plane. `start` brings it up, `stop` ends all of it, also after a failed start."""
+    """One control plane. `start` brings it up, `stop` ends all of it, also after a failed start.
+
+    `address` is where the API server listens: the loopback interface, or a node's address in a network of its own,
+    where pods reach it as the Service `kubernetes`.
+    """
 
     binaries: Path
     folder: Path
+    address: str = "127.0.0.1"
     programs: dict[str, Program] = field(default_factory=dict)
     _port: int = 0
     _etcd_ports: tuple[int, int] = (0, 0)
@@ -45,20 +50,26 @@ class ControlPlane:
     _proxy_authority: Authority = field(init=False, repr=False)
     _serving: Pair = field(init=False, repr=False)
     _proxy: Pair = field(init=False, repr=False)
+    _kubelet_client: Pair = field(init=False, repr=False)
 
     @property
     def has_controllers(self) -> bool:
         """Whether Deployments make pods and owners' ends reach their children: envtest brings no such program."""
-        return (self.binaries / "kube-controller-manager").exists()
+        return all((self.binaries / name).exists() for name in CONTROLLERS)
 
     @property
     def server(self) -> str:
-        return f"https://127.0.0.1:{self._port}"
+        return f"https://{self.address}:{self._port}"
 
     @property
     def admin(self) -> Path:
         """The kubeconfig that may do everything."""
         return self.folder / "admin.kubeconfig"
+
+    @property
+    def authority(self) -> Path:
+        """The certificate that signs everybody's."""
+        return self._authority.pair.certificate
 
     @property
     def audit_log(self) -> Path:
@@ -102,19 +113,15 @@ class ControlPlane:
         self._proxy_authority = Authority.create(self.folder, "front-proxy-ca")
         signing_key(self._token_key)
         (self.folder / "audit-policy.json").write_text(json.dumps(_AUDIT_POLICY))
-        self._serving = self._authority.server("kube-apiserver")
+        self._serving = self._authority.server("kube-apiserver", self.address)
         self._proxy = self._proxy_authority.client("front-proxy")
+        self._kubelet_client = self._authority.client("kube-apiserver-kubelet-client", ADMINS)
         ca = self._authority.pair.certificate
         kubeconfig(self.admin, self.server, ca, self._authority.client("admin", ADMINS))
-        kubeconfig(self._manager, self.server, ca, self._authority.client("system:kube-controller-manager"))
 
     @property
     def _token_key(self) -> Path:
         return self.folder / "service-accounts.key"
-
-    @property
-    def _manager(self) -> Path:
-        return self.folder / "manager.kubeconfig"
 
     def _start_etcd(self) -> None:
         client, peer = (f"http://127.0.0.1:{port}" for port in self._etcd_ports)
@@ -135,9 +142,10 @@ class ControlPlane:
         issuer = "https://kubernetes.default.svc"
         return {
             "etcd-servers": f"http://127.0.0.1:{self._etcd_ports[0]}",
-            "bind-address": "127.0.0.1",
-            "advertise-address": "127.0.0.1",
-            "endpoint-reconciler-type": "none",
+            "bind-address": self.address,
+            "advertise-address": self.address,
+            # No pod reaches a loopback address: then the Service `kubernetes` has no endpoint.
+            "endpoint-reconciler-type": "none" if self.address.startswith("127.") else "lease",
             "secure-port": self._port,
             "tls-cert-file": self._serving.certificate,
             "tls-private-key-file": self._serving.key,
@@ -153,28 +161,35 @@ class ControlPlane:
             "requestheader-extra-headers-prefix": "X-Remote-Extra-",
             "proxy-client-cert-file": self._proxy.certificate,
             "proxy-client-key-file": self._proxy.key,
-            "authorization-mode": "RBAC",
+            "authorization-mode": "Node,RBAC",
+            "enable-admission-plugins": "NodeRestriction",
+            "kubelet-client-certificate": self._kubelet_client.certificate,
+            "kubelet-client-key": self._kubelet_client.key,
+            "kubelet-preferred-address-types": "InternalIP",
             "allow-privileged": "true",
-            "service-cluster-ip-range": "10.0.0.0/24",
+            "service-cluster-ip-range": SERVICES,
             "audit-policy-file": self.folder / "audit-policy.json",
             "audit-log-path": self.audit_log,
         }
 
     def _start_controllers(self) -> None:
-        flags: dict[str, object] = {
-            "kubeconfig": self._manager,
-            "authentication-kubeconfig": self._manager,
-            "authorization-kubeconfig": self._manager,
-            "bind-address": "127.0.0.1",
-            "secure-port": free_ports(1)[0],
-            "service-account-private-key-file": self._token_key,
-            "root-ca-file": self._authority.pair.certificate,
-            "use-service-account-credentials": "true",
-            "leader-elect": "false",
-        }
-        if version_of(self.binaries / "kube-controller-manager") < _INSECURE_PORT_UNTIL:
-            flags["port"] = 0
-        self._launch("kube-controller-manager", flags)
+        for name in CONTROLLERS:
+            user = self.kubeconfig_of(f"system:{name}")
+            flags: dict[str, object] = {
+                "kubeconfig": user,
+                "authentication-kubeconfig": user,
+                "authorization-kubeconfig": user,
+                "bind-address": "127.0.0.1",
+                "secure-port": free_ports(1)[0],
+                "leader-elect": "false",
+            }
+            if name == "kube-controller-manager":
+                flags |= {
+                    "service-account-private-key-file": self._token_key,
+                    "root-ca-file": self._authority.pair.certificate,
+                    "use-service-account-credentials": "true",
+                }
+            self._launch(name, flags)
 
     def _launch(self, name: str, flags: dict[str, object]) -> Program:
         words = [f"--{flag}={value}" for flag, value in flags.items()]
@@ -199,12 +214,3 @@ def free_ports(count: int) -> tuple[int, ...]:
         for each in sockets:
             each.bind(("127.0.0.1", 0))
         return tuple(each.getsockname()[1] for each in sockets)
-
-
-def version_of(binary: Path) -> tuple[int, int]:
-    """Major and minor version of one of Kubernetes' programs."""
-    told = run([str(binary), "--version"])
-    match = re.search(r"v(\d+)\.(\d+)", told)
-    if match is None:
-        raise Missing(f"{binary} does not tell its version: {told.strip()!r}")
-    return int(match[1]), int(match[2])

@@ -1,7 +1,6 @@
 """A cluster to test on, wherever it comes from.
 
-Belongs here: the choice between an existing cluster, envtest's binaries and our own build; the environment is read
-here.
+Belongs here: the choice between a named cluster, envtest's binaries and what was built; the environment is read here.
 """
 
 from __future__ import annotations
@@ -13,63 +12,144 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from trimode_e2e.control.build import Say, build, built
+from trimode_e2e import kuberay, netpol
+from trimode_e2e.api import Api
+from trimode_e2e.control.build import ALL, CLUSTER, OLDER, Say, build, built, cache_folder
 from trimode_e2e.control.plane import ControlPlane
 from trimode_e2e.errors import Missing
+from trimode_e2e.image import build as build_image
+from trimode_e2e.image import pause
+from trimode_e2e.image.program import program
+from trimode_e2e.kubectl import Kubectl
+from trimode_e2e.node import machine, network, runtime
+from trimode_e2e.node.node import RealNode
 
 KUBECONFIG = "TRIMODE_KUBECONFIG"
 ENVTEST = "KUBEBUILDER_ASSETS"
-WAYS = (
-    f"set {KUBECONFIG} to the kubeconfig of a cluster that the tests may use (kind will do), or {ENVTEST} to a folder "
-    "with envtest's etcd and kube-apiserver, or run `make cluster-test` on Debian or with its apt, which builds both"
+KUBERNETES, CONTAINERD = "k8s.io/kubernetes", "github.com/containerd/containerd/v2"
+HOW = (
+    f"run `make cluster-programs`, which builds all of it, or set {KUBECONFIG} to the kubeconfig of a cluster that the "
+    f"tests may use (kind will do), or {ENVTEST} to a folder with envtest's etcd and kube-apiserver"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """`plane` is None for an existing cluster: then nothing of it is stopped, started or read from disk."""
+    """`plane` and `node` are None where they are not ours: then nothing of them is stopped or read from disk."""
 
     kubeconfig: Path
-    origin: str
+    stands_on: str
     plane: ControlPlane | None = None
+    node: RealNode | None = None
 
-    @property
-    def has_controllers(self) -> bool:
-        return self.plane is None or self.plane.has_controllers
+
+def prepare(say: Say) -> str:
+    """Build what the tests need; what they will stand on, in words. Raises Missing and Broken."""
+    if os.environ.get(KUBECONFIG) or os.environ.get(ENVTEST):
+        return f"the cluster of {KUBECONFIG}" if os.environ.get(KUBECONFIG) else f"the binaries in {ENVTEST}"
+    for module in ALL:
+        build(module, say)
+    runtime.prepare(say)
+    build_image(cache_folder(), say)
+    return words()
+
+
+def words() -> str:
+    """What a cluster of our own stands on."""
+    kubernetes, containerd = CLUSTER.version(KUBERNETES), CLUSTER.version(CONTAINERD)
+    return f"kubernetes {kubernetes}, kuberay {kuberay.version()}, containerd {containerd}, 1 node"
 
 
 @contextmanager
-def provide() -> Iterator[Cluster]:
-    """A running cluster; what was started for it is ended. Raises Missing where none is at hand, see `prepare`."""
+def paper(version: str = "newest") -> Iterator[Cluster]:
+    """API server and controllers without any node: objects live, nothing runs. Raises Missing.
+
+    `version`: `newest`, or `oldest` for the API server alone of the oldest Kubernetes that the docs promise.
+    """
     if existing := os.environ.get(KUBECONFIG):
-        if not Path(existing).is_file():
-            raise Missing(f"{KUBECONFIG} names {existing!r}, which is no file")
-        yield Cluster(Path(existing), f"the cluster of {KUBECONFIG}")
+        if version == "oldest":
+            raise Missing(f"{KUBECONFIG} names one cluster; the oldest Kubernetes is tried without it")
+        yield _named(existing)
         return
-    binaries, origin = _binaries()
+    binaries, origin = _binaries(version)
+    with _plane(binaries, "127.0.0.1") as plane:
+        yield Cluster(plane.admin, origin, plane)
+
+
+@contextmanager
+def real() -> Iterator[Cluster]:
+    """A cluster with a node, KubeRay and enforced NetworkPolicies; the image of trimode lies on the node.
+
+    The calling process moves into a network of its own for good. Raises Missing where this machine cannot.
+    """
+    if existing := os.environ.get(KUBECONFIG):
+        yield _named(existing)
+        return
+    if os.environ.get(ENVTEST):
+        raise Missing(f"{ENVTEST} holds no kubelet: {HOW}")
+    machine.require()
+    programs = runtime.find()
+    older = built(OLDER)
+    if older is None:
+        raise Missing(f"KubeRay's operator is not here: {HOW}")
+    if not network.entered():
+        network.enter()
+    with _plane(programs.programs, network.ADDRESS) as plane:
+        folder = plane.folder / "node"
+        folder.mkdir()
+        api = Api(plane.admin)
+        node = RealNode(plane, api, programs, folder)
+        try:
+            node.start()
+            _furnish(node, older, Kubectl(programs.programs / "kubectl", plane.admin, plane.folder))
+            yield Cluster(plane.admin, words(), plane, node)
+        finally:
+            node.stop()
+
+
+def _furnish(node: RealNode, older: Path, kubectl: Kubectl) -> None:
+    """Images on the node, enforcement of NetworkPolicies, KubeRay."""
+    cache, policies = cache_folder(), node.runtime.programs / "kube-network-policies"
+    for image in (
+        pause(cache, _quiet),
+        program(cache, _quiet, netpol.image(), policies, netpol.PROGRAM),
+        program(cache, _quiet, kuberay.image(), older / "kuberay-operator", kuberay.PROGRAM, kuberay.USER),
+        build_image(cache, _quiet),
+    ):
+        node.add_image(image)
+    netpol.install(kubectl)
+    kuberay.install(kubectl, node.api, node.folder / "kuberay")
+
+
+def _quiet(_: str) -> None:
+    """`prepare` has told of what takes long."""
+
+
+def _named(kubeconfig: str) -> Cluster:
+    if not Path(kubeconfig).is_file():
+        raise Missing(f"{KUBECONFIG} names {kubeconfig!r}, which is no file")
+    version = ".".join(map(str, Api(Path(kubeconfig)).version))
+    return Cluster(Path(kubeconfig), f"kubernetes {version}, the cluster of {KUBECONFIG}")
+
+
+@contextmanager
+def _plane(binaries: Path, address: str) -> Iterator[ControlPlane]:
     # Not below a long path: unix sockets of what runs in it have short names.
-    with tempfile.TemporaryDirectory(prefix="trimode-cp-", ignore_cleanup_errors=True) as folder:
-        plane = ControlPlane(binaries, Path(folder))
+    with tempfile.TemporaryDirectory(prefix="trimode-", ignore_cleanup_errors=True) as folder:
+        plane = ControlPlane(binaries, Path(folder), address)
         try:
             plane.start()
-            yield Cluster(plane.admin, origin, plane)
+            yield plane
         finally:
             plane.stop()
 
 
-def prepare(say: Say) -> str:
-    """Build the binaries if nothing else is at hand; where the cluster will come from, in words."""
-    if os.environ.get(KUBECONFIG):
-        return f"the cluster of {KUBECONFIG}"
-    if os.environ.get(ENVTEST):
-        return f"the binaries in {ENVTEST}"
-    return f"our own build in {build(say)}"
-
-
-def _binaries() -> tuple[Path, str]:
+def _binaries(version: str) -> tuple[Path, str]:
     if assets := os.environ.get(ENVTEST):
         return Path(assets), f"the binaries in {ENVTEST}"
-    found = built()
-    if found is None:
-        raise Missing(f"there is no control plane here: {WAYS}")
-    return found, "our own build"
+    newest, older = built(CLUSTER), built(OLDER)
+    if newest is None or older is None:
+        raise Missing(f"there is no control plane here: {HOW}")
+    if version == "oldest":
+        return older, f"kubernetes {OLDER.version(KUBERNETES)}"
+    return newest, f"kubernetes {CLUSTER.version(KUBERNETES)}"

@@ -1,24 +1,19 @@
 """The process that holds a node: `python -m trimode_e2e.node.pen PLAN`, as root.
 
-Its child is the first process of new namespaces (processes, mounts, network, names) and starts the node's programs
-there. So one signal ends them all, with every shim, mount, bridge and iptables rule of theirs. This process stays
-outside: it hands connections from the node's network to the API server on this machine's loopback interface, takes
-the cgroups away at the end, and ends with the process that started it.
+Its child is the first process of new namespaces (processes, mounts, names) and starts the node's programs there. So
+one signal ends them all, with every shim, container and mount of theirs. This process stays outside, takes the
+cgroups away at the end, and ends with the process that started it. The network is the one it was started in.
 
 Belongs here: namespaces and what is done inside them before the programs start.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import ctypes
-import fcntl
 import json
 import os
 import signal
-import socket
-import struct
 import subprocess
 import sys
 import time
@@ -28,96 +23,60 @@ from typing import Any
 
 from trimode_e2e.node import machine
 
-_NEW_MOUNTS, _NEW_NAMES, _NEW_IPC, _NEW_PROCESSES, _NEW_NETWORK = (
-    *(0x00020000, 0x04000000, 0x08000000),
-    *(0x20000000, 0x40000000),
-)
+_NEW_MOUNTS, _NEW_NAMES, _NEW_IPC, _NEW_PROCESSES = 0x00020000, 0x04000000, 0x08000000, 0x20000000
 _DIE_WITH_PARENT = 1
-_SIOCSIFFLAGS, _IFF_UP = 0x8914, 0x1
 _LIBC = ctypes.CDLL(None, use_errno=True)
-_CHUNK = 1 << 16
-_PATIENCE_S = 30.0
+_PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Read from a JSON file. `port` is the API server's on this machine, and in the node's network as well."""
+    """Read from a JSON file. `hidden`: what the node sees in place of folders of this machine."""
 
     folder: str
-    port: int
-    bridge: str
-    address: str
     cgroup: str
     hidden: dict[str, str]
     kernel: dict[str, str]
     environment: dict[str, str]
+    before: list[list[str]]
     programs: list[dict[str, Any]]
 
 
 def main(plan: Plan) -> int:
     """Returns when told to end, or when one of the node's programs ends by itself: then 1."""
     _die_with_parent(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, _told)
     machine.make_cgroups(plan.cgroup)
-    ours, theirs = socket.socketpair()
     _check(_LIBC.unshare(_NEW_PROCESSES), "unshare")  # of children only: this one stays where it is
     first = os.fork()
     if first == 0:
-        ours.close()
-        _first_process(plan, theirs)
-    theirs.close()
+        _first_process(plan)
+    (Path(plan.folder) / "first.pid").write_text(str(first))
     try:
-        _, passed, _, _ = socket.recv_fds(ours, 1, 1)  # no threads: the kernel refuses them after that unshare
-        return asyncio.run(_outside(plan, socket.socket(fileno=passed[0]), first)) if passed else 1
+        os.waitpid(first, 0)
+        return 1
+    except KeyboardInterrupt:
+        return 0
     finally:
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
             os.kill(first, signal.SIGKILL)
             os.waitpid(first, 0)  # which waits for everything in the namespaces
         machine.remove_cgroups(plan.cgroup)
 
 
-async def _outside(plan: Plan, listening: socket.socket, first: int) -> int:
-    """Relay until the first process ends or SIGTERM comes."""
-    loop = asyncio.get_running_loop()
-    told, ended = asyncio.Event(), asyncio.Event()
-    loop.add_signal_handler(signal.SIGTERM, told.set)
-    loop.add_reader(os.pidfd_open(first), ended.set)
-    (Path(plan.folder) / "first.pid").write_text(str(first))
-    server = await asyncio.start_server(_relay_to(plan.port), sock=listening)
-    async with server:
-        waits = [asyncio.ensure_future(event.wait()) for event in (told, ended)]
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    return 0 if told.is_set() else 1
+def _told(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
-def _relay_to(port: int) -> Any:
-    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):  # the API server is away, or one side has gone
-            there_reader, there_writer = await asyncio.open_connection("127.0.0.1", port)
-            await asyncio.gather(_pump(reader, there_writer), _pump(there_reader, writer))
-        writer.close()
-
-    return relay
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while data := await reader.read(_CHUNK):
-            writer.write(data)
-            await writer.drain()
-    finally:
-        writer.close()
-
-
-def _first_process(plan: Plan, theirs: socket.socket) -> None:
+def _first_process(plan: Plan) -> None:
     """Never returns."""
     try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         _die_with_parent(signal.SIGKILL)
-        _check(_LIBC.unshare(_NEW_MOUNTS | _NEW_NAMES | _NEW_IPC | _NEW_NETWORK), "unshare")
+        _check(_LIBC.unshare(_NEW_MOUNTS | _NEW_NAMES | _NEW_IPC), "unshare")
         _arrange_mounts(plan)
-        listening = _arrange_network(plan)
-        socket.send_fds(theirs, [b"+"], [listening.fileno()])
-        listening.close()
-        theirs.close()
+        for words in plan.before:
+            _call(*words, environment=plan.environment)
         _run(plan)
     except BaseException as exc:  # noqa: BLE001 - nothing above may run in this process
         sys.stderr.write(f"node: {type(exc).__name__}: {exc}\n")
@@ -138,21 +97,8 @@ def _arrange_mounts(plan: Plan) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(value + "\n")
         _call("mount", "--bind", str(file), f"/proc/sys/{name}")
-
-
-def _arrange_network(plan: Plan) -> socket.socket:
-    """Loopback, the pods' bridge with the node's address, and the way to the API server."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
-    _call("ip", "link", "add", plan.bridge, "type", "bridge")
-    _call("ip", "address", "add", plan.address, "dev", plan.bridge)
-    _call("ip", "link", "set", plan.bridge, "up")
-    # Addresses of Services belong to nobody: without any route the node itself could not even begin to reach them.
-    _call("ip", "route", "add", "default", "dev", plan.bridge)
-    Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
-    listening = socket.create_server(("0.0.0.0", plan.port))
-    listening.setblocking(False)
-    return listening
+    # Nothing of it reaches the machine, but what a container mounts may reach the node, as on any other node.
+    _call("mount", "--make-rshared", "/")
 
 
 def _run(plan: Plan) -> None:
@@ -191,8 +137,8 @@ def _check(result: int, what: str) -> None:
         raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")
 
 
-def _call(*words: str) -> None:
-    done = subprocess.run(words, capture_output=True, text=True)
+def _call(*words: str, environment: dict[str, str] | None = None) -> None:
+    done = subprocess.run(words, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise OSError(f"{' '.join(words)}: {done.stderr.strip()}")
 

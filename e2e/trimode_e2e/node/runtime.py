@@ -1,4 +1,4 @@
-"""The programs of a node: kubelet and kube-proxy from the harness's own build, the rest from Debian's packages.
+"""The programs of a node: from our build of Go modules, and what Debian has new enough.
 
 Belongs here: where each program lies, and the environment they need to run from there. Nothing is installed.
 """
@@ -9,36 +9,29 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from trimode_e2e.control.build import NODE_COMMANDS, SUITE, Say, build, built, cache_folder
+from trimode_e2e.control.build import CLUSTER, Say, build, built, cache_folder
 from trimode_e2e.control.debian import Debian, unpack
 from trimode_e2e.errors import Missing
 
+SUITE = "bookworm"
 _PACKAGES = (
-    *("containerd", "runc", "containernetworking-plugins", "busybox-static", "conntrack", "iptables"),
+    *("runc", "containernetworking-plugins", "conntrack", "iptables"),
     *("libip4tc2", "libip6tc2", "libxtables12", "libmnl0", "libnftnl11", "libnetfilter-conntrack3", "libnfnetlink0"),
     "libseccomp2",
 )
-_PARTS = "node-1"
+"""runc with libseccomp (a build without C would have no seccomp filters), CNI plugins, iptables for kube-proxy."""
+_PARTS = "debian-1"
 """Folder of the unpacked packages; another name whenever the list above changes."""
 _MULTIARCH = "usr/lib/x86_64-linux-gnu"
 _TABLES = [f"ip{version}tables{job}" for version in ("", "6") for job in ("", "-save", "-restore")]
-HOW = "run `make node-test` as root on Debian or with its apt, which builds and fetches them"
 
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """`kubernetes` holds kubelet, kube-proxy and kube-scheduler, `debian` the unpacked packages."""
+    """`programs` holds what was built, `debian` the unpacked packages."""
 
-    kubernetes: Path
+    programs: Path
     debian: Path
-
-    @property
-    def containerd(self) -> Path:
-        return self.debian / "usr/bin/containerd"
-
-    @property
-    def ctr(self) -> Path:
-        return self.debian / "usr/bin/ctr"
 
     @property
     def runc(self) -> Path:
@@ -48,14 +41,9 @@ class Runtime:
     def network_plugins(self) -> Path:
         return self.debian / "usr/lib/cni"
 
-    @property
-    def busybox(self) -> Path:
-        """Linked statically."""
-        return self.debian / "bin/busybox"
-
     def environment(self) -> dict[str, str]:
         """Lets programs find each other and their libraries where they were unpacked."""
-        paths = (self.debian / "usr/bin", self.debian / "usr/sbin", os.environ.get("PATH", ""))
+        paths = (self.programs, self.debian / "usr/bin", self.debian / "usr/sbin", os.environ.get("PATH", ""))
         return {
             **os.environ,
             "PATH": ":".join(map(str, paths)),
@@ -66,17 +54,17 @@ class Runtime:
 
 def find() -> Runtime:
     """What `prepare` left. Raises Missing where it did not run."""
-    kubernetes, debian = built(NODE_COMMANDS), _unpacked()
-    if kubernetes is None or not _made(debian).exists():
-        raise Missing(f"the programs of a node are not here: {HOW}")
-    return Runtime(kubernetes, debian)
+    programs, debian = built(CLUSTER), cache_folder() / _PARTS
+    if programs is None or not _made(debian).exists():
+        raise Missing("the programs of a node are not here: run `make cluster-programs`")
+    return Runtime(programs, debian)
 
 
 def prepare(say: Say) -> Runtime:
-    """Build and fetch what is missing (about two minutes). Raises Missing and Broken."""
-    kubernetes, debian = build(say, NODE_COMMANDS), _unpacked()
+    """Build and fetch what is missing. Raises Missing and Broken."""
+    programs, debian = build(CLUSTER, say), cache_folder() / _PARTS
     if not _made(debian).exists():
-        say(f"fetching containerd and its company from Debian into {debian}")
+        say("fetching runc, network plugins and iptables from Debian")
         source = Debian(SUITE, debian / "apt")
         source.prepare()
         unpack(source.download(debian / "debs", *_PACKAGES), debian)
@@ -85,11 +73,7 @@ def prepare(say: Say) -> Runtime:
             link.unlink(missing_ok=True)
             link.symlink_to("xtables-legacy-multi")
         _made(debian).touch()
-    return Runtime(kubernetes, debian)
-
-
-def _unpacked() -> Path:
-    return cache_folder() / _PARTS
+    return Runtime(programs, debian)
 
 
 def _made(folder: Path) -> Path:

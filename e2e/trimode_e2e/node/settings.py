@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trimode_e2e.node.network import ADDRESS
 from trimode_e2e.node.runtime import Runtime
 
 NAME = "node"
-BRIDGE = "trimode0"
-ADDRESS, SUBNET = "10.88.0.1", "10.88.0.0/24"
-"""Of the node and of its pods, seen only inside the node's own network."""
-
+PODS = "10.88.1.0/24"
+DOMAIN = "cluster.local"
 PAUSE = "docker.io/local/pause:1"
+POLICY_QUEUE = 98
 
 KERNEL = {
     "vm/overcommit_memory": "1",
@@ -32,6 +32,16 @@ its own."""
 
 
 @dataclass(frozen=True, slots=True)
+class Users:
+    """Kubeconfigs of the node's programs, and the certificate by which kubelet knows the API server."""
+
+    kubelet: Path
+    proxy: Path
+    admin: Path
+    authority: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Places:
     """Where a node keeps what, below `folder`."""
 
@@ -42,20 +52,8 @@ class Places:
         return self.folder / "containerd.sock"
 
     @property
-    def containerd(self) -> Path:
-        return self.folder / "containerd.toml"
-
-    @property
-    def kubelet(self) -> Path:
-        return self.folder / "kubelet.json"
-
-    @property
     def networks(self) -> Path:
         return self.folder / "cni"
-
-    @property
-    def names(self) -> Path:
-        return self.folder / "resolv.conf"
 
     @property
     def hidden(self) -> dict[str, Path]:
@@ -63,98 +61,138 @@ class Places:
         return {f"/var/{name}": self.folder / name for name in ("lib", "log")}
 
 
-def write(places: Places, runtime: Runtime, cgroup: str) -> None:
+def write(places: Places, runtime: Runtime, users: Users, cgroup: str) -> None:
     """All files that the programs read."""
     for folder in (places.networks, *places.hidden.values()):
         folder.mkdir()
-    places.containerd.write_text(_containerd(places, runtime))
-    places.kubelet.write_text(json.dumps(_kubelet(places, cgroup)))
-    (places.networks / "10-bridge.conflist").write_text(json.dumps(_network(places)))
-    places.names.write_text("nameserver 127.0.0.1\n")  # there is no cluster DNS, and no other
+    (places.folder / "containerd.toml").write_text(_containerd(places, runtime))
+    (places.folder / "kubelet.json").write_text(json.dumps(_kubelet(places, users, cgroup)))
+    (places.folder / "Corefile").write_text(_corefile(users))
+    (places.networks / "10-pods.conflist").write_text(json.dumps(_network(places)))
+    (places.folder / "resolv.conf").write_text("")  # nothing beyond the cluster
 
 
-def programs(places: Places, runtime: Runtime, kubeconfigs: dict[str, Path]) -> list[dict[str, Any]]:
+def before(runtime: Runtime) -> list[list[str]]:
+    """Commands that come before the programs.
+
+    kube-network-policies has new connections decided in user space and installs that by nftables' `queue`, which some
+    kernels lack (the program goes on without). The same by iptables, which every kernel of a node has.
+    """
+    rule = ["-m", "conntrack", "--ctstate", "NEW", "-j", "NFQUEUE", "--queue-num", str(POLICY_QUEUE), "--queue-bypass"]
+    return [["iptables", "-w", "-t", "mangle", "-A", "FORWARD", *rule]]
+
+
+def programs(places: Places, runtime: Runtime, users: Users) -> list[dict[str, Any]]:
     """Name, command line, and the file that must be there before it is started."""
-    kubelet = {
-        "config": places.kubelet,
-        "kubeconfig": kubeconfigs["kubelet"],
-        "container-runtime": "remote",
-        "container-runtime-endpoint": f"unix://{places.socket}",
-        "root-dir": places.folder / "kubelet",
-        "cert-dir": places.folder / "kubelet-pki",
-        "hostname-override": NAME,
-        "node-ip": ADDRESS,
+    folder = places.folder
+    flagged: dict[str, dict[str, Any]] = {
+        "containerd": {"config": folder / "containerd.toml"},
+        "coredns": {"conf": folder / "Corefile"},
+        "kubelet": {
+            "config": folder / "kubelet.json",
+            "kubeconfig": users.kubelet,
+            "root-dir": folder / "kubelet",
+            "cert-dir": folder / "kubelet-pki",
+            "hostname-override": NAME,
+            "node-ip": ADDRESS,
+        },
+        "kube-proxy": {
+            "kubeconfig": users.proxy,
+            "proxy-mode": "iptables",
+            "hostname-override": NAME,
+            "masquerade-all": "true",
+            "bind-address": ADDRESS,
+            "conntrack-max-per-core": 0,
+            "conntrack-tcp-timeout-established": 0,
+            "conntrack-tcp-timeout-close-wait": 0,
+        },
     }
-    proxy = {
-        "kubeconfig": kubeconfigs["kube-proxy"],
-        "proxy-mode": "iptables",
-        "hostname-override": NAME,
-        "masquerade-all": "true",
-        "bind-address": ADDRESS,
-        "conntrack-max-per-core": 0,
-        "conntrack-tcp-timeout-established": 0,
-        "conntrack-tcp-timeout-close-wait": 0,
-    }
-    flagged = {"kubelet": kubelet, "kube-proxy": proxy}
-    commands = {"containerd": [str(runtime.containerd), "--config", str(places.containerd)]} | {
-        name: [str(runtime.kubernetes / name), *(f"--{flag}={value}" for flag, value in flags.items())]
+    return [
+        {
+            "name": name,
+            "command": [str(runtime.programs / name), *(f"--{flag}={value}" for flag, value in flags.items())],
+            "after": str(places.socket) if name == "kubelet" else None,
+        }
         for name, flags in flagged.items()
-    }
-    waits = {"kubelet": str(places.socket)}
-    return [{"name": name, "command": command, "after": waits.get(name)} for name, command in commands.items()]
+    ]
 
 
 def _containerd(places: Places, runtime: Runtime) -> str:
-    return f"""version = 2
+    return f"""version = 3
 root = "{places.folder}/containerd-root"
 state = "{places.folder}/containerd-state"
 [grpc]
   address = "{places.socket}"
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "{PAUSE}"
+[plugins."io.containerd.cri.v1.images"]
+  snapshotter = "overlayfs"
+[plugins."io.containerd.cri.v1.images".pinned_images]
+  sandbox = "{PAUSE}"
+[plugins."io.containerd.cri.v1.runtime"]
   disable_apparmor = true
   restrict_oom_score_adj = true
-  [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "{runtime.network_plugins}"
-    conf_dir = "{places.networks}"
-  [plugins."io.containerd.grpc.v1.cri".containerd]
-    snapshotter = "overlayfs"
-    default_runtime_name = "runc"
-  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-    runtime_type = "io.containerd.runc.v2"
-    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
-      SystemdCgroup = false
-      BinaryName = "{runtime.runc}"
+[plugins."io.containerd.cri.v1.runtime".cni]
+  bin_dirs = ["{runtime.network_plugins}"]
+  conf_dir = "{places.networks}"
+[plugins."io.containerd.cri.v1.runtime".containerd]
+  default_runtime_name = "runc"
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
+  runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
+  SystemdCgroup = false
+  BinaryName = "{runtime.runc}"
 """
 
 
-def _kubelet(places: Places, cgroup: str) -> dict[str, Any]:
+def _kubelet(places: Places, users: Users, cgroup: str) -> dict[str, Any]:
     return {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
         "address": ADDRESS,
+        "containerRuntimeEndpoint": f"unix://{places.socket}",
+        "clusterDNS": [ADDRESS],
+        "clusterDomain": DOMAIN,
         "readOnlyPort": 0,
         "healthzPort": 0,
         "cgroupDriver": "cgroupfs",
         "cgroupRoot": f"/{cgroup}",
+        "failCgroupV1": False,
         "failSwapOn": False,
-        "authentication": {"anonymous": {"enabled": False}, "webhook": {"enabled": False}},
+        "authentication": {
+            "anonymous": {"enabled": False},
+            "webhook": {"enabled": False},
+            "x509": {"clientCAFile": str(users.authority)},
+        },
         "authorization": {"mode": "AlwaysAllow"},
-        "resolvConf": str(places.names),
+        "resolvConf": str(places.folder / "resolv.conf"),
         "volumePluginDir": str(places.folder / "volume-plugins"),
         # A machine whose disk is rather full is fit for tests all the same.
         "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
         "imageGCHighThresholdPercent": 100,
         "imageGCLowThresholdPercent": 99,
+        "serializeImagePulls": False,
     }
+
+
+def _corefile(users: Users) -> str:
+    """The cluster's DNS, on the node as NodeLocal DNSCache is."""
+    return f"""{DOMAIN}:53 in-addr.arpa:53 {{
+    bind {ADDRESS}
+    errors
+    cache 5
+    kubernetes {DOMAIN} in-addr.arpa {{
+        kubeconfig {users.admin}
+        ttl 5
+    }}
+}}
+"""
 
 
 def _network(places: Places) -> dict[str, Any]:
+    # Each pod on a route of its own: what goes from pod to pod is forwarded, and so passes the packet filters.
     addresses = {
         "type": "host-local",
-        "ranges": [[{"subnet": SUBNET}]],
+        "ranges": [[{"subnet": PODS}]],
         "routes": [{"dst": "0.0.0.0/0"}],
         "dataDir": str(places.folder / "addresses"),
     }
-    bridge = {"type": "bridge", "bridge": BRIDGE, "isGateway": True, "hairpinMode": True, "ipam": addresses}
-    return {"cniVersion": "0.4.0", "name": "pods", "plugins": [bridge]}
+    return {"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "ptp", "ipam": addresses}]}

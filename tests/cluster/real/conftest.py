@@ -1,0 +1,85 @@
+"""The real cluster, with the operator installed by helm from the chart as it is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from trimode_e2e.control import provide
+from trimode_e2e.control.build import CLUSTER, built
+from trimode_e2e.crds import ROOT
+from trimode_e2e.errors import Missing
+from trimode_e2e.helm import Helm, helm_program
+from trimode_e2e.kubectl import Kubectl
+from trimode_e2e.world import World
+
+CHART = ROOT / "charts" / "trimode"
+RELEASE, HOME = "trimode", "trimode-system"
+VALUES = {
+    # Requests that fit a node of two cores; limits are the chart's own.
+    "settings": {
+        "head": {"cpu": "100m", "memory": "2Gi"},
+        "router": {"cpu": "50m", "memory": "512Mi"},
+        "autoscaler": {"cpu": "20m", "memory": "512Mi"},
+    },
+    "resources": {"requests": {"cpu": "20m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All of these need the node, and some wait for several Ray clusters one after the other."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here):
+            item.add_marker(pytest.mark.cluster)
+            item.add_marker(pytest.mark.node)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A cluster with a node and KubeRay; our CRD comes with the chart."""
+    try:
+        with provide.real() as cluster:
+            print(f"\n{cluster.stands_on}")
+            yield World.create(cluster, tmp_path_factory.mktemp("world"), with_ours=False)
+    except Missing as exc:
+        pytest.skip(str(exc))
+
+
+@pytest.fixture(scope="session")
+def kubectl(world: World, tmp_path_factory: pytest.TempPathFactory) -> Kubectl:
+    programs = built(CLUSTER)
+    assert programs is not None
+    return Kubectl(programs / "kubectl", world.cluster.kubeconfig, tmp_path_factory.mktemp("kubectl"))
+
+
+@pytest.fixture(scope="session")
+def helm(world: World) -> Helm:
+    return Helm(helm_program(), world.cluster.kubeconfig)
+
+
+@pytest.fixture(scope="session")
+def installed(world: World, helm: Helm) -> World:
+    """The chart, installed as docs/install.md says; its pods are ready."""
+    world.api.create(
+        {
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {"name": HOME, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
+        }
+    )
+    begun = time.monotonic()
+    helm.install(CHART, VALUES, "--wait", release=RELEASE, namespace=HOME)
+    print(f"\nhelm install to operator Ready: {time.monotonic() - begun:.1f} s")
+    return world
+
+
+@pytest.fixture(scope="module")
+def home(installed: World) -> Iterator[str]:
+    """A namespace of the module, under `restricted` Pod Security."""
+    name = installed.namespace(**{"pod-security.kubernetes.io/enforce": "restricted"})
+    yield name
+    installed.api.delete("v1", "Namespace", name)
