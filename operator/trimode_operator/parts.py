@@ -30,6 +30,8 @@ class Memory:
     """The routers' counts of answers over the last minutes."""
     loads: Samples = ()
     """Requests in flight over the last minutes, where pools share replicas."""
+    groups: tuple[str, ...] = ()
+    """Worker groups of the Ray cluster that serves, as the last visit saw them."""
     behind: tuple[object, float] | None = None
     """The RayService's generation that KubeRay has not taken over, and since when it has been so."""
     token: str | None = None

@@ -42,6 +42,12 @@ class RunningClusters:
     active: Object | None = None
     pending: Object | None = None
 
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Worker groups of the active one, in its order."""
+        spec = self.active["spec"] if self.active is not None else {}
+        return tuple(str(group["groupName"]) for group in spec.get("workerGroupSpecs") or [])
+
 
 NO_CLUSTERS = RunningClusters()
 

@@ -88,6 +88,7 @@ class Reconciler:
             try:
                 plan = await self._make(key, body, deployment, token, memory)
                 running = await self._ray_clusters.fit(key, self._ray_service(key))
+                memory.groups = running.groups
             except InvalidInput as invalid:
                 problems = tuple(map(str, invalid.problems))
             except (NotMade, KubeRayTooOld) as error:
@@ -117,10 +118,10 @@ class Reconciler:
         before, service = status_in(body), self._ray_service(key)
         targets = targets_of(deployment.spec, before)
         waits = unpromoted(before, service, self._parts.now())
-        basis = (owner, capabilities, token, targets, waits)
+        basis = (owner, capabilities, token, targets, waits, memory.groups)
         if memory.plan is not None and memory.made == (basis, self._versions(key)):
             return memory.plan
-        observed = Observed(token=token, ray_service=service, targets=targets, unpromoted=waits)
+        observed = Observed(token, service, targets, memory.groups, waits)
         plan = make_plan(deployment, owner, self._parts.settings, capabilities, observed)
         await self._applier.make(plan, owner)
         memory.plan, memory.made = plan, (basis, self._versions(key))

@@ -65,7 +65,7 @@ def ray_service(
     """The RayService. `rays_token`: whether KubeRay can have Ray ask for a token."""
     spec = deployment.spec
     source = weights(spec.model, settings)
-    pools = in_live_order(spec.pools, observed.ray_service)
+    pools = in_live_order(spec.pools, observed)
     config = {
         "rayVersion": settings.ray_version,
         **({"authOptions": {"mode": "token"}} if rays_token else {}),
@@ -101,10 +101,16 @@ def _without_token(config: dict[str, Any]) -> None:
         each["env"] = [*each["env"], {"name": "RAY_AUTH_MODE", "value": "disabled"}]
 
 
-def in_live_order(pools: Sequence[Pool], live: Manifest | None) -> tuple[Pool, ...]:
-    """The pools in the order of the live worker groups, new ones last: any other order makes a new cluster."""
-    config = ((live or {}).get("spec") or {}).get("rayClusterConfig") or {}
+def in_live_order(pools: Sequence[Pool], observed: Observed) -> tuple[Pool, ...]:
+    """The pools in the order of the live worker groups, new ones last: any other order makes a new cluster.
+
+    By the cluster that serves where it has just these pools: a pool that was taken away and comes back before the
+    upgrade without it is done would be the last one otherwise.
+    """
+    config = ((observed.ray_service or {}).get("spec") or {}).get("rayClusterConfig") or {}
     order = [group.get("groupName") for group in config.get("workerGroupSpecs") or []]
+    if set(observed.serving_groups) == {pool.name for pool in pools}:
+        order = list(observed.serving_groups)
     place = {name: index for index, name in enumerate(order)}
     return tuple(sorted(pools, key=lambda pool: place.get(pool.name, len(order))))
 

@@ -164,6 +164,26 @@ async def upgrading(stage: Stage) -> None:
     assert stage.conditions()["Ready"] == ("False", "WorkersRollout")
 
 
+async def test_a_pool_that_comes_back_has_its_place_in_the_cluster_that_serves() -> None:
+    first, second = flex(1, 1)[0] | {"name": "first"}, flex(1, 1)[0] | {"name": "second"}
+    stage = Stage()
+    stage.resource(pools=[first, second])
+    await stage.visit()
+    stage.make_cluster("nemo-old")
+    stage.settle(active="nemo-old")
+    await stage.visit()
+    stage.resource(pools=[second])
+    await stage.visit()
+    stage.make_cluster("nemo-new")
+    stage.settle(active="nemo-old", pending="nemo-new")
+    await stage.visit()
+    stage.resource(pools=[first, second])
+    await stage.visit()
+    groups = stage.cluster.named("RayService", "nemo")["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    assert [each["groupName"] for each in groups] == ["first", "second"]
+    assert pending(stage) is None
+
+
 def pending(stage: Stage) -> Any:
     return stage.cluster.named("RayService", "nemo")["status"].get("pendingServiceStatus")
 
