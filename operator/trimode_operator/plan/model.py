@@ -49,8 +49,8 @@ class Observed:
     `token`: the fleet's shared token, as the live Secret has it, or a fresh one from the edge where there is none.
     `ray_service`: the live RayService, None where there is none; its worker groups keep their order. `targets`:
     replicas by pool that rebalancing has granted, within the pool's bounds; pools that are not named keep their own.
-    `serving_groups`: worker groups of the Ray cluster that serves, in its order. `unpromoted`: replicas serve from a Ray
-    cluster that KubeRay has never called active.
+    `serving_groups`: worker groups of the Ray cluster that serves, in its order. `unpromoted`: replicas serve from a
+    Ray cluster that KubeRay has never called active.
     """
 
     token: str
