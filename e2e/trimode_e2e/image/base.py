@@ -17,8 +17,9 @@ PACKAGES = (
     *("base-files", "base-passwd", "bash", "ca-certificates", "coreutils", "dash", "debianutils", "diffutils"),
     *("findutils", "grep", "gzip", "hostname", "libc-bin", "mawk", "netbase", "sed", "tar", "tzdata"),
     # What Python's own modules, Ray and torch load.
-    *("libbz2-1.0", "libcrypt1", "libffi8", "liblzma5", "libncursesw6", "libnsl2", "libreadline8", "libsqlite3-0"),
-    *("libssl3", "libstdc++6", "libtirpc3", "libuuid1", "zlib1g"),
+    *("libbz2-1.0", "libcrypt1", "libdb5.3", "libexpat1", "libffi8", "libgdbm-compat4", "liblzma5"),
+    *("libncursesw6", "libnsl2", "libreadline8", "libsqlite3-0", "libssl3", "libstdc++6", "libtirpc3", "libuuid1"),
+    "zlib1g",
 )
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 

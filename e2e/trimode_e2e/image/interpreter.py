@@ -28,6 +28,7 @@ def fill(layer: Layer) -> None:
         layer.file(path, source)
     for name in ("python", "python3"):
         layer.link(f"{PREFIX}/bin/{name}", f"python{VERSION}")
+    layer.link(f"{PREFIX}/lib/python{VERSION}/dist-packages", "site-packages")  # where Debian's own Python looks
 
 
 def libraries() -> set[str]:
@@ -46,10 +47,10 @@ def _files() -> Iterator[tuple[str, Path]]:
         optimised = ".opt-" in source.name  # bytecode for python -O
         if not (_NOT_NEEDED & set(inside.parts) or source.name.startswith(_NOT_NEEDED_NAMES) or optimised):
             yield f"{PREFIX}/lib/python{VERSION}/{inside}", source
-    if sysconfig.get_config_var("Py_ENABLE_SHARED"):
+    shared = Path(str(sysconfig.get_config_var("LIBDIR")), str(sysconfig.get_config_var("INSTSONAME")))
+    if shared.is_file() and sysconfig.get_config_var("Py_ENABLE_SHARED"):
         # Where the loader looks by itself: without installing there is no cache that would name /usr/local/lib.
-        folder, name = sysconfig.get_config_var("LIBDIR"), str(sysconfig.get_config_var("INSTSONAME"))
-        yield f"usr/lib/{name}", Path(str(folder)) / name
+        yield f"usr/lib/{shared.name}", shared
 
 
 def _is_binary(path: str) -> bool:

@@ -9,7 +9,6 @@ import hashlib
 import io
 import tarfile
 from pathlib import Path, PurePosixPath
-from types import TracebackType
 from typing import IO, Self
 
 _BUFFER = 1 << 20
@@ -30,9 +29,8 @@ class Layer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if error is None:
-            self._tar.close()
+    def __exit__(self, *_: object) -> None:
+        self._tar.close()
 
     @property
     def digest(self) -> str:

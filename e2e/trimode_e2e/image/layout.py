@@ -5,16 +5,17 @@ Belongs here: configuration, manifest and index, and the archive that `ctr image
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import platform
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from trimode_e2e.control.programs import end_of
 from trimode_e2e.errors import Broken, Missing
@@ -76,26 +77,47 @@ def load(image: Image, ctr: Sequence[str], root: Path) -> None:
     _run([*ctr, "images", "import", "-"], input=archive(image))
 
 
+def send(image: Image, command: Sequence[str]) -> None:
+    """Write the whole image to the standard input of a command. Raises Broken with its words where it fails."""
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):  # it ended early: its words say why
+            _write(image, process.stdin, (image.manifest, image.config, *image.layers))
+            process.stdin.close()
+        words = process.stdout.read().decode(errors="replace")
+    if process.returncode:
+        raise Broken(f"containerd takes no image: {' '.join(command)}:\n{end_of(words)}")
+
+
 def archive(image: Image) -> bytes:
     """The image without its layers, in OCI's layout."""
+    out = io.BytesIO()
+    _write(image, out, (image.manifest, image.config))
+    return out.getvalue()
+
+
+def _write(image: Image, out: IO[bytes], blobs: Iterable[Blob]) -> None:
     index = _descriptor(image.manifest, "manifest.v1+json") | {
         "annotations": {
             "io.containerd.image.name": image.name,
             "org.opencontainers.image.ref.name": image.name.rpartition(":")[2],
         }
     }
-    contents = {
+    texts = {
         "oci-layout": _json({"imageLayoutVersion": "1.0.0"}),
         "index.json": _json({"schemaVersion": 2, "mediaType": f"{_OCI}.index.v1+json", "manifests": [index]}),
-        **{f"blobs/sha256/{blob.digest}": blob.path.read_bytes() for blob in (image.manifest, image.config)},
     }
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as tar:
-        for name, content in contents.items():
+    with tarfile.open(fileobj=out, mode="w|", bufsize=1 << 20) as tar:
+        for name, content in texts.items():
             info = tarfile.TarInfo(name)
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
-    return out.getvalue()
+        for blob in dict.fromkeys(blobs):
+            info = tarfile.TarInfo(f"blobs/sha256/{blob.digest}")
+            info.size = blob.size
+            with blob.path.open("rb") as file:
+                tar.addfile(info, file)
 
 
 def architecture() -> str:
