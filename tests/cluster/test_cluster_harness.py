@@ -1,141 +1,97 @@
-"""The harness's own decisions: what a change means to KubeRay, what its status says, what a pod's process gets."""
+"""The harness's own decisions: what is built anew, what this machine lacks, what helm and kubectl are told."""
 
 from __future__ import annotations
 
-import base64
-import copy
-import json
+import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from trimode_e2e.crds import without
-from trimode_e2e.kubelet.materials import NotYet, prepare, renew
-from trimode_e2e.kuberay.shape import groups, in_place
-from trimode_e2e.kuberay.status import ClusterState, status_of
-
-GROUP: dict[str, Any] = {
-    "groupName": "flex",
-    "minReplicas": 1,
-    "maxReplicas": 2,
-    "rayStartParams": {"num-cpus": "2", "resources": '\'"{\\"trimode-flex\\": 1}"\''},
-    "template": {"spec": {"containers": [{"name": "ray-worker", "image": "a", "env": []}]}},
-}
-CLUSTER: dict[str, Any] = {"rayVersion": "1", "headGroupSpec": {"template": {}}, "workerGroupSpecs": [GROUP]}
+from trimode_e2e.control import build, provide
+from trimode_e2e.control.build import ALL, CLUSTER, OLDER, GoModule
+from trimode_e2e.errors import Broken, Missing
+from trimode_e2e.helm import Helm, HelmError
+from trimode_e2e.kubectl import Kubectl
 
 
-def changed(**values: Any) -> dict[str, Any]:
-    copied = copy.deepcopy(CLUSTER)
-    copied["workerGroupSpecs"][0] |= values
-    return copied
+@pytest.fixture
+def module(tmp_path: Path) -> GoModule:
+    """A copy of the newest one's sources; the folder is absolute and so in the place of one below `e2e/`."""
+    shutil.copytree(CLUSTER.path, tmp_path / "cluster")
+    return GoModule(str(tmp_path / "cluster"), CLUSTER.programs, CLUSTER.stamped)
 
 
-@pytest.mark.parametrize(
-    ("wanted", "same"),
-    [
-        (CLUSTER, True),
-        (changed(minReplicas=2, maxReplicas=9, replicas=3), True),
-        ({**CLUSTER, "workerGroupSpecs": [GROUP, {**GROUP, "groupName": "more"}]}, True),
-        ({**CLUSTER, "workerGroupSpecs": [{**GROUP, "groupName": "more"}, GROUP]}, False),
-        ({**CLUSTER, "workerGroupSpecs": []}, False),
-        ({**CLUSTER, "rayVersion": "2"}, False),
-        (changed(template={"spec": {"containers": [{"name": "ray-worker", "image": "b"}]}}), False),
-    ],
-    ids=["nothing", "counts", "a group at the end", "a group before", "a group gone", "version", "image"],
-)
-def test_what_makes_a_new_cluster(wanted: dict[str, Any], same: bool) -> None:
-    assert in_place(CLUSTER, wanted) is same
+@pytest.mark.parametrize("name", ["go.mod", "go.sum", "coredns/main.go", "more/more.go"])
+def test_other_sources_are_another_revision(module: GoModule, name: str) -> None:
+    assert module.revision() == CLUSTER.revision()
+    file = module.path / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text((file.read_text() if file.exists() else "") + "\n")
+    assert module.revision() != CLUSTER.revision()
 
 
-def test_resources_are_read_as_after_the_shell() -> None:
-    (group,) = groups(CLUSTER)
-    assert group.resources == {"trimode-flex": 1.0}
-    assert (group.cpus, group.least, group.most) == (2.0, 1, 2)
+def test_other_programs_are_another_revision() -> None:
+    found = {each.revision() for each in (*ALL, GoModule("cluster", {}), GoModule("cluster", CLUSTER.programs))}
+    assert len(found) == 4
 
 
-def test_ready_needs_every_application_and_an_endpoint() -> None:
-    running = {"flex": {"status": "RUNNING", "message": "", "serveDeploymentStatuses": {}}}
-    assert ClusterState("c", running, endpoints=1, wanted=("flex",)).ready
-    assert not ClusterState("c", running, endpoints=0, wanted=("flex",)).ready
-    assert not ClusterState("c", running, endpoints=1, wanted=("flex", "other")).ready
+def test_versions_are_read_from_the_pins() -> None:
+    assert CLUSTER.version("k8s.io/kubernetes").startswith("v1.")
+    assert OLDER.version("github.com/ray-project/kuberay/ray-operator").startswith("v1.")
+    with pytest.raises(Missing, match=r"go\.mod does not pin k8s\.io/kuber"):
+        CLUSTER.version("k8s.io/kuber")
 
 
-def test_status_in_kuberays_words() -> None:
-    state = ClusterState("c", {"flex": {"status": "RUNNING"}}, endpoints=1, workers=1, wanted=("flex",))
-    told = status_of(3, state, None, suspended=False, suspending=False)
-    ready = next(each for each in told["conditions"] if each["type"] == "Ready")
-    assert (ready["status"], ready["reason"]) == ("True", "NonZeroServeEndpoints")
-    assert told["observedGeneration"] == 3
-    assert told["activeServiceStatus"]["rayClusterName"] == "c"
-    assert told["pendingServiceStatus"] == {}
+def test_a_build_is_found_once_every_program_is_there(module: GoModule, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(build.CACHE, str(module.path.parent / "cache"))
+    assert build.built(module) is None
+    folder = build.cache_folder() / f"{module.folder}-{module.revision()}"
+    folder.mkdir(parents=True)
+    for name in module.programs:
+        assert build.built(module) is None
+        (folder / name).touch()
+    assert build.built(module) == folder
 
 
-POD: dict[str, Any] = {
-    "metadata": {"name": "p", "namespace": "n"},
-    "spec": {
-        "volumes": [{"name": "config", "configMap": {"name": "c"}}, {"name": "tmp", "emptyDir": {}}],
-        "containers": [
-            {
-                "command": ["python", "-m", "x", "--config", "/etc/x/file.json"],
-                "env": [
-                    {"name": "HOME", "value": "/tmp"},
-                    {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "s", "key": "token"}}},
-                    {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
-                ],
-                "volumeMounts": [{"name": "config", "mountPath": "/etc/x"}, {"name": "tmp", "mountPath": "/tmp"}],
-            }
-        ],
-    },
-}
+def test_what_is_missing_is_told_with_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(provide.KUBECONFIG, raising=False)
+    monkeypatch.delenv(provide.ENVTEST, raising=False)
+    monkeypatch.setenv(build.CACHE, str(tmp_path))
+    with pytest.raises(Missing, match="make cluster-programs"), provide.paper():
+        pass
+    monkeypatch.setenv(provide.ENVTEST, str(tmp_path))
+    with pytest.raises(Missing, match="has no etcd"), provide.paper():
+        pass
+    with pytest.raises(Missing, match="holds no kubelet"), provide.real():
+        pass
+    monkeypatch.setenv(provide.KUBECONFIG, str(tmp_path / "nothing"))
+    with pytest.raises(Missing, match="which is no file"), provide.paper():
+        pass
+    with pytest.raises(Missing, match="names one cluster"), provide.paper("oldest"):
+        pass
 
 
-def test_a_pods_process_gets_what_the_template_says(tmp_path: Path) -> None:
-    objects: dict[str, dict[str, Any]] = {
-        "ConfigMap": {"data": {"file.json": '{"host": "0.0.0.0"}'}},
-        "Secret": {"data": {"token": base64.b64encode(b"t0ken").decode()}},
-    }
-    launch = prepare(POD, tmp_path, "198.18.0.9", lambda kind, _: objects[kind])
-    config = Path(launch.command[-1])
-    assert config.read_text() == '{"host": "198.18.0.9"}'
-    assert tmp_path in config.parents
-    assert launch.environment["TOKEN"] == "t0ken"
-    assert launch.environment["IP"] == "198.18.0.9"
-    assert Path(launch.environment["HOME"]).is_dir()
+def script(folder: Path, text: str) -> Path:
+    """A program of that text."""
+    file = folder / "program"
+    file.write_text(f"#!/bin/sh\n{text}\n")
+    file.chmod(0o755)
+    return file
 
 
-def test_files_of_secrets_are_mounted_found_and_renewed(tmp_path: Path) -> None:
-    pod = copy.deepcopy(POD)
-    pod["spec"]["volumes"].append({"name": "keys", "secret": {"secretName": "k"}})
-    pod["spec"]["containers"][0]["volumeMounts"].append({"name": "keys", "mountPath": "/etc/keys"})
-    objects: dict[str, dict[str, Any] | None] = {
-        "ConfigMap": {"data": {"file.json": '{"keysFile": "/etc/keys/keys.json"}'}},
-        "Secret": {"data": {"token": "", "keys.json": base64.b64encode(b"one").decode()}},
-    }
-    launch = prepare(pod, tmp_path, "198.18.0.9", lambda kind, _: objects[kind])
-    mounted = Path(json.loads(Path(launch.command[-1]).read_text())["keysFile"])
-    assert mounted.read_bytes() == b"one"
-    objects["Secret"] = {"data": {"keys.json": base64.b64encode(b"two").decode()}}
-    renew(pod, tmp_path, lambda kind, _: objects[kind])
-    assert mounted.read_bytes() == b"two"
-    assert [file.name for file in mounted.parent.iterdir()] == ["keys.json"]
-    objects["Secret"] = None
-    renew(pod, tmp_path, lambda kind, _: objects[kind])
-    assert mounted.read_bytes() == b"two", "a kubelet keeps what a running pod has"
+def test_a_failing_program_is_told_in_its_own_words(tmp_path: Path) -> None:
+    failing = script(tmp_path, "echo 'Error: no such chart' >&2; exit 1")
+    with pytest.raises(HelmError, match=r"^no such chart$"):
+        Helm(failing)("install")
+    with pytest.raises(Broken, match=r"^kubectl get nd: Error: no such chart$"):
+        Kubectl(failing, tmp_path / "kubeconfig", tmp_path)("get", "nd")
 
 
-def test_a_pod_waits_for_what_it_refers_to(tmp_path: Path) -> None:
-    with pytest.raises(NotYet, match="ConfigMap 'c'"):
-        prepare(POD, tmp_path, "198.18.0.9", lambda *_: None)
+@pytest.mark.parametrize(("said", "severity"), [("", 0), ("[INFO] icon", 1), ("[WARNING] x\\n[INFO] y", 2)])
+def test_the_worst_finding_of_a_lint_counts(tmp_path: Path, said: str, severity: int) -> None:
+    assert Helm(script(tmp_path, f"printf '==> Linting\\n{said}\\n'")).lint(tmp_path) == severity
 
 
-def test_a_pod_that_cannot_be_played_says_why(tmp_path: Path) -> None:
-    pod = copy.deepcopy(POD)
-    pod["spec"]["volumes"].append({"name": "disk", "persistentVolumeClaim": {"claimName": "d"}})
-    with pytest.raises(ValueError, match="'disk'"):
-        prepare(pod, tmp_path, "198.18.0.9", lambda *_: {"data": {}})
-
-
-def test_stripping_leaves_the_rest() -> None:
-    plain = {"a": [{"rule": 1, "kept": {"rule": 2, "x": 3}}], "rule": {}}
-    assert without(plain, lambda key, _: key == "rule") == {"a": [{"kept": {"x": 3}}]}
+def test_helm_renders_without_any_cluster_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", "/a/cluster/of/mine")
+    assert Helm(script(tmp_path, "echo $KUBECONFIG"))("version").strip() == "/nonexistent"
