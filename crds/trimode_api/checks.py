@@ -5,20 +5,20 @@ Belongs here: walking a mapping. The rules themselves are in `rules`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import UnionType
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
-from trimode_api.rule import Path
+from trimode_api.rule import AnyRule, Path
 from trimode_api.rules import RULES
 
 
-def broken(spec: Any) -> Iterator[tuple[Path, str, Any]]:
+def broken(spec: Any, rules: Sequence[AnyRule] = RULES) -> Iterator[tuple[Path, str, Any]]:
     """(path from the spec, message, value) of each rule that the raw spec (defaults filled in) does not keep."""
-    for rule in RULES:
+    for rule in rules:
         for path, scope in _scopes(spec, rule.scope):
             try:
                 for field, message in rule.breaches(scope):
@@ -39,7 +39,7 @@ def _scopes(value: Any, scope: Path, path: Path = ()) -> Iterator[tuple[Path, An
 
 def _at(value: Any, path: Path) -> Any:
     for part in path:
-        value = value.get(part) if isinstance(value, dict) else value[part] if isinstance(value, list) else None
+        value = value[part] if isinstance(part, int) else value.get(part) if isinstance(value, dict) else None
     return value
 
 

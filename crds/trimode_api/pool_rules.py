@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from trimode_api.modes import LONGEST_QUADRATIC, Mode
-from trimode_api.rule import Distinct, PoolRule, Rule, Words, modes_of
+from trimode_api.rule import AnyRule, Distinct, PoolRule, Rule, Words, modes_of
 
 LOSSLESS = tuple(mode.value for mode in Mode if mode.lossless)
 
@@ -22,7 +22,7 @@ def _without_diffusion(spec: Any) -> str:
     return f"is required: spec.pools[{index}] lists Diffusion in its modes"
 
 
-POOL_RULES: tuple[Rule | PoolRule | Distinct, ...] = (
+POOL_RULES: tuple[AnyRule, ...] = (
     Rule(
         ("pools", "*", "replicas"),
         ("min",),

@@ -116,14 +116,19 @@ class Distinct:
         return f"must not have one {self.key or 'item'} twice"
 
     def breaches(self, items: Any) -> Iterator[Breach]:
-        """The items that were there before."""
-        values = [item if self.key is None else item[self.key] for item in items]
-        for index, value in enumerate(values):
-            if value in values[:index]:
+        """The items that were there before; what is malformed is left to the schema's own findings."""
+        seen: list[Any] = []
+        for index, item in enumerate(items if isinstance(items, list) else ()):
+            value = item if self.key is None else item.get(self.key) if isinstance(item, dict) else None
+            if value is not None and value in seen:
                 yield (index,), f"{self.key or 'item'} {value!r} is there twice"
+            seen.append(value)
 
     def validation(self) -> None:
         """None: the schema itself says it."""
+
+
+AnyRule = Rule | PoolRule | Distinct
 
 
 def field_path(field: Path) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from trimode_api.pool_rules import LOSSLESS, POOL_RULES
-from trimode_api.rule import Distinct, PoolRule, Rule, Words, modes_of
+from trimode_api.rule import AnyRule, Distinct, Rule, Words, modes_of
 from trimode_api.sharing_rules import SHARING_RULES
 
 _SPECULATING = ("SelfSpeculation", "QuadraticSpeculation")
@@ -106,7 +106,7 @@ SWITCHING_RULES: tuple[Rule, ...] = (
     ),
 )
 
-RULES: tuple[Rule | PoolRule | Distinct, ...] = (
+RULES: tuple[AnyRule, ...] = (
     *POOL_RULES,
     *SHARING_RULES,
     Distinct(("tiers",), "name"),
