@@ -17,13 +17,13 @@ import pytest
 import yaml
 from kubernetes import config
 
+from trimode_e2e import crds
 from trimode_e2e.api import Api
+from trimode_e2e.control import provide
 from trimode_e2e.control.plane import ControlPlane
 from trimode_e2e.control.programs import Program
-from trimode_e2e.control.provide import provide
-from trimode_e2e.crds import MINIMAL
 from trimode_e2e.errors import Missing
-from trimode_e2e.helm import Helm, Rendered, helm_python
+from trimode_e2e.helm import Helm, Rendered, helm_program
 
 pytestmark = pytest.mark.cluster
 
@@ -94,17 +94,17 @@ def group_versions(http: Any) -> list[str]:
 @pytest.fixture(scope="module")
 def place() -> Iterator[Place]:
     try:
-        with provide() as cluster:
-            if cluster.plane is None or not cluster.has_controllers:
-                pytest.skip(f"{cluster.origin}: these tests want a control plane of their own, with its controllers")
+        with provide.paper() as cluster:
+            if cluster.plane is None or not cluster.plane.has_controllers:
+                pytest.skip(f"{cluster.stands_on}: these tests want a control plane of their own, with controllers")
             api = Api(cluster.kubeconfig)
             for name in (NAMESPACE, "team-a", "team-b"):
                 api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-            api.create(yaml.safe_load(MINIMAL.read_text()))
+            for crd in crds.kuberays():
+                api.create(crd)
             # Pods are accepted only where it is.
             api.until(lambda: api.get("v1", "ServiceAccount", "default", NAMESPACE), "the namespace's ServiceAccount")
-            with Helm(helm_python(), cluster.kubeconfig) as helm:
-                yield Place(cluster.plane, api, helm)
+            yield Place(cluster.plane, api, Helm(helm_program(), cluster.kubeconfig))
     except Missing as missing:
         pytest.skip(str(missing))
 
@@ -138,10 +138,7 @@ def prometheus(place: Place) -> None:
 def test_the_server_accepts_every_object_in_a_dry_run(place: Place, options: str) -> None:
     values = {} if options == "default" else yaml.safe_load((CHART / "ci" / "all-values.yaml").read_text())
     http = place.http()
-    known = {"v1", *group_versions(http)}
-    with Helm(helm_python()) as pretended:
-        optional = [api for api in ("policy/v1", "monitoring.coreos.com/v1") if api in known]
-        rendered = pretended.render(CHART, values, optional=optional)
+    rendered = Helm(helm_program()).render(CHART, values)
     for item in [*rendered.objects, *rendered.hooks]:
         group = f"/apis/{item['apiVersion']}" if "/" in item["apiVersion"] else "/api/v1"
         plural = next(r for r in call(http, "GET", group)["resources"] if r["kind"] == item["kind"])

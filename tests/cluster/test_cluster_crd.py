@@ -1,119 +1,188 @@
-"""The control plane starts, and our CRD is what it says: columns, status, explanations, refusals."""
+"""Our CRD on the newest and on the oldest Kubernetes: stored as written, defaults, status, columns, explanations."""
 
 from __future__ import annotations
 
 import json
+import re
+import runpy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from trimode_api.crd import custom_resource_definition
+from trimode_api.resource import NemotronDeployment
 from trimode_e2e.api import Refused
-from trimode_e2e.crds import CEL_SINCE, ROOT
+from trimode_e2e.control import provide
+from trimode_e2e.crds import ROOT
+from trimode_e2e.errors import Missing
 from trimode_e2e.kubectl import Kubectl
 from trimode_e2e.world import KIND, VERSION, World, tiny
 
 pytestmark = pytest.mark.cluster
 
+PROMISED = (1, 34)
+DEFINITION = ("apiextensions.k8s.io/v1", "CustomResourceDefinition", "nemotrondeployments.trimode.dev")
+MINIMAL = runpy.run_path(str(Path(__file__).parents[1] / "api" / "resource_cases.py"))["MINIMAL"]
+EXAMPLES = [file for file in sorted((ROOT / "examples").glob("*.yaml")) if KIND in file.read_text()]
 CONDITIONS = [
     {"type": "Ready", "status": "False", "reason": "PoolsLoading"},
     {"type": "Serving", "status": "True", "reason": "Routed"},
     {"type": "SLOMet", "status": "Unknown", "reason": "NoTraffic"},
 ]
+NARROW = ["NAME", "READY", "SERVING", "POINT", "REPLICAS", "SLO", "AGE"]
 
 
-def test_the_control_plane_answers(world: World) -> None:
-    assert world.api.version >= (1, 20)
-    assert world.api.knows("apps/v1", "Deployment")
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A namespace of a cluster with our CRD."""
+
+    world: World
+    kubectl: Kubectl
+    namespace: str
+
+    def create(self, manifest: Mapping[str, Any]) -> Any:
+        metadata = {**manifest["metadata"], "namespace": self.namespace}
+        return self.world.api.create({**manifest, "metadata": metadata})
 
 
-def test_the_crd_is_stored_as_written_but_for_rules_that_an_old_server_refuses(world: World) -> None:
-    written = yaml.safe_load((ROOT / "crds" / "nemotrondeployments.trimode.dev.yaml").read_text())
-    stored = world.api.get("apiextensions.k8s.io/v1", "CustomResourceDefinition", written["metadata"]["name"])
+@pytest.fixture(scope="module")
+def oldest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """The API server alone of the oldest Kubernetes that the docs promise."""
+    try:
+        with provide.paper("oldest") as cluster:
+            yield World.create(cluster, tmp_path_factory.mktemp("oldest"))
+    except Missing as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(params=["newest", "oldest"])
+def place(request: pytest.FixtureRequest, kubectl: Kubectl, tmp_path: Path) -> Iterator[Place]:
+    """Both, in turn."""
+    world: World = request.getfixturevalue("world" if request.param == "newest" else "oldest")
+    namespace = world.namespace()
+    yield Place(world, Kubectl(kubectl.program, world.cluster.kubeconfig, tmp_path), namespace)
+    world.api.delete("v1", "Namespace", namespace)
+
+
+def test_the_server_is_one_that_we_promise(place: Place) -> None:
+    print(f"\n{place.world.cluster.stands_on}")
+    assert place.world.api.version >= PROMISED
+
+
+def test_the_crd_is_stored_as_written(place: Place) -> None:
+    stored, written = place.world.api.get(*DEFINITION), custom_resource_definition()
     assert stored is not None
-    told, asked = json.dumps(stored["spec"]), json.dumps(written["spec"])
-    expected = asked.count("x-kubernetes-validations") if world.api.version >= CEL_SINCE else 0
-    assert told.count("x-kubernetes-validations") == expected
-    for text in ("additionalPrinterColumns", "x-kubernetes-list-type", "description", "enum"):
-        assert told.count(f'"{text}"') == asked.count(f'"{text}"'), text
+    (version,), (ours,) = stored["spec"]["versions"], written["spec"]["versions"]
+    assert version == ours, "the server has dropped something"
+    assert stored["spec"]["names"] == written["spec"]["names"]
+    told = {each["type"]: each["status"] for each in stored["status"]["conditions"]}
+    assert told.pop("NonStructuralSchema", "False") == "False"
+    assert (told["Established"], told["NamesAccepted"]) == ("True", "True")
 
 
-def test_defaults_are_filled_in_by_the_server(world: World, paper: str) -> None:
-    stored = world.api.create(
-        {
-            "apiVersion": VERSION,
-            "kind": KIND,
-            "metadata": {"name": "small", "namespace": paper},
-            "spec": {"model": {"uri": "tiny://"}, "pools": [{"name": "a", "modes": ["AR"]}]},
-        }
-    )
-    assert stored["spec"]["switching"]["policy"] == "Predictive"
-    assert stored["spec"]["pools"][0]["replicas"] == {"min": 1, "max": 1, "idleSeconds": 300}
-    assert stored["spec"]["suspend"] is False
+def test_the_servers_defaults_are_the_models(place: Place) -> None:
+    spec = NemotronDeployment.parse(MINIMAL).spec.model_dump(mode="json", by_alias=True, exclude_none=True)
+    assert place.create(MINIMAL)["spec"] == spec
 
 
-def test_status_is_a_subresource(world: World, paper: str) -> None:
-    made = world.api.create({**tiny("small", paper), "status": {"url": "http://sneaked-in"}})
+def test_status_is_a_subresource(place: Place) -> None:
+    made = place.create({**tiny("small", ""), "status": {"url": "http://sneaked-in"}})
     assert "status" not in made
-    changed = world.api.patch_status(VERSION, KIND, "small", paper, {"url": "http://told"})
+    told = {"url": "http://told", "made-up": "dropped"}
+    changed = place.world.api.patch_status(VERSION, KIND, "small", place.namespace, told)
     assert changed["status"]["url"] == "http://told"
+    assert "made-up" not in changed["status"]
     assert changed["metadata"]["generation"] == made["metadata"]["generation"]
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda file: file.stem)
-def test_examples_are_accepted(kubectl: Kubectl, world: World, paper: str, file: str) -> None:
-    if KIND not in ROOT.joinpath(file).read_text():
-        pytest.skip(f"{file} is no {KIND}")
-    assert "created" in kubectl("apply", "-n", paper, "-f", str(file))
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
+def test_examples_are_accepted(place: Place, file: Path) -> None:
+    assert "created" in place.kubectl("apply", "-n", place.namespace, "-f", str(file))
+    written = yaml.safe_load(file.read_text())
+    stored = place.world.get(written["metadata"]["name"], place.namespace)
+    assert NemotronDeployment.parse(stored).spec == NemotronDeployment.parse(written).spec
+    place.kubectl("apply", "-n", place.namespace, "-f", str(file))
+    assert place.world.get(written["metadata"]["name"], place.namespace)["metadata"]["generation"] == 1
 
 
-def test_columns_show_conditions(kubectl: Kubectl, world: World, paper: str) -> None:
-    kubectl("apply", "-f", "-", text=json.dumps(tiny("small", paper)))
+def test_there_are_examples() -> None:
+    assert len(EXAMPLES) >= 4
+
+
+def test_columns_show_what_a_person_asks_first(place: Place) -> None:
+    place.create(tiny("small", ""))
     conditions = [
         {**each, "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z", "observedGeneration": 1}
         for each in CONDITIONS
     ]
     decision = {"point": "S16", "reason": "Kept", "since": "2026-01-01T00:00:00Z"}
-    status = {"conditions": conditions, "url": "http://small-router", "decision": decision}
-    world.api.patch_status(VERSION, KIND, "small", paper, status)
-    header, row = kubectl("get", "nd", "-n", paper, "-o", "wide").splitlines()
-    assert header.split() == ["NAME", "READY", "SERVING", "POINT", "REPLICAS", "SLO", "AGE", "REASON", "URL"]
-    assert row.split()[:4] == ["small", "False", "True", "S16"]
-    assert {"Unknown", "PoolsLoading", "http://small-router"} <= set(row.split())
+    status = {
+        "conditions": conditions,
+        "url": "http://small-router",
+        "decision": decision,
+        "replicaSummary": "3/4",
+    }
+    place.world.api.patch_status(VERSION, KIND, "small", place.namespace, status)
+    header, row = place.kubectl("get", "nd", "-n", place.namespace).splitlines()
+    assert header.split() == NARROW
+    assert row.split()[:-1] == ["small", "False", "True", "S16", "3/4", "Unknown"]
+    header, row = place.kubectl("get", "nd", "-n", place.namespace, "-o", "wide").splitlines()
+    assert header.split() == [*NARROW, "REASON", "URL"]
+    assert row.split()[-2:] == ["PoolsLoading", "http://small-router"]
+    waited = place.kubectl("wait", "nd/small", "-n", place.namespace, "--for=condition=Serving", "--timeout=10s")
+    assert "condition met" in waited
 
 
-def test_it_is_among_all(kubectl: Kubectl, world: World, paper: str) -> None:
-    world.api.create(tiny("small", paper))
-    assert "nemotrondeployment.trimode.dev/small" in kubectl("get", "all", "-n", paper)
+def test_it_is_no_part_of_all(place: Place) -> None:
+    """`kubectl delete all --all` is typed to clear a namespace of what can be made again."""
+    place.create(tiny("small", ""))
+    assert "small" not in place.kubectl("get", "all", "-n", place.namespace)
 
 
-@pytest.mark.parametrize(
-    ("field", "words"),
-    [
-        ("", "tri-mode"),
-        (".spec.switching.marginPercent", "percent"),
-        (".spec.pools.blockLengths", "block"),
-        (".spec.tiers.tpotMilliseconds", "token"),
-        (".status.conditions", "ondition"),
-    ],
-)
-def test_explain_reads_well(kubectl: Kubectl, world: World, field: str, words: str) -> None:
-    explained = kubectl("explain", f"nd{field}")
-    assert "<empty>" not in explained
-    assert words in explained, explained
+def fields(schema: Mapping[str, Any], path: str = "nd") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(path as kubectl explains it, schema) of every field below."""
+    for name, field in schema.get("properties", {}).items():
+        yield f"{path}.{name}", field
+        yield from fields(field, f"{path}.{name}")
+        for inner in (field.get("items"), field.get("additionalProperties")):
+            if isinstance(inner, dict):
+                yield from fields(inner, f"{path}.{name}")
 
 
-def test_an_unknown_field_is_refused_by_kubectl(kubectl: Kubectl, world: World, paper: str) -> None:
-    wrong = tiny("small", paper)
+def test_every_field_is_explained(place: Place) -> None:
+    schema = custom_resource_definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    asked = [(path, field) for path, field in fields(schema) if path.startswith(("nd.spec", "nd.status"))]
+    assert len(asked) > 90
+    for path, field in asked:
+        text = " ".join(place.kubectl("explain", path).split())
+        words = re.sub(r"\s+", " ", field["description"])
+        assert words in text, f"{path}: {text}"
+        assert f"FIELD: {path.rpartition('.')[2]} <" in text, text
+        for choice in field.get("enum", ()):
+            assert str(choice) in text, f"{path}: {text}"
+
+
+def test_kubectl_refuses_an_unknown_field(place: Place) -> None:
+    wrong = tiny("small", place.namespace)
     wrong["spec"]["modle"] = {}
-    done = kubectl.attempt("apply", "-f", "-", text=json.dumps(wrong))
+    done = place.kubectl.attempt("apply", "-f", "-", text=json.dumps(wrong))
     assert done.returncode != 0
-    assert "modle" in done.stderr
+    assert 'unknown field "spec.modle"' in done.stderr
 
 
-def test_a_wrong_value_is_refused_by_the_server_naming_field_and_choices(world: World, paper: str) -> None:
-    wrong = tiny("small", paper, switching={"policy": "Magic"})
-    with pytest.raises(Refused) as caught:
-        world.api.create(wrong)
+def test_kubectl_tells_field_value_and_choices_of_a_wrong_value(place: Place) -> None:
+    wrong = tiny("small", place.namespace, switching={"policy": "Magic"})
+    done = place.kubectl.attempt("apply", "-f", "-", text=json.dumps(wrong))
+    assert done.returncode != 0
+    assert 'spec.switching.policy: Unsupported value: "Magic"' in done.stderr
+    assert '"Predictive"' in done.stderr
+
+
+def test_rules_over_several_fields_are_in_force(place: Place) -> None:
+    with pytest.raises(Refused, match=r"spec\.switching") as caught:
+        place.create(tiny("small", "", switching={"policy": "Manual"}))
     assert caught.value.status == 422
-    assert "spec.switching.policy" in str(caught.value)
-    assert '"Predictive"' in str(caught.value)

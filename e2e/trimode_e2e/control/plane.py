@@ -43,6 +43,8 @@ class ControlPlane:
     binaries: Path
     folder: Path
     address: str = "127.0.0.1"
+    etcd: Path | None = None
+    """Where it lies, if not among the binaries."""
     programs: dict[str, Program] = field(default_factory=dict)
     _port: int = 0
     _etcd_ports: tuple[int, int] = (0, 0)
@@ -77,9 +79,9 @@ class ControlPlane:
 
     def start(self) -> None:
         """Raises Missing where a binary is not there and Broken where one does not come up."""
-        for name in ("etcd", "kube-apiserver"):
-            if not (self.binaries / name).exists():
-                raise Missing(f"{self.binaries} has no {name}")
+        for file in (self._etcd, self.binaries / "kube-apiserver"):
+            if not file.exists():
+                raise Missing(f"{file.parent} has no {file.name}")
         self._port, *etcd = free_ports(3)
         self._etcd_ports = (etcd[0], etcd[1])
         self._write_files()
@@ -118,6 +120,10 @@ class ControlPlane:
         self._kubelet_client = self._authority.client("kube-apiserver-kubelet-client", ADMINS)
         ca = self._authority.pair.certificate
         kubeconfig(self.admin, self.server, ca, self._authority.client("admin", ADMINS))
+
+    @property
+    def _etcd(self) -> Path:
+        return self.etcd or self.binaries / "etcd"
 
     @property
     def _token_key(self) -> Path:
@@ -193,7 +199,8 @@ class ControlPlane:
 
     def _launch(self, name: str, flags: dict[str, object]) -> Program:
         words = [f"--{flag}={value}" for flag, value in flags.items()]
-        program = Program.start(name, [str(self.binaries / name), *words], self.folder / f"{name}.log")
+        file = self._etcd if name == "etcd" else self.binaries / name
+        program = Program.start(name, [str(file), *words], self.folder / f"{name}.log")
         self.programs[name] = program
         return program
 

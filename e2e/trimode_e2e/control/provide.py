@@ -71,8 +71,8 @@ def paper(version: str = "newest") -> Iterator[Cluster]:
             raise Missing(f"{KUBECONFIG} names one cluster; the oldest Kubernetes is tried without it")
         yield _named(existing)
         return
-    binaries, origin = _binaries(version)
-    with _plane(binaries, "127.0.0.1") as plane:
+    binaries, etcd, origin = _binaries(version)
+    with _plane(binaries, "127.0.0.1", etcd) as plane:
         yield Cluster(plane.admin, origin, plane)
 
 
@@ -133,10 +133,10 @@ def _named(kubeconfig: str) -> Cluster:
 
 
 @contextmanager
-def _plane(binaries: Path, address: str) -> Iterator[ControlPlane]:
+def _plane(binaries: Path, address: str, etcd: Path | None = None) -> Iterator[ControlPlane]:
     # Not below a long path: unix sockets of what runs in it have short names.
     with tempfile.TemporaryDirectory(prefix="trimode-", ignore_cleanup_errors=True) as folder:
-        plane = ControlPlane(binaries, Path(folder), address)
+        plane = ControlPlane(binaries, Path(folder), address, etcd)
         try:
             plane.start()
             yield plane
@@ -144,12 +144,13 @@ def _plane(binaries: Path, address: str) -> Iterator[ControlPlane]:
             plane.stop()
 
 
-def _binaries(version: str) -> tuple[Path, str]:
+def _binaries(version: str) -> tuple[Path, Path | None, str]:
+    """The folder, etcd where it is elsewhere, and what it is in words."""
     if assets := os.environ.get(ENVTEST):
-        return Path(assets), f"the binaries in {ENVTEST}"
+        return Path(assets), None, f"the binaries in {ENVTEST}"
     newest, older = built(CLUSTER), built(OLDER)
     if newest is None or older is None:
         raise Missing(f"there is no control plane here: {HOW}")
     if version == "oldest":
-        return older, f"kubernetes {OLDER.version(KUBERNETES)}"
-    return newest, f"kubernetes {CLUSTER.version(KUBERNETES)}"
+        return older, newest / "etcd", f"kubernetes {OLDER.version(KUBERNETES)}"
+    return newest, None, f"kubernetes {CLUSTER.version(KUBERNETES)}"
