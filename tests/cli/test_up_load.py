@@ -44,6 +44,39 @@ def test_what_is_no_single_mapping_is_refused(text: str, words: str) -> None:
     assert words in str(error.value)
 
 
+PLAIN = {
+    "1e3": "1000", "1.e3": "1000", "1024.0": "1024", "0x400": "1024", "02000": "1024", "0o2000": "1024",
+    "0b1000000": "64", "1_024": "1024", "089": "89", "1_0_0": "100",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("written", "number"), PLAIN.items())
+def test_numbers_are_read_as_kubectl_reads_them(written: str, number: str) -> None:
+    """Each was given to kubectl 1.37, which sent the number to the server."""
+    spec = parse(f"{GOOD}  engine: {{maxContextTokens: {written}}}\n", "x.yaml").spec
+    assert spec.engine.max_context_tokens == int(number)
+
+
+@pytest.mark.parametrize("written", ["2024-01-01", "2024-01-01T00:00:00Z", "12:30", "1:1:1", "=", "yEs", "1.2.3", "_1"])
+def test_text_is_read_as_kubectl_reads_it(written: str) -> None:
+    text = GOOD.replace('uri: "tiny://"', f'uri: "tiny://", revision: {written}')
+    assert parse(text, "x.yaml").spec.model.revision == written
+
+
+@pytest.mark.parametrize(
+    ("written", "suspended"), [("y", True), ("Off", False), ("TRUE", True), ("n", False), ("", False)]
+)
+def test_switches_are_read_as_kubectl_reads_them(written: str, suspended: bool) -> None:
+    assert parse(f"{GOOD}  suspend: {written}\n", "x.yaml").spec.suspend is suspended
+
+
+def test_a_fraction_of_a_core_wants_quotes_as_on_a_cluster() -> None:
+    text = GOOD.replace("]}", "], resources: {cpu: %s}}")
+    assert parse(text % "'0.5'", "x.yaml").spec.pools[0].resources.cpu == "0.5"
+    with pytest.raises(InvalidInput, match=r"cpu: 0\.5 is not allowed: a number with a fraction is written in quotes"):
+        parse(text % "0.5", "x.yaml")
+
+
 def test_all_problems_of_a_resource_are_named_with_the_file() -> None:
     text = GOOD.replace("modes: [AR, SelfSpeculation]", "modes: [AR, Fast], colour: red")
     with pytest.raises(InvalidInput) as error:

@@ -5,10 +5,11 @@ Belongs here: reading and parsing with positions in every message. What the valu
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -21,7 +22,13 @@ MAX_BYTES = 1 << 20
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice, as the API server does."""
+    """Safe YAML that takes plain words as kubectl does, and refuses a key given twice, as the API server does.
+
+    PyYAML alone reads `1e9` as text, 2024-01-01 as a date and 12:30 as 750.
+    """
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+    bool_values: ClassVar[dict[str, bool]] = {**yaml.SafeLoader.bool_values, "y": True, "n": False}
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
@@ -31,6 +38,17 @@ class _Loader(yaml.SafeLoader):
                     raise yaml.MarkedYAMLError(problem=f"key {key.value!r} is given twice", problem_mark=key.start_mark)
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+_PLAIN = {
+    "bool": ("y|Y|yes|Yes|YES|on|On|ON|true|True|TRUE|n|N|no|No|NO|off|Off|OFF|false|False|FALSE", [*"yYoOtTnNfF"]),
+    "int": (r"[-+]?(0|[1-9][0-9_]*|0o?[0-7_]+|0x[0-9a-fA-F_]+|0b[01_]+)", [*"-+0123456789"]),
+    "float": (r"[-+]?((\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|\.inf)|\.nan", [*"-+0123456789."]),
+    "null": ("~|null|Null|NULL|", [*"~nN", ""]),
+    "merge": ("<<", ["<"]),
+}
+for _tag, (_words, _first) in _PLAIN.items():
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_words})$"), _first)
 
 
 def load(file: str) -> NemotronDeployment:
