@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -26,9 +26,6 @@ class _Loader(yaml.SafeLoader):
 
     PyYAML alone reads `1e9` as text, 2024-01-01 as a date and 12:30 as 750.
     """
-
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
-    bool_values: ClassVar[dict[str, bool]] = {**yaml.SafeLoader.bool_values, "y": True, "n": False}
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
@@ -47,6 +44,8 @@ _PLAIN = {
     "null": ("~|null|Null|NULL|", [*"~nN", ""]),
     "merge": ("<<", ["<"]),
 }
+_Loader.yaml_implicit_resolvers = {}
+_Loader.bool_values = {**_Loader.bool_values, "y": True, "n": False}
 for _tag, (_words, _first) in _PLAIN.items():
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_words})$"), _first)
 
