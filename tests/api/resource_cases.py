@@ -99,7 +99,6 @@ WRONG: list[tuple[str, Any, str, str]] = [
     ("metadata.name", "tiny.a", "metadata.name", "lower-case"),
     ("metadata.name", "8b", "metadata.name", "start with a letter"),
     ("metadata.name", "a-", "metadata.name", "lower-case"),
-    ("spec", ..., "spec", "required"),
     ("spec", None, "spec", "required"),
     ("spec", 3, "spec", "mapping"),
     ("spec", [], "spec", "mapping"),
@@ -313,8 +312,13 @@ CONTRADICTIONS: list[tuple[Changes, str, str]] = [
         "spec.pools[1].resources.gpus",
         "the same in all pools",
     ),
+]
+"""Values of the spec that are good alone and wrong together."""
+
+AROUND: list[tuple[Changes, str, str]] = [
+    ({"spec": ...}, "spec", "required"),
+    ({"api_version": "trimode.dev/v1alpha1"}, "api_version", "unknown field"),
     ({"metadata.labels": {"version": 1}}, "metadata.labels", "in quotes"),
     ({"metadata.annotations": {"on": True}}, "metadata.annotations", "in quotes"),
-    ({"api_version": "trimode.dev/v1alpha1"}, "api_version", "unknown field"),
 ]
-"""Several values that are good alone, and what only some of the cluster's own fields can be."""
+"""What is wrong around the spec."""

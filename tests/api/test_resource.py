@@ -68,7 +68,7 @@ def test_wrong_values_are_named(path: str, value: Any, blamed: str, words: str) 
     assert words in found[blamed], found
 
 
-@pytest.mark.parametrize(("changes", "blamed", "words"), CASES["CONTRADICTIONS"])
+@pytest.mark.parametrize(("changes", "blamed", "words"), CASES["CONTRADICTIONS"] + CASES["AROUND"])
 def test_what_is_wrong_together_is_named(changes: dict[str, Any], blamed: str, words: str) -> None:
     found = problems(patched(changes))
     assert found.keys() == {blamed}
@@ -83,7 +83,7 @@ def test_good_resources_pass(changes: dict[str, Any]) -> None:
 def test_the_table_is_long_and_says_nothing_twice() -> None:
     resources = [repr(changed(path, value)) for path, value, *_ in WRONG]
     resources += [repr(patched(changes)) for changes in CASES["GOOD"]]
-    resources += [repr(patched(changes)) for changes, *_ in CASES["CONTRADICTIONS"]]
+    resources += [repr(patched(changes)) for changes, *_ in CASES["CONTRADICTIONS"] + CASES["AROUND"]]
     assert len(resources) >= 250
     assert [each for each in resources if resources.count(each) > 1] == []
 
