@@ -110,6 +110,10 @@ class Gate:
         self._loop.run_forever()
         self._loop.run_until_complete(runner.cleanup())
         self._loop.run_until_complete(session.close())
+        left = asyncio.all_tasks(self._loop)
+        for task in left:  # watches of a client that was killed
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
         self._loop.close()
 
     async def _pass(self, request: web.Request, session: aiohttp.ClientSession) -> web.StreamResponse:

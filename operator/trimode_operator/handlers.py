@@ -16,6 +16,7 @@ from trimode_operator.cluster import RESOURCE, Object
 from trimode_operator.plan import ChildKind
 from trimode_operator.plan.make import ALWAYS, BUDGET, INFERENCE_POOL, MONITOR, RAY_SERVICE, ROUTE
 from trimode_operator.plan.names import MANAGER
+from trimode_operator.session import Login
 
 CHILDREN = (*ALWAYS, RAY_SERVICE, BUDGET, MONITOR, ROUTE, INFERENCE_POOL)
 OURS = f"app.kubernetes.io/managed-by={MANAGER}"
@@ -33,7 +34,7 @@ class Backoffs:
 def registry(cache: Cache, changed: Callable[[Key], None], seen: Callable[[], None]) -> kopf.OperatorRegistry:
     """Handlers for all that is watched. `seen` is called at every event, `changed` where it is news."""
     found = kopf.OperatorRegistry()
-    kopf.on.login(registry=found)(kopf.login_via_client)
+    kopf.on.login(registry=found)(Login().give)
 
     async def handle(event: Any, **_: Any) -> None:  # async, since kopf runs others in threads
         seen()

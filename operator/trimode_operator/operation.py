@@ -146,6 +146,7 @@ class Operation:
             else:
                 if found != self._capabilities:
                     self._log.info("capabilities", **{name: getattr(found, name) for name in found.__slots__})
+                    self._reconciler.list_anew()
                     if self._capabilities is not None and self._options.namespaces:
                         # Without the right to look at CRDs kopf watches what there was when it began.
                         self._reconciler.list_always()

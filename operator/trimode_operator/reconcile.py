@@ -53,6 +53,11 @@ class Reconciler:
         """List children at every visit: some kind of them is not watched."""
         self._relist_s = 0.0
 
+    def list_anew(self) -> None:
+        """List children at the next visit: a kind has come or gone, and ends of its objects may not have been told."""
+        for memory in self._memories.values():
+            memory.listed_at = None
+
     def start_over(self) -> None:
         """Trust nothing remembered: another copy may have led meanwhile."""
         self._memories.clear()

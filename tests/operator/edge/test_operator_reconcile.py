@@ -187,6 +187,17 @@ async def test_kinds_that_are_not_watched_are_listed_at_every_visit(stage: Stage
     assert ("apply", "RayService", "nemo") in stage.cluster.writes
 
 
+async def test_after_a_kind_has_come_or_gone_children_are_listed_once(stage: Stage) -> None:
+    await serving(stage)
+    del stage.cluster.objects["RayService", "default", "nemo"]  # its kind went and came back, and nobody tells
+    stage.reconciler.list_anew()
+    await stage.visit()
+    assert ("apply", "RayService", "nemo") in stage.cluster.writes
+    del stage.cluster.objects["RayService", "default", "nemo"]
+    await stage.visit()
+    assert "RayService" not in stage.kinds()
+
+
 async def test_a_change_of_mode_goes_to_the_routers_and_touches_no_pod(stage: Stage) -> None:
     await serving(stage)
     stage.resource(switching={"marginPercent": 9})
