@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from trimode_e2e.image import NAME
+from trimode_e2e.image import containerfile as image
 from trimode_operator.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,15 +38,27 @@ def test_linters_have_nothing_to_say(linted: tuple[str, str]) -> None:
     run(BIN / tool, file)
 
 
-def test_it_runs_as_the_user_that_the_operator_gives_its_pods() -> None:
-    (user,) = re.findall(r"^USER (\d+):(\d+)$", containerfile(), flags=re.MULTILINE)
-    assert set(user) == {str(Settings().run_as_user)}
+def test_it_runs_as_the_operators_pods_expect() -> None:
+    """Read by what builds the cluster tests' image, too, so both have this user, environment and command."""
+    described = image.ours()
+    uid = Settings().run_as_user
+    assert described.user == f"{uid}:{uid}"
+    assert described.environment["HOME"] == described.folder == "/tmp"  # all that may be written to
+    assert described.environment["PYTHONDONTWRITEBYTECODE"] == "1"
+    assert described.command == ["python", "-m", "trimode_operator"]
+
+
+def test_the_cluster_tests_image_has_the_same_contents() -> None:
+    assert image.requirements() == run(sys.executable, "charts/image-requirements.py", "pyproject.toml").splitlines()
+    suites = re.findall(r"^FROM python:\S+-slim-(\w+)", containerfile(), flags=re.MULTILINE)
+    assert set(suites) == {image.ours().suite}
 
 
 def test_the_image_has_the_charts_version() -> None:
     chart = yaml.safe_load((ROOT / "charts" / "trimode" / "Chart.yaml").read_text())
     assert Settings().image == f"trimode:{chart['appVersion']}"
     assert f"-t {Settings().image} " in containerfile()
+    assert NAME.removeprefix("docker.io/library/") == Settings().image  # pods find it under this name without a pull
 
 
 def test_dependencies_are_constrained_and_resolve() -> None:
@@ -64,7 +78,7 @@ def test_what_is_copied_reaches_the_builder() -> None:
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copied = re.findall(r"^COPY (?!--from)(.+) \./$", containerfile(), flags=re.MULTILINE)
     assert {file for line in copied for file in line.split()} <= allowed
-    packages = set(re.findall(r'^  "(\w+/trimode_\w+)",$', (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE))
+    packages = {str(folder.relative_to(ROOT)) for folder in image.packages()}
     assert len(packages) == 6
     assert packages <= allowed
 

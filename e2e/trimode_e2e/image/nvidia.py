@@ -50,22 +50,27 @@ def stand_in() -> bytes:
     theirs = {symbol.partition("@")[0] for symbol in _symbols("--defined-only", large_libraries())}
     asked = _symbols("--undefined-only", [*_torch(), *small_libraries()])
     wanted = sorted(symbol for symbol in asked if symbol.partition("@")[0] in theirs)
+    return compiled(wanted)
+
+
+def compiled(symbols: list[str]) -> bytes:
+    """A shared library that has each of these (`name` or `name@version`) as a function that ends the process."""
     with tempfile.TemporaryDirectory(prefix="trimode-image-") as name:
         folder = Path(name)
-        (folder / "stand_in.c").write_text(code(wanted))
-        (folder / "versions").write_text(versions(wanted))
+        (folder / "stand_in.c").write_text(_code(symbols))
+        (folder / "versions").write_text(_versions(symbols))
         link = ["-Wl,--version-script=versions", "-o", "stand_in.so"]
         run(["cc", "-shared", "-fPIC", "-fno-builtin", "-s", *link, "stand_in.c"], cwd=folder)
         return (folder / "stand_in.so").read_bytes()
 
 
-def code(symbols: list[str]) -> str:
+def _code(symbols: list[str]) -> str:
     """C with one function under all these names, without their versions."""
     names = [symbol.partition("@")[0] for symbol in symbols]
     return _FAILURE + "".join(f'void {name}(void) __attribute__((alias("not_here")));\n' for name in names)
 
 
-def versions(symbols: list[str]) -> str:
+def _versions(symbols: list[str]) -> str:
     """A linker's script that gives `name@version` its version. A loader refuses what lacks one."""
     groups: dict[str, list[str]] = {}
     for symbol in symbols:
