@@ -9,7 +9,7 @@ import hashlib
 import io
 import tarfile
 from pathlib import Path, PurePosixPath
-from typing import IO, Self
+from typing import IO, Any, Self
 
 _BUFFER = 1 << 20
 
@@ -79,13 +79,13 @@ class Layer:
         self._tar.addfile(info, content)
 
 
-class _Digesting:
+class _Digesting(io.RawIOBase):
     """A stream that is hashed on its way, since reading a large layer once more takes seconds."""
 
     def __init__(self, out: IO[bytes]) -> None:
         self._out = out
         self.sha256 = hashlib.sha256()
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: Any) -> int:
         self.sha256.update(data)
         return self._out.write(data)
