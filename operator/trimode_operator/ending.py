@@ -35,10 +35,11 @@ class Step(StrEnum):
 
 def deadline_of(body: Mapping[str, Any]) -> float:
     """Unix seconds until which requests may finish. The spec may be invalid."""
-    timeout = ((body.get("spec") or {}).get("drain") or {}).get("timeoutSeconds", DEFAULT_DRAIN_S)
-    seconds = timeout if isinstance(timeout, int) and not isinstance(timeout, bool) and timeout >= 0 else None
-    begun = read(body["metadata"]["deletionTimestamp"])
-    return begun + (DEFAULT_DRAIN_S if seconds is None else seconds)
+    found: Any = body
+    for field in ("spec", "drain", "timeoutSeconds"):
+        found = found.get(field) if isinstance(found, Mapping) else None
+    valid = isinstance(found, int) and not isinstance(found, bool) and found >= 0
+    return read(body["metadata"]["deletionTimestamp"]) + (found if valid else DEFAULT_DRAIN_S)
 
 
 def next_step(fleets: Fleets, workers: Mapping[str, Any] | None, now: float, deadline: float) -> Step:

@@ -42,8 +42,15 @@ def test_steps(seen: Fleets, workers: dict[str, Any] | None, now: float, expecte
 
 @pytest.mark.parametrize(
     ("drain", "seconds"),
-    [({"timeoutSeconds": 7}, 7), ({"timeoutSeconds": 0}, 0), ({}, 300), ({"timeoutSeconds": "soon"}, 300), (None, 300)],
+    [({"timeoutSeconds": 7}, 7), ({"timeoutSeconds": 0}, 0), ({}, 300), ({"timeoutSeconds": "soon"}, 300), (None, 300)]
+    + [({"timeoutSeconds": wrong}, 300) for wrong in (True, -1, 1.5, [])]
+    + [(wrong, 300) for wrong in ("soon", 7, [])],
 )
 def test_the_deadline_counts_from_the_deletion_and_survives_a_bad_spec(drain: Any, seconds: int) -> None:
     body = {"metadata": {"deletionTimestamp": "1970-01-01T00:01:40Z"}, "spec": {"drain": drain}}
     assert deadline_of(body) == 100 + seconds
+
+
+@pytest.mark.parametrize("spec", [None, "text", [], 7, True])
+def test_a_spec_that_is_none_has_the_default_deadline(spec: Any) -> None:
+    assert deadline_of({"metadata": {"deletionTimestamp": "1970-01-01T00:01:40Z"}, "spec": spec}) == 400
