@@ -14,6 +14,7 @@ from trimode_e2e.crds import ROOT
 from trimode_e2e.errors import Missing
 from trimode_e2e.helm import Helm, helm_program
 from trimode_e2e.kubectl import Kubectl
+from trimode_e2e.operator_pods import OperatorPods
 from trimode_e2e.world import World
 
 CHART = ROOT / "charts" / "trimode"
@@ -75,6 +76,15 @@ def installed(world: World, helm: Helm) -> World:
     helm.install(CHART, VALUES, "--wait", release=RELEASE, namespace=HOME)
     print(f"\nhelm install to operator Ready: {time.monotonic() - begun:.1f} s")
     return world
+
+
+@pytest.fixture(scope="session")
+def operators(installed: World) -> OperatorPods:
+    """The chart's pods, whose processes are at hand."""
+    node = installed.cluster.node
+    if node is None:
+        pytest.skip("an existing cluster: its node's processes are not at hand")
+    return OperatorPods(installed, node, HOME, RELEASE)
 
 
 @pytest.fixture(scope="module")
