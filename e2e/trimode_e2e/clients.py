@@ -91,30 +91,42 @@ def fleet(address: str, token: str) -> FleetView | None:
 
 @dataclass(slots=True)
 class Traffic:
-    """One request after the other, `pause_s` apart, until the end of the `with` block; bounded load."""
+    """`clients` that ask one request after the other, `pause_s` apart, until the end of the `with` block.
+
+    Every answer is greedy, so all of them have the same text, whatever mode, replica or cluster gives it: another text
+    is a failure as much as a broken stream is.
+    """
 
     url: str
     model: str
+    clients: int = 1
     pause_s: float = 0.2
+    max_tokens: int = 16
     answers: list[Answer] = field(default_factory=list)
+    _reference: str = ""
     _stopping: threading.Event = field(default_factory=threading.Event)
-    _thread: threading.Thread | None = None
+    _threads: list[threading.Thread] = field(default_factory=list)
 
     def __enter__(self) -> Self:
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        first = chat(self.url, self.model, self.max_tokens)
+        assert first.complete, f"no answer to compare with: {first}"
+        self._reference = first.text
+        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(self.clients)]
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stopping.set()
-        assert self._thread is not None
-        self._thread.join(TIMEOUT_S)
+        for thread in self._threads:
+            thread.join(TIMEOUT_S)
 
     @property
     def failures(self) -> list[Answer]:
-        return [answer for answer in self.answers if not answer.complete]
+        """Answers that broke off, were refused, or have another text."""
+        return [each for each in self.answers if not each.complete or each.text != self._reference]
 
-    def wait_for(self, more: int, timeout_s: float = 30.0) -> None:
+    def wait_for(self, more: int, timeout_s: float = 60.0) -> None:
         """Until so many more requests have been answered."""
         wanted, deadline = len(self.answers) + more, time.monotonic() + timeout_s
         while len(self.answers) < wanted:
@@ -123,5 +135,5 @@ class Traffic:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            self.answers.append(chat(self.url, self.model, max_tokens=16))
+            self.answers.append(chat(self.url, self.model, self.max_tokens))
             self._stopping.wait(self.pause_s)

@@ -181,6 +181,25 @@ class World:
         views = (clients.fleet(f"{address}:8001", token) for address in addresses)
         return next((view for view in views if view), None)
 
+    def first_answer(self, name: str, namespace: str, timeout_s: float = 30.0) -> clients.Answer:
+        """As soon as one comes: kube-proxy learns of a router that has become ready up to a second later."""
+        answer: clients.Answer = self.api.until(
+            lambda: (found := clients.chat(self.url(name, namespace), name)).complete and found,
+            f"{namespace}/{name} answers",
+            timeout_s,
+        )
+        return answer
+
+    def ray_clusters(self, name: str, namespace: str) -> dict[str, Object]:
+        """The RayClusters that there are for the resource, by name."""
+        found = self.api.listed(*RAY_CLUSTER, namespace, f"ray.io/originated-from-cr-name={name}")
+        return {each["metadata"]["name"]: each for each in found}
+
+    def active_cluster(self, name: str, namespace: str) -> str:
+        """The RayCluster that KubeRay calls active; empty where there is none."""
+        status = (self.api.get(*RAY, name, namespace) or {}).get("status") or {}
+        return str((status.get("activeServiceStatus") or {}).get("rayClusterName") or "")
+
     def delete(self, name: str, namespace: str, timeout_s: float = 120.0) -> None:
         """Delete the resource and wait until nothing of it is left, pods included."""
         self.api.delete(VERSION, KIND, name, namespace)

@@ -19,7 +19,7 @@ import psutil
 from trimode_e2e.api import Api, Object
 from trimode_e2e.control.plane import ControlPlane
 from trimode_e2e.control.programs import Program
-from trimode_e2e.image.layout import Image, send
+from trimode_e2e.image.layout import Image, load
 from trimode_e2e.node import machine, settings
 from trimode_e2e.node.pen import Plan
 from trimode_e2e.node.runtime import Runtime
@@ -69,13 +69,13 @@ class RealNode:
         if self.pen is not None:
             self.pen.stop(grace_s=30)
         self.pen = None
-        shutil.rmtree(self.folder / "containerd-root", ignore_errors=True)  # the images; logs stay for who asks why
+        shutil.rmtree(settings.Places(self.folder).images, ignore_errors=True)  # the images; logs stay for who asks why
 
     def add_image(self, image: Image) -> None:
         """Pods find it under its name. Raises Broken where containerd refuses it."""
-        socket = settings.Places(self.folder).socket
-        words = [str(self.runtime.programs / "ctr"), "--address", str(socket), "--namespace", "k8s.io"]
-        send(image, [*words, "images", "import", "--local", "-"])
+        places = settings.Places(self.folder)
+        ctr = [str(self.runtime.programs / "ctr"), "--address", str(places.socket), "--namespace", "k8s.io"]
+        load(image, ctr, places.images)
 
     def ready(self) -> bool:
         """Whether the API server has it as Ready."""

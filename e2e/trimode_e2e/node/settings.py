@@ -52,6 +52,11 @@ class Places:
         return self.folder / "containerd.sock"
 
     @property
+    def images(self) -> Path:
+        """containerd's root."""
+        return self.folder / "containerd-root"
+
+    @property
     def networks(self) -> Path:
         return self.folder / "cni"
 
@@ -119,7 +124,7 @@ def programs(places: Places, runtime: Runtime, users: Users) -> list[dict[str, A
 
 def _containerd(places: Places, runtime: Runtime) -> str:
     return f"""version = 3
-root = "{places.folder}/containerd-root"
+root = "{places.images}"
 state = "{places.folder}/containerd-state"
 [grpc]
   address = "{places.socket}"
