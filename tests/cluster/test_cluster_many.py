@@ -10,7 +10,7 @@ import pytest
 
 from trimode_e2e.api import Api
 from trimode_e2e.operator_process import Operator
-from trimode_e2e.world import KIND, PAPER, VERSION, World, tiny
+from trimode_e2e.world import KIND, VERSION, World, tiny
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -25,7 +25,7 @@ def written(operator: Operator) -> float:
 
 
 def test_a_hundred_resources(world: World, rights: Path, folder: Path) -> None:
-    place = world.namespace(PAPER)
+    place = world.namespace()
     operator = Operator.start(rights, folder, name="many")
     try:
         quiet_mib = operator.rss_mib
@@ -71,14 +71,14 @@ def test_a_hundred_resources(world: World, rights: Path, folder: Path) -> None:
         operator.stop()
 
 
-def test_how_soon_a_change_is_told(world: World, rights: Path, folder: Path, paper: str) -> None:
+def test_how_soon_a_change_is_told(world: World, rights: Path, folder: Path, namespace: str) -> None:
     operator = Operator.start(rights, folder, name="soon")
     try:
-        world.api.create(tiny("one", paper))
-        took = [_told_after(world, paper, 1)]
+        world.api.create(tiny("one", namespace))
+        took = [_told_after(world, namespace, 1)]
         for number in range(CHANGES):
-            changed = world.patch("one", paper, {"switching": {"marginPercent": 1 + number % 20}})
-            took.append(_told_after(world, paper, changed["metadata"]["generation"]))
+            changed = world.patch("one", namespace, {"switching": {"marginPercent": 1 + number % 20}})
+            took.append(_told_after(world, namespace, changed["metadata"]["generation"]))
         took.sort()
         print(f"\nchange to status, {len(took)} times: median {took[len(took) // 2]:.2f} s, p95 {took[-2]:.2f} s")
     finally:
