@@ -8,7 +8,7 @@ FILE ?= examples/tiny.yaml
 MODEL ?= hf://nvidia/Nemotron-Labs-Diffusion-8B
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint bench bench-router crd chaos-test soak cluster-test cluster-test-serving cluster-test-others patient-test node-test gpu-test gpu-bench kind-test clean
+.PHONY: help up test lint bench bench-router crd chaos-test soak cluster-programs cluster-test cluster-test-real cluster-test-paper gpu-test gpu-bench kind-test clean
 
 help: ## show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -42,27 +42,19 @@ chaos-test: $(VENV)/.dev ## a load over replicas and routers that die, hang and 
 soak: $(VENV)/.up ## ten minutes of kills, hangs, lies, leaving clients and policies: nothing lost, nothing leaks
 	$(BIN)/python -m trimode_router.chaos --only soak --seconds 600
 
-cluster-test: $(VENV)/.dev ## tests on a real control plane (TRIMODE_KUBECONFIG, KUBEBUILDER_ASSETS, or built once: 5 minutes)
+cluster-programs: $(VENV)/.dev ## build a cluster's programs from Go modules, once (15 minutes on 2 cores, 4 GB in the user's caches)
 	PYTHONPATH=e2e $(BIN)/python -m trimode_e2e prepare
+
+cluster-test: cluster-programs ## tests on a real cluster: KubeRay, a node with containerd, helm (root; 15 minutes)
 	@echo "Two halves side by side; each tells when it is done (some minutes) ..."
-	@$(MAKE) --jobs=2 --keep-going --output-sync=target cluster-test-serving cluster-test-others
+	@$(MAKE) --jobs=2 --keep-going --output-sync=target cluster-test-real cluster-test-paper
 
-# Side by side, each on a control plane of its own: both wait more than they compute.
-SERVING := $(addprefix tests/cluster/test_cluster_,serving.py access.py pools.py)
+# Side by side: the one waits for pods, the other for an API server of its own.
+cluster-test-real:
+	$(BIN)/python -m pytest -m cluster -s tests/cluster/real
 
-cluster-test-serving:
-	$(BIN)/python -m pytest -m "cluster and not patient" $(SERVING)
-
-cluster-test-others:
-	$(BIN)/python -m pytest -m "cluster and not node" tests/cluster $(addprefix --ignore=,$(SERVING))
-
-patient-test: $(VENV)/.dev ## what depends on real speeds on a control plane: a replica moves to the faster mode (5 minutes)
-	PYTHONPATH=e2e $(BIN)/python -m trimode_e2e prepare
-	$(BIN)/python -m pytest -m patient tests/cluster
-
-node-test: $(VENV)/.dev ## the chart's operator as real pods under kubelet and containerd (needs root; builds them once)
-	PYTHONPATH=e2e $(BIN)/python -m trimode_e2e.node
-	$(BIN)/python -m pytest -m node tests/cluster/test_operator_pod.py
+cluster-test-paper:
+	$(BIN)/python -m pytest -m cluster tests/cluster --ignore=tests/cluster/real
 
 gpu-test: $(VENV)/.dev ## the engine on an NVIDIA GPU; elsewhere it says what was not tried
 	$(BIN)/python -m pytest -m gpu tests/gpu
@@ -73,9 +65,6 @@ gpu-bench: $(VENV)/.up ## every operating point of a model on an NVIDIA GPU (MOD
 
 kind-test: ## image, KubeRay, chart and an answer on a throw-away kind cluster (needs docker, kind, kubectl, helm)
 	charts/kind/test.sh
-
-cluster-programs: $(VENV)/.dev ## build a cluster's programs from Go modules, once (15 minutes on 2 cores; 600 MB in the cache of the user)
-	PYTHONPATH=e2e $(BIN)/python -m trimode_e2e prepare
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -36,7 +36,7 @@ class Answer:
         return self.status == 200 and not self.error and self.tokens > 0
 
 
-def chat(url: str, model: str, max_tokens: int = 32, seed: int = 1) -> Answer:
+def chat(url: str, model: str, max_tokens: int = 32, seed: int = 1, timeout_s: float = TIMEOUT_S) -> Answer:
     """One streamed chat completion from the router at `url` (`http://HOST:PORT`)."""
     body = {
         "model": model,
@@ -51,7 +51,7 @@ def chat(url: str, model: str, max_tokens: int = 32, seed: int = 1) -> Answer:
     own: dict[str, Any] = {}
     try:
         with httpx.stream(
-            "POST", f"{url}/v1/chat/completions", json=body, timeout=TIMEOUT_S, trust_env=False
+            "POST", f"{url}/v1/chat/completions", json=body, timeout=timeout_s, trust_env=False
         ) as answer:
             if answer.status_code != 200:
                 return Answer(answer.status_code, "", 0, 0, {}, answer.read().decode(errors="replace"))

@@ -17,8 +17,8 @@ from trimode_e2e.api import Api
 from trimode_e2e.control.build import ALL, CLUSTER, OLDER, Say, build, built, cache_folder
 from trimode_e2e.control.plane import ControlPlane
 from trimode_e2e.errors import Missing
+from trimode_e2e.image import Image, pause
 from trimode_e2e.image import build as build_image
-from trimode_e2e.image import pause
 from trimode_e2e.image.program import program
 from trimode_e2e.kubectl import Kubectl
 from trimode_e2e.node import machine, network, runtime
@@ -92,6 +92,8 @@ def real() -> Iterator[Cluster]:
     older = built(OLDER)
     if older is None:
         raise Missing(f"KubeRay's operator is not here: {HOW}")
+    # Before the network goes: where the image has changed since `prepare`, Debian's packages may be asked for anew.
+    image = build_image(cache_folder(), _quiet)
     if not network.entered():
         network.enter()
     with _plane(programs.programs, network.ADDRESS) as plane:
@@ -101,22 +103,22 @@ def real() -> Iterator[Cluster]:
         node = RealNode(plane, api, programs, folder)
         try:
             node.start()
-            _furnish(node, older, Kubectl(programs.programs / "kubectl", plane.admin, plane.folder))
+            _furnish(node, older, image, Kubectl(programs.programs / "kubectl", plane.admin, plane.folder))
             yield Cluster(plane.admin, words(), plane, node)
         finally:
             node.stop()
 
 
-def _furnish(node: RealNode, older: Path, kubectl: Kubectl) -> None:
+def _furnish(node: RealNode, older: Path, ours: Image, kubectl: Kubectl) -> None:
     """Images on the node, enforcement of NetworkPolicies, KubeRay."""
     cache, policies = cache_folder(), node.runtime.programs / "kube-network-policies"
-    for image in (
+    for each in (
+        ours,
         pause(cache, _quiet),
         program(cache, _quiet, netpol.image(), policies, netpol.PROGRAM),
         program(cache, _quiet, kuberay.image(), older / "kuberay-operator", kuberay.PROGRAM, kuberay.USER),
-        build_image(cache, _quiet),
     ):
-        node.add_image(image)
+        node.add_image(each)
     netpol.install(kubectl)
     kuberay.install(kubectl, node.api, node.folder / "kuberay")
 

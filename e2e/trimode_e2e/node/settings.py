@@ -128,6 +128,11 @@ root = "{places.images}"
 state = "{places.folder}/containerd-state"
 [grpc]
   address = "{places.socket}"
+# Layers are linked into its content before the image that names them is known: collected in between, the image was
+# refused for a layer that is not found.
+[plugins."io.containerd.gc.v1.scheduler"]
+  startup_delay = "10m"
+  mutation_threshold = 100000
 [plugins."io.containerd.cri.v1.images"]
   snapshotter = "overlayfs"
 [plugins."io.containerd.cri.v1.images".pinned_images]

@@ -36,7 +36,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(here):
             item.add_marker(pytest.mark.cluster)
-            item.add_marker(pytest.mark.node)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,124 @@
+"""How many pods a pool has: bounds that reach a running Ray cluster, load, sleep; pools that come and go."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from trimode_e2e.clients import Traffic, chat
+from trimode_e2e.world import World, pool, tiny
+
+pytestmark = pytest.mark.timeout(900)
+
+NAME = "elastic"
+PATIENCE_S = 240.0
+
+
+@pytest.fixture(scope="module")
+def serving(installed: World, home: str) -> Iterator[World]:
+    """One replica at rest. The tests leave it so."""
+    installed.api.create(tiny(NAME, home))
+    installed.until_condition(NAME, home, "Ready")
+    installed.first_answer(NAME, home)
+    yield installed
+    installed.delete(NAME, home)
+
+
+def workers(world: World, home: str, name: str = NAME) -> Counter[str]:
+    """Ready worker pods by pool."""
+    found = world.ready_pods(home, instance=name, component="worker")
+    return Counter(each["metadata"]["labels"]["trimode.dev/pool"] for each in found)
+
+
+def groups(world: World, home: str) -> dict[str, tuple[int, int]]:
+    """Bounds of the active RayCluster's worker groups."""
+    cluster = world.ray_clusters(NAME, home)[world.active_cluster(NAME, home)]
+    return {
+        each["groupName"]: (each["minReplicas"], each["maxReplicas"]) for each in cluster["spec"]["workerGroupSpecs"]
+    }
+
+
+def scaled(world: World, home: str, low: int, high: int) -> None:
+    bounds = {"min": low, "max": high}
+    world.patch(NAME, home, {"pools": [pool("flex", replicas=bounds)]})
+
+
+def test_bounds_reach_the_running_cluster_and_pods_come_and_go(serving: World, home: str) -> None:
+    clusters = set(serving.ray_clusters(NAME, home))
+    before = serving.identities(NAME, home)
+    with Traffic(serving.url(NAME, home), NAME) as traffic:
+        scaled(serving, home, 2, 2)
+        begun = time.monotonic()
+        serving.api.until(lambda: groups(serving, home) == {"flex": (2, 2)}, "bounds in the RayCluster", 60)
+        print(f"\nedit to the RayCluster's bounds: {time.monotonic() - begun:.1f} s")
+        serving.until_condition(NAME, home, "Ready", timeout_s=PATIENCE_S)
+        print(f"one replica to two, Ready: {time.monotonic() - begun:.1f} s")
+        assert workers(serving, home) == {"flex": 2}
+        assert before <= serving.identities(NAME, home), "what ran goes on"
+        scaled(serving, home, 1, 1)
+        begun = time.monotonic()
+        serving.api.until(lambda: workers(serving, home) == {"flex": 1}, "one worker is left", PATIENCE_S)
+        print(f"two replicas to one: {time.monotonic() - begun:.1f} s")
+        serving.until_condition(NAME, home, "Ready")
+        traffic.wait_for(2)
+    print(f"{len(traffic.answers)} answers")
+    assert traffic.failures == []
+    assert set(serving.ray_clusters(NAME, home)) == clusters
+
+
+def test_load_brings_a_replica_and_rest_takes_it_away(serving: World, home: str) -> None:
+    """`max` alone is raised: Serve asks for more as requests come, Ray's autoscaler for a pod."""
+    scaled(serving, home, 1, 2)
+    serving.api.until(lambda: groups(serving, home) == {"flex": (1, 2)}, "bounds in the RayCluster", 60)
+    begun = time.monotonic()
+    with Traffic(serving.url(NAME, home), NAME, clients=14, pause_s=0.0, max_tokens=128) as traffic:
+        serving.api.until(lambda: workers(serving, home) == {"flex": 2}, "a second worker under load", PATIENCE_S)
+        print(f"\nunder load from one replica to two: {time.monotonic() - begun:.1f} s")
+        traffic.wait_for(4)
+    print(f"{len(traffic.answers)} answers")
+    assert traffic.failures == []
+    scaled(serving, home, 1, 1)
+    serving.api.until(lambda: workers(serving, home) == {"flex": 1}, "one worker is left", PATIENCE_S)
+    serving.until_condition(NAME, home, "Ready")
+
+
+def test_a_pool_joins_the_cluster_and_leaves_it(serving: World, home: str) -> None:
+    """Added: the same cluster. Removed: a second cluster takes over, since KubeRay removes no group in place."""
+    first = serving.active_cluster(NAME, home)
+    with Traffic(serving.url(NAME, home), NAME) as traffic:
+        serving.patch(NAME, home, {"pools": [pool("flex"), pool("more", modes=["AR"])]})
+        serving.until_condition(NAME, home, "Ready", timeout_s=PATIENCE_S)
+        assert workers(serving, home) == {"flex": 1, "more": 1}
+        assert serving.active_cluster(NAME, home) == first
+        row = serving.get(NAME, home)["status"]
+        assert row["replicaSummary"] == "2/2"
+        serving.patch(NAME, home, {"pools": [pool("flex")]})
+        serving.until_condition(NAME, home, "Ready", timeout_s=PATIENCE_S)
+        serving.api.until(lambda: workers(serving, home) == {"flex": 1}, "the old cluster is gone", PATIENCE_S)
+        traffic.wait_for(2)
+    print(f"\n{len(traffic.answers)} answers")
+    assert traffic.failures == []
+
+
+def test_a_request_wakes_a_pool_that_sleeps(serving: World, home: str) -> None:
+    sleepy: dict[str, Any] = {"min": 0, "max": 1, "idleSeconds": 5}
+    patience = {"maxWaitMilliseconds": 100000}
+    serving.patch(NAME, home, {"pools": [pool("flex", replicas=sleepy)], "admission": patience})
+
+    def asleep() -> bool:
+        return serving.condition(NAME, home, "Serving")["reason"] == "Asleep" and not workers(serving, home)
+
+    begun = time.monotonic()
+    serving.api.until(asleep, "it sleeps and its pod is gone", PATIENCE_S)
+    print(f"\nedit to asleep: {time.monotonic() - begun:.1f} s")
+    begun = time.monotonic()
+    answer = chat(serving.url(NAME, home), NAME, max_tokens=8, timeout_s=150)
+    assert answer.complete, answer
+    print(f"woken, from no pod to the answer: {time.monotonic() - begun:.1f} s")
+    assert workers(serving, home) == {"flex": 1}
+    serving.patch(NAME, home, {"pools": [pool("flex")]})
+    serving.until_condition(NAME, home, "Ready")
