@@ -109,7 +109,10 @@ class Resources(SpecModel):
         description="GPUs per replica; the Native engine uses one, SGLang spreads the model over all.",
     )
     cpu: Cpu = Field(default="1", description="Cores per replica, such as 8, '0.5' or 500m.")
-    memory: Memory = Field(default="1Gi", description="Bytes of memory per replica, such as 64Gi or 500M.")
+    memory: Memory = Field(
+        default="2Gi",
+        description="Bytes of memory per replica, such as 64Gi or 500M. Ray's own processes take about 350 MB of it.",
+    )
 
 
 class Pool(SpecModel):

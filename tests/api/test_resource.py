@@ -40,7 +40,7 @@ def test_defaults_are_pinned() -> None:
                 "modes": ["AR", "SelfSpeculation"],
                 "blockLengths": [8, 16, 32],
                 "replicas": {"min": 1, "max": 1, "idleSeconds": 300},
-                "resources": {"gpus": 0, "cpu": "1", "memory": "1Gi"},
+                "resources": {"gpus": 0, "cpu": "1", "memory": "2Gi"},
             }
         ],
         "tiers": [
