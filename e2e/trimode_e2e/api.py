@@ -16,11 +16,13 @@ from typing import Any
 
 from kubernetes import client, config, dynamic
 from kubernetes.client.exceptions import ApiException
+from kubernetes.dynamic.exceptions import NotFoundError
 
 Object = dict[str, Any]
 
 MANAGER = "trimode-e2e"
 POLL_S = 0.1
+DISCOVERY_S = 30.0
 LOOK_S = 3
 AWAY_S = 0.3
 SETTLE_S = 0.05
@@ -52,11 +54,11 @@ class Api:
     def knows(self, api_version: str, kind: str) -> bool:
         """Whether the server serves the kind, asked anew."""
         self._dynamic = None
-        return bool(self._discovered().resources.search(api_version=api_version, kind=kind))
+        return bool(self._search(api_version, kind))
 
     def knows_cached(self, api_version: str, kind: str) -> bool:
         """The same from the last discovery."""
-        return bool(self._discovered().resources.search(api_version=api_version, kind=kind))
+        return bool(self._search(api_version, kind))
 
     def get(self, api_version: str, kind: str, name: str, namespace: str | None = None) -> Object | None:
         """None where there is none."""
@@ -169,21 +171,27 @@ class Api:
         return found
 
     def _of(self, api_version: str, kind: str) -> Any:
-        resources = self._discovered().resources
-        found = resources.search(api_version=api_version, kind=kind)
+        found = self._search(api_version, kind)
         if not found:
             self._dynamic = None
-            found = self._discovered().resources.search(api_version=api_version, kind=kind)
+            found = self._search(api_version, kind)
         named = [each for each in found if not each.kind.endswith("List")]
         if not named:
             raise Refused(404, f"the server does not know {kind} in {api_version}")
         return named[0]
 
-    def _discovered(self) -> Any:
-        if self._dynamic is None:
-            make: Any = dynamic.DynamicClient
-            self._dynamic = make(self._http, discoverer=dynamic.discovery.EagerDiscoverer)
-        return self._dynamic
+    def _search(self, api_version: str, kind: str) -> Any:
+        """By the last discovery, or a new one where that does not know the kind."""
+        deadline = time.monotonic() + DISCOVERY_S
+        make: Any = dynamic.DynamicClient
+        while True:
+            try:
+                if self._dynamic is None:
+                    self._dynamic = make(self._http, discoverer=dynamic.discovery.EagerDiscoverer)
+                return self._dynamic.resources.search(api_version=api_version, kind=kind)
+            except NotFoundError:  # a group that comes or goes is in the list of groups, and not served
+                assert time.monotonic() < deadline, f"a listed group is not served for {DISCOVERY_S:g} s"
+                time.sleep(POLL_S)
 
 
 @contextmanager
