@@ -20,8 +20,8 @@ PATIENCE_S = 240.0
 
 @pytest.fixture(scope="module")
 def serving(installed: World, home: str) -> Iterator[World]:
-    """One replica at rest. The tests leave it so."""
-    installed.api.create(tiny(NAME, home))
+    """One replica at rest, which two requests fill. The tests leave it so."""
+    installed.api.create(tiny(NAME, home, engine={"maxContextTokens": 512, "maxRunningRequests": 2}))
     installed.until_condition(NAME, home, "Ready")
     installed.first_answer(NAME, home)
     yield installed
@@ -75,7 +75,7 @@ def test_load_brings_a_replica_and_rest_takes_it_away(serving: World, home: str)
     scaled(serving, home, 1, 2)
     serving.api.until(lambda: groups(serving, home) == {"flex": (1, 2)}, "bounds in the RayCluster", 60)
     begun = time.monotonic()
-    with Traffic(serving.url(NAME, home), NAME, clients=14, pause_s=0.0, max_tokens=128) as traffic:
+    with Traffic(serving.url(NAME, home), NAME, clients=12, pause_s=0.0, max_tokens=128) as traffic:
         serving.api.until(lambda: workers(serving, home) == {"flex": 2}, "a second worker under load", PATIENCE_S)
         print(f"\nunder load from one replica to two: {time.monotonic() - begun:.1f} s")
         traffic.wait_for(4)
