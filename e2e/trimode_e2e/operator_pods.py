@@ -106,21 +106,33 @@ class OperatorPods:
         """All that the account has asked for until now, discovery left out; earlier files of the log included."""
         return [request for line in self._lines() if (request := _request(json.loads(line))).resource]
 
-    def await_writes(self, since: int, count: int = 1, timeout_s: float = 30.0) -> None:
-        """Until the account has written so many objects, not counting Leases, after its first `since` requests.
+    def await_writes(self, position: int, count: int, timeout_s: float = 30.0) -> None:
+        """Until the account has written so many objects, not counting Leases, after this `position` in the audit log.
 
         Looks much more often than `Api.until` does: what comes next may have to happen before the next write.
         """
         deadline = time.monotonic() + timeout_s
-        while sum(each.writes and each.resource != "leases" for each in self.requests()[since:]) < count:
+        while sum(each.writes and each.resource != "leases" for each in self._requests_after(position)) < count:
             assert time.monotonic() < deadline, f"the operator has not written {count} objects within {timeout_s:g} s"
-            time.sleep(0.01)
+            time.sleep(0.002)
+
+    def position(self) -> int:
+        """Where the audit log ends now."""
+        return self.node.plane.audit_log.stat().st_size
+
+    def _requests_after(self, position: int) -> list[Request]:
+        with self.node.plane.audit_log.open() as lines:
+            lines.seek(position)
+            return [_request(json.loads(line)) for line in lines if self._is_mine(line)]
 
     def _lines(self) -> Iterator[str]:
-        log, mine = self.node.plane.audit_log, f'"username":"{self.account}"'
+        log = self.node.plane.audit_log
         for file in sorted(log.parent.glob(f"{log.stem}*{log.suffix}")):
             with file.open() as lines:
-                yield from (line for line in lines if mine in line and line.endswith("\n"))
+                yield from filter(self._is_mine, lines)
+
+    def _is_mine(self, line: str) -> bool:
+        return f'"username":"{self.account}"' in line and line.endswith("\n")
 
 
 def says_it_leads(pod: Object) -> bool:
