@@ -60,9 +60,10 @@ def cluster_name(service: Mapping[str, Any], part: str) -> str:
 def bounds_operations(service: Mapping[str, Any], cluster: Mapping[str, Any]) -> Operations:
     """A JSON patch that gives the cluster's worker groups the RayService's bounds; empty where they have them.
 
-    By name, and refused where a group has moved meanwhile. The upper bound is not put below the pods that Ray's
-    autoscaler asks for now: it would end the surplus at once, whatever runs there. Serve lets replicas go first, the
-    autoscaler then their pods, and the bound follows at a later visit.
+    By name, and refused where a group has moved meanwhile. The upper bound is not put below the pods that there are:
+    Ray's autoscaler would end the surplus at once, whatever runs there (seen: it took the replica that Serve kept, and
+    requests found none). Serve lets replicas go first, the autoscaler then their idle pods, and the bound follows at a
+    later visit.
     """
     wanted = {group["groupName"]: group for group in service["spec"]["rayClusterConfig"].get("workerGroupSpecs") or []}
     operations: Operations = []
@@ -70,7 +71,7 @@ def bounds_operations(service: Mapping[str, Any], cluster: Mapping[str, Any]) ->
         bounds = wanted.get(group["groupName"])
         if bounds is None:
             continue
-        least, most = bounds["minReplicas"], max(bounds["maxReplicas"], int(group.get("replicas") or 0))
+        least, most = bounds["minReplicas"], max(bounds["maxReplicas"], _pods(cluster, index))
         if (group.get("minReplicas"), group.get("maxReplicas")) == (least, most):
             continue
         path = f"/spec/workerGroupSpecs/{index}"
@@ -80,6 +81,18 @@ def bounds_operations(service: Mapping[str, Any], cluster: Mapping[str, Any]) ->
             {"op": "add", "path": f"{path}/maxReplicas", "value": most},
         ]
     return operations
+
+
+def _pods(cluster: Mapping[str, Any], index: int) -> int:
+    """Pods of a worker group, within its present bound.
+
+    KubeRay counts those of all groups only, and `replicas` of a group lags: where a minimum brought the pods, it may
+    be 0. So: all there are, less what the other groups ask for.
+    """
+    groups = cluster["spec"]["workerGroupSpecs"]
+    asked = [max(int(each.get("replicas") or 0), int(each.get("minReplicas") or 0)) for each in groups]
+    there = int((cluster.get("status") or {}).get("availableWorkerReplicas") or 0) - sum(asked) + asked[index]
+    return max(int(groups[index].get("replicas") or 0), min(there, int(groups[index].get("maxReplicas") or 0)))
 
 
 def to_fit(service: Mapping[str, Any], running: RunningClusters) -> Object | None:

@@ -148,6 +148,10 @@ def _head(deployment: NemotronDeployment, owner: Owner, names: Names, settings: 
             "metadata": {"labels": head_labels(owner.name)},
             "spec": {
                 **placement(settings),
+                # KubeRay's autoscaler container runs a Python as its first process, which the kernel spares from
+                # SIGTERM: a head that had left stood Terminating for the whole grace (660 s seen). With processes
+                # shared, the first one is the pod's own.
+                "shareProcessNamespace": True,
                 "securityContext": pod_security(settings),
                 "terminationGracePeriodSeconds": grace_seconds(deployment.spec.drain.timeout_seconds),
                 "containers": [container],

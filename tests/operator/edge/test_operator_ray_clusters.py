@@ -60,6 +60,30 @@ def test_bounds(wanted: Object, live: list[dict[str, Any]], operations: list[dic
     assert bounds_operations(wanted, ray_cluster(*live)) == operations
 
 
+def counted(pods: int, *groups: Mapping[str, Any]) -> Object:
+    """A RayCluster with so many worker pods in all."""
+    return ray_cluster(*groups) | {"status": {"availableWorkerReplicas": pods}}
+
+
+PODS: list[tuple[str, Object, int]] = [
+    ("a minimum brought them: replicas is still 0", counted(2, group("a", 2, 2, 0)), 2),
+    ("one has gone", counted(1, group("a", 1, 2, 0)), 1),
+    ("none is left over by the other group", counted(4, group("a", 1, 3, 1), group("b", 3, 5, 0)), 1),
+    ("one is left over by the other group", counted(5, group("a", 1, 3, 0), group("b", 3, 5, 0)), 2),
+    ("never above the present bound", counted(9, group("a", 1, 3, 0)), 3),
+    ("KubeRay has counted none yet", ray_cluster(group("a", 1, 3, 2)), 2),
+]
+
+
+@pytest.mark.parametrize(("live", "pods"), [pytest.param(*case[1:], id=case[0]) for case in PODS])
+def test_no_upper_bound_goes_below_the_pods_that_there_are(live: Object, pods: int) -> None:
+    others = [each for each in live["spec"]["workerGroupSpecs"] if each["groupName"] != "a"]
+    (most,) = [
+        each["value"] for each in bounds_operations(service(group("a", 0, 0), *others), live) if "max" in each["path"]
+    ]
+    assert most == pods
+
+
 A, B = ray_cluster(shape="a", kuberays="ha"), ray_cluster(shape="b", kuberays="hb")
 SUPERFLUOUS: list[tuple[str, str, Object | None, Object | None, bool]] = [
     ("an upgrade", "b", A, B, False),
