@@ -30,7 +30,7 @@ API_SERVER_AWAY_S, ETCD_SLOW_S, NOT_READY_S, AGREE_S = 30.0, 15.0, 10.0, 5.0
 TAKES_OVER_S = 60.0
 """Longest wait for a change that costs a second when nothing is broken."""
 GONE_TIMEOUT_S = 240.0
-"""Ray's head ends last: its autoscaler's container stays for a minute after the others."""
+"""Requests end first; then Ray tries to drain each node for 30 s when it gets SIGTERM, the head after the workers."""
 
 
 @pytest.fixture(scope="module")
