@@ -37,7 +37,7 @@ def test_a_pool_gets_its_fewest_replicas_and_its_resources() -> None:
             ]
         )
     )
-    assert planned == (PoolPlan("flex", 2, 3, 0.5, 1, 2 << 30), PoolPlan("other", 1, 1, 1.0, 0, 1 << 30))
+    assert planned == (PoolPlan("flex", 2, 3, 0.5, 1, 2 << 30), PoolPlan("other", 1, 1, 1.0, 0, 2 << 30))
 
 
 def test_a_suspended_deployment_starts_no_pool() -> None:

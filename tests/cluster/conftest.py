@@ -42,10 +42,6 @@ def namespace(world: World) -> Iterator[str]:
     world.api.delete("v1", "Namespace", name)
 
 
-paper = namespace
-"""The same by the name that tells what `world` is."""
-
-
 @pytest.fixture(scope="session")
 def kubectl(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Kubectl:
     programs = built(CLUSTER)

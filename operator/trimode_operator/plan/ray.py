@@ -48,6 +48,12 @@ UNPROMOTED_CLUSTER_STAYS_S = 3600
 """KubeRay calls a cluster active when all its applications run. One that serves without that, because some pool never
 starts, is replaced by the next change of shape whether or not the new one is ready, and ended after this delay."""
 IDLE_POD_STAYS_S = 60
+_SIGNALLED = {"shareProcessNamespace": True}
+"""Has the pod's own first process get what the kernel spares a container's first one: SIGTERM without a handler.
+
+KubeRay's autoscaler container (Python) and its init container (bash) have none, and stood Terminating for the whole
+grace of 660 s, the head with the one, a worker that was still starting with the other.
+"""
 LEAVE_MODULE = "trimode_workers.replica.leave"
 LEAVE_MARGIN_S = 20
 """What a pod's end takes after its requests are done, in seconds."""
@@ -148,10 +154,7 @@ def _head(deployment: NemotronDeployment, owner: Owner, names: Names, settings: 
             "metadata": {"labels": head_labels(owner.name)},
             "spec": {
                 **placement(settings),
-                # KubeRay's autoscaler container runs a Python as its first process, which the kernel spares from
-                # SIGTERM: a head that had left stood Terminating for the whole grace (660 s seen). With processes
-                # shared, the first one is the pod's own.
-                "shareProcessNamespace": True,
+                **_SIGNALLED,
                 "securityContext": pod_security(settings),
                 "terminationGracePeriodSeconds": grace_seconds(deployment.spec.drain.timeout_seconds),
                 "containers": [container],
@@ -185,6 +188,7 @@ def _group(
             },
             "spec": {
                 **placement(settings),
+                **_SIGNALLED,
                 "serviceAccountName": names.service_account,
                 "automountServiceAccountToken": False,
                 "securityContext": pod_security(settings),
@@ -243,6 +247,9 @@ def _given(pool: Pool, settings: Settings) -> dict[str, Any]:
 def _ray_environment() -> list[dict[str, Any]]:
     return [
         {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"},
+        # On SIGTERM Ray waits for its actors to go, which Serve's never do by themselves: 30 s for nothing after our
+        # preStop has seen requests through.
+        {"name": "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "value": "0"},
         # Ray would have engines stand back behind whatever else the node runs.
         {"name": "RAY_worker_niceness", "value": "0"},
         # Seconds between two figures of a replica's load; the autoscaler averages the last 15 s.
