@@ -24,6 +24,8 @@ def serving(installed: World, home: str) -> Iterator[World]:
     installed.api.create(tiny(NAME, home, engine={"maxContextTokens": 512, "maxRunningRequests": 2}))
     installed.until_condition(NAME, home, "Ready")
     installed.first_answer(NAME, home)
+    # Replicas serve before KubeRay calls their cluster active, which it does when all that Serve wants runs.
+    installed.api.until(lambda: installed.active_cluster(NAME, home), "KubeRay calls the cluster active", PATIENCE_S)
     yield installed
     installed.delete(NAME, home)
 
@@ -57,7 +59,7 @@ def test_bounds_reach_the_running_cluster_and_pods_come_and_go(serving: World, h
         print(f"\nedit to the RayCluster's bounds: {time.monotonic() - begun:.1f} s")
         serving.until_condition(NAME, home, "Ready", timeout_s=PATIENCE_S)
         print(f"one replica to two, Ready: {time.monotonic() - begun:.1f} s")
-        assert workers(serving, home) == {"flex": 2}
+        serving.api.until(lambda: workers(serving, home) == {"flex": 2}, "both pods are ready", 60)
         assert before <= serving.identities(NAME, home), "what ran goes on"
         scaled(serving, home, 1, 1)
         begun = time.monotonic()
@@ -92,7 +94,7 @@ def test_a_pool_joins_the_cluster_and_leaves_it(serving: World, home: str) -> No
     with Traffic(serving.url(NAME, home), NAME) as traffic:
         serving.patch(NAME, home, {"pools": [pool("flex"), pool("more", modes=["AR"])]})
         serving.until_condition(NAME, home, "Ready", timeout_s=PATIENCE_S)
-        assert workers(serving, home) == {"flex": 1, "more": 1}
+        serving.api.until(lambda: workers(serving, home) == {"flex": 1, "more": 1}, "both pods are ready", 60)
         assert serving.active_cluster(NAME, home) == first
         row = serving.get(NAME, home)["status"]
         assert row["replicaSummary"] == "2/2"
@@ -119,6 +121,6 @@ def test_a_request_wakes_a_pool_that_sleeps(serving: World, home: str) -> None:
     answer = chat(serving.url(NAME, home), NAME, max_tokens=8, timeout_s=150)
     assert answer.complete, answer
     print(f"woken, from no pod to the answer: {time.monotonic() - begun:.1f} s")
-    assert workers(serving, home) == {"flex": 1}
+    serving.api.until(lambda: workers(serving, home) == {"flex": 1}, "its pod is ready", 60)
     serving.patch(NAME, home, {"pools": [pool("flex")]})
     serving.until_condition(NAME, home, "Ready")
