@@ -8,7 +8,7 @@ FILE ?= examples/tiny.yaml
 MODEL ?= hf://nvidia/Nemotron-Labs-Diffusion-8B
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint bench bench-router crd chaos-test soak cluster-programs cluster-test cluster-test-real cluster-test-paper gpu-test gpu-bench kind-test clean
+.PHONY: help up test lint bench bench-router crd chaos-test soak cluster-programs cluster-test cluster-test-real cluster-test-paper fault-test gpu-test gpu-bench kind-test clean
 
 help: ## show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -51,10 +51,13 @@ cluster-test: cluster-programs ## tests on a real cluster: KubeRay, a node with 
 
 # Side by side: the one waits for pods, the other for an API server of its own.
 cluster-test-real:
-	$(BIN)/python -m pytest -m cluster -s tests/cluster/real
+	$(BIN)/python -m pytest -m "cluster and not faults" -s tests/cluster/real
 
 cluster-test-paper:
 	$(BIN)/python -m pytest -m cluster tests/cluster --ignore=tests/cluster/real
+
+fault-test: cluster-programs ## what takes a cluster's parts away under load: leader, API server, etcd, KubeRay, kubelet (10 minutes)
+	$(BIN)/python -m pytest -m faults -s tests/cluster/real
 
 gpu-test: $(VENV)/.dev ## the engine on an NVIDIA GPU; elsewhere it says what was not tried
 	$(BIN)/python -m pytest -m gpu tests/gpu

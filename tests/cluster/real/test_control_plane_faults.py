@@ -23,7 +23,7 @@ from trimode_e2e.kubectl import Kubectl
 from trimode_e2e.operator_pods import OperatorPods, says_it_leads
 from trimode_e2e.world import World, pool, tiny
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
 NAME = "steady"
 API_SERVER_AWAY_S, ETCD_SLOW_S, NOT_READY_S, AGREE_S = 30.0, 15.0, 10.0, 5.0
