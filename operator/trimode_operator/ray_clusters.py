@@ -84,15 +84,16 @@ def bounds_operations(service: Mapping[str, Any], cluster: Mapping[str, Any]) ->
 
 
 def _pods(cluster: Mapping[str, Any], index: int) -> int:
-    """Pods of a worker group, within its present bound.
+    """Pods of a worker group, within its present bound: those it asks for, or more.
 
     KubeRay counts those of all groups only, and `replicas` of a group lags: where a minimum brought the pods, it may
-    be 0. So: all there are, less what the other groups ask for.
+    be 0. So: all there are, less what the other groups ask for. The count lags, too, which is why a minimum and its
+    maximum are never lowered at the same visit.
     """
     groups = cluster["spec"]["workerGroupSpecs"]
     asked = [max(int(each.get("replicas") or 0), int(each.get("minReplicas") or 0)) for each in groups]
     there = int((cluster.get("status") or {}).get("availableWorkerReplicas") or 0) - sum(asked) + asked[index]
-    return max(int(groups[index].get("replicas") or 0), min(there, int(groups[index].get("maxReplicas") or 0)))
+    return max(asked[index], min(there, int(groups[index].get("maxReplicas") or 0)))
 
 
 def to_fit(service: Mapping[str, Any], running: RunningClusters) -> Object | None:

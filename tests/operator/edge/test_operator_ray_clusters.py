@@ -72,6 +72,7 @@ PODS: list[tuple[str, Object, int]] = [
     ("one is left over by the other group", counted(5, group("a", 1, 3, 0), group("b", 3, 5, 0)), 2),
     ("never above the present bound", counted(9, group("a", 1, 3, 0)), 3),
     ("KubeRay has counted none yet", ray_cluster(group("a", 1, 3, 2)), 2),
+    ("KubeRay has not counted the last one yet", counted(1, group("a", 2, 2, 0)), 2),
 ]
 
 
