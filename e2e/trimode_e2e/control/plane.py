@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import socket
 import ssl
 import urllib.request
@@ -200,7 +201,9 @@ class ControlPlane:
     def _launch(self, name: str, flags: dict[str, object]) -> Program:
         words = [f"--{flag}={value}" for flag, value in flags.items()]
         file = self._etcd if name == "etcd" else self.binaries / name
-        program = Program.start(name, [str(file), *words], self.folder / f"{name}.log")
+        # A test run that is killed runs no end of its own: then the kernel ends what it started.
+        bound = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
+        program = Program.start(name, [*bound, str(file), *words], self.folder / f"{name}.log")
         self.programs[name] = program
         return program
 
