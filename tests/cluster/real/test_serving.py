@@ -68,12 +68,16 @@ def test_kubectl_shows_it(serving: World, kubectl: Kubectl, home: str) -> None:
 
 def test_the_head_service_selects_the_head(serving: World, kubectl: Kubectl, home: str) -> None:
     """`kubectl port-forward svc/NAME-head-svc 8265` and `kubectl ray` go by it."""
-    slices = serving.api.listed(
-        "discovery.k8s.io/v1", "EndpointSlice", home, f"kubernetes.io/service-name={NAME}-head-svc"
-    )
-    names = [each["targetRef"]["name"] for found in slices for each in found["endpoints"] or ()]
     (head,) = serving.pods(home, instance=NAME, component="head")
-    assert names == [head["metadata"]["name"]]
+    selector = f"kubernetes.io/service-name={NAME}-head-svc"
+
+    def selected() -> list[str]:
+        slices = serving.api.listed("discovery.k8s.io/v1", "EndpointSlice", home, selector)
+        return [each["targetRef"]["name"] for found in slices for each in found["endpoints"] or ()]
+
+    # KubeRay makes the Service once it calls the cluster active, which may be after Ready.
+    serving.api.until(selected, "the Service has endpoints", 60)
+    assert selected() == [head["metadata"]["name"]]
 
 
 def test_children_are_what_the_operator_made_and_nothing_is_written_at_rest(serving: World, home: str) -> None:
