@@ -106,7 +106,7 @@ def test_it_serves_resources_with_the_rights_of_its_account(operators: OperatorP
     # Fleets of other modules may still be ending elsewhere meanwhile; the Lease is renewed every few seconds only.
     here = [each for each in requests if each.namespace == home]
     done = {(each.verb, each.resource) for each in here}
-    assert {("patch", "nemotrondeployments"), ("patch", "deployments"), ("patch", "rayservices")} <= done
+    assert {("patch", "nemotrondeployments"), ("patch", "deployments")} <= done
     assert {each.pod for each in here if each.writes} == {leader}
     operators.world.delete("first", home)
 
