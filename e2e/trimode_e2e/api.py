@@ -7,7 +7,6 @@ or `pods`, whatever version the server prefers.
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,9 +22,6 @@ Object = dict[str, Any]
 MANAGER = "trimode-e2e"
 POLL_S = 0.1
 DISCOVERY_S = 30.0
-LOOK_S = 3
-AWAY_S = 0.3
-SETTLE_S = 0.05
 MERGE = "application/merge-patch+json"
 
 
@@ -122,13 +118,6 @@ class Api:
             )
         return patched
 
-    def bind(self, pod: str, namespace: str, node: str) -> None:
-        """What the scheduler would do."""
-        target = {"apiVersion": "v1", "kind": "Node", "name": node}
-        body = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": pod}, "target": target}
-        with _refusals():
-            self._of("v1", "Pod").subresources["binding"].create(name=pod, namespace=namespace, body=body)
-
     def delete(
         self, api_version: str, kind: str, name: str, namespace: str | None = None, grace_s: int | None = None
     ) -> None:
@@ -142,25 +131,6 @@ class Api:
         except Refused as exc:
             if exc.status != 404:
                 raise
-
-    def snapshots(self, api_version: str, kind: str, stopping: threading.Event) -> Iterator[list[Object]]:
-        """All objects of a kind, again and again until stopped: soon after any changes, and every few seconds.
-
-        Waits for a server that is away. Whoever follows these compares, and so misses nothing for good.
-        """
-        while not stopping.is_set():
-            try:
-                listed = self._of(api_version, kind).get()
-                yield [item | {"apiVersion": api_version, "kind": kind} for item in listed.to_dict()["items"]]
-                self._await_change(api_version, kind, listed.metadata.resourceVersion)
-            except Exception:  # noqa: BLE001 - the server may be away in any way; it is waited for
-                stopping.wait(AWAY_S)
-
-    def _await_change(self, api_version: str, kind: str, version: str) -> None:
-        """Until something changes after `version`, or for some seconds."""
-        for _ in self._of(api_version, kind).watch(resource_version=version, timeout=LOOK_S):
-            time.sleep(SETTLE_S)  # more will have changed
-            return
 
     def until(self, look: Callable[[], Any], what: str, timeout_s: float = 30.0) -> Any:
         """Ask until the answer is true, and return it. Raises AssertionError naming what did not come."""

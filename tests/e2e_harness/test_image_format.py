@@ -16,7 +16,7 @@ import pytest
 
 from trimode_e2e.errors import Broken
 from trimode_e2e.image.layer import Layer
-from trimode_e2e.image.layout import Image, archive, assemble, load, send
+from trimode_e2e.image.layout import Image, archive, assemble, load
 from trimode_e2e.image.store import Store, locked
 
 
@@ -127,18 +127,9 @@ def test_layers_are_linked_into_containerds_content_and_claimed(image: Image, tm
     assert calls[-1]["bytes"] == len(archive(image))
 
 
-def test_a_whole_image_is_sent(image: Image, tmp_path: Path) -> None:
-    send(image, ["sh", "-c", f"cat > {tmp_path / 'sent'}"])
-    contents = _unpacked((tmp_path / "sent").read_bytes())
-    for layer in image.layers:
-        assert contents[f"blobs/sha256/{layer.digest}"] == layer.path.read_bytes()
-
-
 def test_a_refusal_is_told_in_containerds_words(image: Image, tmp_path: Path) -> None:
     with pytest.raises(Broken, match="no space"):
         load(image, _ctr(tmp_path, 1), tmp_path / "root")
-    with pytest.raises(Broken, match="no space"):
-        send(image, ["sh", "-c", "echo no space; exit 1"])
 
 
 def _writing(name: str, content: bytes) -> Callable[[Layer], None]:

@@ -1,22 +1,25 @@
 """Packages from Debian without touching this machine: an apt of its own below one folder, no root needed.
 
-Belongs here: apt-get and dpkg-deb. Fetches binary and source packages of a named release from the mirror that the
-machine's own apt uses.
+Belongs here: apt-get and dpkg-deb. Fetches packages of a named release from the mirror that the machine's own apt uses.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from trimode_e2e.control.programs import run
-from trimode_e2e.errors import Missing
+from trimode_e2e.errors import Broken, Missing
 
 MIRROR = "TRIMODE_DEBIAN_MIRROR"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-_TOOLS = ("apt-get", "dpkg-deb", "tar")
+_TOOLS = ("apt-get", "dpkg-deb")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +34,8 @@ class Debian:
         require_tools()
         for path in ("lists/partial", "cache/archives/partial"):
             (self.folder / path).mkdir(parents=True, exist_ok=True)
-        source = f"[signed-by={KEYRING}] {mirror()} {self.suite} main"
-        (self.folder / "sources.list").write_text(f"deb {source}\ndeb-src {source}\n")
+        (self.folder / "status").touch()
+        (self.folder / "sources.list").write_text(f"deb [signed-by={KEYRING}] {mirror()} {self.suite} main\n")
         self._apt("update", cwd=self.folder)
 
     def download(self, into: Path, *packages: str) -> tuple[Path, ...]:
@@ -41,17 +44,17 @@ class Debian:
         self._apt("download", *packages, cwd=into)
         return tuple(sorted(into.glob("*.deb")))
 
-    def download_source(self, into: Path, package: str) -> Path:
-        """Fetch a source package; returns its upstream archive."""
-        into.mkdir(parents=True, exist_ok=True)
-        self._apt("source", "--download-only", package, cwd=into)
-        return next(into.glob(f"{package}_*.orig.tar.*"))
+    def download_with_needs(self, *packages: str) -> list[Path]:
+        """Fetch these and all that they depend on: nothing counts as installed."""
+        self._apt("install", "--yes", "--no-install-recommends", "--download-only", *packages, cwd=self.folder)
+        return sorted((self.folder / "cache" / "archives").glob("*.deb"))
 
     def _apt(self, *words: str, cwd: Path) -> None:
         options = {
             "Dir::Etc::sourcelist": self.folder / "sources.list",
             "Dir::Etc::sourceparts": "/dev/null",
             "Dir::State::Lists": self.folder / "lists",
+            "Dir::State::status": self.folder / "status",
             "Dir::Cache": self.folder / "cache",
             "APT::Sandbox::User": "root",  # apt would hand the download to a user who may not write here
             "Debug::NoLocking": "true",
@@ -79,6 +82,18 @@ def mirror() -> str:
         if origin == "Debian" and "-" not in codename and uri:
             return uri[0]
     raise Missing(f"apt knows no mirror of Debian here: name one in {MIRROR}")
+
+
+@contextmanager
+def contents(package: Path) -> Iterator[tarfile.TarFile]:
+    """The files of a package, to be read once from front to back. Raises Broken where it cannot be read."""
+    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", package], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        with tarfile.open(fileobj=process.stdout, mode="r|") as tar:
+            yield tar
+        process.stdout.read()  # what follows the end of the archive: else dpkg-deb complains of a broken pipe
+    if process.returncode:
+        raise Broken(f"dpkg-deb cannot read {package.name}: it ended with {process.returncode}")
 
 
 def unpack(packages: tuple[Path, ...], into: Path) -> None:

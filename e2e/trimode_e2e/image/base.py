@@ -8,8 +8,9 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from trimode_e2e.control.debian import Debian, contents
 from trimode_e2e.errors import Missing
-from trimode_e2e.image import debian, interpreter
+from trimode_e2e.image import interpreter
 from trimode_e2e.image.layer import Layer
 
 PACKAGES = (
@@ -53,7 +54,9 @@ def fill(layer: Layer, suite: str) -> None:
             layer.folder(path, mode)
         for name in _MERGED:
             layer.link(name, f"usr/{name}")
-        _debian(layer, debian.download(suite, PACKAGES, Path(folder)))
+        source = Debian(suite, Path(folder))
+        source.prepare()
+        _debian(layer, source.download_with_needs(*PACKAGES))
     interpreter.fill(layer)
     names = {Path(path).name for path in layer.paths}
     if lacking := sorted(interpreter.libraries() - names):
@@ -66,7 +69,7 @@ def fill(layer: Layer, suite: str) -> None:
 def _debian(layer: Layer, packages: list[Path]) -> None:
     certificates: list[bytes] = []
     for package in packages:
-        with debian.contents(package) as tar:
+        with contents(package) as tar:
             for info in tar:
                 path = merged(info.name)
                 if not path or unused(path):

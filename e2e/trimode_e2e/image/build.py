@@ -13,9 +13,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
+from trimode_e2e.control import debian
 from trimode_e2e.control.programs import run
 from trimode_e2e.errors import Missing
-from trimode_e2e.image import base, containerfile, debian, distributions, interpreter, layer, nvidia, packages
+from trimode_e2e.image import base, containerfile, distributions, interpreter, layer, nvidia, packages
 from trimode_e2e.image.layout import Image, assemble
 from trimode_e2e.image.store import Say, locked
 from trimode_operator.settings import Settings

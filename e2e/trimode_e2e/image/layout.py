@@ -5,7 +5,6 @@ Belongs here: configuration, manifest and index, and the archive that `ctr image
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import platform
@@ -77,19 +76,6 @@ def load(image: Image, ctr: Sequence[str], root: Path) -> None:
         with layer.path.open("rb") as file:
             _run([*ctr, "content", "ingest", *claim, layer.digest], stdin=file)
     _run([*ctr, "images", "import", "-"], input=archive(image))
-
-
-def send(image: Image, command: Sequence[str]) -> None:
-    """Write the whole image to the standard input of a command. Raises Broken with its words where it fails."""
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):  # it ended early: its words say why
-            _write(image, process.stdin, (image.manifest, image.config, *image.layers))
-            process.stdin.close()
-        words = process.stdout.read().decode(errors="replace")
-    if process.returncode:
-        raise Broken(f"containerd takes no image: {' '.join(command)}:\n{end_of(words)}")
 
 
 def archive(image: Image) -> bytes:
