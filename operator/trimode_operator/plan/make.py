@@ -144,8 +144,6 @@ def _over_tls(deployment: NemotronDeployment, kind: ChildKind, message: str) -> 
 def unsupported(deployment: NemotronDeployment) -> list[Problem]:
     """What the schema allows and a cluster cannot run (yet)."""
     spec, problems = deployment.spec, []
-    if deployment.metadata.name[0].isdigit():
-        problems.append(Problem("metadata.name", "must start with a letter, as names of Services do"))
     if spec.model.uri.startswith("file://") and not spec.model.uri.startswith("file:///"):
         problems.append(Problem("spec.model.uri", f"{spec.model.uri!r}: write an absolute path, file:///PATH"))
     if wrong := reserved(spec.engine.args or ()):
