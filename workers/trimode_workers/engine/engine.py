@@ -29,8 +29,9 @@ from trimode_workers.engine.lawful import ended
 from trimode_workers.engine.memory import keep_freed_memory
 from trimode_workers.engine.messages import Configure, Cycle, Finish, Stats, Submit, TokenEvent
 from trimode_workers.engine.modes import MODES
-from trimode_workers.engine.plan import Limits, Piece, groups, left, schedule, swaps
+from trimode_workers.engine.plan import Limits, Piece, groups, left, schedule
 from trimode_workers.engine.primitive import Primitive
+from trimode_workers.engine.rows import close_gaps, line_up
 from trimode_workers.engine.sequence import Sequence
 from trimode_workers.engine.settings import EngineSettings
 from trimode_workers.engine.store import PageStore
@@ -143,13 +144,12 @@ class Engine:
         self._admit(todo.admit)
         self._share(todo.prefill)
         self._preempt(todo.preempt)
-        self._close_gaps()
+        close_gaps(self._cache, self._running)
         batch = self._helm.decide(todo.decode, began)
         parts = groups(todo.decode, self._helm.point_of)
         riding = {s for point, members in parts if point.mode is Mode.AR for s in members if s.missing}
         self._prefill([piece for piece in todo.prefill if piece.tokens and piece.sequence not in riding])
-        if any(members[-1].row - members[0].row != len(members) - 1 for _, members in parts):
-            self._line_up([members for _, members in parts])
+        line_up(self._cache, self._running, [members for _, members in parts])
         self._decoded = sum(point.width * len(members) for point, members in parts)
         for point, members in parts:
             events += self._decode(point, members)
@@ -257,12 +257,6 @@ class Engine:
             self._enqueue(sequence)
             self._counters.preemptions += 1
 
-    def _close_gaps(self) -> None:
-        """Move rows so that those in use follow one another."""
-        while (free := self._cache.lowest_free()) is not None and free < len(self._running):
-            last = max(self._running, key=lambda s: s.row)
-            last.row = self._cache.move(last.row, last.cached)
-
     def _prefill(self, turn: Seq[Piece]) -> None:
         """One causal forward without logits over a piece of every prompt that has its turn."""
         if not turn:
@@ -275,19 +269,6 @@ class Engine:
         computed = sum(piece.tokens for piece in turn)
         self._counters.prompt["computed"] += computed
         self._helm.prefilled(computed, self._clock() - began)
-
-    def _line_up(self, members: list[list[Sequence]]) -> None:
-        """Exchange rows so that each group is a run of rows, which attention reads without copying."""
-        grouped = {s for group in members for s in group}
-        rest = [s for s in self._running if s not in grouped]
-        by_row = {s.row: s for s in self._running}
-        for a, b in swaps([[s.row for s in group] for group in (*members, rest)]):
-            first, second = by_row[a], by_row[b]
-            self._cache.swap(a, b, max(first.cached, second.cached))
-            first.row, second.row = b, a
-            by_row[a], by_row[b] = second, first
-        for group in members:
-            group.sort(key=lambda s: s.row)
 
     def _decode(self, point: OperatingPoint, members: list[Sequence]) -> list[TokenEvent]:
         """One cycle of one group, from the model to events; the curves learn from it."""

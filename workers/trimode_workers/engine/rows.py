@@ -1,0 +1,35 @@
+"""Rows of the cache change owners so that those who run together lie together: attention then reads without copying.
+
+Belongs here: moving and exchanging rows. Which exchanges are needed is `plan.swaps`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+
+from trimode_workers.engine.cache import KVCache
+from trimode_workers.engine.plan import swaps
+from trimode_workers.engine.sequence import Sequence
+
+
+def close_gaps(cache: KVCache, running: Seq[Sequence]) -> None:
+    """Move rows so that those in use follow one another."""
+    while (free := cache.lowest_free()) is not None and free < len(running):
+        last = max(running, key=lambda s: s.row)
+        last.row = cache.move(last.row, last.cached)
+
+
+def line_up(cache: KVCache, running: Seq[Sequence], groups: Seq[list[Sequence]]) -> None:
+    """Exchange rows so that each group is a run of rows, in ascending order. Rows in use follow one another."""
+    if all(members[-1].row - members[0].row == len(members) - 1 for members in groups):
+        return
+    grouped = {s for group in groups for s in group}
+    rest = [s for s in running if s not in grouped]
+    by_row = {s.row: s for s in running}
+    for a, b in swaps([[s.row for s in group] for group in (*groups, rest)]):
+        first, second = by_row[a], by_row[b]
+        cache.swap(a, b, max(first.cached, second.cached))
+        first.row, second.row = b, a
+        by_row[a], by_row[b] = second, first
+    for group in groups:
+        group.sort(key=lambda s: s.row)
