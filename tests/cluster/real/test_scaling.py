@@ -20,8 +20,12 @@ PATIENCE_S = 240.0
 
 @pytest.fixture(scope="module")
 def serving(installed: World, home: str) -> Iterator[World]:
-    """One replica at rest, which two requests fill. The tests leave it so."""
-    installed.api.create(tiny(NAME, home, engine={"maxContextTokens": 512, "maxRunningRequests": 2}))
+    """One replica at rest, which two requests fill. The tests leave it so.
+
+    Requests wait until they are served: with the default, those who found no place in 2 s were rightly answered 429.
+    """
+    engine = {"maxContextTokens": 512, "maxRunningRequests": 2}
+    installed.api.create(tiny(NAME, home, engine=engine, admission={"maxWaitMilliseconds": 60000}))
     installed.until_condition(NAME, home, "Ready")
     installed.first_answer(NAME, home)
     # Replicas serve before KubeRay calls their cluster active, which it does when all that Serve wants runs.
@@ -108,7 +112,7 @@ def test_a_pool_joins_the_cluster_and_leaves_it(serving: World, home: str) -> No
 
 def test_a_request_wakes_a_pool_that_sleeps(serving: World, home: str) -> None:
     sleepy: dict[str, Any] = {"min": 0, "max": 1, "idleSeconds": 5}
-    patience = {"maxWaitMilliseconds": 100000}
+    patience = {"maxWaitMilliseconds": 100000}  # a pod has to start meanwhile
     serving.patch(NAME, home, {"pools": [pool("flex", replicas=sleepy)], "admission": patience})
 
     def asleep() -> bool:
