@@ -22,10 +22,18 @@ PATIENCE_S = 240.0
 def serving(installed: World, home: str) -> Iterator[World]:
     """One replica at rest, which two requests fill. The tests leave it so.
 
-    Requests wait until they are served: with the default, those who found no place in 2 s were rightly answered 429.
+    Requests wait until they are served. The defaults are a queue of 2 s and a tier whose first token is due after 1 s,
+    and whoever is late for either is rightly answered 429, which on a slow machine is what an overload did here.
     """
-    engine = {"maxContextTokens": 512, "maxRunningRequests": 2}
-    installed.api.create(tiny(NAME, home, engine=engine, admission={"maxWaitMilliseconds": 60000}))
+    installed.api.create(
+        tiny(
+            NAME,
+            home,
+            engine={"maxContextTokens": 512, "maxRunningRequests": 2},
+            tiers=[{"name": "patient", "ttftMilliseconds": 120000, "tpotMilliseconds": 10000}],
+            admission={"maxWaitMilliseconds": 60000},
+        )
+    )
     installed.until_condition(NAME, home, "Ready")
     installed.first_answer(NAME, home)
     # Replicas serve before KubeRay calls their cluster active, which it does when all that Serve wants runs.
