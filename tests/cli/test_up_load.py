@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from trimode_api.errors import InvalidInput
 from trimode_cli.errors import BadInput
@@ -18,6 +19,11 @@ spec:
   - {name: flex, modes: [AR, SelfSpeculation]}
 """
 
+NAMESPACE = "apiVersion: v1\nkind: Namespace\nmetadata: {name: llm}\n"
+LAUGHS = "a0: &a0 [1]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10))
+CHAIN = "a0: &a0 [1]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}]\n" for n in range(1, 200))
+"""Written flat: only with its aliases followed is it deep."""
+
 
 def test_a_good_file_is_a_resource(tmp_path: Path) -> None:
     file = tmp_path / "d.yaml"
@@ -32,7 +38,19 @@ def test_a_good_file_is_a_resource(tmp_path: Path) -> None:
         ("a: 1\na: 2\n", "x.yaml:2:1: not valid YAML: key 'a' is given twice"),
         ("", "x.yaml: empty"),
         ("# only a comment\n", "x.yaml: empty"),
-        (GOOD + "---\n" + GOOD, "x.yaml: 2 documents"),
+        (GOOD + "---\n" + GOOD, "x.yaml: 2 times NemotronDeployment"),
+        (
+            NAMESPACE + "---\n" + NAMESPACE,
+            "x.yaml: 2 objects and no NemotronDeployment among them (Namespace, Namespace)",
+        ),
+        (GOOD + "---\n- 1\n", "x.yaml: a list"),
+        ("kind: List\nitems: []\n", "x.yaml: empty"),
+        ("[" * 3000 + "]" * 3000, "x.yaml:1:101: not valid YAML: nested more than 100 levels deep"),
+        ("- " * 3000 + "1", "nested more than 100 levels deep"),
+        ("a: &a {b: *a}", "x.yaml:1:11: not valid YAML: an alias within what it stands for"),
+        ("a: &a [1, [*a]]", "an alias within what it stands for"),
+        (LAUGHS, "more than 100000 values, aliases followed"),
+        (CHAIN, "nested more than 100 levels deep"),
         ("- 1\n", "x.yaml: a list"),
         ("hello", "x.yaml: a text"),
         ("a: !!python/object:os.system {}", "could not determine a constructor"),
@@ -85,6 +103,38 @@ def test_all_problems_of_a_resource_are_named_with_the_file() -> None:
     assert said.startswith("x.yaml has 2 problems")
     assert "spec.pools[0].modes[1]" in said
     assert "spec.pools[0].colour: unknown field" in said
+
+
+def listed(*objects: str, kind: str = "List") -> str:
+    """What `kubectl get -o yaml` writes."""
+    items = [{**yaml.safe_load(each), "status": {}} for each in objects]
+    return yaml.safe_dump({"apiVersion": "v1", "kind": kind, "items": items, "metadata": {"resourceVersion": ""}})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{NAMESPACE}---\n{GOOD}",
+        f"{GOOD}---\n{NAMESPACE}",
+        listed(GOOD),
+        listed(NAMESPACE, GOOD),
+        listed(GOOD, kind="NemotronDeploymentList"),
+        f"{listed(NAMESPACE)}---\n{GOOD}",
+    ],
+)
+def test_the_one_resource_is_found_among_other_objects(text: str) -> None:
+    assert parse(text, "x.yaml").spec == parse(GOOD, "x.yaml").spec
+
+
+def test_the_problems_of_the_one_resource_are_told_by_its_own_paths() -> None:
+    with pytest.raises(InvalidInput, match=r"spec\.pools\[0\]\.colour: unknown field"):
+        parse(NAMESPACE + "---\n" + GOOD.replace("]}", "], colour: red}"), "x.yaml")
+
+
+def test_aliases_and_merges_are_followed() -> None:
+    text = GOOD.replace("- {name: flex,", "- &flex {name: flex,") + "  - {<<: *flex, name: more}\n"
+    first, second = parse(text, "x.yaml").spec.pools
+    assert (second.name, second.modes) == ("more", first.modes)
 
 
 def test_trailing_documents_without_content_do_no_harm() -> None:
