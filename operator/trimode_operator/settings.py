@@ -6,11 +6,12 @@ as an argument.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
+from trimode_api.quantities import GRAMMAR, MAX_LENGTH
 from trimode_api.values import Cpu, Memory, Name
 
 IMAGE = "trimode:0.1.0"
@@ -26,11 +27,22 @@ class Part(BaseModel):
     )
 
 
+def _text(value: Any) -> Any:
+    return repr(value) if isinstance(value, float) else value
+
+
+_AS_PODS_WRITE_IT = (
+    BeforeValidator(_text),
+    WithJsonSchema({"type": ["string", "number"], "pattern": GRAMMAR, "maxLength": MAX_LENGTH, "exclusiveMinimum": 0}),
+)
+"""`0.5` too: only the schema of a custom resource has no type for that. Helm writes bytes as `2e+09`."""
+
+
 class PodResources(Part):
     """Cores and memory: what a pod asks for, and its bound of memory (no bound of cores: it would only throttle)."""
 
-    cpu: Cpu = "1"
-    memory: Memory = "1Gi"
+    cpu: Annotated[Cpu, *_AS_PODS_WRITE_IT] = "1"
+    memory: Annotated[Memory, *_AS_PODS_WRITE_IT] = "1Gi"
 
 
 class Gateway(Part):
