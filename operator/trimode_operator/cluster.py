@@ -19,6 +19,7 @@ RESOURCE = ChildKind(f"{GROUP}/{VERSION}", KIND, PLURAL)
 ENDPOINT_SLICES = ChildKind("discovery.k8s.io/v1", "EndpointSlice", "endpointslices")
 RAY_CLUSTER = ChildKind("ray.io/v1", "RayCluster", "rayclusters")
 """KubeRay's, made from our RayService."""
+POD = ChildKind("v1", "Pod", "pods")
 EVENT = ChildKind("v1", "Event", "events")
 LEASE = ChildKind("coordination.k8s.io/v1", "Lease", "leases")
 

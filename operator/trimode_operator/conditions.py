@@ -22,6 +22,18 @@ from trimode_operator.rollout import held_up, rollout
 from trimode_operator.verdict import FALSE, TRUE, UNKNOWN, ConditionType, Reason, Verdict, lines, replicas
 from trimode_policy.watching import usable
 
+BY_PODS = (
+    Reason.NOT_OBSERVED,
+    Reason.POOLS_NOT_READY,
+    Reason.RAY_SERVICE_NOT_READY,
+    Reason.WORKERS_ROLLOUT,
+    Reason.HEAD_NOT_READY,
+    Reason.ROUTER_ROLLOUT,
+    Reason.NO_ROUTER_READY,
+    Reason.SOME_ROUTERS_NOT_READY,
+)
+"""Reasons that a pod which cannot run explains better."""
+
 
 def verdicts(seen: Observations) -> Mapping[ConditionType, Verdict]:
     """Every condition, in the order of the status."""
@@ -54,12 +66,20 @@ def ready(seen: Observations) -> Verdict:
         return stuck
     for part in (workers_ready(seen), router_ready(seen)):
         if part.status is not TRUE:
-            return Verdict(part.status, part.reason, part.message)
+            return _with_pods(seen, part)
     if under_way := rollout(seen):
-        return under_way
+        return _with_pods(seen, under_way)
     if _behind(seen):
         return Verdict(FALSE, Reason.POLICY_ROLLOUT, _behind(seen))
     return Verdict(TRUE, Reason.AS_SPECIFIED, lines((workers_ready(seen).message, *_left_out(seen))))
+
+
+def _with_pods(seen: Observations, verdict: Verdict) -> Verdict:
+    """A missing node may come by itself, so it is told without a word of its own; a failing pod wants a person."""
+    message = lines((verdict.message, *seen.pods.failing, *seen.pods.unplaced))
+    if seen.pods.failing and verdict.reason in BY_PODS:
+        return Verdict(FALSE, Reason.PODS_FAILING, message)
+    return Verdict(verdict.status, verdict.reason, message)
 
 
 def serving(seen: Observations) -> Verdict:

@@ -17,6 +17,7 @@ from trimode_api.status import RebalancingStatus
 from trimode_operator.fleets import NO_FLEETS, Fleets
 from trimode_operator.plan import Note
 from trimode_operator.plan.router import UserSecret
+from trimode_operator.pods_seen import NO_PODS, PodsSeen
 from trimode_policy.watching import merged
 
 SECRET_MISSING, SECRET_INVALID = "SecretMissing", "SecretInvalid"
@@ -68,7 +69,7 @@ class Observations:
     `policy_version` is None where the spec is invalid, and so has no policy. `attainment`: by tier with an objective,
     percent of recent answers that met it, None without answers; `objectives`: percent that must. `rebalancing`: how
     replicas that pools share are split from now on, None where they share none. `secrets`: what is wrong with Secrets
-    that the spec names.
+    that the spec names. `pods`: what keeps them from running; looked at where the fleet is not as it should be.
     """
 
     generation: int
@@ -88,6 +89,7 @@ class Observations:
     attainment: Mapping[str, int | None] = field(default_factory=dict)
     objectives: Mapping[str, int] = field(default_factory=dict)
     rebalancing: RebalancingStatus | None = None
+    pods: PodsSeen = NO_PODS
 
     @property
     def replicas(self) -> tuple[ReplicaState, ...]:

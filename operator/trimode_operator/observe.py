@@ -12,13 +12,14 @@ from collections.abc import Iterable
 
 from trimode_api.spec import Router
 from trimode_operator.cache import Cache, Key
-from trimode_operator.cluster import ENDPOINT_SLICES, Cluster, Object
+from trimode_operator.cluster import ENDPOINT_SLICES, POD, Cluster, Object
 from trimode_operator.fleets import NO_FLEETS, Address, Fleets, addresses
 from trimode_operator.observations import secret_missing, secrets_refused
 from trimode_operator.plan import ChildKind, Names, Note, selector
 from trimode_operator.plan.make import ALWAYS
 from trimode_operator.plan.names import TOKEN_KEY
 from trimode_operator.plan.router import user_secrets
+from trimode_operator.pods_seen import PodsSeen, pods_seen
 from trimode_operator.routers import Routers
 
 TOKEN_BYTES = 32
@@ -66,6 +67,10 @@ class Observer:
         """Where the routers are now."""
         slices = f"{SERVICE_LABEL}={names.reports}"
         return addresses(await self._cluster.listed(ENDPOINT_SLICES, key.namespace, slices))
+
+    async def pods(self, key: Key) -> PodsSeen:
+        """What keeps pods of the fleet from running."""
+        return pods_seen(await self._cluster.listed(POD, key.namespace, selector(key.name)))
 
     async def fleets(self, routers: Iterable[Address], token: str | None) -> Fleets:
         """What they say."""

@@ -14,6 +14,7 @@ from trimode_operator import ending
 from trimode_operator.apply import Applier
 from trimode_operator.cache import Key
 from trimode_operator.cluster import Object
+from trimode_operator.conditions import BY_PODS, ready
 from trimode_operator.discovery import require
 from trimode_operator.errors import KubeRayTooOld, NotMade
 from trimode_operator.fleets import Fleets
@@ -109,6 +110,8 @@ class Reconciler:
             seen = replace(seen, secrets=await self._observer.secrets(key, deployment.spec.router, fleets))
         if failure is not None:
             seen = replace(seen, failure=Failure(failure.reason, str(failure)))
+        if ready(seen).reason in BY_PODS:
+            seen = replace(seen, pods=await self._observer.pods(key))
         status = await self._writer.tell(key, seen)
         if isinstance(failure, NotMade):
             raise failure

@@ -55,6 +55,7 @@ class Reason(StrEnum):
     KUBERAY_BEHIND = "KubeRayBehind"
     VALIDATION_FAILED = "ValidationFailed"
     HEAD_NOT_READY = "HeadNotReady"
+    PODS_FAILING = "PodsFailing"
     WAITING_FOR_WORKERS = "WaitingForWorkers"
     DEPLOY_FAILED = "DeployFailed"
     POLICY_ROLLOUT = "PolicyRollout"

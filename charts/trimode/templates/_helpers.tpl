@@ -108,6 +108,10 @@ seccompProfile: {type: RuntimeDefault}
 - apiGroups: [discovery.k8s.io]
   resources: [endpointslices]
   verbs: [list]
+# Why a fleet's pods do not run, where they do not.
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list]
 - apiGroups: [""]
   resources: [events]
   verbs: [create]

@@ -1,0 +1,86 @@
+"""What keeps a fleet's pods from running, in words for people.
+
+Belongs here: pure reading of pods' statuses. KubeRay's statuses only count workers: an image that cannot be pulled, a
+missing Secret or a container killed for memory stand nowhere else than in the pod.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+STUCK = (
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "ErrImageNeverPull",
+    "InvalidImageName",
+    "CreateContainerConfigError",
+    "CreateContainerError",
+    "RunContainerError",
+    "CrashLoopBackOff",
+)
+"""Reasons of a waiting container that waiting alone does not mend."""
+KILLED = "OOMKilled"
+LINES_MAX, WORDS_MAX = 4, 300
+Pod = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class PodsSeen:
+    """`failing`: containers that cannot start or do not stay. `unplaced`: pods that no node takes. One line each."""
+
+    failing: tuple[str, ...] = ()
+    unplaced: tuple[str, ...] = ()
+
+
+NO_PODS = PodsSeen()
+
+
+def pods_seen(pods: Iterable[Pod]) -> PodsSeen:
+    """Each problem once, with the first of the pods that have it; pods that are going count no more."""
+    staying = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+    failing = ((pod, words) for pod in staying for words in _failing(pod))
+    unplaced = ((pod, words) for pod in staying for words in _unplaced(pod))
+    return PodsSeen(_lines(failing), _lines(unplaced))
+
+
+def _failing(pod: Pod) -> Iterator[str]:
+    status = pod.get("status") or {}
+    for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+        if container.get("ready"):
+            continue
+        name, waiting = container["name"], (container.get("state") or {}).get("waiting") or {}
+        if _killed(container):
+            yield f"container {name} was killed for memory: it needs more than its limit ({KILLED})"
+        elif waiting.get("reason") in STUCK:
+            yield f"container {name}: {waiting['reason']}: {waiting.get('message', '')}".rstrip(": ")
+
+
+def _killed(container: Mapping[str, Any]) -> bool:
+    """Now, or before it was last restarted."""
+    ends = [(container.get(state) or {}).get("terminated") or {} for state in ("state", "lastState")]
+    return any(end.get("reason") == KILLED for end in ends)
+
+
+def _unplaced(pod: Pod) -> Iterator[str]:
+    for condition in (pod.get("status") or {}).get("conditions") or ():
+        if (condition["type"], condition["status"], condition.get("reason")) == (
+            "PodScheduled",
+            "False",
+            "Unschedulable",
+        ):
+            yield f"no node takes it: {condition.get('message', '')}".rstrip(": ")
+
+
+def _lines(found: Iterable[tuple[Pod, str]]) -> tuple[str, ...]:
+    """The same words of several pods are one line."""
+    names: dict[str, list[str]] = {}
+    for pod, words in found:
+        names.setdefault(words[:WORDS_MAX], []).append(pod["metadata"]["name"])
+    lines = [f"pod {min(pods)}{_more(len(pods))}: {words}" for words, pods in names.items()]
+    return tuple(sorted(lines)[:LINES_MAX])
+
+
+def _more(count: int) -> str:
+    return f" and {count - 1} more" if count > 1 else ""
