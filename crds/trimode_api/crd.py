@@ -17,7 +17,7 @@ from trimode_api.status import Status
 from trimode_api.values import ResourceName
 
 PLURAL = "nemotrondeployments"
-LIST_KEYS = {"pools": "name", "tiers": "name", "conditions": "type", "points": "point"}
+LIST_KEYS = {"pools": "name", "tiers": "name", "resourceClaims": "name", "conditions": "type", "points": "point"}
 SETS = {"modes", "blockLengths"}
 
 Schema = dict[str, Any]
@@ -99,6 +99,8 @@ def _inline(node: Any, definitions: dict[str, Any]) -> Any:
         del out["type"]  # a structural schema has one type or this
     if "properties" in node:
         out["properties"] = {name: _field(name, child, definitions) for name, child in node["properties"].items()}
+    if isinstance(values := node.get("additionalProperties"), dict):  # a mapping with keys of the user's own
+        out["additionalProperties"] = _inline(values, definitions)
     if "items" in node:
         out["items"] = _inline(node["items"], definitions)
         if out["items"].get("type") == "string" and not {"enum", "maxLength"} & out["items"].keys():

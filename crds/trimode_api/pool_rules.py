@@ -33,6 +33,14 @@ POOL_RULES: tuple[AnyRule, ...] = (
     Distinct(("pools",), "name"),
     Distinct(("pools", "*", "modes")),
     Distinct(("pools", "*", "blockLengths")),
+    Distinct(("pools", "*", "pod", "resourceClaims"), "name"),
+    Rule(
+        ("pools", "*", "pod", "resourceClaims", "*"),
+        ("resourceClaimName",),
+        "is needed where there is no resourceClaimTemplateName, and there only",
+        "has(self.resourceClaimName) != has(self.resourceClaimTemplateName)",
+        lambda c: (c.get("resourceClaimName") is None) != (c.get("resourceClaimTemplateName") is None),
+    ),
     Rule(
         ("pools", "*"),
         ("blockLengths",),

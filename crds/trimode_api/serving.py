@@ -11,6 +11,7 @@ from pydantic import Field
 
 from trimode_api.fields import Int, SpecModel
 from trimode_api.modes import Mode
+from trimode_api.pods import Pod
 from trimode_api.values import Argument, BlockLength, Cpu, Memory, ModelUri, Name, Threshold
 
 
@@ -139,6 +140,11 @@ class Pool(SpecModel):
     )
     replicas: Replicas = Field(default=Replicas(), description="Bounds of the number of replicas.")
     resources: Resources = Field(default=Resources(), description="What one replica is given.")
+    pod: Pod | None = Field(
+        default=None,
+        description="Further fields of the pool's pods, as pods write them; on a cluster only. A change of it makes "
+        "another Ray cluster beside the one that serves.",
+    )
 
 
 class Diffusion(SpecModel):

@@ -70,6 +70,13 @@ SecretName = Annotated[
 ]
 """A DNS subdomain, as Kubernetes wants names of Secrets."""
 
+ObjectName = Annotated[
+    str,
+    _pattern(DNS_SUBDOMAIN, "an object's name: lower-case letters, digits, '-' and '.', 253 at most", 253),
+    _text_schema(DNS_SUBDOMAIN, 253),
+]
+"""A DNS subdomain, as Kubernetes wants names of most objects."""
+
 CPU = Bounds("10m", "2048", "cores", "8, '0.5' or 500m")
 MEMORY = Bounds("64Mi", "64Ti", "bytes", "64Gi, 1.5Gi or 500M")
 

@@ -45,6 +45,8 @@ SGLANG = {"type": "SGLang", "image": "x/y"}
 MANUAL = {"policy": "Manual", "mode": "AR"}
 AR, FAST = {"name": "ar", "modes": ["AR"]}, {"name": "fast", "modes": ["SelfSpeculation"]}
 ROUGH, WIDE = {"name": "rough", "modes": ["Diffusion"]}, {"name": "wide", "modes": ["QuadraticSpeculation"]}
+POD = "spec.pools.0.pod"
+CLAIM = {"name": "gpu", "resourceClaimTemplateName": "one-gpu"}
 ASLEEP = {"replicas": {"min": 0}}
 UP_TO_3 = {"replicas": {"max": 3}}
 
@@ -79,6 +81,12 @@ GOOD: list[Changes] = [
     {"spec.engine": SGLANG | {"args": ["ä" * 1024, ""]}, "spec.pools": [AR]},
     {"spec.pools.0.draftThreshold": "0.0001"},
     {"spec.pools.0.draftThreshold": "1.0000"},
+    # pods
+    *({POD: value} for value in (None, {}, {"affinity": None, "resourceClaims": None, "nodeSelector": None})),
+    {POD: {"runtimeClassName": "nvidia", "priorityClassName": "a.b-c", "nodeSelector": {"gpu": "h100", "x/y": ""}}},
+    {POD: {"nodeSelector": {"gpu": "h" * 63}, "resourceClaims": [CLAIM, {"name": "b", "resourceClaimName": "c.d"}]}},
+    {POD: {"tolerations": [{"operator": "Exists"}, {}], "topologySpreadConstraints": [{"maxSkew": 1}]}},
+    {POD: {"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"x": [1, None]}]}}}},
     # several fields together
     {"spec.pools": [FAST], SWITCHING: {"fallbackMode": "SelfSpeculation"}},
     {"spec.pools": [AR, ROUGH | ASLEEP], "spec.diffusion": {}},
@@ -201,6 +209,30 @@ WRONG: list[tuple[str, Any, str, str]] = [
     ("spec.pools.0.resources", {"gpus": 2}, "spec.pools[0].resources.gpus", "one GPU; ask for 0 or 1"),
     ("spec.pools.0.resources", {"gpus": 0.5}, "spec.pools[0].resources.gpus", "integer"),
     ("spec.pools.0.resources", {"gpu": 1}, "spec.pools[0].resources.gpu", "unknown field"),
+    (POD, {"hostNetwork": True}, "spec.pools[0].pod.hostNetwork", "unknown field"),
+    (POD, {"runtimeClassName": "Nvidia"}, "spec.pools[0].pod.runtimeClassName", "an object's name"),
+    (POD, {"priorityClassName": ""}, "spec.pools[0].pod.priorityClassName", "an object's name"),
+    (POD, {"nodeSelector": ["gpu"]}, "spec.pools[0].pod.nodeSelector", "dictionary"),
+    (POD, {"nodeSelector": {"gpu": 1}}, "spec.pools[0].pod.nodeSelector.gpu", "string"),
+    (POD, {"nodeSelector": {"gpu": "h" * 64}}, "spec.pools[0].pod.nodeSelector.gpu", "63"),
+    (POD, {"nodeSelector": {f"l{n}": "" for n in range(33)}}, "spec.pools[0].pod.nodeSelector", "32"),
+    (POD, {"tolerations": {}}, "spec.pools[0].pod.tolerations", "list"),
+    (POD, {"tolerations": ["gpu"]}, "spec.pools[0].pod.tolerations[0]", "dictionary"),
+    (POD, {"affinity": []}, "spec.pools[0].pod.affinity", "dictionary"),
+    (POD, {"resourceClaims": [CLAIM, CLAIM]}, "spec.pools[0].pod.resourceClaims[1]", "'gpu' is there twice"),
+    (POD, {"resourceClaims": [{}]}, "spec.pools[0].pod.resourceClaims[0].name", "required"),
+    (
+        POD,
+        {"resourceClaims": [{"name": "a"}]},
+        "spec.pools[0].pod.resourceClaims[0].resourceClaimName",
+        "no resourceClaimTemplateName",
+    ),
+    (
+        POD,
+        {"resourceClaims": [CLAIM | {"resourceClaimName": "a"}]},
+        "spec.pools[0].pod.resourceClaims[0].resourceClaimName",
+        "there only",
+    ),
     ("spec.diffusion", {"threshold": 0.9}, "spec.diffusion.threshold", "string"),
     ("spec.diffusion", {"threshold": "1.5"}, "spec.diffusion.threshold", "(0, 1]"),
     ("spec.diffusion", {"threshold": "0.0"}, "spec.diffusion.threshold", "(0, 1]"),

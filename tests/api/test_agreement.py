@@ -189,6 +189,9 @@ def _over(node: Schema) -> st.SearchStrategy[Any]:
         return spoilt | st.sampled_from(["", "a" * (node["maxLength"] + 1)])
     if node.get("type") == "array":
         return _good(node["items"]).map(lambda item: [copy.deepcopy(item) for _ in range(node["maxItems"] + 1)])
+    if node.get("type") == "object" and "properties" not in node:
+        values = [{}, {"a": "b"}] if "additionalProperties" not in node else [{"a": "b" * 64}, {"a": 1}, {"a": []}]
+        return st.sampled_from(values) | st.sampled_from([[], "a", 1])
     if node.get("type") == "object":
         fields = {name: near(each) for name, each in node["properties"].items()}
         more = st.builds(lambda some, name: {**some, name: None}, _mapping(node), st.sampled_from(NAMES))
@@ -197,6 +200,8 @@ def _over(node: Schema) -> st.SearchStrategy[Any]:
 
 
 def _mapping(node: Schema) -> st.SearchStrategy[dict[str, Any]]:
+    if "properties" not in node:  # keys of the user's own
+        return st.sampled_from([{}, {"a": "b"}, {"a": "b" * 63, "c/d": ""}])
     fields = {name: near(each) for name, each in node["properties"].items()}
     required = {name: fields.pop(name) for name in node.get("required", ())}
     return st.fixed_dictionaries(required, optional=fields)

@@ -115,7 +115,7 @@ def _of_policy(path: str) -> bool:
     """Whether the field is part of the policy: all but the model, the engine and what replicas are given."""
     if path.startswith(("spec.model", "spec.engine", "spec.router", "spec.suspend", "spec.rebalancing")):
         return False
-    return not (path.startswith("spec.pools[") and (".replicas" in path or ".resources" in path))
+    return not (path.startswith("spec.pools[") and any(part in path for part in (".replicas", ".resources", ".pod")))
 
 
 def _of_sleep(change: Change) -> bool:

@@ -32,6 +32,7 @@ from trimode_operator.plan.pods import (
     token_variable,
     user_variables,
 )
+from trimode_operator.plan.pool_pods import pool_placement, pool_resources, unnoticed
 from trimode_operator.plan.serve import application_args, placement_resource, serve_config
 from trimode_operator.plan.shape import SHAPE_ANNOTATION, shape_of
 from trimode_operator.plan.weights import Weights, weights
@@ -183,11 +184,13 @@ def _group(
             "metadata": {
                 "labels": labels(owner.name, "worker") | {POOL_LABEL: pool.name},
                 "annotations": {
-                    ROLL_ANNOTATION: digest(application_args(deployment, pool, names, source), observed.token)
+                    ROLL_ANNOTATION: digest(
+                        application_args(deployment, pool, names, source), observed.token, *unnoticed(pool)
+                    )
                 },
             },
             "spec": {
-                **placement(settings),
+                **pool_placement(pool, settings),
                 **_SIGNALLED,
                 "serviceAccountName": names.service_account,
                 "automountServiceAccountToken": False,
@@ -219,7 +222,7 @@ def _worker(
         "imagePullPolicy": settings.image_pull_policy,
         "env": [*user_variables(), token_variable(names), *source.environment, *_ray_environment()],
         "ports": [{"name": "serve", "containerPort": SERVE_PORT}],
-        "resources": _given(pool, settings),
+        "resources": pool_resources(pool, settings),
         "securityContext": container_security(),
         "volumeMounts": [tmp_mount(), *source.mounts],
         "livenessProbe": http_probe(HEALTH_PATH, AGENT_PORT, failures=24),
@@ -233,15 +236,6 @@ def _leave(deployment: NemotronDeployment, names: Names, *more: str) -> dict[str
     limit = grace_seconds(deployment.spec.drain.timeout_seconds) - LEAVE_MARGIN_S
     command = ["python", "-m", LEAVE_MODULE, "--routers", names.reports_url, "--timeout-s", str(limit), *more]
     return {"preStop": {"exec": {"command": command}}}
-
-
-def _given(pool: Pool, settings: Settings) -> dict[str, Any]:
-    given = pool.resources
-    gpus = {settings.gpu_resource: str(given.gpus)} if given.gpus else {}
-    return {
-        "requests": {"cpu": given.cpu, "memory": given.memory, **gpus},
-        "limits": {"memory": given.memory, **gpus},
-    }
 
 
 def _ray_environment() -> list[dict[str, Any]]:
