@@ -72,6 +72,11 @@ class Api:
             found = self._of(api_version, kind).get(namespace=namespace, label_selector=selector)
         return [item | {"apiVersion": api_version, "kind": kind} for item in found.to_dict()["items"]]
 
+    def watched(self, api_version: str, kind: str, namespace: str) -> Iterator[tuple[str, Object]]:
+        """Objects and every change from then on, without end: `ADDED`, `MODIFIED` or `DELETED`, with the object."""
+        for event in self._of(api_version, kind).watch(namespace=namespace):
+            yield event["type"], event["raw_object"]
+
     def create(self, manifest: Object) -> Object:
         kind, namespace = self._of(manifest["apiVersion"], manifest["kind"]), manifest["metadata"].get("namespace")
         with _refusals():

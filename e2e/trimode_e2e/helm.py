@@ -22,6 +22,16 @@ from trimode_e2e.control.build import CLUSTER, built
 from trimode_e2e.errors import Missing
 
 TIMEOUT_S = 600.0
+SMALL_VALUES: Mapping[str, Any] = {
+    # Requests that fit a node of two cores; limits are the chart's own.
+    "settings": {
+        "head": {"cpu": "100m", "memory": "2Gi"},
+        "router": {"cpu": "50m", "memory": "512Mi"},
+        "autoscaler": {"cpu": "20m", "memory": "512Mi"},
+    },
+    "resources": {"requests": {"cpu": "20m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
+}
+"""Of our chart, for the node of the tests."""
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
