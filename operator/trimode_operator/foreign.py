@@ -11,9 +11,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from trimode_operator.plan.names import MANAGER
+from trimode_operator.plan.queue import queue_of
 
 FRAME = ("apiVersion", "kind", "metadata", "status")
 """Parts of an object where others may write as they please."""
+SUSPENDED = ("spec", "suspend")
+"""Of an object in a queue of Kueue's: Kueue's to say."""
 
 
 def additions(desired: Mapping[str, Any], live: Mapping[str, Any]) -> dict[str, Any]:
@@ -23,14 +26,24 @@ def additions(desired: Mapping[str, Any], live: Mapping[str, Any]) -> dict[str, 
     addition in it is replaced as a whole.
     """
     patch: dict[str, Any] = {}
+    kept = SUSPENDED if queue_of(desired) else ()
     for entry in live["metadata"].get("managedFields") or []:
         if entry.get("manager") == MANAGER or entry.get("subresource"):
             continue
         fields = {key: part for key, part in (entry.get("fieldsV1") or {}).items() if key.removeprefix("f:") in desired}
         for part in FRAME:
             fields.pop(f"f:{part}", None)
-        _merge(patch, _in_mapping(fields, desired, live))
+        _merge(patch, _without(_in_mapping(fields, desired, live), kept))
     return patch
+
+
+def _without(patch: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    """The patch with the field at the path left alone."""
+    if not path or path[0] not in patch:
+        return patch
+    inside = _without(patch[path[0]], path[1:]) if len(path) > 1 else {}
+    rest = {key: value for key, value in patch.items() if key != path[0]}
+    return rest | ({path[0]: inside} if inside else {})
 
 
 def _in_mapping(fields: Mapping[str, Any], desired: Mapping[str, Any], live: Mapping[str, Any]) -> dict[str, Any]:

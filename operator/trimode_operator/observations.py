@@ -16,6 +16,7 @@ from trimode_api.resource import NemotronDeployment
 from trimode_api.status import RebalancingStatus
 from trimode_operator.fleets import NO_FLEETS, Fleets
 from trimode_operator.plan import Note
+from trimode_operator.plan.queue import queue_of
 from trimode_operator.plan.router import UserSecret
 from trimode_operator.pods_seen import NO_PODS, PodsSeen
 from trimode_policy.watching import merged
@@ -48,6 +49,7 @@ class Ray:
 
     `current`: KubeRay's status is of the latest spec. `silent`: it has not been for so long that something is wrong.
     `headless`: KubeRay's words where the serving cluster's head pod is not ready, while its status stays as it was.
+    `queue`: the queue in which Kueue holds a cluster of it, because there is no quota; empty where it holds none.
     """
 
     ready: bool | None
@@ -57,6 +59,7 @@ class Ray:
     current: bool = True
     silent: bool = False
     headless: str = ""
+    queue: str = ""
     failed: tuple[str, ...] = ()
     namespace: str = ""
     name: str = ""
@@ -124,9 +127,14 @@ def rollout_of(deployment: Mapping[str, Any] | None) -> Rollout | None:
 
 
 def ray_of(
-    service: Mapping[str, Any] | None, cluster: Mapping[str, Any] | None = None, *, silent: bool = False
+    service: Mapping[str, Any] | None,
+    cluster: Mapping[str, Any] | None = None,
+    pending: Mapping[str, Any] | None = None,
+    *,
+    silent: bool = False,
 ) -> Ray | None:
-    """The state of a live RayService. `cluster`: the RayCluster that serves, where it is known."""
+    """The state of a live RayService. `cluster`: the RayCluster that serves, `pending` the one that is to, where they
+    are known."""
     if service is None:
         return None
     status = service.get("status") or {}
@@ -141,6 +149,7 @@ def ray_of(
         current=not behind(service),
         silent=silent,
         headless=_headless(cluster),
+        queue=queue_of(service) if any(map(_held, (service, cluster, pending))) else "",
         failed=_failed(status),
         namespace=service["metadata"].get("namespace", ""),
         name=service["metadata"].get("name", ""),
@@ -160,6 +169,10 @@ def overdue(service: Mapping[str, Any]) -> bool:
     status = service.get("status") or {}
     serving = (status.get("activeServiceStatus") or {}).get("rayClusterName")
     return behind(service) and bool(serving or not status.get("observedGeneration"))
+
+
+def _held(body: Mapping[str, Any] | None) -> bool:
+    return bool(((body or {}).get("spec") or {}).get("suspend"))
 
 
 def _headless(cluster: Mapping[str, Any] | None) -> str:

@@ -25,6 +25,7 @@ from trimode_operator.observe import Observer, fresh_token
 from trimode_operator.parts import Memory, Parts
 from trimode_operator.plan import Names, Observed, Owner, Plan, make_plan
 from trimode_operator.plan.make import RAY_SERVICE, prunable
+from trimode_operator.plan.queue import queue_metadata
 from trimode_operator.pushing import push
 from trimode_operator.ray_clusters import NO_CLUSTERS, RayClusters, RunningClusters, unpromoted
 from trimode_operator.rebalancing import rebalanced, targets_of
@@ -126,7 +127,8 @@ class Reconciler:
         before, service = status_in(body), self._ray_service(key)
         targets = targets_of(deployment.spec, before)
         waits = unpromoted(before, service, self._parts.now())
-        basis = (owner, capabilities, token, targets, waits, memory.groups)
+        queue = queue_metadata(deployment.metadata)  # no part of the generation
+        basis = (owner, capabilities, token, targets, waits, memory.groups, queue)
         if memory.plan is not None and memory.made == (basis, self._versions(key)):
             return memory.plan
         observed = Observed(token, service, targets, memory.groups, waits)
@@ -199,7 +201,7 @@ class Reconciler:
         if memory.behind is None or memory.behind[0] != late:
             memory.behind = late, clock
         silent = late is not None and clock - memory.behind[1] > SILENT_S
-        return ray_of(service, running.active, silent=silent)
+        return ray_of(service, running.active, running.pending, silent=silent)
 
     def _judged(self, key: Key, seen: Observations, deployment: NemotronDeployment, memory: Memory) -> Observations:
         """With how the tiers' objectives were met of late, and what follows for the replicas that pools share."""

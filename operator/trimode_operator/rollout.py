@@ -20,6 +20,10 @@ def held_up(seen: Observations) -> Verdict | None:
         return None
     if ray.reason == VALIDATION_FAILED and ray.ready is False:
         return Verdict(FALSE, Reason.VALIDATION_FAILED, f"KubeRay refuses the RayService: {ray.message}")
+    if ray.queue:
+        command = f"kubectl get workloads.kueue.x-k8s.io -n {ray.namespace}"
+        words = f"Kueue has not admitted the workers: they wait for quota in the queue {ray.queue}; see: {command}"
+        return Verdict(FALSE, Reason.WAITING_FOR_QUOTA, words)
     if ray.silent:
         command = f"kubectl get events --field-selector involvedObject.name={ray.name} -n {ray.namespace}"
         words = f"KubeRay has not taken over the RayService's latest spec for more than a minute; see why: {command}"

@@ -52,6 +52,7 @@ class Reason(StrEnum):
     RAY_SERVICE_READY = "RayServiceReady"
     RAY_SERVICE_NOT_READY = "RayServiceNotReady"
     WORKERS_ROLLOUT = "WorkersRollout"
+    WAITING_FOR_QUOTA = "WaitingForQuota"
     KUBERAY_BEHIND = "KubeRayBehind"
     VALIDATION_FAILED = "ValidationFailed"
     HEAD_NOT_READY = "HeadNotReady"

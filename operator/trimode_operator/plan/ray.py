@@ -33,6 +33,7 @@ from trimode_operator.plan.pods import (
     user_variables,
 )
 from trimode_operator.plan.pool_pods import pool_placement, pool_resources, unnoticed
+from trimode_operator.plan.queue import queue_metadata
 from trimode_operator.plan.serve import application_args, placement_resource, serve_config
 from trimode_operator.plan.shape import SHAPE_ANNOTATION, shape_of
 from trimode_operator.plan.weights import Weights, weights
@@ -85,9 +86,14 @@ def ray_service(
     if not rays_token:
         _without_token(config)
     body = child("ray.io/v1", "RayService", names.ray_service, owner, "worker")
+    queue = queue_metadata(deployment.metadata)
     return {
         **body,
-        "metadata": {**body["metadata"], "annotations": {SHAPE_ANNOTATION: shape_of(config)}},
+        "metadata": {
+            **body["metadata"],
+            "labels": queue["labels"] | body["metadata"]["labels"],
+            "annotations": queue["annotations"] | {SHAPE_ANNOTATION: shape_of(config)},
+        },
         "spec": {
             "upgradeStrategy": {"type": "NewCluster"},
             "rayClusterDeletionDelaySeconds": UNPROMOTED_CLUSTER_STAYS_S

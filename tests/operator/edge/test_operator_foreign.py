@@ -120,5 +120,17 @@ def test_scaling_by_another_controller_is_told_from_a_hand() -> None:
     assert additions(DEPLOYMENT, found) == {}
 
 
+def test_suspend_is_kueues_where_there_is_a_queue() -> None:
+    """Else nobody has a reason to write it, and a fleet would be held for ever."""
+    service = {"kind": "RayService", "metadata": {"name": "r", "labels": {}}, "spec": {"rayClusterConfig": {}}}
+    fields = {"f:spec": {"f:suspend": {}, "f:x": {}}}
+    assert additions(service, live(service, {"suspend": True, "x": 1}, fields)) == {
+        "spec": {"suspend": None, "x": None}
+    }
+    service["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "gpus"}
+    assert additions(service, live(service, {"suspend": True, "x": 1}, fields)) == {"spec": {"x": None}}
+    assert additions(service, live(service, {"suspend": True}, {"f:spec": {"f:suspend": {}}})) == {}
+
+
 def test_objects_without_managed_fields_have_none() -> None:
     assert additions(SERVICE, SERVICE) == {}

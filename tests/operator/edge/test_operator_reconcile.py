@@ -53,6 +53,22 @@ async def test_a_second_look_writes_nothing(stage: Stage) -> None:
     assert stage.cluster.writes == []
 
 
+async def test_a_label_of_kueue_is_handed_through_although_it_makes_no_generation(stage: Stage) -> None:
+    await serving(stage)
+    queue = {"kueue.x-k8s.io/queue-name": "gpus", "team": "serving"}
+    stage.edit("NemotronDeployment", "nemo", lambda body: body["metadata"].update(labels=queue))
+    await stage.visit()
+    service = stage.cluster.named("RayService", "nemo")
+    assert service["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
+    assert "team" not in service["metadata"]["labels"]
+    stage.cluster.writes.clear()
+    await stage.visit()
+    assert stage.cluster.writes == []
+    stage.edit("NemotronDeployment", "nemo", lambda body: body["metadata"].update(labels={}))
+    await stage.visit()
+    assert [write[:2] for write in stage.cluster.writes] == [("apply", "RayService")]
+
+
 async def test_a_full_relist_writes_nothing(stage: Stage) -> None:
     await serving(stage)
     stage.now += RELIST_S + 1

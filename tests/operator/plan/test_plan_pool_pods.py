@@ -112,3 +112,18 @@ def test_a_change_of_tolerations_rolls_the_pods(
     other = find(plan(resource(with_pod(spec, {"affinity": NEAR}))), "RayService")
     base = find(plan(resource(spec)), "RayService")
     assert other["metadata"]["annotations"][SHAPE_ANNOTATION] != base["metadata"]["annotations"][SHAPE_ANNOTATION]
+
+
+def test_kueues_labels_and_annotations_are_handed_through_and_change_no_shape(
+    resource: Resource, plan: MakePlan, find: Find
+) -> None:
+    plain, ours = resource(), {"app.kubernetes.io/part-of": "x", "team": "a"}
+    labels = {"kueue.x-k8s.io/queue-name": "gpus", **ours}
+    annotations = {"kueue.x-k8s.io/elastic-job": "true", "note": "b"}
+    metadata = plain.metadata.model_copy(update={"labels": labels, "annotations": annotations})
+    before = find(plan(plain), "RayService")
+    after = find(plan(plain.model_copy(update={"metadata": metadata})), "RayService")
+    assert after["metadata"]["labels"] == before["metadata"]["labels"] | {"kueue.x-k8s.io/queue-name": "gpus"}
+    added = {"kueue.x-k8s.io/elastic-job": "true"}
+    assert after["metadata"]["annotations"] == before["metadata"]["annotations"] | added
+    assert after["spec"] == before["spec"]
