@@ -51,10 +51,10 @@ cluster-test: cluster-programs ## tests on a real cluster: KubeRay, a node with 
 
 # Side by side: the one waits for pods, the other for an API server of its own.
 cluster-test-real:
-	$(BIN)/python -m pytest -m "cluster and not faults" -s tests/cluster/real
+	$(BIN)/python -m pytest -m "cluster and not faults" -s tests/cluster/real $(ARGS)
 
 cluster-test-paper:
-	$(BIN)/python -m pytest -m cluster tests/cluster --ignore=tests/cluster/real
+	$(BIN)/python -m pytest -m "cluster and not slow" tests/cluster --ignore=tests/cluster/real
 
 fault-test: cluster-programs ## what takes a cluster's parts away under load: leader, API server, etcd, KubeRay, kubelet (10 minutes)
 	$(BIN)/python -m pytest -m faults -s tests/cluster/real
@@ -66,7 +66,7 @@ gpu-bench: $(VENV)/.up ## every operating point of a model on an NVIDIA GPU (MOD
 	@$(BIN)/python -c "import torch, sys; torch.cuda.is_available() or sys.exit('gpu-bench: no NVIDIA GPU here (torch.cuda.is_available() is False): nothing was measured')"
 	$(BIN)/trimode bench --engine-only --model $(MODEL) $(if $(ADAPTER),--draft-adapter $(ADAPTER)) --out .
 
-kind-test: ## image, KubeRay, chart and an answer on a throw-away kind cluster (needs docker, kind, kubectl, helm)
+kind-test: $(VENV)/.dev ## image and KubeRay on a throw-away kind cluster, and the real half of cluster-test on it (docker, kind)
 	charts/kind/test.sh
 
 clean: ## remove the virtual environment and caches
