@@ -9,11 +9,30 @@ Belongs here: error values that more than one part speaks. Errors of one part li
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
+
+MOST_SHOWN = 120
+"""Characters of an input that a message repeats: an image in a request came back whole, 1.3 MB of it, in the error."""
+MOST_SAID = 1000
+"""Characters of an error's message altogether."""
+
+
+def shown(value: object, most: int = MOST_SHOWN) -> str:
+    """`value` as a message shows it, never longer than about `most` characters."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits; lists thousands deep
+        return f"a {type(value).__name__} too large to show"
+    return clipped(text, most)
+
+
+def clipped(text: str, most: int) -> str:
+    """The beginning of `text`, and how much more there was."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
 
 
 class TrimodeError(Exception):
@@ -43,7 +62,8 @@ class InvalidInput(TrimodeError):
 
 
 class ApiError(TrimodeError):
-    """An error answer over HTTP. `retry_after_s` (whole seconds) becomes the Retry-After header."""
+    """An error answer over HTTP. `retry_after_s` (whole seconds) becomes the Retry-After header. Message and `param`
+    are cut where they are too long for an answer: both may repeat what a client sent."""
 
     def __init__(
         self,
@@ -54,11 +74,11 @@ class ApiError(TrimodeError):
         param: str | None = None,
         retry_after_s: int | None = None,
     ) -> None:
-        super().__init__(message)
+        self.message = clipped(message, MOST_SAID)
+        super().__init__(self.message)
         self.status = status
-        self.message = message
         self.code = code
-        self.param = param
+        self.param = None if param is None else clipped(param, MOST_SHOWN)
         self.retry_after_s = retry_after_s
 
     def body(self) -> dict[str, Any]:
@@ -81,11 +101,14 @@ def error_body(status: int, message: str, *, code: str | None = None, param: str
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def problems_of(error: ValidationError, root: str = "", *, secret: bool = False) -> tuple[Problem, ...]:
+def problems_of(
+    error: ValidationError, root: str = "", *, secret: bool = False, unsupported: Mapping[str, str] | None = None
+) -> tuple[Problem, ...]:
     """pydantic's findings as problems with Kubernetes-like paths, in the order of the input; values of `secret` input
-    are not quoted."""
+    are not quoted. `unsupported`: what to say of fields that are known, by their paths, but not in the model."""
     findings: list[Any] = [{**finding, **({"input": None} if secret else {})} for finding in error.errors()]
-    return tuple(_problem(finding, root) for finding in findings if not _echo(finding, findings))
+    known = unsupported or {}
+    return tuple(_problem(finding, root, known) for finding in findings if not _echo(finding, findings))
 
 
 def _echo(finding: Any, findings: Sequence[Any]) -> bool:
@@ -96,11 +119,13 @@ def _echo(finding: Any, findings: Sequence[Any]) -> bool:
     )
 
 
-def _problem(finding: Any, root: str) -> Problem:
+def _problem(finding: Any, root: str, unsupported: Mapping[str, str]) -> Problem:
     path = root
     for part in finding["loc"]:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
-    kind = finding["type"]
+    path, kind = clipped(path, MOST_SHOWN), finding["type"]
+    if kind == "extra_forbidden" and path in unsupported:
+        return Problem(path, f"{unsupported[path]}, got {shown(finding['input'])}")
     if kind == "extra_forbidden":
         return Problem(path, "unknown field; check its spelling and its place")
     if kind == "missing":
@@ -121,7 +146,8 @@ def _problem(finding: Any, root: str) -> Problem:
 
 def _with_value(message: str, value: Any) -> str:
     """The message with the value that broke it, where the value is short enough to read."""
-    return message if value is None or len(repr(value)) > 60 else f"{message}, got {value!r}"
+    text = shown(value)
+    return message if value is None or len(text) > 60 else f"{message}, got {text}"
 
 
 def _lower(text: str) -> str:

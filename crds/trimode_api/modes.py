@@ -1,11 +1,13 @@
 """Modes and operating points: the dial that trimode turns.
 
-Belongs here: names of modes and points and how they are written. No policy, no I/O.
+Belongs here: names of modes and points, how they are written, and which point a wish for a mode means. No policy, no
+I/O.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -108,6 +110,53 @@ class OperatingPoint:
             return AR
         threshold = None if match["t"] is None else float(match["t"])
         return cls(_MODES[match["kind"]], int(match["b"]), threshold)
+
+
+LOSSY_REFUSED = "Diffusion is lossy, but quality is 'lossless'; send 'lossy-ok' or leave it out"
+"""Why diffusion is not run for a request that asks for both; router and replica say it alike."""
+
+
+def allows_lossy(quality: str | None, mode: Mode | None) -> bool:
+    """Whether diffusion may answer a request: it said 'lossy-ok', or it wishes for diffusion and said nothing else."""
+    return quality == "lossy-ok" or (quality is None and mode is Mode.DIFFUSION)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a request insists on: a mode, and where it says so the block length (tokens) and threshold.
+
+    It stays a wish until the replica that answers has resolved it: a router that settled it by the points of the whole
+    fleet turned requests away that a living pool could serve by another point of the mode.
+    """
+
+    mode: Mode
+    block_length: int | None = None
+    threshold: float | None = None
+
+    def fits(self, point: OperatingPoint) -> bool:
+        """Whether `point` is what this asks for; what is left out fits anything."""
+        return (
+            point.mode is self.mode
+            and self.block_length in (None, point.block_length)
+            and self.threshold in (None, point.threshold)
+        )
+
+    def __str__(self) -> str:
+        """As a request writes it: `SelfSpeculation with blockLength 8 and threshold 0.9`."""
+        parts = [] if self.block_length is None else [f"blockLength {self.block_length}"]
+        if self.threshold is not None:
+            parts.append(f"threshold {self.threshold:g}")
+        return f"{self.mode.value} with {' and '.join(parts)}" if parts else self.mode.value
+
+
+def resolve(wish: Wish, points: Iterable[OperatingPoint]) -> OperatingPoint | None:
+    """The point of `points` that `wish` means, None where none fits.
+
+    Of several the longest block, then the highest threshold, as a manual mode without a length has it; so the answer
+    does not depend on the order of `points`.
+    """
+    fitting = (point for point in points if wish.fits(point))
+    return max(fitting, key=lambda point: (point.block_length, point.threshold or 0.0), default=None)
 
 
 AR = OperatingPoint(Mode.AR)

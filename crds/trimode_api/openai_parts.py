@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
-from trimode_api.modes import BLOCK_LENGTHS, Mode, OperatingPoint
+from trimode_api.modes import BLOCK_LENGTHS, Mode, Wish
 
 Quality = Literal["lossless", "lossy-ok"]
 
@@ -27,12 +27,27 @@ class RequestModel(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_idle_fields(cls, value: Any) -> Any:
+        """Null is absent, at every level as OpenAI has it: clients send null for what they leave alone."""
+        if not isinstance(value, dict):
+            return value
+        return {name: given for name, given in value.items() if given is not None and not cls._idle(name, given)}
+
+    @classmethod
+    def _idle(cls, name: str, value: Any) -> bool:
+        """Whether a field that is not null changes nothing at its value."""
+        return False
+
 
 class StreamOptions(RequestModel):
-    """`include_usage` adds a last chunk without choices that carries the usage."""
+    """`include_usage` adds a last chunk without choices that carries the usage. With `continuous_usage_stats` vLLM
+    tells it in every chunk, too; here it comes with the last, which the clients that ask for it read as well."""
 
     include_usage: bool = False
     include_obfuscation: bool = False
+    continuous_usage_stats: bool = False
 
 
 class TrimodeOptions(RequestModel):
@@ -67,13 +82,10 @@ class TrimodeOptions(RequestModel):
             raise ValueError(f"needs mode SelfSpeculation or Diffusion, got {value} with mode {mode}")
         return value
 
-    def matches(self, point: OperatingPoint) -> bool:
-        """Whether `point` is what this asks for; what is left out matches anything."""
-        return (
-            point.mode is self.mode
-            and self.block_length in (None, point.block_length)
-            and self.threshold in (None, point.threshold)
-        )
+    @property
+    def wish(self) -> Wish | None:
+        """The mode insisted on, None where any will do."""
+        return None if self.mode is None else Wish(self.mode, self.block_length, self.threshold)
 
 
 class JsonSchema(RequestModel):

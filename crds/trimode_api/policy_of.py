@@ -5,7 +5,7 @@ Belongs here: the one translation of a spec into a `PolicyConfig`, pure.
 
 from __future__ import annotations
 
-from trimode_api.modes import AR, Mode, OperatingPoint, diffusion, quadratic, speculation
+from trimode_api.modes import AR, Mode, OperatingPoint, Wish, diffusion, quadratic, resolve, speculation
 from trimode_api.resource import NemotronDeployment, Pool, Spec
 from trimode_api.wire import (
     AdmissionPolicy,
@@ -68,6 +68,4 @@ def _fixed(spec: Spec, points: dict[str, tuple[OperatingPoint, ...]]) -> dict[st
 
 def _point_of(mode: Mode, allowed: tuple[OperatingPoint, ...], length: int | None = None) -> OperatingPoint:
     """The point of `mode` with this block length, or its largest; a pool without the mode gives its first point."""
-    of_mode = [point for point in allowed if point.mode is mode]
-    exact = [point for point in of_mode if point.block_length == length]
-    return (exact or of_mode[-1:] or list(allowed[:1]))[0]
+    return resolve(Wish(mode, length), allowed) or resolve(Wish(mode), allowed) or allowed[0]

@@ -11,7 +11,7 @@ from enum import IntEnum, StrEnum
 from math import inf
 from zlib import crc32
 
-from trimode_api.modes import OperatingPoint
+from trimode_api.modes import OperatingPoint, Wish
 
 from .values import value
 
@@ -106,16 +106,16 @@ class Claim(IntEnum):
 class RequestView:
     """What routing and admission need of a request.
 
-    `priority`: of its tier, higher goes first. `lossy_ok`: diffusion may answer it. `pin`: the one operating point
-    the client insists on. `left_s`: seconds left until its first token is due. `held`: by replica, tokens of the prompt
-    that it is likely to have computed already (see `affinity`).
+    `priority`: of its tier, higher goes first. `lossy_ok`: diffusion may answer it. `pin`: the mode that the client
+    insists on, served by whichever replica has a point that fits. `left_s`: seconds left until its first token is due.
+    `held`: by replica, tokens of the prompt that it is likely to have computed already (see `affinity`).
     """
 
     tier: str = "standard"
     priority: int = 0
     prompt_tokens: int = 0
     lossy_ok: bool = False
-    pin: OperatingPoint | None = None
+    pin: Wish | None = None
     claim: Claim = Claim.ON_TIME
     left_s: float = inf
     held: Mapping[str, int] = field(default_factory=dict)
@@ -178,10 +178,10 @@ def route(request: RequestView, replicas: Sequence[ReplicaView], staleness: Stal
 
 
 def may_serve(request: RequestView, points: Iterable[OperatingPoint]) -> bool:
-    """Whether a replica with these points may answer: a pin needs its very point, and no lossy point answers a
+    """Whether a replica with these points may answer: a pin needs a point that fits it, and no lossy point answers a
     request that did not allow it."""
-    allowed = [point for point in points if request.lossy_ok or point.mode.lossless]
-    return bool(allowed) if request.pin is None else request.pin in allowed
+    pin, lossy_ok = request.pin, request.lossy_ok
+    return any((lossy_ok or point.mode.lossless) and (pin is None or pin.fits(point)) for point in points)
 
 
 LATE_SHARE = 0.5

@@ -11,8 +11,8 @@ from zlib import crc32
 
 import msgspec
 
-from trimode_api.errors import ApiError
-from trimode_api.modes import Mode, OperatingPoint
+from trimode_api.errors import ApiError, shown
+from trimode_api.modes import LOSSY_REFUSED, Mode, OperatingPoint, Wish, allows_lossy
 from trimode_api.openai_parts import WORKLOAD
 from trimode_policy.affinity import Beginning
 from trimode_policy.values import value
@@ -38,6 +38,7 @@ class Dial(msgspec.Struct, frozen=True):
     mode: str | None = None
     blockLength: int | None = None
     threshold: float | None = None
+    quality: str | None = None
     workload: str | None = None
 
 
@@ -72,7 +73,7 @@ class Asked:
     prompt_tokens: int
     max_tokens: int | None
     lossy_ok: bool
-    pin: OperatingPoint | None
+    pin: Wish | None
     beginnings: tuple[Beginning, ...] = ()
     choices: int = 1
     workload: str = ""
@@ -92,6 +93,8 @@ def parse(path: str, body: bytes, points: Sequence[OperatingPoint]) -> Asked:
             text = _TEXT.decode(body)
             common = text
             prompt = _required(bytes(text.prompt), "prompt", b'["', "a string or a list")
+    except RecursionError as error:
+        raise ApiError(400, "the request body is nested too deeply", code="invalid_json") from error
     except msgspec.ValidationError as error:
         raise _invalid(str(error)) from error
     except msgspec.DecodeError as error:
@@ -99,13 +102,13 @@ def parse(path: str, body: bytes, points: Sequence[OperatingPoint]) -> Asked:
     except UnicodeDecodeError as error:
         raise ApiError(400, "the request body is not valid UTF-8", code="invalid_json") from error
     limit = _limit(common)
-    pin = resolve(common.trimode, points) if common.trimode is not None else None
+    pin = wish_in(common.trimode, points) if common.trimode is not None else None
     return Asked(
         model=common.model,
         stream=bool(common.stream),
         prompt_tokens=max(1, len(prompt) // BYTES_PER_TOKEN),
         max_tokens=limit,
-        lossy_ok=_lossy_ok(common.quality) or (pin is not None and not pin.mode.lossless),
+        lossy_ok=_lossy_ok(common, pin),
         pin=pin,
         beginnings=beginnings(prompt),
         choices=max(1, common.n or 1),
@@ -130,10 +133,10 @@ def beginnings(prompt: bytes) -> tuple[Beginning, ...]:
     return tuple(found)
 
 
-def resolve(dial: Dial, points: Sequence[OperatingPoint]) -> OperatingPoint | None:
-    """The first of `points` that fits every field set in `dial`; None where `dial` names no mode.
+def wish_in(dial: Dial, points: Sequence[OperatingPoint]) -> Wish | None:
+    """What `dial` insists on, None where it names no mode.
 
-    Raises ApiError (400) where a mode is unknown or nothing fits.
+    Raises ApiError (400) where a mode is unknown or none of `points` fits.
     """
     if dial.mode is None:
         if dial.blockLength is not None or dial.threshold is not None:
@@ -143,21 +146,11 @@ def resolve(dial: Dial, points: Sequence[OperatingPoint]) -> OperatingPoint | No
         mode = Mode(dial.mode)
     except ValueError as error:
         allowed = ", ".join(mode.value for mode in Mode)
-        raise _bad("trimode.mode", f"{dial.mode!r} is not a mode; allowed: {allowed}") from error
-    for point in points:
-        if point.mode is not mode:
-            continue
-        if dial.blockLength not in (None, point.block_length):
-            continue
-        if dial.threshold in (None, point.threshold):
-            return point
-    wish = ", ".join(
-        f"{name} {value}"
-        for name, value in (("blockLength", dial.blockLength), ("threshold", dial.threshold))
-        if value is not None
-    )
-    allowed = ", ".join(str(point) for point in points)
-    raise _bad("trimode", f"{mode.value}{' with ' + wish if wish else ''} is not offered; allowed: {allowed}")
+        raise _bad("trimode.mode", f"{shown(dial.mode)} is not a mode; allowed: {allowed}") from error
+    wish = Wish(mode, dial.blockLength, dial.threshold)
+    if not any(map(wish.fits, points)):
+        raise _bad("trimode", f"{wish} is not offered; allowed: {', '.join(map(str, points))}")
+    return wish
 
 
 def _limit(common: _Common) -> int | None:
@@ -173,14 +166,20 @@ def _workload(dial: Dial | None) -> str:
     if dial is None or dial.workload is None:
         return ""
     if not _WORKLOAD.match(dial.workload):
-        raise _bad("trimode.workload", f"must be up to 32 of a-z, 0-9 and '-', got {dial.workload!r}")
+        raise _bad("trimode.workload", f"must be up to 32 of a-z, 0-9 and '-', got {shown(dial.workload)}")
     return dial.workload
 
 
-def _lossy_ok(quality: str | None) -> bool:
-    if quality is not None and quality not in QUALITIES:
-        raise _bad("quality", f"must be one of {', '.join(QUALITIES)}, got {quality!r}")
-    return quality == "lossy-ok"
+def _lossy_ok(common: _Common, wish: Wish | None) -> bool:
+    said = common.quality
+    if said is None and common.trimode is not None:
+        said = common.trimode.quality
+    if said is not None and said not in QUALITIES:
+        raise _bad("quality", f"must be one of {', '.join(QUALITIES)}, got {shown(said)}")
+    allowed = allows_lossy(said, None if wish is None else wish.mode)
+    if wish is not None and not wish.mode.lossless and not allowed:
+        raise _bad("trimode.mode", LOSSY_REFUSED)
+    return allowed
 
 
 def _required(raw: bytes, name: str, starts: bytes, kind: str) -> bytes:

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimode_api.modes import AR, diffusion, speculation
+from trimode_api.modes import AR, Mode, Wish, diffusion, speculation
 from trimode_policy.route import ReplicaView, RequestView, RouteReason, Staleness, route, spare
 
 S8, D32 = speculation(8), diffusion(32, 0.9)
+PINS = {None: None, AR: Wish(Mode.AR), S8: Wish(Mode.SELF_SPECULATION, 8), D32: Wish(Mode.DIFFUSION, 32, 0.9)}
 STALENESS = Staleness(stale_after_s=2.0, dead_after_s=10.0)
 ANY = RequestView()
 
@@ -62,19 +63,32 @@ def test_why_nobody() -> None:
     assert route(ANY, [], STALENESS, 0).reason is RouteReason.NONE_READY
     assert route(ANY, [replica(ready=False)], STALENESS, 0).reason is RouteReason.NONE_READY
     assert route(ANY, [replica(in_flight=8)], STALENESS, 0).reason is RouteReason.ALL_BUSY
-    pinned = RequestView(pin=speculation(64))
+    pinned = RequestView(pin=Wish(Mode.SELF_SPECULATION, 64))
     decision = route(pinned, [replica()], STALENESS, 0)
-    assert (decision.reason, "S64" in decision.detail) == (RouteReason.NOT_OFFERED, True)
+    assert (decision.reason, "SelfSpeculation with blockLength 64" in decision.detail) == (
+        RouteReason.NOT_OFFERED,
+        True,
+    )
 
 
 def test_pins_and_quality_are_respected() -> None:
     ar, fast, lossy = replica("ar", points=(AR,)), replica("s", points=(S8,), in_flight=5), replica("d", points=(D32,))
     everyone = [ar, fast, lossy]
-    assert route(RequestView(pin=S8), everyone, STALENESS, 0).replica_id == "s"
-    assert route(RequestView(pin=D32, lossy_ok=True), everyone, STALENESS, 0).replica_id == "d"
-    assert route(RequestView(pin=D32), everyone, STALENESS, 0).reason is RouteReason.NOT_OFFERED
+    assert route(RequestView(pin=PINS[S8]), everyone, STALENESS, 0).replica_id == "s"
+    assert route(RequestView(pin=PINS[D32], lossy_ok=True), everyone, STALENESS, 0).replica_id == "d"
+    assert route(RequestView(pin=PINS[D32]), everyone, STALENESS, 0).reason is RouteReason.NOT_OFFERED
     assert route(ANY, [lossy], STALENESS, 0).reason is RouteReason.NOT_OFFERED
     assert route(RequestView(lossy_ok=True), [lossy], STALENESS, 0).replica_id == "d"
+
+
+def test_a_mode_without_a_length_is_served_by_any_of_its_points() -> None:
+    wish, one, other = (
+        Wish(Mode.SELF_SPECULATION),
+        replica("a", points=(S8,)),
+        replica("b", points=(AR, speculation(32))),
+    )
+    assert route(RequestView(pin=wish), [replica("ar", points=(AR,)), other], STALENESS, 0).replica_id == "b"
+    assert route(RequestView(pin=wish), [replica("ar", points=(AR,)), one], STALENESS, 0).replica_id == "a"
 
 
 def test_equals_share_the_load_over_seeds() -> None:
@@ -100,7 +114,8 @@ views = st.builds(
 fleets = st.lists(views, max_size=8, unique_by=lambda r: r.replica_id)
 requests = st.builds(
     RequestView, tier=st.just("t"), priority=st.integers(0, 9), prompt_tokens=st.integers(0, 9000),
-    lossy_ok=st.booleans(), pin=st.sampled_from((None, None, AR, S8, D32)),
+    lossy_ok=st.booleans(),
+    pin=st.sampled_from((None, *PINS.values(), Wish(Mode.SELF_SPECULATION), Wish(Mode.DIFFUSION))),
 )  # fmt: skip
 
 
@@ -109,7 +124,10 @@ def may(request: RequestView, view: ReplicaView) -> bool:
     load = view.in_flight if view.age_s > 2.0 else max(view.in_flight, view.running + view.waiting)
     alive = view.ready and not view.draining and view.age_s <= 10.0 and load < view.capacity
     offered = {p for p in view.points if request.lossy_ok or p != D32}
-    return alive and bool(offered if request.pin is None else offered & {request.pin})
+    wanted = request.pin
+    if wanted is not None:
+        offered = {p for p in offered if p.mode is wanted.mode and wanted.block_length in (None, p.block_length)}
+    return alive and bool(offered)
 
 
 @given(requests, fleets, st.integers(0, 9))

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimode_api.errors import ApiError
-from trimode_api.modes import AR, OperatingPoint, diffusion, speculation
-from trimode_router.asked import CHAT_PATH, TEXT_PATH, Dial, beginnings, parse, resolve
+from trimode_api.modes import AR, Mode, Wish, diffusion, speculation
+from trimode_router.asked import CHAT_PATH, TEXT_PATH, Dial, beginnings, parse, wish_in
 from trimode_router.http.reader import RequestReader
 from trimode_router.http.request import Request, split_target
 from trimode_router.limits import Limits
@@ -65,30 +65,53 @@ def test_prompts_of_a_text_completion() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dial", "point"),
+    ("dial", "wish"),
     [
-        (Dial(mode="AR"), AR),
-        (Dial(mode="SelfSpeculation"), speculation(8)),
-        (Dial(mode="SelfSpeculation", blockLength=16), speculation(16)),
-        (Dial(mode="Diffusion"), diffusion(32, 0.9)),
-        (Dial(mode="Diffusion", blockLength=32, threshold=0.9), diffusion(32, 0.9)),
+        (Dial(mode="AR"), Wish(Mode.AR)),
+        (Dial(mode="SelfSpeculation"), Wish(Mode.SELF_SPECULATION)),
+        (Dial(mode="SelfSpeculation", blockLength=16), Wish(Mode.SELF_SPECULATION, 16)),
+        (Dial(mode="Diffusion"), Wish(Mode.DIFFUSION)),
+        (Dial(mode="Diffusion", blockLength=32, threshold=0.9), Wish(Mode.DIFFUSION, 32, 0.9)),
         (Dial(), None),
     ],
 )
-def test_a_wish_becomes_a_point(dial: Dial, point: OperatingPoint | None) -> None:
-    assert resolve(dial, POINTS) == point
+def test_a_wish_stays_a_wish(dial: Dial, wish: Wish | None) -> None:
+    """Which point serves it is for the replica: a pool that is away must not decide it."""
+    assert wish_in(dial, POINTS) == wish
 
 
 @pytest.mark.parametrize("dial", [Dial(mode="Diffusion", threshold=0.5), Dial(mode="SelfSpeculation", blockLength=4)])
 def test_a_wish_that_nothing_fits(dial: Dial) -> None:
     with pytest.raises(ApiError, match=r"allowed: AR, S8, S16, D32@0\.9"):
-        resolve(dial, POINTS)
+        wish_in(dial, POINTS)
 
 
 def test_who_asks_for_diffusion_allows_it() -> None:
     assert parse(CHAT_PATH, chat(trimode={"mode": "Diffusion"}), POINTS).lossy_ok
     assert parse(CHAT_PATH, chat(quality="lossy-ok"), POINTS).lossy_ok
+    assert parse(CHAT_PATH, chat(trimode={"quality": "lossy-ok"}), POINTS).lossy_ok
     assert not parse(CHAT_PATH, chat(quality="lossless"), POINTS).lossy_ok
+    with pytest.raises(ApiError, match="Diffusion is lossy"):
+        parse(CHAT_PATH, chat(quality="lossless", trimode={"mode": "Diffusion"}), POINTS)
+
+
+def test_a_body_nested_too_deeply_is_refused() -> None:
+    for deep in (b"[" * 2000 + b"]" * 2000, b'{"a":' * 100_000 + b"1" + b"}" * 100_000):
+        error = refusal(b'{"model": "m", "messages": ' + deep + b"}")
+        assert error is not None
+        assert error.status == 400
+        error = refusal(b'{"model": "m", "messages": [], "metadata": ' + deep + b"}")
+        assert error is not None
+        assert (error.status, error.code) == (400, "invalid_json")
+
+
+@pytest.mark.parametrize(
+    "fields", [{"quality": "x" * 9000}, {"trimode": {"mode": "x" * 9000}}, {"trimode": {"workload": "x" * 9000}}]
+)
+def test_no_message_repeats_the_input_at_length(fields: dict[str, object]) -> None:
+    error = refusal(chat(**fields))
+    assert error is not None
+    assert len(error.message) < 400
 
 
 def refusal(body: bytes) -> ApiError | None:

@@ -49,7 +49,7 @@ REFUSED: list[tuple[dict[str, Any], int, str, str]] = [
     ({"top_p": 0}, 400, "top_p", "greater than 0"),
     ({"messages": []}, 400, "messages", "at least 1"),
     ({"messages": "hi"}, 400, "messages", "array"),
-    ({"messages": [{"role": "tool", "content": "x"}]}, 400, "messages[0].role", "'user'"),
+    ({"messages": [{"role": "narrator", "content": "x"}]}, 400, "messages[0].role", "'user'"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "messages[0].content", "text"),
     ({"model": "gpt"}, 404, "model", "'echo'"),
     ({"stop": ["a", "b", "c", "d", "e"]}, 400, "stop", "at most 4"),

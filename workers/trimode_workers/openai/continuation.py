@@ -54,6 +54,8 @@ def parse_continuation(body: bytes) -> tuple[GenerationRequest, Head, list[Past]
     """The client's request, the answer's head, each choice so far. ApiError 400 where any of it is wrong."""
     try:
         asked = msgspec.json.decode(body, type=Continuation)
+    except RecursionError as exc:
+        raise ApiError(400, "continuation: nested too deeply", code="invalid_json") from exc
     except msgspec.DecodeError as exc:
         raise ApiError(400, f"continuation: {exc}", code="invalid_value") from exc
     kind = Kind.CHAT if asked.path.endswith("/chat/completions") else Kind.TEXT

@@ -11,8 +11,11 @@ from pydantic import ValidationError
 
 from trimode_api.errors import ApiError, problems_of
 from trimode_api.openai import GenerationRequest
+from trimode_api.openai_neutral import unsupported
 
 R = TypeVar("R", bound=GenerationRequest)
+
+_UNSUPPORTED = unsupported()
 
 
 def parse(kind: type[R], body: bytes) -> R:
@@ -27,7 +30,7 @@ def _refusal(error: ValidationError) -> ApiError:
     first = error.errors()[0]
     if first["type"] == "json_invalid":
         return ApiError(400, f"the body is not valid JSON: {first['ctx']['error']}", code="invalid_json")
-    problems = problems_of(error)
+    problems = problems_of(error, unsupported=_UNSUPPORTED)
     message = "; ".join(str(problem) for problem in problems)
     if first["type"] == "model_type":
         message = "the body must be a JSON object"

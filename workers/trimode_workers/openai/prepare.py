@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import msgspec
 
-from trimode_api.errors import ApiError
-from trimode_api.modes import Mode, OperatingPoint
+from trimode_api.errors import ApiError, shown
+from trimode_api.modes import LOSSY_REFUSED, Mode, OperatingPoint, resolve
 from trimode_api.openai import ChatRequest, CompletionRequest, GenerationRequest
-from trimode_api.openai_parts import SCHEMA_PATH, TrimodeOptions
+from trimode_api.openai_parts import SCHEMA_PATH
+from trimode_api.stamp import Stamp
 from trimode_api.wire import TIER_HEADER, TierPolicy
 from trimode_workers.engine.messages import Grammar, Sampling, Submit
 from trimode_workers.grammar.compiled import problem
@@ -40,11 +41,15 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What tells one request from another: its id in the engine, its tier's name ('' for none), its random seed."""
+    """What tells one request from another: its id in the engine, its tier's name ('' for none), its random seed.
+
+    `stamp`: the tier's rules, where a router has sent the request; it decides, whatever this replica knows of tiers.
+    """
 
     request_id: str
     tier: str
     seed: int
+    stamp: Stamp | None = None
 
 
 def prepare(request: GenerationRequest, text: TextModel, offer: Offer, identity: Identity) -> Submit:
@@ -52,13 +57,13 @@ def prepare(request: GenerationRequest, text: TextModel, offer: Offer, identity:
     if request.model != offer.model:
         raise ApiError(
             404,
-            f"model: {request.model!r} is not served here; {offer.model!r} is",
+            f"model: {shown(request.model)} is not served here; {offer.model!r} is",
             code="model_not_found",
             param="model",
         )
-    pin = _pin(request, offer.points)
+    pin = _pin(request, offer.points, routed=identity.stamp is not None)
     grammar = _grammar(request, offer, pin)
-    tier = _tier(identity.tier, offer.tiers)
+    stamp = identity.stamp or _stamp(identity.tier, offer.tiers)
     tokens = _prompt(request, text)
     return Submit(
         request_id=identity.request_id,
@@ -68,8 +73,8 @@ def prepare(request: GenerationRequest, text: TextModel, offer: Offer, identity:
         pin=None if pin is None else str(pin),
         lossy_ok=request.lossy_ok,
         tier=identity.tier,
-        tier_tpot_s=0.0 if tier is None else tier.tpot_milliseconds / 1000,
-        priority=0 if tier is None else tier.priority,
+        tier_tpot_s=stamp.tpot_s,
+        priority=stamp.priority,
         ignore_eos=request.ignore_eos,
         grammar=grammar,
         workload="" if request.trimode is None else request.trimode.workload or "",
@@ -93,7 +98,7 @@ def _field(request: GenerationRequest) -> str:
 def _prompt(request: GenerationRequest, text: TextModel) -> list[int]:
     if isinstance(request, ChatRequest):
         try:
-            tokens = text.chat([{"role": m.role, "content": m.content} for m in request.messages])
+            tokens = text.chat([message.for_template() for message in request.messages])
         except TemplateError as exc:
             raise ApiError(400, f"messages: {exc}", code="invalid_value", param="messages") from exc
     else:
@@ -115,12 +120,16 @@ def _plain(prompt: str | tuple[int, ...], text: TextModel) -> list[int]:
 
 
 def _room(prompt_tokens: int, wanted: int | None, context: int, field: str) -> int:
-    """Tokens the answer may have: what is wanted, within what the context leaves."""
+    """Tokens the answer may have: what is wanted, within what the context leaves.
+
+    LiteLLM knows a full context by the error's words only, LangChain by its code in the words, since clients no longer
+    put the code there themselves.
+    """
     left = context - prompt_tokens
     if left < 1:
         message = (
-            f"{field}: the prompt has {prompt_tokens} tokens; this model takes {context} with the answer, "
-            f"so at most {context - 1} are allowed"
+            f"This model's maximum context length is {context} tokens, the answer included. However, your {field} "
+            f"resulted in {prompt_tokens} tokens; at most {context - 1} are allowed (context_length_exceeded)."
         )
         raise ApiError(400, message, code="context_length_exceeded", param=field)
     return left if wanted is None else min(wanted, left)
@@ -134,20 +143,24 @@ def _sampling(request: GenerationRequest, defaults: SamplingDefaults, seed: int)
     )
 
 
-def _pin(request: GenerationRequest, points: Sequence[OperatingPoint]) -> OperatingPoint | None:
-    """The point asked for: the pool's only or largest one of the mode where no block length is given."""
-    wanted = request.trimode
-    if wanted is None or wanted.mode is None:
+def _pin(request: GenerationRequest, points: Sequence[OperatingPoint], *, routed: bool) -> OperatingPoint | None:
+    """The point asked for (see `resolve`), None where the request insists on none.
+
+    A router knows more than one replica: where this one does not have the point, or not yet, the router is told to ask
+    another (503), a client of this replica alone that it cannot be had (400).
+    """
+    wish = None if request.trimode is None else request.trimode.wish
+    if wish is None:
         return None
-    if wanted.mode is Mode.DIFFUSION and not request.lossy_ok:
-        message = "trimode.mode: Diffusion is lossy, but quality is 'lossless'; send 'lossy-ok' or leave it out"
-        raise ApiError(400, message, code="invalid_value", param="trimode.mode")
-    matching = [point for point in points if wanted.matches(point)]
-    if not matching:
+    if wish.mode is Mode.DIFFUSION and not request.lossy_ok:
+        raise ApiError(400, f"trimode.mode: {LOSSY_REFUSED}", code="invalid_value", param="trimode.mode")
+    point = resolve(wish, points)
+    if point is None:
         allowed = ", ".join(map(str, points))
-        message = f"trimode: {_words(wanted)} is not allowed in this pool; its points are {allowed}"
-        raise ApiError(400, message, code="mode_not_allowed", param="trimode")
-    return max(matching, key=lambda point: point.block_length)
+        message = f"trimode: {wish} is not offered; allowed: {allowed}"
+        status, retry = (503, 1) if routed else (400, None)
+        raise ApiError(status, message, code="mode_not_allowed", param="trimode", retry_after_s=retry)
+    return point
 
 
 def _grammar(request: GenerationRequest, offer: Offer, pin: OperatingPoint | None) -> Grammar | None:
@@ -177,21 +190,12 @@ def _grammar(request: GenerationRequest, offer: Offer, pin: OperatingPoint | Non
     return grammar
 
 
-def _words(wanted: TrimodeOptions) -> str:
-    assert wanted.mode is not None
-    parts = [wanted.mode.value]
-    if wanted.block_length is not None:
-        parts.append(f"blockLength {wanted.block_length}")
-    if wanted.threshold is not None:
-        parts.append(f"threshold {wanted.threshold:g}")
-    return " with ".join([parts[0], " and ".join(parts[1:])]) if parts[1:] else parts[0]
-
-
-def _tier(name: str, tiers: Sequence[TierPolicy]) -> TierPolicy | None:
+def _stamp(name: str, tiers: Sequence[TierPolicy]) -> Stamp:
+    """The rules of a tier that a client of this replica named itself; without objective where it named none."""
     if not name:
-        return None
+        return Stamp(0, 0.0)
     for tier in tiers:
         if tier.name == name:
-            return tier
-    message = f"{TIER_HEADER}: no tier {name!r}; allowed are {[tier.name for tier in tiers]}"
+            return Stamp(tier.priority, tier.tpot_milliseconds / 1000)
+    message = f"{TIER_HEADER}: no tier {shown(name)}; allowed are {[tier.name for tier in tiers]}"
     raise ApiError(400, message, code="unknown_tier", param=TIER_HEADER)

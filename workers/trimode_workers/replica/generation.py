@@ -16,6 +16,8 @@ from trimode_workers.process.handle import EngineHandle
 from trimode_workers.text.answer import AnswerText
 
 LOST_RETRY_AFTER_S = 1
+NOT_OFFERED = "mode_not_allowed"
+"""The engine's code for a pinned point that its policy does not have."""
 
 
 Show = Callable[[str, Sequence[int]], None]
@@ -126,6 +128,9 @@ class Generation:
     def _error(self, event: TokenEvent) -> ApiError:
         if self._engine.lost:
             return lost(event.error)
+        if event.code == NOT_OFFERED:
+            # The shell found the point among those it offers, so the engine is a new policy behind, or ahead.
+            return ApiError(503, event.error, code=NOT_OFFERED, param=event.field, retry_after_s=LOST_RETRY_AFTER_S)
         return ApiError(400, event.error, code=event.code or "refused", param=event.field)
 
 

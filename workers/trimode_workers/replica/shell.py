@@ -20,6 +20,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from trimode_api.errors import ApiError
 from trimode_api.openai import ChatRequest, CompletionRequest, GenerationRequest
+from trimode_api.stamp import RULES_HEADER, Stamp
 from trimode_api.wire import CONTINUE_PATH, REQUEST_ID_HEADER, TIER_HEADER
 from trimode_workers.openai.continuation import NOTHING, Past, behind, parse_continuation, seed_of
 from trimode_workers.openai.parse import parse
@@ -118,7 +119,8 @@ class _Shell:
         if refusal is not None:
             raise refusal
         # In the engine every attempt has an id of its own: the broken one may still be there.
-        identity = Identity(secrets.token_hex(12), request.headers.get(TIER_HEADER, ""), seed_of(head.id))
+        tier, stamp = request.headers.get(TIER_HEADER, ""), Stamp.read(request.headers.get(RULES_HEADER))
+        identity = Identity(secrets.token_hex(12), tier, seed_of(head.id), stamp)
         if (request.content_length or 0) > LONG_BODY_BYTES or wanted.formed:
             submit = await asyncio.to_thread(prepare, wanted, host.text, host.offer(), identity)
         else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 from tokenizers import Tokenizer
 
@@ -16,7 +17,7 @@ _OPEN, _CLOSE = "\U000f0000", "\U000f0001"
 """Private characters around a number stand for what was typed; typed themselves, they are hidden likewise."""
 _MARK = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
 
-Messages = Sequence[Mapping[str, str]]
+Messages = Sequence[Mapping[str, Any]]
 
 
 class PlainText:
@@ -44,7 +45,15 @@ class PlainText:
             typed.append(found[0])
             return f"{_OPEN}{len(typed) - 1}{_CLOSE}"
 
-        hidden = [{name: self._typed.sub(mark, value) for name, value in message.items()} for message in messages]
+        def without(value: Any) -> Any:
+            """A call's arguments are objects within objects; their names are typed, too."""
+            if isinstance(value, str):
+                return self._typed.sub(mark, value)
+            if isinstance(value, dict):
+                return {without(name): without(each) for name, each in value.items()}
+            return [without(each) for each in value] if isinstance(value, list) else value
+
+        hidden = [{name: without(value) for name, value in message.items()} for message in messages]
         return (hidden, typed) if typed else (messages, typed)
 
     def pieces(self, text: str, typed: Sequence[str]) -> Iterator[tuple[str, bool]]:

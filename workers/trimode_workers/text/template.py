@@ -1,6 +1,6 @@
 """Chat templates: messages to the prompt's text, in a sandbox, because a template is code from a download.
 
-Belongs here: jinja and what published templates expect of their surroundings.
+Belongs here: jinja and what published templates expect of their surroundings, which is what transformers gives them.
 """
 
 from __future__ import annotations
@@ -11,41 +11,87 @@ from datetime import datetime
 from typing import Any, NoReturn
 
 from jinja2 import TemplateError as JinjaError
-from jinja2.ext import loopcontrols
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from trimode_workers.text.errors import TemplateError, TokenizerError
+
+Message = Mapping[str, Any]
+MOST_WORDS = 300
+"""Characters of a template's refusal that are told: it may repeat a whole message."""
+
+
+class _Generation(Extension):
+    """`{% generation %}` marks an assistant's text for training; to a prompt it is a scope and nothing else."""
+
+    tags = {"generation"}  # noqa: RUF012 - jinja's own interface
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
 
 
 class ChatTemplate:
     """A compiled template. `specials` are names such as `bos_token` that the template may use."""
 
     def __init__(self, source: str, specials: Mapping[str, str]) -> None:
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+        )
         environment.filters["tojson"] = _tojson
         environment.globals["raise_exception"] = _refuse
         environment.globals["strftime_now"] = _strftime_now
         self._specials = dict(specials)
+        self._names_developers = "developer" in source
+        self._shows_calls = "tool_call" in source
         try:
             self._template = environment.from_string(source)
         except JinjaError as exc:
             raise TokenizerError(f"chat template: {exc}") from exc
 
-    def render(self, messages: Sequence[Mapping[str, str]]) -> str:
+    def render(self, messages: Sequence[Message]) -> str:
         """The prompt's text, ready for the assistant's answer. TemplateError where the template refuses."""
         try:
-            return self._template.render(messages=list(messages), add_generation_prompt=True, **self._specials)
-        except JinjaError as exc:
-            raise TemplateError(f"the model's chat template refuses these messages: {exc}") from exc
+            # `tools` and `documents` as transformers has them: a template may ask whether they are none.
+            return self._template.render(
+                messages=[self._known(message) for message in messages],
+                tools=None,
+                documents=None,
+                add_generation_prompt=True,
+                **self._specials,
+            )
+        except TemplateError:
+            raise
+        except Exception as exc:  # a template is a program of others: adding None to a text is a TypeError
+            words = str(exc) or type(exc).__name__
+            words = words if len(words) <= MOST_WORDS else f"{words[:MOST_WORDS]}..."
+            raise TemplateError(f"the model's chat template refuses these messages: {words}") from exc
+
+    def _known(self, message: Message) -> Message:
+        """The message as this template knows it. A template that does not name a role drops it, or refuses it: what a
+        developer says is said by the system; calls that would vanish are refused."""
+        if message.get("tool_calls") and not self._shows_calls:
+            raise TemplateError("this model's chat template shows no tool_calls; leave them out")
+        if message["role"] == "developer" and not self._names_developers:
+            return {**message, "role": "system"}
+        return message
 
 
 def _refuse(message: str) -> NoReturn:
     raise JinjaError(message)
 
 
-def _tojson(value: Any, indent: int | None = None) -> str:
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
     """Plain JSON: jinja's own filter escapes for HTML, which is not what models were trained on."""
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _strftime_now(form: str) -> str:

@@ -32,8 +32,10 @@ class TextModel:
         """Number of ids, special ones included."""
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 
-    def chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Messages (`role`, `content`) to the prompt's ids. TemplateError where there is no template or it refuses.
+    def chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Messages (`role`, `content`, and what a template may show besides) to the prompt's ids.
+
+        TemplateError where there is no template or it refuses.
 
         A special token that somebody has typed into a message is text: only the template's own are special.
         """

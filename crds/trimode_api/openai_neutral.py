@@ -1,0 +1,82 @@
+"""Fields of OpenAI's, vLLM's and SGLang's requests that are accepted where they change nothing.
+
+Belongs here: the tables. Clients send such fields by habit, at the defaults of their own settings; refusing them
+refused the client, while obeying them is what is done anyway. Null is neutral for every field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+LABELS = frozenset(
+    {
+        "user", "metadata", "safety_identifier", "service_tier", "prompt_cache_key", "prompt_cache_retention", "store",
+        "request_id", "rid",
+    }
+)  # fmt: skip
+"""For the caller's own use, or about what is kept behind the answer: whatever their value, the answer is the same."""
+
+NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    # OpenAI
+    "best_of": (1,),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "logit_bias": ({},),
+    "logprobs": (False, 0),
+    "top_logprobs": (0,),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "modalities": (["text"],),
+    "reasoning_effort": ("none",),
+    "verbosity": ("medium",),
+    "echo": (False,),
+    "suffix": ("",),
+    # vLLM and SGLang
+    "top_k": (-1, 0),
+    "min_p": (0,),
+    "repetition_penalty": (1,),
+    "length_penalty": (1,),
+    "use_beam_search": (False,),
+    "min_tokens": (0,),
+    "min_new_tokens": (0,),
+    "stop_token_ids": ([],),
+    "bad_words": ([],),
+    "include_stop_str_in_output": (False,),
+    "no_stop_trim": (False,),
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,),
+    "detokenize": (True,),
+    "add_generation_prompt": (True,),
+    "continue_final_message": (False,),
+    "chat_template_kwargs": ({},),
+    "documents": ([],),
+    "mm_processor_kwargs": ({},),
+    "logits_processors": ([],),
+    "priority": (0,),
+    "return_token_ids": (False,),
+    "return_tokens_as_token_ids": (False,),
+    "return_hidden_states": (False,),
+    "include_reasoning": (True, False),
+    "separate_reasoning": (True, False),
+    "stream_reasoning": (True, False),
+    "custom_params": ({},),
+}
+"""By field: the values which ask for nothing that is not done anyway. Reasoning is never told apart here, so its
+switches change nothing either way."""
+
+
+def changes_nothing(name: str, value: object) -> bool:
+    """Whether a request with the field is answered as one without it."""
+    return name in LABELS or value in NEUTRAL.get(name, ())
+
+
+def unsupported() -> dict[str, str]:
+    """By field of the table: what to say of it at any other value."""
+    return {
+        name: f"is not supported here; leave it out or send {' or '.join(map(repr, allowed))}"
+        for name, allowed in NEUTRAL.items()
+    }
