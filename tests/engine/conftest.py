@@ -149,9 +149,11 @@ class Reference:
             while masked:
                 states = self.states(tokens[:-1] + block, point.block_length)[-point.block_length :]
                 logits = self.decoder.logits(states)
+                everything = torch.softmax(logits, -1)
                 logits[:, mask_id] = -torch.inf
                 p = torch.softmax(logits, -1)
-                confidence, best = p.max(-1)
+                best = p.argmax(-1)
+                confidence = everything.gather(-1, best[:, None])[:, 0]
                 confidence = confidence if head is None else torch.sigmoid(head(states, p))
                 surest = max(sorted(masked), key=lambda i: float(confidence[i]))
                 for i in [i for i in masked if i == surest or confidence[i] >= (point.threshold or 1)]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trimode_api.modes import OperatingPoint
 from trimode_workers.engine import graphs
 from trimode_workers.engine.graphs import bucket, grouped
 from trimode_workers.engine.messages import Submit
@@ -78,3 +81,37 @@ def test_rows_that_only_pad_leave_their_owners_alone(tools: Any, decoder: Any, r
     outcome = tools.drain(engine)
     assert outcome.tokens["late"] == reference.answer(late)
     assert recorder.replays > 0
+
+
+def test_cudnn_plans_no_attention(tools: Any, decoder: Any) -> None:
+    """It takes 0.4 s for each new shape on Hopper, and torch takes it first there."""
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    tools.build_engine(decoder, recorder=tools.Rerun())
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
+def test_diffusion_is_replayed_to_its_end(tools: Any, decoder: Any, reference: Any) -> None:
+    """Rows finish at different steps; those that do not yet must not run unrecorded for it."""
+    recorder, point = tools.Rerun(), OperatingPoint.parse("D8@0.5")
+    engine = tools.build_engine(decoder, points=[str(point)], recorder=recorder)
+    requests = [Submit(str(i), [2 + i, 3, 4], 30, lossy_ok=True, ignore_eos=True) for i in range(4)]
+    for request in requests:
+        engine.submit(request)
+    engine.step()
+    replays, forwards = recorder.replays, engine._primitive.rows_run
+    assert replays >= 3, "all rows were done at once, which shows nothing"
+    assert forwards == 4 * replays, "a forward was not replayed"
+    outcome = tools.drain(engine)
+    for request in requests:
+        expected = reference.diffusion(request, point)
+        assert expected[-len(outcome.tokens[request.request_id]) :] == outcome.tokens[request.request_id]
+
+
+def test_a_longer_context_leaves_recorded_rotations_where_they_are(decoder: Any) -> None:
+    """Recordings of one engine read the network's table at its address; another engine may make it grow."""
+    network = decoder.fused()
+    table = weakref.ref(network._turns)
+    network._turn(torch.tensor([[9000]]), 9001)
+    gc.collect()
+    assert network._turns.shape[0] >= 9001
+    assert table() is not None

@@ -12,9 +12,10 @@ import torch
 from scipy.stats import chisquare, kstest
 from torch import Tensor
 
+from trimode_workers.engine.law import Law, invert
 from trimode_workers.engine.messages import Sampling, Submit
 from trimode_workers.engine.randomness import Purpose, uniforms
-from trimode_workers.engine.sampling import accept, invert, nucleus
+from trimode_workers.engine.sampling import accept
 
 DRAWS = 40_000
 SUSPICIOUS = 1e-4
@@ -39,6 +40,11 @@ def some(seed: int, *shape: int) -> Tensor:
     return torch.softmax(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * 1.5, -1)
 
 
+def law(p: Tensor) -> Law:
+    """p `[r, n, vocab]`, as what is drawn from."""
+    return Law.of(p.log(), torch.arange(len(p)), torch.ones(len(p)))
+
+
 def draws(purpose: Purpose, n: int) -> Tensor:
     seeds, positions = np.arange(DRAWS, dtype=np.uint64)[:, None], np.arange(n, dtype=np.uint64)
     return torch.from_numpy(uniforms(seeds, positions, purpose))
@@ -49,7 +55,7 @@ Rule = Any
 
 def by_the_rule(p: Tensor, q: Tensor, drafts: Tensor) -> Tensor:
     """First token by the engine's rule; one draft."""
-    kept, follower = accept(p, q, drafts, draws(Purpose.ACCEPT, 1), draws(Purpose.DRAW, 2))
+    kept, follower = accept(law(p), law(q), drafts, draws(Purpose.ACCEPT, 1), draws(Purpose.DRAW, 2))
     return torch.where(kept > 0, drafts[:, 0], follower)
 
 
@@ -61,7 +67,7 @@ def by_equality(p: Tensor, q: Tensor, drafts: Tensor) -> Tensor:
 
 def without_residual(p: Tensor, q: Tensor, drafts: Tensor) -> Tensor:
     """Another common mistake: after a refusal draw from p instead of from what is left of it."""
-    kept, _ = accept(p, q, drafts, draws(Purpose.ACCEPT, 1), draws(Purpose.DRAW, 2))
+    kept, _ = accept(law(p), law(q), drafts, draws(Purpose.ACCEPT, 1), draws(Purpose.DRAW, 2))
     return torch.where(kept > 0, drafts[:, 0], invert(p[:, 0], draws(Purpose.DRAW, 1)[:, 0]))
 
 
@@ -87,7 +93,11 @@ def test_the_token_behind_the_drafts_is_drawn_from_p_given_them() -> None:
     p, q = some(1, 1, 3, 5), some(2, 1, 2, 5)
     drafts = invert(q.expand(DRAWS, -1, -1), draws(Purpose.DRAFT, 2))
     kept, follower = accept(
-        p.expand(DRAWS, -1, -1), q.expand(DRAWS, -1, -1), drafts, draws(Purpose.ACCEPT, 2), draws(Purpose.DRAW, 3)
+        law(p.expand(DRAWS, -1, -1)),
+        law(q.expand(DRAWS, -1, -1)),
+        drafts,
+        draws(Purpose.ACCEPT, 2),
+        draws(Purpose.DRAW, 3),
     )
     bonus = Counter(follower[kept == 2].tolist())
     assert p_value(bonus, dict(enumerate(p[0, 2].tolist()))) > SUSPICIOUS
@@ -97,9 +107,9 @@ def test_the_token_behind_the_drafts_is_drawn_from_p_given_them() -> None:
 
 def test_impossible_drafts_are_refused_and_equal_ones_kept() -> None:
     p, q = torch.tensor([[[0.0, 1.0], [0.5, 0.5]]]), torch.tensor([[[1.0, 0.0]]])
-    kept, follower = accept(p, q, torch.tensor([[0]]), torch.full((1, 1), 1e-7), torch.ones(1, 2))
+    kept, follower = accept(law(p), law(q), torch.tensor([[0]]), torch.full((1, 1), 1e-7), torch.ones(1, 2))
     assert (kept.tolist(), follower.tolist()) == ([0], [1])
-    kept, _ = accept(p.flip(-1), q, torch.tensor([[0]]), torch.ones(1, 1), torch.ones(1, 2))
+    kept, _ = accept(law(p.flip(-1)), law(q), torch.tensor([[0]]), torch.ones(1, 1), torch.ones(1, 2))
     assert kept.tolist() == [1]
 
 
@@ -154,14 +164,6 @@ def test_uniforms_are_uniform_and_keyed() -> None:
     assert abs(np.corrcoef([u.ravel() for u in by_purpose])[0, 1:]).max() < 0.03
     one = uniforms(np.array([7], np.uint64), np.array([41], np.uint64), Purpose.DRAFT)
     assert one[0] == by_purpose[Purpose.DRAFT][7, 41]
-
-
-def test_nucleus_keeps_the_smallest_sufficient_set() -> None:
-    p = torch.tensor([[0.1, 0.5, 0.15, 0.25]])
-    for top_p, kept in [(0.4, [1]), (0.5, [1]), (0.51, [1, 3]), (0.75, [1, 3]), (0.76, [1, 2, 3]), (1.0, [0, 1, 2, 3])]:
-        out = nucleus(p, torch.tensor([[top_p]]))[0]
-        assert out.nonzero().flatten().tolist() == kept
-        torch.testing.assert_close(out, torch.where(out > 0, p[0], 0) / p[0, kept].sum())
 
 
 def test_invert_never_draws_what_has_no_probability() -> None:

@@ -67,6 +67,7 @@ class KVCache:
 
     def swap(self, a: int, b: int, length: int) -> None:
         """Exchange the first `length` slots of two rows."""
-        kept = self.memory[:, :, a, :, :length].clone()
-        self.memory[:, :, a, :, :length].copy_(self.memory[:, :, b, :, :length])
-        self.memory[:, :, b, :, :length].copy_(kept)
+        for layer in self.memory:  # one by one: a long row of all of them is half a GB, which may not be free
+            kept = layer[:, a, :, :length].clone()
+            layer[:, a, :, :length].copy_(layer[:, b, :, :length])
+            layer[:, b, :, :length].copy_(kept)

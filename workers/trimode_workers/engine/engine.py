@@ -28,12 +28,12 @@ from trimode_workers.engine.helm import Chooser, Helm
 from trimode_workers.engine.lawful import ended
 from trimode_workers.engine.memory import keep_freed_memory
 from trimode_workers.engine.messages import Configure, Cycle, Finish, Stats, Submit, TokenEvent
-from trimode_workers.engine.modes import MODES
 from trimode_workers.engine.plan import Limits, Piece, groups, left, schedule
 from trimode_workers.engine.primitive import Primitive
 from trimode_workers.engine.rows import close_gaps, line_up
 from trimode_workers.engine.sequence import Sequence
 from trimode_workers.engine.settings import EngineSettings
+from trimode_workers.engine.shortage import CODE, MESSAGE, Shortage, last_resort
 from trimode_workers.engine.store import PageStore
 from trimode_workers.model.decoder import Decoder, Network
 
@@ -81,6 +81,8 @@ class Engine:
         if recorder is None and like.device.type == "cuda":
             recorder = CudaRecorder(like.device)
         self._primitive = Primitive(network, self._cache, recorder)
+        self._shortage = Shortage(self._primitive)
+        self._starved: list[Sequence] = []
         gpu = torch.cuda.get_device_name(like.device) if like.device.type == "cuda" else ""
         self._helm = Helm(prior(config, gpu, like.dtype.itemsize), configure, clock(), chooser)
         self._limits = self._limits_now()
@@ -136,7 +138,7 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> Cycle:
         """Run one cycle: every request that can decode gets at least one token, prompts advance by the budget."""
-        began = self._clock()
+        began, shortages = self._clock(), self._shortage.count
         events, self._cancelled = self._cancelled, []
         if self._desk:
             events += self._queue_compiled(patient=not (self._running or self._waiting or events))
@@ -149,16 +151,24 @@ class Engine:
         parts = groups(todo.decode, self._helm.point_of)
         riding = {s for point, members in parts if point.mode is Mode.AR for s in members if s.missing}
         self._prefill([piece for piece in todo.prefill if piece.tokens and piece.sequence not in riding])
+        if (
+            self._shortage.count > shortages
+        ):  # prompts may have got less than their turn, and only AR takes what is missing
+            parts = [
+                (point, [s for s in members if point.mode is Mode.AR or not s.missing]) for point, members in parts
+            ]
+            parts = [(point, members) for point, members in parts if members]
         line_up(self._cache, self._running, [members for _, members in parts])
         self._decoded = sum(point.width * len(members) for point, members in parts)
         for point, members in parts:
             events += self._decode(point, members)
+        events += self._give_up()
         for sequence, _, _ in todo.prefill:
             if sequence.row >= 0:
                 self._keep(sequence)
         if self.settings.check_invariants:
             invariants.check(self._running, self._waiting, self._cache, self._limits)
-            invariants.check_decoded(todo.decode)
+            invariants.check_decoded(todo.decode if self._shortage.count == shortages else [])
             invariants.check_pages(self._store.index)
         now = self._clock()
         point_name = str(batch)
@@ -262,13 +272,12 @@ class Engine:
         if not turn:
             return
         began = self._clock()
-        pieces = [s.tokens[s.cached : s.cached + tokens] for s, _, tokens in turn]
-        self._primitive.advance(pieces, [p.sequence.row for p in turn], [p.sequence.cached for p in turn])
-        for sequence, _, tokens in turn:
-            sequence.cached += tokens
-        computed = sum(piece.tokens for piece in turn)
+        before = sum(piece.sequence.cached for piece in turn)
+        self._starved += self._shortage.prefill(turn)
+        computed = sum(piece.sequence.cached for piece in turn) - before
         self._counters.prompt["computed"] += computed
-        self._helm.prefilled(computed, self._clock() - began)
+        if computed:
+            self._helm.prefilled(computed, self._clock() - began)
 
     def _decode(self, point: OperatingPoint, members: list[Sequence]) -> list[TokenEvent]:
         """One cycle of one group, from the model to events; the curves learn from it."""
@@ -277,7 +286,8 @@ class Engine:
         riding = sum(s.missing for s in members)
         self._counters.prompt["computed"] += riding
         before = self._primitive.rows_run
-        proposals = MODES[point.mode](self._primitive, members, point)
+        proposals, starved = self._shortage.decode(point, members)
+        self._starved += starved
         name, events, emitted = str(point), [], 0
         workloads: dict[str, tuple[int, int]] = {}
         for sequence, proposed in zip(members, proposals, strict=True):
@@ -305,7 +315,17 @@ class Engine:
         self._helm.observe(point, len(members), context, seconds, emitted, riding, self._clock(), named)
         return events
 
-    def _end(self, sequence: Sequence, tokens: list[int], finish: Finish, error: str = "") -> TokenEvent:
+    def _give_up(self) -> list[TokenEvent]:
+        """End one request, where there was no memory for some even one by one."""
+        if not self._starved:
+            return []
+        sequence, self._starved = last_resort(self._starved), []
+        self._running.remove(sequence)
+        return [self._end(sequence, [], Finish.ERROR, MESSAGE, CODE)]
+
+    def _end(
+        self, sequence: Sequence, tokens: list[int], finish: Finish, error: str = "", code: str = ""
+    ) -> TokenEvent:
         """Forget the request and free its row; the event carries its usage."""
         del self._known[sequence.request_id]
         if sequence.row >= 0:
@@ -313,7 +333,7 @@ class Engine:
             self._cache.release(sequence.row)
             sequence.row = -1
         account = sequence.cycles, sequence.emitted, sequence.shared
-        return TokenEvent(sequence.request_id, tokens, finish, error, *account)
+        return TokenEvent(sequence.request_id, tokens, finish, error, *account, code)
 
     def _keep(self, sequence: Sequence) -> None:
         if sequence.cached >= WORTH_KEEPING:

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trimode_workers.engine.commit import Commit
+from trimode_workers.engine.law import invert
 from trimode_workers.engine.messages import Finish
 from trimode_workers.engine.randomness import Purpose
-from trimode_workers.engine.sampling import Sampled, invert
+from trimode_workers.engine.sampling import Sampled
 from trimode_workers.engine.sequence import Sequence
 
 
@@ -74,11 +75,12 @@ def _again(logits: Tensor, at: list[tuple[int, int]], allowed: Tensor, sequences
     tokens = bound.argmax(-1)[:, 0]
     sampled = Sampled.among(sequences, logits.device)
     if sampled is not None:
-        p = sampled.distribution(free) * allowed[sampled.at, None]
-        p = torch.where(p.sum(-1, keepdim=True) > 0, p, sampled.distribution(bound))
+        here = torch.zeros_like(sampled.at)
+        p = sampled.law(free).whole(here) * allowed[sampled.at]
+        p = torch.where(p.sum(-1, keepdim=True) > 0, p, sampled.law(bound).whole(here))
         places = places[sampled.at, None]
-        u = sampled.uniform(int(places.max()) + 1, Purpose.AGAIN).gather(1, places)
-        tokens[sampled.at] = invert(p, u)[:, 0]
+        u = sampled.uniform(int(places.max()) + 1, Purpose.AGAIN).gather(1, places)[:, 0]
+        tokens[sampled.at] = invert(p, u)
     chosen: list[int] = tokens.tolist()
     return chosen
 

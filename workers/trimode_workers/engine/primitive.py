@@ -28,7 +28,12 @@ class Primitive:
     """A network over a cache. Not thread-safe: one engine, one primitive."""
 
     def __init__(self, network: Network, cache: KVCache, recorder: Recorder | None = None) -> None:
-        """With a recorder, forwards of fixed shape are recorded and replayed."""
+        """With a recorder, forwards of fixed shape are recorded and replayed.
+
+        Forbids cuDNN's attention to the whole process: torch takes it first on Hopper, and it plans for 0.4 s at each
+        shape that it has not met (modelscope/FunASR#3704), which serving meets in nearly every cycle.
+        """
+        torch.backends.cuda.enable_cudnn_sdp(False)
         self.network, self.cache = network, cache
         self.graphs = Graphs(network, cache, recorder) if recorder is not None else None
         self.drafter = network.drafter or network

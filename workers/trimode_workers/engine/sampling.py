@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trimode_workers.engine.law import Law, invert
 from trimode_workers.engine.randomness import Purpose, uniforms
 from trimode_workers.engine.sequence import Sequence
 
@@ -28,10 +29,10 @@ class Sampled:
         self.at = torch.tensor(at, device=device)
         self._seeds = np.array([[s.seed & 0xFFFFFFFFFFFFFFFF] for s in settings], dtype=np.uint64)
         self._next = np.array([[len(sequences[i].tokens)] for i in at], dtype=np.uint64)
-        self._temperatures = torch.tensor([s.temperature for s in settings], device=device)[:, None, None]
+        self._temperatures = torch.tensor([s.temperature for s in settings], device=device)
         self._top_p: Tensor | None = None
         if any(s.top_p < 1.0 for s in settings):
-            self._top_p = torch.tensor([s.top_p for s in settings], device=device)[:, None, None]
+            self._top_p = torch.tensor([s.top_p for s in settings], device=device)
 
     @classmethod
     def among(cls, sequences: Seq[Sequence], device: torch.device) -> Sampled | None:
@@ -39,43 +40,25 @@ class Sampled:
         at = [i for i, s in enumerate(sequences) if not s.greedy]
         return cls(sequences, at, device) if at else None
 
-    def distribution(self, logits: Tensor) -> Tensor:
-        """logits of the whole batch `[b, n, vocab]` -> probabilities of these rows `[r, n, vocab]`, float32."""
-        p = torch.softmax(logits[self.at].float() / self._temperatures, -1)
-        return p if self._top_p is None else nucleus(p, self._top_p)
+    def law(self, logits: Tensor) -> Law:
+        """logits of the whole batch `[b, n, vocab]` -> what these rows draw from, `[r, n]` places."""
+        return Law.of(logits, self.at, self._temperatures, self._top_p)
 
     def uniform(self, n: int, purpose: Purpose, ahead: int = 0) -> Tensor:
         """`[r, n]` numbers for the n positions that begin `ahead` of the next token's."""
         positions: NDArray[np.uint64] = self._next + np.arange(ahead, ahead + n).astype(np.uint64)
         return torch.from_numpy(uniforms(self._seeds, positions, purpose)).to(self.device)
 
-    def draw(self, p: Tensor, purpose: Purpose, ahead: int = 0) -> Tensor:
-        """p `[r, n, vocab]` -> tokens `[r, n]`."""
-        return invert(p, self.uniform(p.shape[1], purpose, ahead))
-
-
-def nucleus(p: Tensor, top_p: Tensor) -> Tensor:
-    """The smallest set of likeliest tokens whose mass reaches `top_p`, renormalised. Shapes broadcast."""
-    ordered, order = p.sort(stable=True, dim=-1, descending=True)
-    before = ordered.cumsum(-1) - ordered
-    kept = torch.where(before < top_p, ordered, 0.0)
-    return torch.zeros_like(p).scatter_(-1, order, kept / kept.sum(-1, keepdim=True))
-
-
-def invert(p: Tensor, u: Tensor) -> Tensor:
-    """Tokens `[...]` at which the running sum of p `[..., vocab]` reaches u in (0, 1]; p need not be normalised.
-
-    A token of probability 0 never comes out, because u > 0 and the sum does not grow there.
-    """
-    mass = p.cumsum(-1)
-    return torch.searchsorted(mass, (u * mass[..., -1])[..., None]).squeeze(-1)
+    def draw(self, law: Law, purpose: Purpose, ahead: int = 0) -> Tensor:
+        """A token for each place of the law, `[r, n]`."""
+        return law.draw(self.uniform(law.at.shape[1], purpose, ahead))
 
 
 def pick(logits: Tensor, sampled: Sampled | None, ahead: int = 0) -> Tensor:
     """logits `[b, n, vocab]` -> tokens `[b, n]`, one per position from `ahead` of the next token on."""
     tokens = logits.argmax(-1)
     if sampled is not None:
-        tokens[sampled.at] = sampled.draw(sampled.distribution(logits), Purpose.DRAW, ahead)
+        tokens[sampled.at] = sampled.draw(sampled.law(logits), Purpose.DRAW, ahead)
     return tokens
 
 
@@ -85,22 +68,21 @@ def leading(matches: Tensor) -> Tensor:
 
 
 def accept(
-    p: Tensor, q: Tensor, drafts: Tensor, u_accept: Tensor, u_draw: Tensor, most: Tensor | None = None
+    p: Law, q: Law, drafts: Tensor, u_accept: Tensor, u_draw: Tensor, most: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The accept rule. p `[r, n + 1, vocab]`, q `[r, n, vocab]`, drafts and `u_accept` `[r, n]`, `u_draw` `[r, n + 1]`.
+    """The accept rule. p `[r, n + 1]`, q `[r, n]`, drafts and `u_accept` `[r, n]`, `u_draw` `[r, n + 1]`.
     `most` `[r]`: how many of the n are drafts at all, where rows have fewer.
 
     Returns the number of drafts kept `[r]` and the token that follows them `[r]`.
     """
-    px = p[:, :-1].gather(-1, drafts[..., None]).squeeze(-1)
-    qx = q.gather(-1, drafts[..., None]).squeeze(-1)
+    n = drafts.shape[1]
+    px, qx = p.chances(drafts), q.chances(drafts)
     kept = leading(u_accept * qx <= px)
-    count = torch.full_like(kept, q.shape[1]) if most is None else most
+    count = torch.full_like(kept, n) if most is None else most
     kept = torch.minimum(kept, count)
-    row = torch.arange(p.shape[0], device=p.device)
-    target = p[row, kept]
-    refused = torch.where((kept < count)[:, None], q[row, kept.clamp(max=q.shape[1] - 1)], 0.0)
+    target = p.whole(kept)
+    refused = torch.where((kept < count)[:, None], q.whole(kept.clamp(max=n - 1)), 0.0)
     residual = (target - refused).clamp(min=0.0)
     # p equal to q up to rounding: a refusal has probability 0 then, and p is as good as the empty residual.
     residual = torch.where(residual.sum(-1, keepdim=True) > 0, residual, target)
-    return kept, invert(residual, u_draw[row, kept])
+    return kept, invert(residual, u_draw.gather(1, kept[:, None])[:, 0])

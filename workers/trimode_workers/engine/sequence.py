@@ -10,21 +10,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from torch import Tensor
-
 from trimode_api.modes import OperatingPoint
 from trimode_api.prefix import Key
+from trimode_workers.engine.law import Law
 from trimode_workers.engine.messages import Sampling, Submit
 from trimode_workers.grammar.matcher import Matcher
 
 
 class Draft(NamedTuple):
     """Tokens guessed to follow the seed, made in passing by the cycle before. It counts while the sequence has `at`
-    tokens; without it only time is lost. `chances` `[n, vocab]` in place of `tokens` where tokens are drawn."""
+    tokens; without it only time is lost. `law` `[1, n]` in place of `tokens` where tokens are drawn."""
 
     at: int
     tokens: list[int]
-    chances: Tensor | None
+    law: Law | None
 
 
 @dataclass(slots=True, eq=False)

@@ -42,6 +42,7 @@ class FusedDecoder:
         self.head = self.like = _packed(decoder.diffusion_head.weight.to(device))
         self.frequencies, self.magnitude = decoder.frequencies.to(device), decoder.magnitude
         self._turns = self._table(_FIRST_POSITIONS)
+        self._outgrown: list[Tensor] = []
         self.drafter: FusedDecoder | None = None
         self.sampler: SamplerHead | None = None
 
@@ -83,6 +84,8 @@ class FusedDecoder:
         """positions `[b, n]` -> complex rotation `[b, n, 1, head_dim / 2]`, and the query's factor where not 1."""
         rope = self.config.rope
         if reach > self._turns.shape[0]:
+            # Forwards that another engine has recorded read the table at its address for as long as they live.
+            self._outgrown.append(self._turns)
             self._turns = self._table(max(reach, 2 * self._turns.shape[0]))
         turn = torch.view_as_complex(torch.unflatten(self._turns[positions], -1, (1, -1, 2)))
         if not rope.query_scaling_beta or reach <= rope.original_max_positions:

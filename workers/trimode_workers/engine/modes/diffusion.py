@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from trimode_api.modes import OperatingPoint
+from trimode_workers.engine.law import log_mass
 from trimode_workers.engine.primitive import Attention, Primitive, Window
 from trimode_workers.engine.randomness import Purpose
 from trimode_workers.engine.sampling import Sampled, pick
@@ -29,6 +30,8 @@ def run(primitive: Primitive, sequences: Seq[Sequence], point: OperatingPoint) -
     masked[:, 0] = False
     open_rows = list(range(len(sequences)))
     while open_rows:
+        if primitive.graphs is not None:  # a recording wants the leading rows: those that are done run along in vain
+            open_rows = list(range(len(sequences)))
         part = [sequences[i] for i in open_rows]
         at = torch.tensor(open_rows, device=block.device)
         hidden = primitive.states(block[at], _window(primitive, part, size), Attention.BLOCK, first=1)
@@ -53,26 +56,28 @@ def _guess(network: Network, hidden: Tensor, sampled: Sampled | None) -> tuple[T
     The sampler head judges likeliest tokens only, so rows that sample go by the probability of what they drew.
     """
     logits = network.logits(hidden)
+    mass = log_mass(logits)  # of all tokens: a place where the model would rather have a mask is no sure one
     logits[..., network.config.mask_token_id] = -torch.inf  # a mask is never an answer, and would keep the block open
-    p = torch.softmax(logits.float(), -1)
-    confidence, tokens = p.max(-1)
+    best, tokens = logits.max(-1)
+    confidence = (best.float() - mass).exp()
     if network.sampler is not None:
-        confidence = torch.sigmoid(network.sampler(hidden, p))
+        confidence = torch.sigmoid(network.sampler(hidden, torch.softmax(logits.float(), -1)))
     if sampled is not None:
-        drawn = sampled.draw(sampled.distribution(logits), Purpose.DRAW)
+        drawn = sampled.draw(sampled.law(logits), Purpose.DRAW)
         tokens[sampled.at] = drawn
-        confidence[sampled.at] = p[sampled.at].gather(-1, drawn[..., None]).squeeze(-1)
+        chosen = logits[sampled.at].gather(-1, drawn[..., None]).squeeze(-1)
+        confidence[sampled.at] = (chosen.float() - mass[sampled.at]).exp()
     return tokens, confidence
 
 
 def _fill(guess: tuple[Tensor, Tensor], block: Tensor, masked: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     """One denoising step: the new block and what is still masked `[r, B]`.
 
-    Fixes every masked place whose confidence reaches the threshold, and always the most confident one.
+    Fixes every masked place whose confidence reaches the threshold, and always the most confident one, where any is.
     """
     tokens, confidence = guess
     confidence = confidence.masked_fill(~masked[:, 1:], -1.0)
-    sure = (confidence >= threshold).scatter_(1, confidence.argmax(1, keepdim=True), True)
+    sure = (confidence >= threshold).scatter_(1, confidence.argmax(1, keepdim=True), True) & masked[:, 1:]
     block[:, 1:] = torch.where(sure, tokens, block[:, 1:])
     masked[:, 1:] &= ~sure
     return block, masked

@@ -11,15 +11,16 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 
 import torch
-from torch import Tensor
 
 from trimode_api.modes import OperatingPoint
+from trimode_workers.engine.law import Law
 from trimode_workers.engine.lawful import lawful
 from trimode_workers.engine.modes.speculation import judge
 from trimode_workers.engine.primitive import Primitive
 from trimode_workers.engine.randomness import Purpose
 from trimode_workers.engine.sampling import Sampled, leading
 from trimode_workers.engine.sequence import Draft, Sequence
+from trimode_workers.model.decoder import Network
 
 _NONE = Draft(0, [], None)
 
@@ -33,7 +34,7 @@ def run(primitive: Primitive, sequences: Seq[Sequence], point: OperatingPoint) -
     known = [[s.tokens[-1], *draft.tokens] for s, draft in zip(sequences, drafts, strict=True)]
     heads = primitive.tensor([row + [blank] * (n + 1 - len(row)) for row in known])
     sampled = Sampled.among(sequences, heads.device)
-    q = None if sampled is None else _chances(sampled, drafts, n, primitive.network.config.vocab_size)
+    q = None if sampled is None else _law(sampled, drafts, n, primitive.network)
     if sampled is not None and q is not None:
         heads[sampled.at, 1:] = sampled.draw(q, Purpose.DRAFT)
 
@@ -45,7 +46,7 @@ def run(primitive: Primitive, sequences: Seq[Sequence], point: OperatingPoint) -
     most = torch.tensor(lengths, device=heads.device)
     kept = torch.minimum(leading(tokens[:, :-1] == heads[:, 1:]), most)
     if sampled is not None and q is not None:
-        judge(sampled, sampled.distribution(logits), q, heads, tokens, kept, most[sampled.at])
+        judge(sampled, sampled.law(logits), q, heads, tokens, kept, most[sampled.at])
 
     # The first mask of a group stands where the token that follows its head is known by now.
     first = n + 1 + kept * size + 1
@@ -53,10 +54,11 @@ def run(primitive: Primitive, sequences: Seq[Sequence], point: OperatingPoint) -
     ahead = primitive.network.logits(hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[-1])))
     # One transfer to Python for the whole batch: the next drafts and the count ride in the last columns.
     rows: list[list[int]] = torch.cat((tokens, ahead.argmax(-1), kept[:, None]), 1).tolist()
-    chances = {} if sampled is None else dict(zip(sampled.at.tolist(), sampled.distribution(ahead), strict=True))
+    law = None if sampled is None else sampled.law(ahead)
+    laws = {} if law is None or sampled is None else {i: law.row(r) for r, i in enumerate(sampled.at.tolist())}
     for i, (sequence, row) in enumerate(zip(sequences, rows, strict=True)):
         at = len(sequence.tokens) + row[-1] + 1
-        sequence.draft = Draft(at, row[n + 1 : -1] if i not in chances else [], chances.get(i))
+        sequence.draft = Draft(at, row[n + 1 : -1] if i not in laws else [], laws.get(i))
     return lawful([row[: row[-1] + 1] for row in rows], logits, sequences)
 
 
@@ -65,19 +67,14 @@ def _valid(sequence: Sequence, most: int) -> Draft:
     draft = sequence.draft
     if draft is None or draft.at != len(sequence.tokens):
         return _NONE
-    return Draft(draft.at, draft.tokens[:most], None if draft.chances is None else draft.chances[:most])
+    return Draft(draft.at, draft.tokens[:most], None if draft.law is None else draft.law.first(most))
 
 
 def _length(draft: Draft) -> int:
-    return len(draft.tokens) if draft.chances is None else len(draft.chances)
+    return len(draft.tokens) if draft.law is None else draft.law.at.shape[1]
 
 
-def _chances(sampled: Sampled, drafts: Seq[Draft], n: int, vocabulary: int) -> Tensor:
-    """What the drafts of the rows that sample are drawn from, `[r, n, vocab]`; where there is none, token 0."""
-    q = torch.zeros(len(sampled.at), n, vocabulary, device=sampled.device)
-    q[..., 0] = 1.0
-    for row, i in zip(q, sampled.at.tolist(), strict=True):
-        chances = drafts[i].chances
-        if chances is not None:
-            row[: len(chances)] = chances
-    return q
+def _law(sampled: Sampled, drafts: Seq[Draft], n: int, network: Network) -> Law:
+    """What the drafts of the rows that sample are drawn from, `[r, n]` places; where there is none, any token."""
+    like = network.like.new_empty(0, network.config.vocab_size)
+    return Law.joined([drafts[i].law for i in sampled.at.tolist()], n, like)

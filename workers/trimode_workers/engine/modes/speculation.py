@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from trimode_api.modes import OperatingPoint
+from trimode_workers.engine.law import Law, log_mass
 from trimode_workers.engine.lawful import lawful
 from trimode_workers.engine.primitive import Attention, Primitive, Window
 from trimode_workers.engine.randomness import Purpose
@@ -37,7 +38,7 @@ def run(primitive: Primitive, sequences: Seq[Sequence], point: OperatingPoint) -
     tokens = logits.argmax(-1)
     kept = leading(tokens[:, :-1] == block[:, 1:])
     if sampled is not None and q is not None:
-        judge(sampled, sampled.distribution(logits), q, block, tokens, kept)
+        judge(sampled, sampled.law(logits), q, block, tokens, kept)
     # One transfer to Python for the whole batch: the count rides in the last column.
     rows: list[list[int]] = torch.cat((tokens, kept[:, None]), 1).tolist()
     return lawful([row[: row[-1] + 1] for row in rows], logits, sequences)
@@ -45,13 +46,14 @@ def run(primitive: Primitive, sequences: Seq[Sequence], point: OperatingPoint) -
 
 def _draft(
     primitive: Primitive, block: Tensor, window: Window, sampled: Sampled | None, threshold: float | None
-) -> Tensor | None:
-    """Fill the block's masks; what the rows that sample were drawn from `[r, B - 1, vocab]`, if there are any."""
-    masked, q = torch.ones_like(block[:, 1:], dtype=torch.bool), None
+) -> Law | None:
+    """Fill the block's masks; what the rows that sample were drawn from, `[r, B - 1]` places, if there are any."""
+    masked = torch.ones_like(block[:, 1:], dtype=torch.bool)
+    q: Law | None = None
     for left in reversed(range(DRAFT_STEPS)):
         logits = primitive.forward(block, window, Attention.BLOCK, first=1, drafting=True)
         tokens = logits.argmax(-1)
-        now = None if sampled is None else sampled.distribution(logits)
+        now = None if sampled is None else sampled.law(logits)
         if sampled is not None and now is not None:
             tokens[sampled.at] = sampled.draw(now, Purpose.DRAFT)
         if threshold is None:
@@ -59,7 +61,10 @@ def _draft(
             return now
         chosen = _sure(logits, masked, threshold, sampled) if left else masked
         if sampled is not None and now is not None:
-            q = now if q is None else torch.where(chosen[sampled.at, :, None], now, q)
+            if q is None:
+                q = now
+            else:
+                q.take(chosen[sampled.at], now)
         block[:, 1:] = torch.where(chosen, tokens, block[:, 1:])
         masked = masked & ~chosen
         if left and not bool(masked.any()):
@@ -74,7 +79,7 @@ def _sure(logits: Tensor, masked: Tensor, threshold: float, sampled: Sampled | N
     Rows that sample fix from the left only, up to the first unsure place, and at least one: were a token drawn in
     sight of a later one, keeping it would tell something of the later one, which then is no fair draw any more.
     """
-    confidence = torch.softmax(logits.float(), -1).amax(-1).masked_fill(~masked, -1.0)
+    confidence = (logits.amax(-1).float() - log_mass(logits)).exp().masked_fill(~masked, -1.0)
     sure = confidence >= threshold
     chosen = sure.scatter(1, confidence.argmax(1, keepdim=True), True)
     if sampled is not None:
@@ -86,7 +91,7 @@ def _sure(logits: Tensor, masked: Tensor, threshold: float, sampled: Sampled | N
 
 
 def judge(
-    sampled: Sampled, p: Tensor, q: Tensor, block: Tensor, tokens: Tensor, kept: Tensor, most: Tensor | None = None
+    sampled: Sampled, p: Law, q: Law, block: Tensor, tokens: Tensor, kept: Tensor, most: Tensor | None = None
 ) -> None:
     """Overwrite `tokens` and `kept` of the rows that sample with the outcome of the accept rule.
 

@@ -1,0 +1,153 @@
+"""Distributions that are kept as logits are the ones that a whole softmax and a whole sort would give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from trimode_workers.engine import law as law_module
+from trimode_workers.engine.law import Law, invert, log_mass
+from trimode_workers.engine.messages import Sampling, Submit
+from trimode_workers.engine.modes.diffusion import _guess
+from trimode_workers.engine.randomness import Purpose
+from trimode_workers.engine.sampling import Sampled, accept, pick
+from trimode_workers.engine.sequence import Sequence
+
+
+def whole(logits: Tensor, temperatures: Tensor, top_p: Tensor | None) -> Tensor:
+    """The same by whole tensors: logits `[r, n, vocab]`, settings `[r]`."""
+    p = torch.softmax(logits.float() / temperatures[:, None, None], -1)
+    if top_p is None:
+        return p
+    ordered, order = p.sort(stable=True, dim=-1, descending=True)
+    kept = torch.where(ordered.cumsum(-1) - ordered < top_p[:, None, None], ordered, 0.0)
+    kept = torch.where(top_p[:, None, None] >= 1.0, ordered, kept)
+    return torch.zeros_like(p).scatter_(-1, order, kept / kept.sum(-1, keepdim=True))
+
+
+def some(vocab: int, dtype: torch.dtype, spread: float = 2.0) -> Tensor:
+    return (torch.randn(5, 3, vocab, generator=torch.Generator().manual_seed(1)) * spread).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])  # in bfloat16 many tokens are equally likely
+@pytest.mark.parametrize("top_p", [None, [0.3, 0.9, 1.0, 0.999, 0.05]])
+@pytest.mark.parametrize("likeliest", [8, 4096])
+@pytest.mark.parametrize("parts", [1, 2**20])
+def test_a_law_is_its_distribution(
+    dtype: torch.dtype, top_p: list[float] | None, likeliest: int, parts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(law_module, "LIKELIEST", likeliest)
+    monkeypatch.setattr(law_module, "_FEWEST", parts)
+    logits, at = some(300, dtype), torch.tensor([0, 1, 2, 4, 3])
+    temperatures, cut = torch.tensor([0.3, 0.7, 1.0, 1.3, 2.0]), None if top_p is None else torch.tensor(top_p)
+    law, expected = Law.of(logits, at, temperatures, cut), whole(logits[at], temperatures, cut)
+    for place in range(3):
+        found = law.whole(torch.full((5,), place))
+        assert torch.equal(found > 0, expected[:, place] > 0)
+        torch.testing.assert_close(found, expected[:, place], rtol=1e-5, atol=1e-9)
+        assert torch.allclose(law.row(3).whole(torch.tensor([place])), found[3:4])
+    tokens = torch.arange(15).view(5, 3) * 17
+    torch.testing.assert_close(
+        law.chances(tokens), expected.gather(-1, tokens[..., None])[..., 0], rtol=1e-5, atol=1e-9
+    )
+    u = torch.rand(5, 3, generator=torch.Generator().manual_seed(2))
+    assert torch.equal(law.draw(u), invert(expected, u))
+
+
+def test_top_p_keeps_the_smallest_sufficient_set() -> None:
+    p = torch.tensor([[[0.1, 0.5, 0.15, 0.25]]])
+    for top_p, kept in [(0.4, [1]), (0.51, [1, 3]), (0.74, [1, 3]), (0.76, [1, 2, 3]), (1.0, [0, 1, 2, 3])]:
+        law = Law.of(p.log(), torch.tensor([0]), torch.ones(1), torch.tensor([top_p]))
+        assert law.whole(torch.tensor([0]))[0].nonzero().flatten().tolist() == kept
+    even = Law.of(torch.zeros(1, 1, 4), torch.tensor([0]), torch.ones(1), torch.tensor([0.45]))
+    assert even.whole(torch.tensor([0])).tolist() == [[0.5, 0.5, 0.0, 0.0]]
+
+
+def test_laws_are_joined_and_replaced_place_by_place() -> None:
+    logits, two = some(40, torch.float32), torch.tensor([0.5, 0.8])
+    a = Law.of(logits, torch.tensor([1, 2]), torch.tensor([0.7, 1.2]), two)
+    b = Law.of(logits.flip(-1).clone(), torch.tensor([1, 2]), torch.tensor([0.7, 1.2]), two)
+    joined = Law.joined([a.row(1).first(2), None, b.row(0)], 3, logits)
+    places = [torch.full((2,), i) for i in range(3)]
+    assert torch.equal(joined.whole(torch.tensor([1, 1, 1]))[0], a.whole(places[1])[1])
+    assert torch.equal(joined.whole(torch.tensor([2, 2, 2]))[2], b.whole(places[2])[0])
+    torch.testing.assert_close(joined.whole(torch.tensor([2, 2, 2]))[1], torch.full((40,), 1 / 40))
+    expected = [a.whole(places[0]), b.whole(places[1])]
+    a.take(torch.tensor([[False, True, False]] * 2), b)
+    assert torch.equal(a.whole(places[0]), expected[0])
+    assert torch.equal(a.whole(places[1]), expected[1])
+
+
+def test_the_mass_of_logits() -> None:
+    logits = some(50, torch.bfloat16)
+    torch.testing.assert_close(log_mass(logits), logits.float().logsumexp(-1))
+
+
+class Fixed:
+    """A network whose logits are its hidden states."""
+
+    sampler = None
+
+    class config:
+        mask_token_id = 0
+
+    @staticmethod
+    def logits(hidden: Tensor) -> Tensor:
+        return hidden.clone()
+
+
+def test_the_masks_share_counts_against_a_place_of_diffusion() -> None:
+    """As published: a mask is never the answer, but a place that would rather stay masked is no sure one."""
+    hidden = torch.tensor([[[0.78, 0.06, 0.16]]]).log()
+    tokens, confidence = _guess(Fixed(), hidden, None)  # type: ignore[arg-type]
+    assert tokens.tolist() == [[2]]
+    assert confidence.item() == pytest.approx(0.16)
+    drawn, confidence = _guess(Fixed(), hidden, among(1, 1.0)[0])  # type: ignore[arg-type]
+    assert confidence.item() == pytest.approx([0.78, 0.06, 0.16][drawn.item()])
+
+
+def among(rows: int, top_p: float) -> tuple[Sampled, list[Sequence]]:
+    requests = [Submit(str(i), [1], 9, Sampling(0.8, top_p, i)) for i in range(rows)]
+    sequences = [Sequence.of(request, None, 0, 99, frozenset()) for request in requests]
+    sampled = Sampled.among(sequences, torch.device("cpu"))
+    assert sampled is not None
+    return sampled, sequences
+
+
+def peak(run: Callable[[], object]) -> int:
+    """The most bytes that torch's allocator held during `run`, beyond what it held before."""
+    run()
+    with torch.profiler.profile(profile_memory=True) as profile:
+        run()
+    found = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]  # type: ignore[union-attr]
+    live = most = 0
+    for event in sorted(found, key=lambda e: e.start_ns()):
+        live += event.nbytes()
+        most = max(most, live)
+    return most
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.8])
+def test_sampling_takes_at_most_12_bytes_per_logit(top_p: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the logits themselves, 2 bytes each in bfloat16; whole distributions took 10 to 38."""
+    rows, block, vocab = 8, 32, 32768
+    monkeypatch.setattr(law_module, "_FEWEST", 2**16)
+    sampled, _ = among(rows, top_p)
+
+    def logits() -> Tensor:
+        return torch.randn(rows, block, vocab, dtype=torch.bfloat16)
+
+    def speculate() -> None:
+        drafted = logits()
+        q = sampled.law(drafted)
+        drafts = sampled.draw(q, Purpose.DRAFT)[:, :-1]
+        u = [sampled.uniform(block, purpose) for purpose in (Purpose.ACCEPT, Purpose.DRAW)]
+        accept(sampled.law(logits()), q, drafts, u[0][:, :-1], u[1])
+
+    baseline = peak(logits)
+    assert baseline >= 2 * rows * block * vocab
+    assert peak(lambda: pick(logits(), sampled)) <= 12 * rows * block * vocab
+    assert peak(speculate) <= 12 * rows * block * vocab

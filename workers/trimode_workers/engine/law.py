@@ -1,0 +1,175 @@
+"""What tokens are drawn from, without a tensor of probabilities.
+
+A distribution over 131,072 tokens at each of 64 x 32 places is 1 GB in float32, and sorting it for top-p takes four
+times that. What sampling needs of it is little: the chance of a token here and there, one token drawn at each place,
+and one whole distribution per row where a draft was refused. So logits stay as they are; kept beside them are, for
+each place, the logarithm of the mass and where top-p cuts, and probabilities are worked out for some places at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+LIKELIEST = 4096
+"""Tokens among which the cut of top-p is looked for; only where they do not reach it all are sorted."""
+_FEWEST, _MOST = 2**20, 2**24
+"""Logits worked on at a time: a quarter of what there is within these bounds, as few large kernels are what a GPU is
+good at and below the first nothing is saved."""
+
+
+@dataclass(frozen=True)
+class Law:
+    """The distributions at `[r, n]` places.
+
+    `logits` `[any, vocab]` of any type, `at` `[r, n]` the places' rows in it. `temperatures` `[r, 1]`. Kept are the
+    tokens whose logit over temperature is above `floor` `[r, n]`, and of those that equal it the ones with ids up to
+    `last` `[r, n]`; `mass` `[r, n]` is the logarithm of their sum. Without `floor` and `last` all are kept.
+    """
+
+    logits: Tensor
+    at: Tensor
+    temperatures: Tensor
+    mass: Tensor
+    floor: Tensor | None = None
+    last: Tensor | None = None
+
+    @classmethod
+    def of(cls, logits: Tensor, at: Tensor, temperatures: Tensor, top_p: Tensor | None = None) -> Law:
+        """logits `[b, n, vocab]`, at `[r]` the rows that draw, their temperatures and top-p `[r]`."""
+        n, vocab = logits.shape[1:]
+        places = at[:, None] * n + torch.arange(n, device=logits.device)
+        law = cls(logits.reshape(-1, vocab), places, temperatures[:, None], places.new_empty(0))
+        wanted = None if top_p is None else top_p[:, None].expand(-1, n).reshape(-1)
+        found = [
+            _mass_and_cut(law._scaled(part), None if wanted is None else wanted[part])
+            for part in _parts(places.numel(), vocab)
+        ]
+        mass, floor, last = (torch.cat(column).view(places.shape) for column in zip(*found, strict=True))
+        return replace(law, mass=mass) if top_p is None else replace(law, mass=mass, floor=floor, last=last)
+
+    def chances(self, tokens: Tensor) -> Tensor:
+        """The probabilities of tokens `[r, m]` at the first m places, float32."""
+        m = tokens.shape[1]
+        scaled = self.logits[self.at[:, :m], tokens].float() / self.temperatures
+        p = (scaled - self.mass[:, :m]).exp()
+        if self.floor is None or self.last is None:
+            return p
+        return p.masked_fill(_cut(scaled, tokens, self.floor[:, :m], self.last[:, :m]), 0.0)
+
+    def whole(self, place: Tensor) -> Tensor:
+        """The distribution at one place `[r]` of each row: `[r, vocab]`, float32."""
+        n = self.at.shape[1]
+        return self._probabilities(torch.arange(len(place), device=place.device) * n + place)
+
+    def draw(self, u: Tensor) -> Tensor:
+        """u `[r, n]` in (0, 1] -> a token for each place."""
+        flat = u.reshape(-1)
+        parts = _parts(flat.shape[0], self.logits.shape[1])
+        return torch.cat([invert(self._probabilities(part), flat[part]) for part in parts]).view(u.shape)
+
+    def take(self, chosen: Tensor, other: Law) -> None:
+        """Become `other` at the chosen places, bool `[r, n]`. Overwrites this law's logits."""
+        self.logits[self.at[chosen]] = other.logits[other.at[chosen]]
+        for mine, theirs in ((self.mass, other.mass), (self.floor, other.floor), (self.last, other.last)):
+            if mine is not None and theirs is not None:
+                mine[chosen] = theirs[chosen]
+
+    def row(self, index: int) -> Law:
+        """Of one row, `[1, n]`, over the same logits."""
+        return self._each(slice(index, index + 1), slice(None))
+
+    def first(self, count: int) -> Law:
+        """Of at most that many places of each row."""
+        return self._each(slice(None), slice(count))
+
+    @classmethod
+    def joined(cls, laws: list[Law | None], n: int, like: Tensor) -> Law:
+        """Laws of one row each, one after the other, `n` places long. Where there is none, all tokens are equal."""
+        vocab = like.shape[-1]
+        r, device = len(laws), like.device
+        logits = like.new_zeros(r * n, vocab)
+        at = torch.arange(r * n, device=device).view(r, n)
+        mass = torch.full((r, n), float(vocab), device=device).log_()
+        floor = torch.full((r, n), -torch.inf, device=device)
+        last = torch.full_like(at, vocab)
+        temperatures = torch.ones(r, 1, device=device)
+        for i, law in enumerate(laws):
+            if law is None:
+                continue
+            count = law.at.shape[1]
+            logits[i * n : i * n + count] = law.logits[law.at[0]]
+            mass[i, :count], temperatures[i] = law.mass[0], law.temperatures[0]
+            if law.floor is not None and law.last is not None:
+                floor[i, :count], last[i, :count] = law.floor[0], law.last[0]
+        return cls(logits, at, temperatures, mass, floor, last)
+
+    def _each(self, rows: slice, places: slice) -> Law:
+        at, mass = self.at[rows, places], self.mass[rows, places]
+        floor = None if self.floor is None else self.floor[rows, places]
+        last = None if self.last is None else self.last[rows, places]
+        return Law(self.logits, at, self.temperatures[rows], mass, floor, last)
+
+    def _scaled(self, part: slice | Tensor) -> Tensor:
+        """Logits over temperature at some places, counted through: a copy `[places, vocab]`, float32."""
+        temperatures = self.temperatures.expand(self.at.shape).reshape(-1)[part]
+        return self.logits.index_select(0, self.at.reshape(-1)[part]).float().div_(temperatures[:, None])
+
+    def _probabilities(self, part: slice | Tensor) -> Tensor:
+        scaled = self._scaled(part)
+        cut = None
+        if self.floor is not None and self.last is not None:
+            ids = torch.arange(scaled.shape[1], device=scaled.device)
+            floor, last = self.floor.reshape(-1)[part], self.last.reshape(-1)[part]
+            cut = _cut(scaled, ids, floor[:, None], last[:, None])
+        p = scaled.sub_(self.mass.reshape(-1)[part][:, None]).exp_()
+        return p if cut is None else p.masked_fill_(cut, 0.0)
+
+
+def log_mass(logits: Tensor) -> Tensor:
+    """logits `[..., vocab]` of any type -> the logarithm of the sum of their exponentials `[...]`, float32."""
+    flat = logits.reshape(-1, logits.shape[-1])
+    parts = [flat[part].float().logsumexp(-1) for part in _parts(*flat.shape)]
+    return torch.cat(parts).view(logits.shape[:-1])
+
+
+def invert(p: Tensor, u: Tensor) -> Tensor:
+    """Tokens `[...]` at which the running sum of p `[..., vocab]` reaches u in (0, 1]; p need not be normalised.
+
+    A token of probability 0 never comes out, because u > 0 and the sum does not grow there.
+    """
+    mass = p.cumsum(-1)
+    return torch.searchsorted(mass, (u * mass[..., -1])[..., None]).squeeze(-1)
+
+
+def _parts(places: int, vocab: int) -> Iterator[slice]:
+    size = max(1, min(max(places * vocab // 4, _FEWEST), _MOST) // vocab)
+    return (slice(start, min(start + size, places)) for start in range(0, places, size))
+
+
+def _cut(scaled: Tensor, ids: Tensor, floor: Tensor, last: Tensor) -> Tensor:
+    return (scaled < floor) | ((scaled == floor) & (ids > last))
+
+
+def _mass_and_cut(scaled: Tensor, top_p: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """scaled `[places, vocab]`, top_p `[places]` -> mass, floor and last of `Law`, `[places]` each. Kept is the
+    smallest set of likeliest tokens whose mass reaches top-p; of equal ones those with lower ids."""
+    mass, vocab = scaled.logsumexp(-1), scaled.shape[1]
+    if top_p is None:
+        return mass, mass, mass
+    ordered = scaled.topk(min(LIKELIEST, vocab), -1).values
+    reached = ((ordered - mass[:, None]).exp().sum(-1) >= top_p) | (top_p >= 1.0)
+    if ordered.shape[1] < vocab and not bool(reached.all()):
+        ordered = scaled.sort(-1, descending=True).values
+    p = (ordered - mass[:, None]).exp_()
+    sums = p.cumsum(-1)
+    count = ((sums - p) < top_p[:, None]).sum(-1, keepdim=True)
+    floor, kept = ordered.gather(-1, count - 1), sums.gather(-1, count - 1)[:, 0]
+    ties = count - (ordered > floor).sum(-1, keepdim=True)
+    last = ((scaled == floor).cumsum(-1, dtype=torch.int32) < ties).sum(-1)
+    everything = top_p >= 1.0  # by rounding, the sum may reach 1 before the last token
+    floor = floor[:, 0].masked_fill(everything, -torch.inf)
+    return torch.where(everything, mass, mass + kept.log()), floor, last.masked_fill(everything, vocab)
