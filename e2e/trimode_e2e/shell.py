@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-TIMEOUT_S = 300.0
+TIMEOUT_S = 960.0
+"""A little more than the longest that a block of the docs itself waits."""
 ENDED, TIMED_OUT = -1, -2
 """In place of a status: the shell itself ended; the block took too long, and the shell was ended."""
 
