@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 NEEDS = {
-    "Kueue": "Kueue's controller in the cluster",
     "docker": "a docker daemon",
     "internet": "programs or charts from the internet",
     "kind": "kind, which needs docker",
