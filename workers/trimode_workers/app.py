@@ -46,6 +46,7 @@ class ReplicaServer:
 
     async def __init__(self, settings: ReplicaSettings) -> None:  # type: ignore[misc]  # Serve awaits it
         self._replica: Replica | None = None
+        hide_unreserved_gpus()
         here = await asyncio.to_thread(_here, settings)  # the model may have to be downloaded
         self._replica = await Replica.start(here, os.environ.get(TOKEN_VARIABLE, ""))
 
@@ -66,6 +67,16 @@ class ReplicaServer:
         """Serve awaits what this returns; Python's collector, later, finds nothing left to do."""
         replica, self._replica = getattr(self, "_replica", None), None
         return None if replica is None else replica.stop()
+
+
+def hide_unreserved_gpus() -> None:
+    """Let this actor's engine see no GPU where the actor has reserved none.
+
+    Ray 2.60 leaves such an actor all GPUs of its node; every replica of a pool with `gpus: 0` would take the first, in
+    bfloat16, beside the pool that it belongs to.
+    """
+    if not ray.get_runtime_context().get_accelerator_ids().get("GPU"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @dataclass(frozen=True, slots=True)
