@@ -11,8 +11,8 @@ from math import inf
 
 from trimode_api.errors import ApiError
 from trimode_policy.affinity import Beginnings
-from trimode_policy.route import RouteDecision, RouteReason, route
-from trimode_router.door import Door
+from trimode_policy.route import RouteDecision, RouteReason, may_serve, route
+from trimode_router.door import NEWS_S, Door
 from trimode_router.exchange import Exchange
 from trimode_router.fleet import Fleet
 from trimode_router.hanging import why_given_up
@@ -173,7 +173,13 @@ class Dispatcher:
         if decision.reason is RouteReason.ALL_BUSY or self.sleepers.call(exchange.wish, now) is not None:
             self._door.enqueue(exchange, now)
             return
-        status = _STATUS[decision.reason]
+        rules, status = self._fleet.rules, _STATUS[decision.reason]
+        if decision.reason is RouteReason.NOT_OFFERED and may_serve(exchange.wish, rules.points):
+            # The policy offers it: its replicas have not heard of that yet, or are away.
+            status = 503
+            if rules.admission.max_queued > 0:
+                self._door.enqueue(exchange, now, NEWS_S)
+                return
         detail = "; ".join([decision.detail, *exchange.record.failures])
         retry = None if status == 400 else 1
         self._door.refuse(exchange, ApiError(status, detail, code=decision.reason.value, retry_after_s=retry))

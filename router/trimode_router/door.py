@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
+from math import inf
 
 from trimode_api.errors import ApiError
 from trimode_policy.admit import (
@@ -18,13 +19,17 @@ from trimode_policy.admit import (
     admit,
     retry_after_seconds,
 )
-from trimode_policy.route import Claim, spare
+from trimode_policy.route import Claim, RouteReason, may_serve, spare
 from trimode_router.exchange import Exchange
 from trimode_router.fleet import Fleet
 from trimode_router.ledger import Ledger
 from trimode_router.queueing import Queue
 from trimode_router.sleepers import Sleepers
 from trimode_router.waiting import Ticket
+
+NEWS_S = 2.0
+"""Longest wait of a request for a replica that offers what the policy has offered of late, in seconds: replicas hear of
+a policy with their next report, five times a second. A pool that is away for longer must not fill the queue."""
 
 
 class Door:
@@ -53,8 +58,8 @@ class Door:
             exchange.wish = replace(exchange.wish, claim=Claim.LATE)
         return admission.outcome is Outcome.ACCEPT
 
-    def enqueue(self, exchange: Exchange, now: float) -> None:
-        """It waits; where the queue is full, it or another one is refused."""
+    def enqueue(self, exchange: Exchange, now: float, most_s: float = inf) -> None:
+        """It waits, for `most_s` seconds at most; where the queue is full, it or another one is refused."""
         limits = self._fleet.rules.admission
         if len(self._queue) >= limits.max_queued:
             worst = self._queue.room.last()
@@ -66,7 +71,7 @@ class Door:
             self.refuse(worst.item, self._busy(worst.item, now, message, "Displaced"))
         since = exchange.record.queued_at if exchange.record.queued_at is not None else now
         exchange.record.queued_at = since
-        self._queue.enter(exchange, since, since + limits.max_wait_s)
+        self._queue.enter(exchange, since, since + min(limits.max_wait_s, most_s))
 
     def close_on_late(self, now: float) -> None:
         """Refuse those who have waited for as long as they may."""
@@ -81,10 +86,18 @@ class Door:
         """Why a wait has ended: for want of room, or of a replica that had to be started first."""
         waited = f"within {now - ticket.since:.1f} s"
         pool = self._sleepers.awaited(ticket.item.wish, now)
+        if pool is None and not self._offered(ticket.item, now):
+            message = f"no ready replica offers {ticket.item.wish.pin or 'lossless answers'}, and none came {waited}"
+            return ApiError(503, message, code=RouteReason.NOT_OFFERED.value, retry_after_s=RETRY_UNKNOWN_S)
         if pool is None:
             return self._busy(ticket.item, now, f"no slot came free {waited}", "QueueTimeout")
         message = f"pool {pool!r} has no replica yet: none came {waited}, and one is being started"
         return ApiError(503, message, code="Waking", retry_after_s=RETRY_UNKNOWN_S)
+
+    def _offered(self, exchange: Exchange, now: float) -> bool:
+        """Whether some usable replica may serve it, or there is none to ask."""
+        usable = [view for view in self._fleet.views(now) if self._fleet.usable(view)]
+        return not usable or any(may_serve(exchange.wish, view.points) for view in usable)
 
     def _busy(self, exchange: Exchange, now: float, message: str, code: str) -> ApiError:
         retry = retry_after_seconds(self._queue_view(exchange, now))

@@ -10,11 +10,13 @@ from collections.abc import Callable
 from functools import lru_cache
 from urllib.parse import urlsplit
 
+from trimode_api.stamp import RULES_HEADER, Stamp
 from trimode_api.wire import REQUEST_ID_HEADER, TIER_HEADER
 from trimode_router.exchange import Exchange
 from trimode_router.http.outgoing import fields_bytes
 from trimode_router.http.pool import LinkPool
 from trimode_router.replica import Replica
+from trimode_router.rules import Tier
 
 _ID = REQUEST_ID_HEADER.encode()
 Unreached = Callable[[Exchange, str], None]
@@ -89,7 +91,7 @@ class Links:
     def _head(self, exchange: Exchange, pool: LinkPool) -> bytes:
         request = exchange.request
         head = b"%bcontent-length: %d\r\n%b: %b\r\n" % (
-            _fixed(exchange.path, pool.host, pool.port, exchange.tier.name, self._authorization),
+            _fixed(exchange.path, pool.host, pool.port, exchange.tier, self._authorization),
             len(exchange.body),
             _ID,
             request.request_id.encode(),
@@ -102,13 +104,14 @@ class Links:
 
 
 @lru_cache(maxsize=1024)
-def _fixed(path: str, host: str, port: int, tier: str, authorization: str) -> bytes:
+def _fixed(path: str, host: str, port: int, tier: Tier, authorization: str) -> bytes:
     """What the heads of all requests for a path of a replica in a tier have in common."""
     lines = [
         f"POST {path} HTTP/1.1",
         f"host: {host}:{port}",
         "content-type: application/json",
-        f"{TIER_HEADER}: {tier}",
+        f"{TIER_HEADER}: {tier.name}",
+        f"{RULES_HEADER}: {Stamp(tier.priority, tier.tpot_s).header}",
         *([authorization] if authorization else []),
     ]
     return "".join(f"{line}\r\n" for line in lines).encode("latin-1")
