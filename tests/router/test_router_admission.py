@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from trimode_api.fleet import FleetView
-from trimode_api.wire import AdmissionPolicy
+from trimode_api.wire import AdmissionPolicy, PoolPolicy
 from trimode_router.limits import Limits
 from trimode_router.testing.replica import polite
 
@@ -153,12 +153,46 @@ async def test_unready_and_draining_replicas_get_nothing(house: Any, change: dic
     assert house.replicas[0].calls == []
 
 
-async def test_a_pin_that_no_ready_replica_offers(house: Any) -> None:
+PINNED = CHAT | {"trimode": {"mode": "SelfSpeculation", "blockLength": 8}}
+
+
+async def test_a_pin_waits_for_a_replica_that_has_not_heard_of_it_yet(house: Any) -> None:
+    """The policy allows the mode; the next report says that the replica does, too."""
     await house.report(house.replicas[0].report(allowed_points=("AR",)))
-    pinned = CHAT | {"trimode": {"mode": "SelfSpeculation", "blockLength": 8}}
-    response = await house.http.post("/v1/chat/completions", json=pinned)
+    response = asyncio.create_task(house.http.post("/v1/chat/completions", json=PINNED))
+    await house.until(lambda: len(house.router.dispatcher.queue) == 1)
+    assert (await house.http.post("/v1/chat/completions", json=CHAT)).status_code == 200
+    await house.report(house.replicas[0].report(allowed_points=("AR", "S8")))
+    assert (await response).status_code == 200
+
+
+async def test_a_pin_that_no_ready_replica_comes_to_offer(house: Any) -> None:
+    """503 and not 400: the request is right, and may succeed later."""
+    await house.report(house.replicas[0].report(allowed_points=("AR",)))
+    response = asyncio.create_task(house.http.post("/v1/chat/completions", json=PINNED))
+    await house.until(lambda: len(house.router.dispatcher.queue) == 1)
+    house.pass_time(2.1)
+    refused = await response
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "NotOffered")
+    assert "SelfSpeculation with blockLength 8" in refused.json()["error"]["message"]
+    assert int(refused.headers["retry-after"]) >= 1
+
+
+async def test_a_mode_without_a_length_goes_to_whichever_pool_is_alive(open_house: Any, make_policy: Any) -> None:
+    """The router used to settle on the shortest block of all pools, and refused when that one's pool was away."""
+    pools = (PoolPolicy(name="short", points=("S8",)), PoolPolicy(name="flex", points=("AR", "S16", "S32")))
+    house = await open_house(policy=make_policy(pools=pools))
+    await house.report(house.replicas[0].report(allowed_points=("AR", "S16", "S32")))
+    wish = CHAT | {"trimode": {"mode": "SelfSpeculation"}}
+    assert (await house.http.post("/v1/chat/completions", json=wish)).status_code == 200
+    assert house.replicas[0].calls[0].json["trimode"] == {"mode": "SelfSpeculation"}
+
+
+async def test_what_no_pool_offers_is_refused_at_once(house: Any) -> None:
+    wish = CHAT | {"trimode": {"mode": "SelfSpeculation", "blockLength": 4}}
+    response = await house.http.post("/v1/chat/completions", json=wish)
     assert response.status_code == 400
-    assert response.json()["error"]["code"] == "NotOffered"
+    assert "is not offered; allowed: AR, S8" in response.json()["error"]["message"]
 
 
 async def test_the_load_of_other_routers_counts(open_house: Any) -> None:

@@ -10,6 +10,7 @@ import pytest
 from trimode_api.errors import ApiError
 from trimode_api.modes import AR, diffusion, speculation
 from trimode_api.openai import ChatRequest, CompletionRequest, GenerationRequest
+from trimode_api.stamp import Stamp
 from trimode_api.wire import PolicyConfig
 from trimode_workers.engine.messages import Sampling, Submit
 from trimode_workers.openai.defaults import SamplingDefaults, load_defaults
@@ -127,6 +128,17 @@ class TestAccepted:
     ) -> None:
         submit = ask(more, text, offer)
         assert (submit.pin, submit.lossy_ok) == (pin, lossy)
+
+    def test_a_routers_word_on_a_tier_goes_before_what_the_replica_knows(self, text: TextModel, offer: Offer) -> None:
+        """Routers have the authority: a tier may be new, or have changed, and the replica hear of it a second later."""
+        request = parse(
+            ChatRequest, json.dumps({"model": "echo", "messages": [{"role": "user", "content": "a"}]}).encode()
+        )
+        for tier in ("premium", "gold"):
+            submit = prepare(request, text, offer, Identity("id", tier, 0, Stamp(3, 0.05)))
+            assert (submit.tier, submit.tier_tpot_s, submit.priority) == (tier, 0.05, 3)
+        with pytest.raises(ApiError, match="no tier 'gold'"):
+            prepare(request, text, offer, Identity("id", "gold", 0))
 
     def test_a_tier_brings_its_objective_and_priority(self, text: TextModel, offer: Offer) -> None:
         submit = ask({}, text, offer, tier="premium")

@@ -14,8 +14,13 @@ import aiohttp
 import openai
 import pytest
 
+from trimode_api.errors import ApiError
+from trimode_api.stamp import RULES_HEADER, Stamp
+from trimode_workers.engine.messages import Finish, Submit, TokenEvent
+from trimode_workers.replica.generation import Generation
 from trimode_workers.replica.replica import Replica
 from trimode_workers.replica.settings import ReplicaSettings
+from trimode_workers.text.answer import AnswerText
 
 Body = Callable[..., dict[str, Any]]
 Eventually = Callable[..., Awaitable[None]]
@@ -141,10 +146,52 @@ class TestRefusals:
                 assert response.status == 400
                 assert "JSON" in (await response.json())["error"]["message"]
 
-    async def test_an_unknown_tier(self, http: aiohttp.ClientSession, body: Body) -> None:
+    async def test_an_unknown_tier_that_a_client_names_itself(self, http: aiohttp.ClientSession, body: Body) -> None:
         async with http.post(CHAT, json=body("hi"), headers={"x-trimode-tier": "gold"}) as response:
             assert response.status == 400
             assert "['premium', 'standard']" in (await response.json())["error"]["message"]
+
+    async def test_an_unknown_tier_that_a_router_has_stamped_is_served(
+        self, http: aiohttp.ClientSession, body: Body
+    ) -> None:
+        """Routers know of a new tier first; a replica that refused it lost a second's requests."""
+        headers = {"x-trimode-tier": "gold", RULES_HEADER: Stamp(7, 0.012).header}
+        async with http.post(CHAT, json=body("hi", max_tokens=3), headers=headers) as response:
+            assert response.status == 200
+
+    async def test_a_mode_that_is_not_offered_is_a_routers_cue_to_ask_elsewhere(
+        self, http: aiohttp.ClientSession, body: Body
+    ) -> None:
+        asked = body("hi", trimode={"mode": "SelfSpeculation", "blockLength": 64})
+        for headers, status in (({}, 400), ({RULES_HEADER: Stamp(0, 0.025).header}, 503)):
+            async with http.post(CHAT, json=asked, headers=headers) as response:
+                assert (response.status, "Retry-After" in response.headers) == (status, status == 503)
+                assert (await response.json())["error"]["code"] == "mode_not_allowed"
+
+    async def test_an_engine_that_is_a_policy_behind_is_no_fault_of_the_request(
+        self, replica: Replica, http: aiohttp.ClientSession, body: Body
+    ) -> None:
+        refused = TokenEvent("x", [], Finish.ERROR, "pinned to S64", code="mode_not_allowed", field="trimode.mode")
+        generation = Generation(replica.engine, Submit("x", [5], 4), AnswerText(replica.text.detokenizer(), ()))
+        generation._on_event(refused)
+        with pytest.raises(ApiError) as caught:
+            await generation.whole()
+        assert (caught.value.status, caught.value.retry_after_s) == (503, 1)
+
+    async def test_an_image_is_refused_in_a_few_words(self, http: aiohttp.ClientSession, body: Body) -> None:
+        image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 300_000}}
+        asked = body("") | {"messages": [{"role": "user", "content": [{"type": "text", "text": "?"}, image]}]}
+        async with http.post(CHAT, json=asked) as response:
+            assert response.status == 400
+            assert len(await response.read()) < 600
+
+    async def test_a_body_nested_too_deeply(self, http: aiohttp.ClientSession) -> None:
+        for deep in (b"[" * 2000 + b"]" * 2000, b'{"a":' * 2000 + b"1" + b"}" * 2000):
+            for field in (b"messages", b"metadata", b"unknown"):
+                asked = b'{"model": "echo", "messages": [], "%b": %b}' % (field, deep)
+                async with http.post(CHAT, data=asked) as response:
+                    assert response.status == 400
+                    assert len(await response.read()) < 600
 
     async def test_an_unknown_path_and_method(self, http: aiohttp.ClientSession) -> None:
         async with http.get("/v1/nothing") as response:
