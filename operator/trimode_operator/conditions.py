@@ -118,7 +118,8 @@ def progressing(seen: Observations) -> Verdict:
     if stuck := held_up(seen):
         return stuck
     if under_way := rollout(seen):
-        return Verdict(TRUE, under_way.reason, under_way.message)
+        stopped = under_way.reason == Reason.DEPLOY_FAILED
+        return Verdict(FALSE if stopped else TRUE, under_way.reason, under_way.message)
     if not seen.kuberay:
         return Verdict(FALSE, Reason.KUBERAY_MISSING, note_of(seen, Reason.KUBERAY_MISSING))
     return _workers_progress(seen)

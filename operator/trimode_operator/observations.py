@@ -45,7 +45,8 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class Ray:
-    """The RayService. `ready` None where KubeRay has not said yet. `failed`: what Serve says of broken applications.
+    """The RayService. `ready` None where KubeRay has not said yet. `failed`: what Serve says of broken applications,
+    `failed_upgrade` of those in the cluster that is to take over.
 
     `current`: KubeRay's status is of the latest spec. `silent`: it has not been for so long that something is wrong.
     `headless`: KubeRay's words where the serving cluster's head pod is not ready, while its status stays as it was.
@@ -61,6 +62,7 @@ class Ray:
     headless: str = ""
     queue: str = ""
     failed: tuple[str, ...] = ()
+    failed_upgrade: tuple[str, ...] = ()
     namespace: str = ""
     name: str = ""
 
@@ -150,7 +152,8 @@ def ray_of(
         silent=silent,
         headless=_headless(cluster),
         queue=queue_of(service) if any(map(_held, (service, cluster, pending))) else "",
-        failed=_failed(status),
+        failed=_failed(status, "activeServiceStatus", "pendingServiceStatus"),
+        failed_upgrade=_failed(status, "pendingServiceStatus"),
         namespace=service["metadata"].get("namespace", ""),
         name=service["metadata"].get("name", ""),
     )
@@ -183,9 +186,9 @@ def _headless(cluster: Mapping[str, Any] | None) -> str:
     return ": ".join(part for part in (head.get("reason"), head.get("message")) if part) or "not ready"
 
 
-def _failed(status: Mapping[str, Any]) -> tuple[str, ...]:
+def _failed(status: Mapping[str, Any], *parts: str) -> tuple[str, ...]:
     found: dict[str, str] = {}
-    for part in ("activeServiceStatus", "pendingServiceStatus"):
+    for part in parts:
         applications = (status.get(part) or {}).get("applicationStatuses") or {}
         for name, application in applications.items():
             if application.get("status") in BAD_APPLICATION:

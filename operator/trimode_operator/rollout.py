@@ -7,7 +7,7 @@ the moment that it was edited, and `kubectl wait` and Argo CD would go on at onc
 from __future__ import annotations
 
 from trimode_operator.observations import Observations
-from trimode_operator.verdict import FALSE, Reason, Verdict
+from trimode_operator.verdict import FALSE, Reason, Verdict, lines
 
 VALIDATION_FAILED = "ValidationFailed"
 """KubeRay's reason, since 1.6: it refuses the RayService as it is written."""
@@ -39,6 +39,9 @@ def rollout(seen: Observations) -> Verdict | None:
         return None
     if seen.ray is None or not seen.ray.current:
         return Verdict(FALSE, Reason.WORKERS_ROLLOUT, "KubeRay is making the workers so")
+    if seen.ray.upgrading and seen.ray.failed_upgrade:
+        words = "what was there before serves on; in the Ray cluster that is to take over"
+        return Verdict(FALSE, Reason.DEPLOY_FAILED, lines((words, *seen.ray.failed_upgrade)))
     if seen.ray.upgrading:
         words = "KubeRay is making another Ray cluster ready to take over from the one that serves"
         return Verdict(FALSE, Reason.WORKERS_ROLLOUT, words)

@@ -24,7 +24,9 @@ DROPPED = frozenset(
 )
 """Times, addresses and identities: they differ from run to run, and nothing is decided by them."""
 POD_STATUS = ("phase", "conditions", "initContainerStatuses", "containerStatuses")
-METADATA = ("name", "namespace", "generation", "labels", "annotations", "deletionTimestamp")
+CONTAINER = ("name", "ready", "restartCount", "state", "lastState")
+METADATA = ("name", "namespace", "generation", "annotations", "deletionTimestamp")
+LABELS = ("app.kubernetes.io/component", "app.kubernetes.io/instance", "trimode.dev/pool")
 
 
 class Recorder:
@@ -78,11 +80,16 @@ def trimmed(kind: str, body: Mapping[str, Any]) -> Object:
     """The fields that are kept of an object."""
     metadata = {key: value for key, value in body["metadata"].items() if key in METADATA}
     metadata["namespace"] = NAMESPACE
+    metadata["labels"] = {key: value for key, value in (body["metadata"].get("labels") or {}).items() if key in LABELS}
     if "deletionTimestamp" in metadata:
         metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     status: Any = body.get("status") or {}
     if kind == "Pod":
+        metadata.pop("annotations", None)
         status = {key: status[key] for key in POD_STATUS if key in status}
+        for key in POD_STATUS[2:]:
+            if key in status:
+                status[key] = [{name: each[name] for name in CONTAINER if name in each} for each in status[key]]
     return {"metadata": metadata, "spec": _spec(kind, body.get("spec") or {}), "status": _without_noise(status)}
 
 
