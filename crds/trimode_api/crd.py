@@ -18,6 +18,11 @@ from trimode_api.values import ResourceName
 
 PLURAL = "nemotrondeployments"
 LIST_KEYS = {"pools": "name", "tiers": "name", "resourceClaims": "name", "conditions": "type", "points": "point"}
+SCALE = {
+    "specReplicasPath": ".spec.replicas",
+    "statusReplicasPath": ".status.replicas",
+    "labelSelectorPath": ".status.selector",
+}
 SETS = {"modes", "blockLengths"}
 
 Schema = dict[str, Any]
@@ -47,7 +52,7 @@ def custom_resource_definition() -> dict[str, Any]:
                     "name": VERSION,
                     "served": True,
                     "storage": True,
-                    "subresources": {"status": {}},
+                    "subresources": {"status": {}, "scale": SCALE},
                     "additionalPrinterColumns": _columns(),
                     "schema": {"openAPIV3Schema": _resource_schema()},
                 }

@@ -31,6 +31,13 @@ POOL_RULES: tuple[AnyRule, ...] = (
         lambda r: r["min"] <= r["max"],
     ),
     Distinct(("pools",), "name"),
+    Rule(
+        (),
+        ("replicas",),
+        "is for resources with one pool; several are sized each by its own replicas.min and replicas.max",
+        "!has(self.replicas) || size(self.pools) == 1",
+        lambda s: s.get("replicas") is None or len(s["pools"]) == 1,
+    ),
     Distinct(("pools", "*", "modes")),
     Distinct(("pools", "*", "blockLengths")),
     Distinct(("pools", "*", "pod", "resourceClaims"), "name"),

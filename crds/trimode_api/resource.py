@@ -100,14 +100,15 @@ class NemotronDeployment(SpecModel):
 
     @classmethod
     def parse(cls, data: Any) -> Self:
-        """The resource in `data` (as read from YAML or the API server).
+        """The resource in `data` (as read from YAML or the API server), its pool sized by `spec.replicas` where set.
 
         Raises InvalidInput with every problem, each with its path and what is allowed.
         """
         try:
-            return cls.model_validate(data)
+            found = cls.model_validate(data)
         except ValidationError as exc:
             raise InvalidInput(problems_of(exc), KIND) from exc
+        return found.model_copy(update={"spec": found.spec.sized()})
 
     @property
     def served_name(self) -> str:

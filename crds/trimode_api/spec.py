@@ -7,13 +7,14 @@ it all in `resource`, rules over several fields are in `rules`.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Self
 
 from pydantic import Field
 
 from trimode_api.fields import Bool, Int, SpecModel
 from trimode_api.modes import Mode
 from trimode_api.serving import Diffusion, Engine, Model, Pool
-from trimode_api.values import BlockLength, Name, SecretName
+from trimode_api.values import BlockLength, Count, Name, SecretName
 
 
 class SwitchingMode(StrEnum):
@@ -166,6 +167,12 @@ class Spec(SpecModel):
     pools: tuple[Pool, ...] = Field(
         min_length=1, max_length=16, description="Groups of replicas, each with the modes it may use."
     )
+    replicas: Count | None = Field(
+        default=None,
+        description="How many replicas the only pool has, written by others through the scale subresource "
+        "(HorizontalPodAutoscaler, KEDA, kubectl scale). trimode then does not size the pool, and pools[0].replicas "
+        "has no effect. Left out: trimode sizes every pool itself, and the scale subresource is refused.",
+    )
     diffusion: Diffusion | None = Field(default=None, description="Needed where a pool lists Diffusion.")
     tiers: tuple[Tier, ...] = Field(
         default=(Tier(name="standard"),),
@@ -183,3 +190,11 @@ class Spec(SpecModel):
     drain: Drain = Field(default=Drain(), description="How long requests may finish when a replica goes.")
     router: Router = Field(default=Router(), description="The routers in front of the pools.")
     suspend: Bool = Field(default=False, description="Scale to nothing and keep the resource.")
+
+    def sized(self) -> Self:
+        """With `replicas`, where it is set, as both bounds of the only pool."""
+        if self.replicas is None:
+            return self
+        (pool,) = self.pools
+        bounds = pool.replicas.model_copy(update={"min": self.replicas, "max": self.replicas})
+        return self.model_copy(update={"pools": (pool.model_copy(update={"replicas": bounds}),)})

@@ -117,6 +117,10 @@ class Status(StatusModel):
         max_length=32,
         description="Replicas that take requests, of those that there should be now, over all pools, such as 3/4.",
     )
+    replicas: int = Field(default=0, ge=0, description="Replicas that exist and stay, over all pools.")
+    selector: str | None = Field(
+        default=None, max_length=1024, description="Label selector of the workers' pods, for autoscalers."
+    )
     pools: tuple[PoolStatus, ...] = Field(default=(), description="What each pool is now.")
     tiers: tuple[TierStatus, ...] = Field(default=(), description="How each tier's objective is met.")
     decision: DecisionStatus | None = Field(default=None, description="The point in force, and why.")

@@ -9,7 +9,7 @@ import math
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, StringConstraints, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, WithJsonSchema
 
 from trimode_api.fields import Int
 from trimode_api.modes import BLOCK_LENGTHS
@@ -109,6 +109,9 @@ BlockLength = Annotated[
     WithJsonSchema({"type": "integer", "enum": list(BLOCK_LENGTHS)}),
 ]
 """Tokens of a block: a power of two from 4 to 64."""
+
+Count = Annotated[Int, Field(ge=1, le=1024), WithJsonSchema({"type": "integer", "minimum": 1, "maximum": 1024})]
+"""Replicas that others ask for."""
 
 
 def cores(quantity: str) -> float:

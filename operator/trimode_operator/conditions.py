@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from trimode_operator.observations import Observations
 from trimode_operator.parts_ready import (
     by_secrets,
+    externally_scaled,
     metrics_fresh,
     note_of,
     router_ready,
@@ -46,6 +47,7 @@ def verdicts(seen: Observations) -> Mapping[ConditionType, Verdict]:
         ConditionType.METRICS_FRESH: metrics_fresh(seen),
         ConditionType.SLO_MET: slo_met(seen),
         ConditionType.SUSPENDED: suspended(seen),
+        ConditionType.EXTERNALLY_SCALED: externally_scaled(seen),
     }
 
 

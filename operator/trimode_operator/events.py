@@ -21,8 +21,13 @@ from trimode_policy.rebalance import MoveReason
 
 MESSAGE_MAX = 1024
 GOOD_WHEN_FALSE = (ConditionType.PROGRESSING, ConditionType.SUSPENDED)
-QUIET = (ConditionType.PROGRESSING, ConditionType.ROUTER_READY, ConditionType.WORKERS_READY)
-"""Conditions whose comings and goings Ready tells as well, with their reasons."""
+QUIET = (
+    ConditionType.PROGRESSING,
+    ConditionType.ROUTER_READY,
+    ConditionType.WORKERS_READY,
+    ConditionType.EXTERNALLY_SCALED,
+)
+"""Conditions whose comings and goings Ready tells as well, with their reasons, or that are neither good nor bad."""
 EXPECTED = (
     Reason.SUSPENDED,
     Reason.SUSPENDING,

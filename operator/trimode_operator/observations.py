@@ -75,6 +75,8 @@ class Observations:
     percent of recent answers that met it, None without answers; `objectives`: percent that must. `rebalancing`: how
     replicas that pools share are split from now on, None where they share none. `secrets`: what is wrong with Secrets
     that the spec names. `pods`: what keeps them from running; looked at where the fleet is not as it should be.
+    `scaled`: replicas that others ask for by the scale subresource, None where sizes are ours. `selector`: labels of
+    the workers' pods.
     """
 
     generation: int
@@ -95,6 +97,8 @@ class Observations:
     objectives: Mapping[str, int] = field(default_factory=dict)
     rebalancing: RebalancingStatus | None = None
     pods: PodsSeen = NO_PODS
+    scaled: int | None = None
+    selector: str | None = None
 
     @property
     def replicas(self) -> tuple[ReplicaState, ...]:

@@ -101,6 +101,16 @@ def suspended(seen: Observations) -> Verdict:
     return Verdict(FALSE, Reason.SUSPENDING, "routers and workers finish what they have and go")
 
 
+def externally_scaled(seen: Observations) -> Verdict:
+    """One writer per number: where `spec.replicas` is set, its writer sizes the pool, and trimode's sizing rests."""
+    if seen.problems:
+        return Verdict(UNKNOWN, Reason.INVALID_SPEC, "the last valid spec stays in force")
+    if seen.scaled is None:
+        return Verdict(FALSE, Reason.OWN_SIZING, "trimode sizes the pools; the scale subresource needs spec.replicas")
+    words = "is set: its writer sizes the pool, trimode does not, and pools[0].replicas has no effect"
+    return Verdict(TRUE, Reason.REPLICAS_SET, f"spec.replicas {words}")
+
+
 def _silent(freshness: Freshness, draining: bool) -> bool:
     return freshness is not Freshness.FRESH and not draining
 

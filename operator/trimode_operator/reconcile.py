@@ -25,6 +25,7 @@ from trimode_operator.observe import Observer, fresh_token
 from trimode_operator.parts import Memory, Parts
 from trimode_operator.plan import Names, Observed, Owner, Plan, make_plan
 from trimode_operator.plan.make import RAY_SERVICE, prunable
+from trimode_operator.plan.names import matching, selector_text
 from trimode_operator.plan.queue import queue_metadata
 from trimode_operator.pushing import push
 from trimode_operator.ray_clusters import NO_CLUSTERS, RayClusters, RunningClusters, unpromoted
@@ -192,6 +193,8 @@ class Reconciler:
             problems=problems,
             notes=plan.notes if plan is not None else (),
             rebalancing=before.rebalancing if before is not None else None,
+            scaled=deployment.spec.replicas if deployment is not None else None,
+            selector=selector_text(matching(key.name, "worker")),
         )
 
     def _ray(self, key: Key, running: RunningClusters, memory: Memory) -> Ray | None:

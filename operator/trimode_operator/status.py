@@ -27,15 +27,18 @@ def status_of(previous: Status | None, seen: Observations, now: float) -> Status
     if not seen.fleets.views and not seen.suspend and not seen.deleting:
         # Nobody told otherwise: what was known stays, and MetricsFresh says how old it may be.
         pools, decision, history = before.pools, before.decision, before.mode_history
-        counts = before.replica_summary or _counts(seen)
+        counts, there = before.replica_summary or _counts(seen), before.replicas
     else:
         decision = _decision(before.decision, seen)
         pools, history, counts = _pools(seen), _history(before, decision, seen), _counts(seen)
+        there = sum(not replica.draining for replica in seen.replicas)
     return Status(
         observed_generation=seen.generation,
         url=seen.url or before.url,
         conditions=_conditions(before, seen, now),
         replica_summary=counts,
+        replicas=there,
+        selector=seen.selector or before.selector,
         pools=pools,
         tiers=_tiers(before, seen),
         decision=decision,

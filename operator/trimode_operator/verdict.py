@@ -27,6 +27,7 @@ class ConditionType(StrEnum):
     METRICS_FRESH = "MetricsFresh"
     SLO_MET = "SLOMet"
     SUSPENDED = "Suspended"
+    EXTERNALLY_SCALED = "ExternallyScaled"
 
 
 class Reason(StrEnum):
@@ -71,6 +72,8 @@ class Reason(StrEnum):
     OBJECTIVES_MET = "ObjectivesMet"
     OBJECTIVES_MISSED = "ObjectivesMissed"
     NO_TRAFFIC = "NoTraffic"
+    REPLICAS_SET = "ReplicasSet"
+    OWN_SIZING = "OwnSizing"
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,6 +87,8 @@ GOOD: list[Changes] = [
     {POD: {"nodeSelector": {"gpu": "h" * 63}, "resourceClaims": [CLAIM, {"name": "b", "resourceClaimName": "c.d"}]}},
     {POD: {"tolerations": [{"operator": "Exists"}, {}], "topologySpreadConstraints": [{"maxSkew": 1}]}},
     {POD: {"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"x": [1, None]}]}}}},
+    *({"spec.replicas": value} for value in (None, 1, 1024, 3.0)),
+    {"spec.replicas": 2, "spec.pools.0.replicas": {"min": 4, "max": 8}},
     # several fields together
     {"spec.pools": [FAST], SWITCHING: {"fallbackMode": "SelfSpeculation"}},
     {"spec.pools": [AR, ROUGH | ASLEEP], "spec.diffusion": {}},
@@ -209,6 +211,9 @@ WRONG: list[tuple[str, Any, str, str]] = [
     ("spec.pools.0.resources", {"gpus": 2}, "spec.pools[0].resources.gpus", "one GPU; ask for 0 or 1"),
     ("spec.pools.0.resources", {"gpus": 0.5}, "spec.pools[0].resources.gpus", "integer"),
     ("spec.pools.0.resources", {"gpu": 1}, "spec.pools[0].resources.gpu", "unknown field"),
+    ("spec.replicas", 0, "spec.replicas", "1"),
+    ("spec.replicas", 1025, "spec.replicas", "1024"),
+    ("spec.replicas", "2", "spec.replicas", "integer"),
     (POD, {"hostNetwork": True}, "spec.pools[0].pod.hostNetwork", "unknown field"),
     (POD, {"runtimeClassName": "Nvidia"}, "spec.pools[0].pod.runtimeClassName", "an object's name"),
     (POD, {"priorityClassName": ""}, "spec.pools[0].pod.priorityClassName", "an object's name"),
@@ -284,6 +289,7 @@ WRONG: list[tuple[str, Any, str, str]] = [
 
 CONTRADICTIONS: list[tuple[Changes, str, str]] = [
     ({"spec.pools": [AR, AR]}, "spec.pools[1]", "'ar' is there twice"),
+    ({"spec.pools": [AR, FAST], "spec.replicas": 2}, "spec.replicas", "is for resources with one pool"),
     ({"spec.pools": [AR, ROUGH]}, "spec.diffusion", "spec.pools[1] lists Diffusion"),
     ({"spec.pools": [ROUGH], "spec.diffusion": {}}, "spec.pools", "lossless mode: AR, SelfSpeculation"),
     ({"spec.pools": [FAST]}, "spec.switching.fallbackMode", "no pool has AR, the default, in its modes; write SelfSp"),

@@ -75,6 +75,8 @@ CHANGES: list[tuple[str, Edit, Edit, Update]] = [
     ("modes", {}, {"pools": [{"name": "flex", "modes": ["AR"]}]}, Update(policy=True)),
     ("fewest replicas", {}, {"pools": [pool(replicas={"min": 2, "max": 2})]}, Update(scale=("flex",))),
     ("most replicas", {}, {"pools": [pool(replicas={"max": 4})]}, Update(scale=("flex",))),
+    ("a count in place of bounds", {}, {"replicas": 2}, Update(scale=("flex",))),
+    ("pods", {}, {"pools": [pool(pod={"runtimeClassName": "nvidia"})]}, Update()),
     ("resources", {}, {"pools": [pool(resources={"cpu": "2"})]}, Update(roll=("flex",))),
     (
         "resources and replicas",

@@ -6,6 +6,7 @@ Belongs here: pure naming; nothing else spells a child's name.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 RAY_SERVICE_MAX = 47
@@ -103,6 +104,11 @@ def labels(owner: str, component: str | None = None) -> dict[str, str]:
 def selector(owner: str) -> str:
     """Label selector of all that belongs to the resource."""
     return f"app.kubernetes.io/managed-by={MANAGER},app.kubernetes.io/instance={owner}"
+
+
+def selector_text(labels: Mapping[str, str]) -> str:
+    """Labels as a label selector is written."""
+    return ",".join(f"{key}={value}" for key, value in labels.items())
 
 
 def head_labels(owner: str) -> dict[str, str]:

@@ -70,7 +70,13 @@ def test_every_condition_is_said_from_the_first_moment_on() -> None:
         "MetricsFresh": ("Unknown", "NotObserved"),
         "SLOMet": ("Unknown", "NoTraffic"),
         "Suspended": ("False", "NotSuspended"),
+        "ExternallyScaled": ("False", "OwnSizing"),
     }
+
+
+def test_who_sizes_the_pools_is_told() -> None:
+    assert told(replace(WELL, scaled=3))["ExternallyScaled"] == ("True", "ReplicasSet")
+    assert told(replace(WELL, problems=("spec: bad",)))["ExternallyScaled"] == ("Unknown", "InvalidSpec")
 
 
 def test_all_is_well() -> None:
@@ -83,6 +89,7 @@ def test_all_is_well() -> None:
         "MetricsFresh": ("True", "ReportsFresh"),
         "SLOMet": ("True", "ObjectivesMet"),
         "Suspended": ("False", "NotSuspended"),
+        "ExternallyScaled": ("False", "OwnSizing"),
     }
 
 

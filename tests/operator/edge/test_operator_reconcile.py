@@ -43,7 +43,7 @@ async def test_a_new_resource_is_made_and_told_of_in_one_visit(stage: Stage) -> 
     assert body["metadata"]["finalizers"] == [FINALIZER]
     assert body["status"]["observedGeneration"] == 1
     assert body["status"]["url"] == "http://nemo-router.default.svc:8000/v1"
-    assert len(stage.conditions()) == 8
+    assert len(stage.conditions()) == 9
 
 
 async def test_a_second_look_writes_nothing(stage: Stage) -> None:

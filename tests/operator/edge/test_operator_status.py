@@ -108,6 +108,20 @@ def test_replicas_over_all_pools_in_one_column(seen: Observations, expected: str
     assert status_of(None, seen, 2000.0).replica_summary == expected
 
 
+def test_replicas_and_selector_are_for_autoscalers() -> None:
+    seen = replace(
+        SEEN,
+        selector="a=b,c=d",
+        fleets=fleets(view(replica(), replica("r2", ready=False), replica("r3", draining=True))),
+    )
+    first = status_of(None, seen, 2000.0)
+    assert (first.replicas, first.selector) == (2, "a=b,c=d")
+    unheard = status_of(first, replace(seen, selector=None, fleets=fleets(silent=1)), 2100.0)
+    assert (unheard.replicas, unheard.selector) == (2, "a=b,c=d"), "what was known stays"
+    suspended = status_of(first, replace(seen, suspend=True, fleets=fleets()), 2200.0)
+    assert suspended.replicas == 0
+
+
 def test_shares_of_points() -> None:
     seen = fleets(view(*(replica(f"r{n}", point="S8") for n in range(3)), replica("r9", point="AR")))
     (pool,) = status_of(None, replace(SEEN, fleets=seen), 2000.0).pools

@@ -241,6 +241,23 @@ def test_the_grace_is_above_the_drain(drain: int) -> None:
     assert grace_seconds(drain) in {rung + 60 for rung in GRACE_RUNGS_S}
 
 
+def test_a_count_of_others_is_both_bounds_and_makes_no_new_cluster(
+    resource: Resource, spec: dict[str, Any], plan: MakePlan, find: Find
+) -> None:
+    """Serve then has nothing to decide, and a change of the count is one of bounds."""
+    one = {**spec, "pools": spec["pools"][:1]}
+    free, fixed, more = (plan(resource({**one, **with_count})) for with_count in ({}, {"replicas": 3}, {"replicas": 5}))
+    assert cluster(free, find) == cluster(fixed, find) == cluster(more, find)
+    assert code_versions(free, find) == code_versions(fixed, find)
+    for made, count in ((fixed, 3), (more, 5)):
+        service = find(made, "RayService")["spec"]
+        (group,) = service["rayClusterConfig"]["workerGroupSpecs"]
+        (application,) = yaml.safe_load(service["serveConfigV2"])["applications"]
+        scaling = application["deployments"][0]["autoscaling_config"]
+        assert (group["minReplicas"], group["maxReplicas"]) == (count, count)
+        assert (scaling["min_replicas"], scaling["max_replicas"]) == (count, count)
+
+
 def test_a_rebalanced_pool_is_held_at_its_target(resource: Resource, plan: MakePlan, find: Find) -> None:
     def bounds(**targets: int) -> tuple[int, int]:
         made = plan(resource(), observed=Observed("secret", targets=targets))
