@@ -5,10 +5,12 @@ Belongs here: the options about it, and what must hold of them before anything i
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trimode_api.wire import ORIGIN
 from trimode_cli.errors import BadInput
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -24,6 +26,8 @@ class Entry:
     certificate: str = ""
     certificate_key: str = ""
     anyone: bool = False
+    cors_origins: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
 
     @property
     def on_loopback(self) -> bool:
@@ -38,6 +42,9 @@ class Entry:
             raise BadInput(
                 f"--host {self.host} is reachable from the network: give --keys FILE, or --anyone if that is meant"
             )
+        for origin in self.cors_origins:
+            if not re.match(ORIGIN, origin):
+                raise BadInput(f"--cors-origin {origin!r} must be SCHEME://HOST:PORT without a path, or *")
         if self.certificate_key and not self.certificate:
             raise BadInput("--tls-key goes with --tls-certificate FILE")
         try:
@@ -58,6 +65,8 @@ class Entry:
             "keys_file": _absolute(self.keys),
             "tls_certificate": _absolute(self.certificate),
             "tls_key": _absolute(self.certificate_key),
+            "cors_origins": self.cors_origins,
+            "allowed_hosts": self.allowed_hosts,
         }
 
 

@@ -36,6 +36,14 @@ Keys = Annotated[str, typer.Option(metavar="FILE", help="API keys and tenants; s
 Certificate = Annotated[str, typer.Option(metavar="FILE", help="PEM; makes it HTTPS.")]
 CertificateKey = Annotated[str, typer.Option(metavar="FILE", help="PEM, where it is not in the certificate's.")]
 Anyone = Annotated[bool, typer.Option("--anyone", help="Listen on the network without keys.")]
+CorsOrigins = Annotated[
+    list[str] | None,
+    typer.Option("--cors-origin", metavar="ORIGIN", help="Browsers let pages of it ask; give several, * for any."),
+]
+AllowedHosts = Annotated[
+    list[str] | None,
+    typer.Option("--allowed-host", metavar="NAME", help="A name of this machine, asked without keys; * for any."),
+]
 
 Url = Annotated[str, typer.Option(help="The endpoint.")]
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -50,6 +58,8 @@ def up(
     tls_certificate: Certificate = "",
     tls_key: CertificateKey = "",
     anyone: Anyone = False,
+    cors_origin: CorsOrigins = None,
+    allowed_host: AllowedHosts = None,
 ) -> None:
     """Serve a deployment on this machine until Ctrl-C.
 
@@ -59,7 +69,8 @@ def up(
     from trimode_cli.entry import Entry
     from trimode_cli.up.command import up as run
 
-    run(file, Entry(host, port, keys, tls_certificate, tls_key, anyone))
+    origins, hosts = tuple(cors_origin or ()), tuple(allowed_host or ())
+    run(file, Entry(host, port, keys, tls_certificate, tls_key, anyone, origins, hosts))
 
 
 @app.command()
@@ -197,15 +208,28 @@ def router(
     tls_key: CertificateKey = "",
     processes: Annotated[int, typer.Option(min=1, max=64, help="Routers that share the port, one a core.")] = 1,
     anyone: Anyone = False,
+    cors_origin: CorsOrigins = None,
+    allowed_host: AllowedHosts = None,
+    forward_client_keys: Annotated[
+        bool, typer.Option("--forward-client-keys", help="With --keys: servers get the clients' keys, too.")
+    ] = False,
+    idle_seconds: Annotated[float, typer.Option(min=1, max=86_400, help="An idle connection is kept so long.")] = 75,
+    header_bytes: Annotated[int, typer.Option(min=1024, max=2**20, help="Most that its head may have.")] = 2**14,
+    body_bytes: Annotated[int, typer.Option(min=1024, max=2**30, help="Most that its body may have.")] = 2**23,
 ) -> None:
     """Route to any OpenAI-compatible servers: the router without the rest.
 
-    Servers are asked for their models once a second; the key sent to them is TRIMODE_REPLICA_KEY, or the client's own.
+    Servers are asked for their models once a second, and get requests for these only. The key sent to them is
+    TRIMODE_REPLICA_KEY; without it the client's own, or none where --keys are the router's.
     """
     from trimode_cli.entry import Entry
     from trimode_cli.router import router as run
 
-    sys.exit(run(Entry(host, port, keys, tls_certificate, tls_key, anyone), replica, max_running, processes))
+    origins, hosts = tuple(cors_origin or ()), tuple(allowed_host or ())
+    entry = Entry(host, port, keys, tls_certificate, tls_key, anyone, origins, hosts)
+    edge = {"idle_seconds": idle_seconds, "header_bytes": header_bytes, "body_bytes": body_bytes}
+    settings = {"static_max_running": max_running, "processes": processes, **edge}
+    sys.exit(run(entry, replica, settings | {"forward_client_keys": forward_client_keys}))
 
 
 @app.command()

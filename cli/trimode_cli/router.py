@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
 from trimode_api.wire import (
@@ -20,12 +22,14 @@ from trimode_api.wire import (
 )
 from trimode_cli.entry import Entry
 from trimode_cli.errors import BadInput
+from trimode_router.probing import base_of
 
 KEY_VARIABLE = "TRIMODE_REPLICA_KEY"
 
 
-def router(entry: Entry, replicas: list[str], max_running: int, processes: int) -> int:
-    """Serve until Ctrl-C; the exit code. BadInput where an option makes no sense."""
+def router(entry: Entry, replicas: list[str], settings: Mapping[str, Any]) -> int:
+    """Serve until Ctrl-C; the exit code. `settings`: more fields of the RouterConfig. BadInput where an option makes no
+    sense."""
     from trimode_router.__main__ import serve
 
     entry.check()
@@ -33,9 +37,8 @@ def router(entry: Entry, replicas: list[str], max_running: int, processes: int) 
         name="router",
         model="",
         policy=policy(),
-        static_replicas=tuple(map(checked, replicas)),
-        static_max_running=max_running,
-        processes=processes,
+        static_replicas=servers(replicas),
+        **settings,
         **entry.fields(),
     )
     # The internal port is there, but nobody has its token: nothing reports to this router.
@@ -44,10 +47,24 @@ def router(entry: Entry, replicas: list[str], max_running: int, processes: int) 
 
 def checked(url: str) -> str:
     """The URL of a server. BadInput where it is none that can be served."""
-    parts = urlsplit(url)
-    if parts.scheme != "http" or not parts.hostname:
-        raise BadInput(f"--replica {url!r} must be http://HOST:PORT")
+    try:
+        parts = urlsplit(url)
+        whole = parts.scheme == "http" and parts.hostname and (parts.port is None or parts.port > 0)
+    except ValueError:
+        whole = False
+    if not whole or parts.query or parts.fragment or "@" in parts.netloc:
+        raise BadInput(f"--replica {url!r} must be http://HOST:PORT, a path behind it where the server has one")
     return url
+
+
+def servers(urls: Sequence[str]) -> tuple[str, ...]:
+    """All of them, each checked. BadInput where one is named twice: it would get twice its share."""
+    known: dict[str, str] = {}
+    for url in map(checked, urls):
+        other = known.setdefault(base_of(url), url)
+        if other is not url:
+            raise BadInput(f"--replica {url!r} is the same server as {other!r}")
+    return tuple(known.values())
 
 
 def policy() -> PolicyConfig:

@@ -196,6 +196,10 @@ class ReportAnswer(WireModel):
     command: Command = Command.NONE
 
 
+ORIGIN = r"^(\*|null|[a-z][a-z0-9+.-]*://[^/?#\s]+)$"
+"""An origin as browsers send it: scheme, host and port, without a slash behind."""
+
+
 class RouterConfig(WireModel):
     """What a router process is started with: one JSON file, plus the token in the environment."""
 
@@ -211,8 +215,22 @@ class RouterConfig(WireModel):
     )
     static_max_running: int = Field(default=256, ge=1, description="requests sent to one of them at a time")
     keys_file: str = Field(default="", description="API keys and tenants; empty: no keys are needed")
+    forward_client_keys: bool = Field(
+        default=False, description="servers without a key of their own are sent the client's, also one of keys_file"
+    )
     tls_certificate: str = Field(default="", description="PEM file of the public port; empty: plain HTTP")
     tls_key: str = Field(default="", description="PEM file, where the key is not in the certificate's")
+    cors_origins: tuple[Annotated[str, Field(pattern=ORIGIN)], ...] = Field(
+        default=(), description="origins whose pages may use the endpoint from a browser; * for any"
+    )
+    allowed_hosts: tuple[str, ...] = Field(
+        default=(), description="names in Host besides this machine's own, where it is asked without keys; * for any"
+    )
+    idle_seconds: float = Field(
+        default=75, gt=0, le=86_400, description="a kept client connection without a request is closed after this"
+    )
+    header_bytes: int = Field(default=16 * 1024, ge=1024, le=1024**2, description="line and headers of a request")
+    body_bytes: int = Field(default=8 * 1024**2, ge=1024, le=1024**3, description="body of a request, inflated")
     access_log_sample: int = Field(default=100, ge=1, description="of good answers, one in so many is logged")
     replicas_expected: int = Field(default=1, ge=0)
     policy: PolicyConfig

@@ -21,10 +21,8 @@ from pydantic import ValidationError
 from trimode_api.errors import problems_of
 from trimode_api.wire import TOKEN_VARIABLE, RouterConfig
 from trimode_router import logs, processes
-from trimode_router.server import Router
+from trimode_router.server import LOOPBACK, Router
 from trimode_router.traces import endpoint_of
-
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -79,7 +77,7 @@ async def _run(config: RouterConfig, token: str, replica_key: str | None, shared
     print(json.dumps(listening), flush=True)  # noqa: T201 - the line a parent process waits for
     log.info("listening", address=router.address, internal_address=router.internal_address, model=config.model)
     if not router.access.on:
-        reach = "this machine" if config.host in _LOOPBACK else "THE NETWORK"
+        reach = "this machine" if config.host in LOOPBACK else "THE NETWORK"
         log.warning("no keys", detail=f"keysFile is not set: whoever reaches this router uses it, from {reach}")
     await stop.wait()
     log.info("draining", timeout_s=router.fleet.rules.policy.drain_timeout_seconds)

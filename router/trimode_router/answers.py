@@ -34,6 +34,8 @@ _POINT = re.compile(rb'"(AR|[SQD]\d+[@.\d]*)"')
 _MODES = {b"A": Mode.AR, b"S": Mode.SELF_SPECULATION, b"Q": Mode.QUADRATIC, b"D": Mode.DIFFUSION}
 MIXED = "Mixed"
 """The mode of an answer that several have decoded."""
+UNBUFFERED = b"x-accel-buffering: no\r\n"
+"""nginx, and what is built on it, keeps a stream back until a buffer is full unless told so."""
 _DONE = b"data: [DONE]"
 _ERROR = b'data: {"error"'
 
@@ -46,9 +48,11 @@ def head_for(request: Request, framing: AnswerHead) -> bytes:
     own = fields_bytes(connection_field(request.keep, request.http10)) if not request.keep or request.http10 else b""
     if framing.status in (429, 503) and not framing.retry_after:
         own += b"retry-after: 1\r\n"
+    if framing.stream:
+        own += UNBUFFERED
     coding = b"" if request.http10 else framing.coding
     line, request_id = status_line(framing.status), request.request_id.encode()
-    return b"%b%b%b%b: %b\r\n%b\r\n" % (line, framing.passed, coding, _ID, request_id, own)
+    return b"%b%b%b%b: %b\r\n%b%b\r\n" % (line, framing.passed, coding, _ID, request_id, request.added, own)
 
 
 def refuse(client: ClientConnection, request: Request, error: ApiError) -> None:
@@ -58,7 +62,8 @@ def refuse(client: ClientConnection, request: Request, error: ApiError) -> None:
         *error_fields(error),
         *connection_field(request.keep, request.http10),
     ]
-    client.write(answer(error.status, error_bytes(error), fields, bare=request.method == "HEAD"))
+    body, bare = error_bytes(error), request.method == "HEAD"
+    client.write(answer(error.status, body, fields, bare=bare, added=request.added))
     client.finished()
 
 

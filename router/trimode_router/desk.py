@@ -18,10 +18,12 @@ class Desk(Protocol):
     """Is told of each turn of an exchange."""
 
     limits: Limits
+    passes_keys: bool
+    """Whether replicas are sent the client's own key, so that it is for the client to mend."""
 
     def now(self) -> float: ...
-    def first_byte(self, exchange: Exchange) -> None:
-        """The present attempt has brought something for the client."""
+    def first_byte(self, exchange: Exchange, *, well: bool) -> None:
+        """The present attempt has brought something for the client; `well`: no error of the replica."""
 
     def resumed(self, pause_s: float) -> None:
         """A broken stream goes on."""

@@ -33,8 +33,19 @@ _STATUS = {RouteReason.NOT_OFFERED: 400, RouteReason.NONE_READY: 503}
 class Dispatcher:
     """Owns the queue and the links; replicas' counters change here only."""
 
-    def __init__(self, fleet: Fleet, ledger: Ledger, limits: Limits, token: str, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        ledger: Ledger,
+        limits: Limits,
+        token: str,
+        now: Callable[[], float],
+        *,
+        passes_keys: bool = False,
+    ) -> None:
+        """`token` is what replicas are sent as their key, or the client's own where it `passes_keys`."""
         self.limits = limits
+        self.passes_keys = passes_keys
         self.now = now
         self.queue = Queue(fleet, now, self._placed)
         self.pump = self.queue.pump
@@ -43,7 +54,7 @@ class Dispatcher:
         self._fleet = fleet
         self._ledger = ledger
         self._door = Door(fleet, ledger, self.queue, self.in_flight, self.sleepers)
-        self._links = Links(token, limits.connect_seconds, self._unreached)
+        self._links = Links(token, limits.connect_seconds, self._unreached, passes_keys=passes_keys)
         self._beginnings = Beginnings()
         self._seed = 0
 
@@ -53,8 +64,8 @@ class Dispatcher:
         """A new request: send it, queue it, or refuse it."""
         now = self.now()
         self._fleet.asked(exchange.tier.name, now)
-        # Nobody waits and somebody has room: then `admit` could only agree.
-        if not self.queue and self._placed(exchange, now):
+        # Nothing waits and some replica has room: then `admit` could only agree.
+        if not self.queue.holds_up(exchange) and self._placed(exchange, now):
             return
         if self._door.opens(exchange, now):
             self._place_or_wait(exchange, now)
@@ -62,18 +73,19 @@ class Dispatcher:
     def resumed(self, pause_s: float) -> None:
         self._ledger.resumed(pause_s)
 
-    def first_byte(self, exchange: Exchange) -> None:
+    def first_byte(self, exchange: Exchange, *, well: bool) -> None:
         replica = self.in_flight.get(exchange)
         if replica is not None:
             replica.prefilled(exchange.asked.prompt_tokens)
-            replica.succeeded()
+            if well:
+                replica.succeeded()
 
     def elsewhere(self, exchange: Exchange) -> bool:
         replica = self.in_flight.get(exchange)
         if replica is None or self._spent(exchange):
             return False
-        tried = {*exchange.tried, replica.replica_id}
-        return any(self._fleet.usable(view) for view in self._fleet.views(self.now(), tried))
+        avoided = {*self._fleet.avoided(exchange.asked.model, exchange.tried), replica.replica_id}
+        return any(self._fleet.usable(view) for view in self._fleet.views(self.now(), avoided))
 
     def failed(self, exchange: Exchange, why: str, how: Failure) -> None:
         """An attempt failed: try again, on the same replica only where it never saw it.
@@ -87,7 +99,9 @@ class Dispatcher:
         exchange.record.failures = (*exchange.record.failures, f"{replica.replica_id} {why}")[-_FAILURES_KEPT:]
         exchange.record.unseen += how in (Failure.UNTOUCHED, Failure.AWAY)
         if how is not Failure.UNTOUCHED:
-            replica.failed(now)
+            # Where a second replica fails at it, too, the request may be why: it must not slow the whole fleet.
+            if how is not Failure.ERRED or not exchange.tried:
+                replica.failed(now)
             exchange.tried = {*exchange.tried, replica.replica_id}
         if fruitless and how in (Failure.REFUSED, Failure.BROKEN):
             if how is Failure.BROKEN:
@@ -192,7 +206,8 @@ class Dispatcher:
         if exchange.not_before > now:
             return RouteDecision(None, RouteReason.ALL_BUSY, "it waits before the next attempt")
         self._seed += 1
-        views = self._fleet.views(now, exchange.tried, cooling=not exchange.begun)
+        avoided = self._fleet.avoided(exchange.asked.model, exchange.tried)
+        views = self._fleet.views(now, avoided, cooling=not exchange.begun)
         wish = replace(exchange.wish, left_s=inf) if in_turn else wish_of(exchange, now)
         begins = exchange.asked.beginnings
         if begins and (held := self._beginnings.held(begins)):

@@ -105,7 +105,8 @@ class Door:
 
     def _queue_view(self, exchange: Exchange, now: float) -> QueueView:
         """The queue as this request sees it: where replicas are shared out by pace, only its own tier stands ahead."""
-        usable = [view for view in self._fleet.views(now) if self._fleet.usable(view)]
+        views = self._fleet.views(now, self._fleet.avoided(exchange.asked.model, ()))
+        usable = [view for view in views if self._fleet.usable(view)]
         tier, oldest = exchange.tier, self._queue.oldest()
         shared = any(view.rows for view in usable)
         return QueueView(

@@ -20,7 +20,7 @@ from trimode_router.http.head import AnswerHead
 from trimode_router.http.request import Request
 from trimode_router.http.upstream import Link
 from trimode_router.pieces import CHUNKED_EVENT_END, EVENT_END, cut
-from trimode_router.record import RETRIABLE, Failure, Record
+from trimode_router.record import RETRIABLE, Failure, Record, failure_of
 from trimode_router.rules import Tier
 from trimode_router.trail import KEEP_BYTES, ManyTrail, Trail
 
@@ -92,10 +92,9 @@ class Exchange:
         if self.begun:
             self._rest_begins(head)
             return
-        # 401: it does not take the router's token, which no client can mend.
-        if head.status == 401 or (head.status in RETRIABLE and self._desk.elsewhere(self)):
+        if head.status >= 400 and (how := self._repeatable(head.status)) is not None:
             self._drop_link()
-            self._desk.failed(self, f"answered {head.status}", Failure.REFUSED)
+            self._desk.failed(self, f"answered {head.status}", how)
             return
         self._framing = head
         self.record.stream = head.stream
@@ -203,7 +202,14 @@ class Exchange:
             self._broken_at = None
         else:
             self.record.first_byte = now
-        self._desk.first_byte(self)
+        self._desk.first_byte(self, well=self._framing is None or self._framing.status < 500)
+
+    def _repeatable(self, status: int) -> Failure | None:
+        """How the attempt failed, where the client need not hear of it."""
+        if status == 401 and not self._desk.passes_keys:
+            return Failure.REFUSED  # it does not take the router's key, which no client can mend
+        how = failure_of(status)
+        return how if how is not None and self._desk.elsewhere(self) else None
 
     def _rest_begins(self, head: AnswerHead) -> None:
         """Another replica's head: the client has one already, and must not notice the seam."""

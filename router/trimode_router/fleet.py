@@ -14,6 +14,7 @@ from trimode_api.fleet import PointChange
 from trimode_api.wire import PolicyConfig, ReplicaReport, ReportAnswer
 from trimode_policy.route import ReplicaView
 from trimode_policy.tiers import Mix, keepers
+from trimode_router.catalog import Catalog
 from trimode_router.replica import Replica, points_of
 from trimode_router.rules import Rules
 
@@ -39,8 +40,7 @@ class Fleet:
 
     def __init__(self, model: str, policy: PolicyConfig, slack: int) -> None:
         self.model = model
-        self.models: tuple[str, ...] = (model,)
-        """Names that requests may ask for."""
+        self.catalog = Catalog((model,))
         self.rules = Rules.of(policy)
         self._mix = _mix(self.rules)
         self._kept_at = float("-inf")
@@ -126,6 +126,10 @@ class Fleet:
         if cooling and len(views) < len(eligible) and not any(self.usable(view) for view in views):
             views = [r.view(rules, slack, now) for r in eligible]
         return tuple(views)
+
+    def avoided(self, model: str, tried: Collection[str]) -> Collection[str]:
+        """Ids of replicas that a request must not go to: those `tried`, and those without its model."""
+        return {*tried, *self.catalog.without(model)} if self.catalog.split else tried
 
     def usable(self, view: ReplicaView) -> bool:
         """Whether it may get requests at all, be it full or not."""

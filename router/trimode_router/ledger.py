@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 import structlog
 
-from trimode_api.errors import ApiError
+from trimode_api.errors import MOST_SHOWN, ApiError, clipped
 from trimode_api.fleet import Refusal, TierState
 from trimode_router.exchange import Exchange
 from trimode_router.fleet import RING
+from trimode_router.http.request import Request
 from trimode_router.metrics import Metrics
 from trimode_router.tallies import Spread
 
@@ -70,6 +71,23 @@ class Ledger:
             first_byte_s=None if record.first_byte is None else round(record.first_byte - record.started, 4),
             seconds=round(now - record.started, 4),
             tokens=record.tokens,
+        )
+
+    def turned_away(self, request: Request, error: ApiError, *, completion: bool) -> None:
+        """A request is refused before it is one of a tier: by its form, its key, its model; or the router failed.
+
+        Those for completions are counted among the others, by status: an alert on errors must see a client with a
+        wrong model's name. `trimode_router_refusals` is of what more replicas would mend.
+        """
+        if completion:
+            self.metrics.requests.labels(_UNKNOWN, str(error.status)).inc()
+        self._log.info(
+            "refused",
+            id=request.request_id,
+            method=request.method,
+            path=clipped(request.path, MOST_SHOWN),
+            status=str(error.status),
+            refusal=error.code,
         )
 
     def refused(self, tier: str, error: ApiError) -> None:

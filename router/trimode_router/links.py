@@ -24,12 +24,14 @@ Unreached = Callable[[Exchange, str], None]
 
 
 class Links:
-    """Pools of connections, one by replica id. Without a `token` the client's own key goes on to the replica.
+    """Pools of connections, one by replica id. Replicas are sent `token` as their key, the client's own where this
+    `passes_keys`, or none.
 
     `unreached` is called for an exchange that still waits for its link.
     """
 
-    def __init__(self, token: str, connect_seconds: float, unreached: Unreached) -> None:
+    def __init__(self, token: str, connect_seconds: float, unreached: Unreached, *, passes_keys: bool) -> None:
+        self._passes_keys = passes_keys
         self._authorization = f"authorization: Bearer {token}" if token else ""
         self._connect_seconds = connect_seconds
         self._unreached = unreached
@@ -85,30 +87,30 @@ class Links:
             if pool is not None:
                 pool.close()
             parts = urlsplit(url)
-            pool = self._pools[replica.replica_id] = LinkPool(url, parts.hostname or "", parts.port or 80)
+            pool = self._pools[replica.replica_id] = LinkPool(url, parts.hostname or "", parts.port or 80, parts.path)
         return pool
 
     def _head(self, exchange: Exchange, pool: LinkPool) -> bytes:
         request = exchange.request
         head = b"%bcontent-length: %d\r\n%b: %b\r\n" % (
-            _fixed(exchange.path, pool.host, pool.port, exchange.tier, self._authorization),
+            _fixed(exchange.path, pool.base, pool.authority, exchange.tier, self._authorization),
             len(exchange.body),
             _ID,
             request.request_id.encode(),
         )
         if request.passed:
             head += fields_bytes(request.passed)
-        if not self._authorization and request.authorization is not None:
+        if self._passes_keys and request.authorization is not None:
             head += b"authorization: %b\r\n" % request.authorization
         return head + b"\r\n"
 
 
 @lru_cache(maxsize=1024)
-def _fixed(path: str, host: str, port: int, tier: Tier, authorization: str) -> bytes:
+def _fixed(path: str, base: str, authority: str, tier: Tier, authorization: str) -> bytes:
     """What the heads of all requests for a path of a replica in a tier have in common."""
     lines = [
-        f"POST {path} HTTP/1.1",
-        f"host: {host}:{port}",
+        f"POST {base}{path} HTTP/1.1",
+        f"host: {authority}",
         "content-type: application/json",
         f"{TIER_HEADER}: {tier.name}",
         f"{RULES_HEADER}: {Stamp(tier.priority, tier.tpot_s).header}",

@@ -15,6 +15,7 @@ import msgspec
 import structlog
 
 from trimode_api.wire import DecisionReport, ReplicaReport
+from trimode_router.catalog import Catalog
 from trimode_router.fleet import Fleet
 
 MODELS_PATH = "/v1/models"
@@ -35,6 +36,17 @@ class _Models(msgspec.Struct):
 _MODELS = msgspec.json.Decoder(_Models)
 
 
+def base_of(url: str) -> str:
+    """What stands before `/v1` in a server's paths."""
+    return url.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+def id_of(base: str) -> str:
+    """Its name as a replica: servers of one host differ by their path."""
+    parts = urlsplit(base)
+    return parts.netloc + parts.path
+
+
 class Prober:
     """Asks each of `urls` for its models every second; `max_running` requests are sent to one at a time."""
 
@@ -48,12 +60,13 @@ class Prober:
         wall: Callable[[], float],
         changed: Callable[[], None],
     ) -> None:
-        self._targets = [url.rstrip("/").removesuffix("/v1") for url in urls]
+        self._targets = list(dict.fromkeys(map(base_of, urls)))
         self._fleet = fleet
         self._max_running = max_running
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._now, self._wall, self._changed = now, wall, changed
-        self._models: dict[str, tuple[str, ...]] = {}
+        self._lists: dict[str, tuple[str, ...]] = {}
+        self._mute: set[str] = set()
         self._sequence = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._log = structlog.get_logger("probe")
@@ -61,6 +74,7 @@ class Prober:
     async def start(self) -> None:
         if not self._targets:
             return
+        self._know()
         timeout = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
         self._session = aiohttp.ClientSession(headers=self._headers, timeout=timeout)
         self._tasks = [asyncio.ensure_future(self._watch(url)) for url in self._targets]
@@ -86,24 +100,47 @@ class Prober:
         try:
             async with self._session.get(url + MODELS_PATH) as response:
                 body = await response.read()
-                if response.status != 200:
+                wants_key = response.status in (401, 403)
+                if wants_key and self._headers:
+                    raise aiohttp.ClientError(f"status {response.status}: it does not take the router's key")
+                if response.status != 200 and not wants_key:
                     raise aiohttp.ClientError(f"status {response.status}")
-            models = tuple(model.id for model in _MODELS.decode(body).data)
+            models = () if wants_key else tuple(model.id for model in _MODELS.decode(body).data)
         except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError) as error:
-            known = self._models.get(url)
-            if known is not None and not isinstance(error, TimeoutError):
+            if self._heard(url) and not isinstance(error, TimeoutError):
                 self._report(url, ready=False)  # one that is merely slow to answer may be busy: it only grows stale
             return str(error) or type(error).__name__
-        if self._models.get(url) != models:
-            self._models[url] = models
-            self._fleet.models = tuple(dict.fromkeys(name for names in self._models.values() for name in names))
+        self._learn(url, models, mute=wants_key)
         self._report(url, ready=True)
         return ""
+
+    def _heard(self, url: str) -> bool:
+        return url in self._lists or url in self._mute
+
+    def _learn(self, url: str, models: tuple[str, ...], *, mute: bool) -> None:
+        """What a server lists. One that wants a key, and is to get the clients', lists nothing to the router: it is
+        there, and may have any model."""
+        if mute == (url in self._mute) and (mute or self._lists.get(url) == models):
+            return
+        if mute:
+            self._mute.add(url)
+            self._lists.pop(url, None)
+        else:
+            self._mute.discard(url)
+            self._lists[url] = models
+        self._know()
+
+    def _know(self) -> None:
+        self._fleet.catalog = Catalog.of_servers(
+            {id_of(url): models for url, models in self._lists.items()},
+            [id_of(url) for url in self._mute],
+            [url for url in self._targets if not self._heard(url)],
+        )
 
     def _report(self, url: str, *, ready: bool) -> None:
         self._sequence += 1
         report = ReplicaReport(
-            replica_id=urlsplit(url).netloc,
+            replica_id=id_of(url),
             pool=POOL,
             url=url,
             model=self._fleet.model,

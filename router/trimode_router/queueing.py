@@ -41,6 +41,13 @@ class Queue:
     def __len__(self) -> int:
         return len(self.room)
 
+    def holds_up(self, exchange: Exchange) -> bool:
+        """Whether a newcomer has to wait its turn. Where servers have models of their own, behind those that want the
+        same one: the queue before another server is not its concern."""
+        if not self.room or not self._fleet.catalog.split:
+            return len(self.room) > 0
+        return any(ticket.item.asked.model == exchange.asked.model for ticket in self.room)
+
     def oldest(self) -> float | None:
         """When the longest waiting entered."""
         return self.room.oldest()
@@ -119,7 +126,7 @@ class Queue:
         """Send it, unless one like it found no place just now; `full` remembers those."""
         exchange = ticket.item
         wish = wish_of(exchange, now)
-        plain = wish.pin is None and not wish.lossy_ok and not exchange.tried
+        plain = wish.pin is None and not wish.lossy_ok and not exchange.tried and not self._fleet.catalog.split
         if plain and (wish.tier, wish.claim) in full:
             return
         if self._place(exchange, now):

@@ -44,7 +44,20 @@ class Failure(Enum):
     """Answered that it will not."""
     BROKEN = 3
     """Broke off, answered garbage or hangs; the request itself may be why."""
+    ERRED = 4
+    """Answered with an error of its own, or that it has no such model; the request itself may be why."""
 
 
 RETRIABLE = frozenset((429, 502, 503, 504))
 """Statuses of a replica that say nothing about the request: another replica may serve it."""
+
+
+def failure_of(status: int) -> Failure | None:
+    """How an attempt failed that was answered with this status; None where another replica would say the same.
+
+    A dead engine behind a live HTTP server answers 500 at once: passed on, it would be the idlest server, and get
+    most requests. The router has looked up paths and models, so 404 tells of the server, too.
+    """
+    if status in RETRIABLE:
+        return Failure.REFUSED
+    return Failure.ERRED if status >= 500 or status == 404 else None

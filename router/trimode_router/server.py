@@ -24,11 +24,13 @@ from trimode_router.internal import Internal
 from trimode_router.ledger import Ledger
 from trimode_router.limits import Limits
 from trimode_router.metrics import Metrics
+from trimode_router.origins import Hosts, Origins
 from trimode_router.probing import Prober
 from trimode_router.surface import Surface
 from trimode_router.traces import Traces
 from trimode_router.view import Viewer
 
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 TICK_SECONDS = 0.1
 _TICKS_PER_SECOND = 10
 _SLEPT_SECONDS = 1.0
@@ -51,12 +53,15 @@ class Router:
         limits: Limits | None = None,
     ) -> None:
         """With `shared` other processes listen on the public port, too. `replica_key` is what replicas are sent: the
-        fleet's token where it is None, the client's own key where it is empty.
+        fleet's token where it is None; where it is empty the client's own key, unless that is a key of this router
+        (`keys_file`) and was not meant to go further (`forward_client_keys`).
 
         Where the key file or the certificate can not be used it serves nobody until they can: on a cluster both come
         from Secrets, which may be mended while it runs.
         """
-        self.limits = limits or Limits()
+        self.limits = limits or Limits(
+            header_bytes=config.header_bytes, body_bytes=config.body_bytes, idle_seconds=config.idle_seconds
+        )
         self._config = config
         self._shared = shared
         self._now = now
@@ -69,12 +74,16 @@ class Router:
         self.certificate = _certificate(config)
         self._traces = Traces(traces_endpoint, config.name, now, wall)
         self.ledger = Ledger(self.metrics, wall, config.access_log_sample)
-        self.dispatcher = Dispatcher(self.fleet, self.ledger, self.limits, key, now)
+        passes_keys = not key and (config.forward_client_keys or not config.keys_file)
+        self.dispatcher = Dispatcher(self.fleet, self.ledger, self.limits, key, now, passes_keys=passes_keys)
         self.viewer = Viewer(config.name, self.fleet, self.dispatcher, self.ledger, now, wall)
         self.viewer.watched = (self.access, *(() if self.certificate is None else (self.certificate,)))
         surface = Surface(
-            self.fleet, self.dispatcher, self.viewer, self.metrics, self.access, self._traces, int(wall())
-        )
+            self.fleet, self.dispatcher, self.viewer, self.metrics, self.access, self._traces, int(wall()),
+            ledger=self.ledger,
+            origins=Origins(config.cors_origins),
+            hosts=_hosts(config),
+        )  # fmt: skip
         serial, prefix = itertools.count(1), os.urandom(6).hex()
         self._edge = Edge(
             limits=self.limits,
@@ -182,6 +191,13 @@ class Router:
         self.metrics.tasks.set_function(lambda: len(asyncio.all_tasks()))
         self.metrics.queued.set_function(lambda: len(self.dispatcher.queue))
         self.metrics.connections.set_function(lambda: len(self._connections))
+
+
+def _hosts(config: RouterConfig) -> Hosts | None:
+    """Names that matter where a page of a browser on this machine could ask: without keys, which it has none of, and
+    without a certificate, which would not be for its name."""
+    guarded = config.host in LOOPBACK and not config.keys_file and not config.tls_certificate
+    return Hosts(config.allowed_hosts) if guarded else None
 
 
 def _certificate(config: RouterConfig) -> Certificate | None:

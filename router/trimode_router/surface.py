@@ -9,22 +9,27 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 
 import structlog
 
-from trimode_api.errors import ApiError
+from trimode_api.errors import ApiError, clipped, shown
 from trimode_api.fleet import HISTORY_PATH, PUBLIC_FLEET_PATH
 from trimode_api.wire import REQUEST_ID_HEADER
 from trimode_router import answers
 from trimode_router.access import Access
 from trimode_router.asked import CHAT_PATH, TEXT_PATH, parse
+from trimode_router.catalog import Catalog
 from trimode_router.dispatch import Dispatcher
 from trimode_router.exchange import Exchange
 from trimode_router.fleet import Fleet
 from trimode_router.http.client import ClientConnection
+from trimode_router.http.inflate import inflated
 from trimode_router.http.outgoing import JSON, MethodNotAllowed, answer, connection_field
 from trimode_router.http.request import Request
+from trimode_router.ledger import Ledger
 from trimode_router.metrics import CONTENT_TYPE, Metrics
+from trimode_router.origins import Hosts, Origins, preflight
 from trimode_router.page import PAGE, PAGE_POLICY
 from trimode_router.traces import Traces
 from trimode_router.view import Viewer
@@ -32,6 +37,8 @@ from trimode_router.view import Viewer
 HTML = b"text/html; charset=utf-8"
 MODELS_PATH = "/v1/models"
 COMPLETIONS = (CHAT_PATH, TEXT_PATH)
+MOST_LISTED = 300
+"""Characters of a list of names in a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +63,15 @@ class Surface:
         access: Access,
         traces: Traces,
         created: int,
+        *,
+        ledger: Ledger,
+        origins: Origins,
+        hosts: Hosts | None,
     ) -> None:
+        """`hosts`: the names that it is asked by, where it matters."""
+        self._ledger = ledger
+        self._origins = origins
+        self._hosts = hosts
         self._fleet = fleet
         self._traces = traces
         self._access = access
@@ -68,30 +83,39 @@ class Surface:
             "/": lambda: Small(200, PAGE, HTML, PAGE_POLICY),
             "/healthz": lambda: Small(200, b'{"status":"alive"}'),
             "/readyz": self._readyz,
+            # The same under the paths that others' probes have fixed: vLLM's and SGLang's, SageMaker's.
+            "/health": self._readyz,
+            "/ping": self._readyz,
+            "/version": lambda: _json(200, {"version": version("trimode")}),
             "/metrics": lambda: Small(200, metrics.text(viewer.fleet()), CONTENT_TYPE),
             PUBLIC_FLEET_PATH: lambda: Small(200, viewer.fleet().to_wire()),
             HISTORY_PATH: lambda: Small(200, viewer.history().to_wire()),
-            MODELS_PATH: lambda: _json(200, {"object": "list", "data": [*map(self._model, self._fleet.models)]}),
+            MODELS_PATH: lambda: _json(200, {"object": "list", "data": [*map(self._model, fleet.catalog.names)]}),
         }
 
     def serve(self, client: ClientConnection, request: Request) -> None:
         """Answer `request`, now or by an exchange that goes on; `client.finished` is called either way."""
         try:
+            if request.origin is not None:
+                request.added = self._origins.lines(request.origin)
             if request.problem is not None:
                 raise request.problem
+            if self._hosts is not None:
+                self._hosts.check(request.host)
             if request.method == "POST" and request.path in COMPLETIONS:
                 self._complete(client, request)
                 return
             small = self._small(request)
         except ApiError as error:
-            answers.refuse(client, request, error)
+            self._turn_away(client, request, error)
             return
         except Exception:  # noqa: BLE001 - a fault in one request must not cost its connection, or others their turn
             structlog.get_logger("router").exception("request", id=request.request_id, path=request.path)
             if client.flight is not None:
                 client.flight.client_gone()
             if client.current is request:
-                answers.refuse(client, request, ApiError(500, "the router failed at this request", code="internal"))
+                error = ApiError(500, "the router failed at this request", code="internal")
+                self._turn_away(client, request, error)
             return
         bare = request.method == "HEAD"
         fields = [
@@ -99,8 +123,14 @@ class Surface:
             *small.fields,
             *connection_field(request.keep, request.http10),
         ]
-        client.write(answer(small.status, small.body, fields, content_type=small.content_type, bare=bare))
+        about = {"content_type": small.content_type, "bare": bare, "added": request.added}
+        client.write(answer(small.status, small.body, fields, **about))
         client.finished()
+
+    def _turn_away(self, client: ClientConnection, request: Request, error: ApiError) -> None:
+        """Refuse what no exchange was made for."""
+        self._ledger.turned_away(request, error, completion=request.path in COMPLETIONS)
+        answers.refuse(client, request, error)
 
     def refuse(self, method: str, path: str) -> ApiError | None:
         """What a request would be refused with whatever its body is."""
@@ -116,9 +146,11 @@ class Surface:
         rules = self._fleet.rules
         tenant = self._access.tenant_of(request.authorization)
         tier = rules.tier(request.tier if tenant is None else tenant.tier(request.tier))
+        if request.coding:
+            request.body = inflated(request.coding, request.body, self._dispatcher.limits.body_bytes)
         asked = parse(request.path, request.body, rules.points)
-        if asked.model not in self._fleet.models:
-            raise _no_model(asked.model, self._fleet.models)
+        if asked.model not in self._fleet.catalog.names and not self._fleet.catalog.mute:
+            raise _no_model(asked.model, self._fleet.catalog)
         if tenant is not None:
             tenant.enter(self._dispatcher.now())
         exchange = Exchange(client, request, asked, tier, self._dispatcher, tenant)
@@ -130,6 +162,8 @@ class Surface:
         self._dispatcher.submit(exchange)
 
     def _small(self, request: Request) -> Small:
+        if request.method == "OPTIONS" and request.origin is not None and request.wants[0]:
+            return self._preflight(request, request.origin)
         refusal = self.refuse(request.method, request.path)
         if refusal is not None:
             raise refusal
@@ -139,9 +173,20 @@ class Surface:
         if page is not None:
             return page()
         name = request.path.removeprefix(MODELS_PATH + "/")
-        if name not in self._fleet.models:
-            raise _no_model(name, self._fleet.models)
+        if name not in self._fleet.catalog.names:
+            raise _no_model(name, self._fleet.catalog)
         return _json(200, self._model(name))
+
+    def _preflight(self, request: Request, origin: bytes) -> Small:
+        """A browser asks whether a page of `origin` may ask. It sends no key with that."""
+        methods = "POST" if request.path in COMPLETIONS else "GET, HEAD"
+        refusal = self.refuse(methods.partition(",")[0], request.path)
+        if refusal is not None:
+            raise refusal
+        if not self._origins.lets(origin):
+            message = f"pages of {shown(origin.decode('latin-1'))} may not ask here; see corsOrigins (--cors-origin)"
+            raise ApiError(403, message, code="origin_not_allowed")
+        return Small(204, b"", fields=tuple(preflight(methods, request.wants[1])))
 
     def _readyz(self) -> Small:
         if self._viewer.ready():
@@ -159,13 +204,15 @@ def _json(status: int, value: object) -> Small:
     return Small(status, json.dumps(value).encode())
 
 
-def _no_model(name: str, served: tuple[str, ...]) -> ApiError:
-    return ApiError(
-        404,
-        f"the model {name!r} does not exist; served here: {', '.join(served)}",
-        code="model_not_found",
-        param="model",
-    )
+def _no_model(name: str, catalog: Catalog) -> ApiError:
+    """404 once every server has told what it has: until then a client had better ask again."""
+    served = clipped(", ".join(catalog.names), MOST_LISTED) or "none"
+    if catalog.unheard:
+        message = f"no server that has answered has the model {shown(name)} (known: {served}); not yet heard of: "
+        message += clipped(", ".join(catalog.unheard), MOST_LISTED)
+        return ApiError(503, message, code="not_ready", param="model", retry_after_s=1)
+    message = f"the model {shown(name)} does not exist; served here: {served}"
+    return ApiError(404, message, code="model_not_found", param="model")
 
 
 def _not_allowed(method: str, path: str, allowed: str) -> ApiError:

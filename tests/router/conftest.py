@@ -130,12 +130,20 @@ async def open_house() -> AsyncIterator[Callable[..., Any]]:
             limits: Limits | None = None,
             replicas: int = 1,
             config: dict[str, Any] | None = None,
+            replica_key: str | None = None,
             **replica: Any,
         ) -> House:
             values: dict[str, Any] = {"name": "demo", "model": "tiny", "port": 0, "policy": policy or a_policy()}
             made = RouterConfig(**(values | (config or {})))
             clock = Clock()
-            router = Router(made, TOKEN, now=clock, wall=lambda: 1_700_000_000.0 + clock.value, limits=limits)
+            router = Router(
+                made,
+                TOKEN,
+                replica_key=replica_key,
+                now=clock,
+                wall=lambda: 1_700_000_000.0 + clock.value,
+                limits=limits,
+            )
             await router.start()
             http = await stack.enter_async_context(httpx.AsyncClient(base_url=router.url, timeout=5, verify=False))
             auth = {"Authorization": f"Bearer {TOKEN}"}

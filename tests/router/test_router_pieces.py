@@ -45,11 +45,12 @@ class Desk:
     """Nothing goes wrong here."""
 
     limits = Limits()
+    passes_keys = False
 
     def now(self) -> float:
         return 0.0
 
-    def first_byte(self, _: Exchange) -> None: ...
+    def first_byte(self, _: Exchange, *, well: bool) -> None: ...
     def over(self, _: Exchange) -> None: ...
 
 

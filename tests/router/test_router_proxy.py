@@ -63,6 +63,7 @@ async def test_what_reaches_the_replica(house: Any) -> None:
         "content-type": "application/json",
         "content-length": str(len(body)),
         "x-trimode-tier": "premium",
+        "x-trimode-tier-rules": "priority=10;tpot=8",
         "x-request-id": "abc",
         "traceparent": "00-1-2-03",
     }

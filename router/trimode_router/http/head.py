@@ -14,10 +14,13 @@ EVENT_STREAM = b"text/event-stream"
 _OWN = frozenset(
     (
         *(b"connection", b"keep-alive", b"proxy-authenticate", b"te", b"trailer", b"upgrade", b"date", b"server"),
+        *(b"access-control-allow-origin", b"access-control-expose-headers", b"access-control-allow-credentials"),
+        b"x-accel-buffering",
         REQUEST_ID_HEADER.encode(),
     )
 )
-"""Fields of a replica that concern its own connection, or that the router sets itself."""
+"""Fields of a replica that concern its own connection, or that the router sets itself: twice
+Access-Control-Allow-Origin is none to a browser."""
 
 
 @dataclass(slots=True)

@@ -28,6 +28,15 @@ class MethodNotAllowed(ApiError):
         self.allowed = allowed
 
 
+class UnknownCoding(ApiError):
+    """415, with the content codings that are understood."""
+
+    def __init__(self, coding: str, accepted: str) -> None:
+        message = f"Content-Encoding: {coding!r} is not understood; allowed: {accepted}"
+        super().__init__(415, message, code="unsupported_content_encoding")
+        self.accepted = accepted
+
+
 def status_line(status: int) -> bytes:
     return _STATUS_LINES.get(status) or f"HTTP/1.1 {status} Unknown\r\n".encode()
 
@@ -43,16 +52,28 @@ def connection_field(keep: bool, http10: bool) -> Fields:
     return [(b"connection", b"close")]
 
 
-def answer(status: int, body: bytes, fields: Fields, *, content_type: bytes = JSON, bare: bool = False) -> bytes:
-    """A whole answer; `bare` leaves the body out, as for HEAD."""
-    all_fields = [(b"content-type", content_type), (b"content-length", b"%d" % len(body)), *fields]
-    return status_line(status) + fields_bytes(all_fields) + b"\r\n" + (b"" if bare else body)
+def answer(
+    status: int,
+    body: bytes,
+    fields: Fields,
+    *,
+    content_type: bytes = JSON,
+    bare: bool = False,
+    added: bytes = b"",
+) -> bytes:
+    """A whole answer; `bare` leaves the body out, as for HEAD. `added`: more fields, as lines."""
+    # RFC 9110, 8.6: a 204 has no Content-Length.
+    about = [(b"content-type", content_type), (b"content-length", b"%d" % len(body))] if status != 204 else []
+    head = status_line(status) + fields_bytes([*about, *fields]) + added
+    return head + b"\r\n" + (b"" if bare else body)
 
 
 def error_fields(error: ApiError) -> list[tuple[bytes, bytes]]:
     """Fields that an error answer carries besides its body."""
     if isinstance(error, MethodNotAllowed):
         return [(b"allow", error.allowed.encode())]
+    if isinstance(error, UnknownCoding):
+        return [(b"accept-encoding", error.accepted.encode())]
     if error.retry_after_s is None:
         return []
     return [(b"retry-after", b"%d" % error.retry_after_s)]

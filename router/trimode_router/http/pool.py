@@ -13,10 +13,13 @@ from trimode_router.http.upstream import Link
 class LinkPool:
     """Idle connections, the latest used first."""
 
-    def __init__(self, url: str, host: str, port: int) -> None:
+    def __init__(self, url: str, host: str, port: int, base: str = "") -> None:
+        """`base`: what stands before the paths of its API."""
         self.url = url
         self.host = host
         self.port = port
+        self.base = base
+        self.authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._idle: list[Link] = []
         self._spare = 0
         """The fewest that were idle at any time since the last `trim`: so many nobody has needed."""

@@ -162,4 +162,8 @@ class RequestReader:
             body=body,
             authorization=head.authorization,
             problem=head.problem,
+            host=head.host,
+            coding=head.coding,
+            origin=head.origin,
+            wants=head.wants,
         )

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
+from urllib.parse import unquote_to_bytes
 
 from trimode_api.errors import ApiError
 from trimode_api.wire import REQUEST_ID_HEADER, TIER_HEADER
@@ -34,9 +36,24 @@ class Request:
     body: bytes
     authorization: bytes | None = None
     problem: ApiError | None = None
+    host: bytes = b""
+    coding: bytes = b""
+    """Content-Encoding of the body."""
+    origin: bytes | None = None
+    """Of the page that a browser asks for; None from any other client."""
+    wants: tuple[bytes, bytes] = (b"", b"")
+    """Method and fields that a browser asks about beforehand (Access-Control-Request-*)."""
+    added: bytes = b""
+    """Lines that the answer's head gets whatever the answer is."""
 
 
-_KNOWN = frozenset((b"host", b"content-length", b"transfer-encoding", b"expect", _TIER, _ID, b"authorization", *PASSED))
+_METHOD, _FIELDS = b"access-control-request-method", b"access-control-request-headers"
+_KNOWN = frozenset(
+    (
+        *(b"host", b"content-length", b"transfer-encoding", b"expect", _TIER, _ID, b"authorization", *PASSED),
+        *(b"content-encoding", b"origin", _METHOD, _FIELDS),
+    )
+)
 
 
 class Head:
@@ -46,8 +63,8 @@ class Head:
     """
 
     __slots__ = (
-        "_limits", "_raw", "authorization", "chunked", "expects", "fields", "hosts", "length", "most", "passed",
-        "problem", "request_id", "size", "tier", "url", "version",
+        "_limits", "_raw", "authorization", "coding", "codings", "expects", "fields", "host", "hosts", "length",
+        "most", "origin", "passed", "problem", "request_id", "size", "tier", "url", "version", "wants",
     )  # fmt: skip
 
     def __init__(self, header_bytes: int, body_bytes: int, most: int) -> None:
@@ -59,7 +76,9 @@ class Head:
         self.fields: list[tuple[bytes, bytes]] = []
         self.size = self._raw = self.hosts = 0
         self.length: int | None = None
-        self.chunked = self.expects = False
+        self.expects = self.codings = self.coding = self.host = b""
+        self.origin: bytes | None = None
+        self.wants = (b"", b"")
         self.tier: str | None = None
         self.authorization: bytes | None = None
         self.request_id: str | None = None
@@ -68,7 +87,7 @@ class Head:
 
     @property
     def has_body(self) -> bool:
-        return self.chunked or bool(self.length)
+        return bool(self.codings) or bool(self.length)
 
     def add_url(self, part: bytes) -> None:
         self.url += part
@@ -84,21 +103,24 @@ class Head:
                 continue
             if name == b"host":
                 self.hosts += 1
+                self.host = value
             elif name == b"content-length":
                 self._length(value)
             elif name == b"authorization":
                 self.authorization = value
             elif name == b"transfer-encoding":
-                self.chunked = True
+                self.codings += b"," + value.lower()
             elif name == b"expect":
-                self._expect(value)
+                self.expects = value.lower()
             elif name == _TIER:
                 self.tier = value.decode("latin-1").strip()
             elif name == _ID:
                 if _REQUEST_ID.fullmatch(value):
                     self.request_id = value.decode()
-            else:
+            elif name in PASSED:
                 self.passed += ((name, value),)
+            else:
+                self._rare(name, value)
         self.fields = []
 
     def grow(self, count: int) -> None:
@@ -125,6 +147,12 @@ class Head:
             self.fail(505, f"HTTP/{version} is not spoken here; use HTTP/1.1", "unsupported_version")
         elif self.hosts > 1 or (version == "1.1" and not self.hosts):
             self.fail(400, f"a request needs exactly one Host header, got {self.hosts}", "invalid_request")
+        if self.codings:
+            self._framing(version)
+        if version == "1.0":
+            self.expects = b""  # RFC 9110, 10.1.1: its clients would take the 100 for the answer
+        elif self.expects not in (b"", b"100-continue"):
+            self.fail(417, "only `Expect: 100-continue` is understood", "expectation_failed")
 
     def fail(self, status: int, message: str, code: str) -> None:
         """Note the first problem only: it is the cause of those after it."""
@@ -139,20 +167,39 @@ class Head:
             if self.length > limit:
                 self.fail(413, f"the request body is longer than {limit} bytes", "body_too_large")
 
-    def _expect(self, value: bytes) -> None:
-        if value.lower() == b"100-continue":
-            self.expects = True
+    def _framing(self, version: str) -> None:
+        """RFC 9112, 6.1: what a body is wrapped in. The parser looks at the last coding alone."""
+        codings = [coding.strip() for coding in self.codings.split(b",") if coding.strip()]
+        if version == "1.0":
+            self.fail(400, "HTTP/1.0 has no Transfer-Encoding; send Content-Length", "invalid_request")
+        elif codings[-1:] != [b"chunked"] or codings.count(b"chunked") > 1:
+            self.fail(400, "Transfer-Encoding must end with chunked, and have it once", "invalid_request")
+        elif codings != [b"chunked"]:
+            told = b", ".join(codings)[:100].decode("latin-1")
+            self.fail(501, f"Transfer-Encoding: only chunked is understood, got {told}", "unsupported_coding")
+
+    def _rare(self, name: bytes, value: bytes) -> None:
+        if name == b"content-encoding":
+            self.coding = value.strip().lower()
+        elif name == b"origin":
+            self.origin = value
+        elif name == _METHOD:
+            self.wants = (value, self.wants[1])
         else:
-            self.fail(417, "only `Expect: 100-continue` is understood", "expectation_failed")
+            self.wants = (self.wants[0], value)
 
 
+@lru_cache(maxsize=64)
 def split_target(target: bytes) -> tuple[str, str]:
-    """Path and query of a request target, in origin or absolute form."""
+    """Path, percent-decoded and without a slash at its end, and query of a request target, in origin or absolute form.
+
+    Clients write a model's name into a path with `%2F` for its slash, and lists with a slash behind them.
+    """
     text = target.decode("latin-1")
-    if text.startswith("/") and "?" not in text:
-        return text, ""
     if not text.startswith("/") and "://" in text:
         _, _, rest = text.partition("://")
         text = "/" + rest.partition("/")[2]
     path, _, query = text.partition("?")
-    return path, query
+    if "%" in path:
+        path = unquote_to_bytes(path).decode("utf-8", "replace")
+    return path.rstrip("/") or path[:1], query
