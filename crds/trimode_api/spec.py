@@ -171,7 +171,7 @@ class Spec(SpecModel):
         default=None,
         description="How many replicas the only pool has, written by others through the scale subresource "
         "(HorizontalPodAutoscaler, KEDA, kubectl scale). trimode then does not size the pool, and pools[0].replicas "
-        "has no effect. Left out: trimode sizes every pool itself, and the scale subresource is refused.",
+        "has no effect. Left out: trimode sizes every pool itself.",
     )
     diffusion: Diffusion | None = Field(default=None, description="Needed where a pool lists Diffusion.")
     tiers: tuple[Tier, ...] = Field(

@@ -106,7 +106,7 @@ def externally_scaled(seen: Observations) -> Verdict:
     if seen.problems:
         return Verdict(UNKNOWN, Reason.INVALID_SPEC, "the last valid spec stays in force")
     if seen.scaled is None:
-        return Verdict(FALSE, Reason.OWN_SIZING, "trimode sizes the pools; the scale subresource needs spec.replicas")
+        return Verdict(FALSE, Reason.OWN_SIZING, "trimode sizes the pools; others do where spec.replicas is set")
     words = "is set: its writer sizes the pool, trimode does not, and pools[0].replicas has no effect"
     return Verdict(TRUE, Reason.REPLICAS_SET, f"spec.replicas {words}")
 

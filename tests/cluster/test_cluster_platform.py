@@ -1,4 +1,4 @@
-"""What a platform team brings to a resource, on paper: autoscalers, Kueue's labels, fields of pods as pods write them."""
+"""What a platform team brings to a resource, on paper: autoscalers, Kueue's labels, fields of pods."""
 
 from __future__ import annotations
 
@@ -103,13 +103,20 @@ def test_a_real_autoscalers_controller_writes_the_count(world: World, place: str
     world.api.delete("autoscaling/v2", "HorizontalPodAutoscaler", NAME, place)
 
 
-def test_nothing_takes_the_sizing_over_by_accident(world: World, place: str, kubectl: Kubectl) -> None:
-    made(world, place, tiny("own", "", pools=[pool("a"), pool("b")]))
-    assert MISSING in kubectl.attempt("scale", "nd", "own", "--namespace", place, "--replicas=3").stderr
-    both = kubectl.attempt(
-        "patch", "nd", "own", "--namespace", place, "--type=merge", '--patch={"spec":{"replicas":3}}'
-    )
-    assert "is for resources with one pool" in both.stderr
+def test_autoscalers_are_refused_where_trimode_sizes(world: World, place: str, kubectl: Kubectl) -> None:
+    """They read the count first; kubectl writes without reading, and so takes the sizing over."""
+    made(world, place, tiny("own", ""))
+    read = ("get", "nd", "own", "--namespace", place, "--subresource", "scale")
+    assert MISSING in kubectl.attempt(*read).stderr
+    kubectl("scale", "nd", "own", "--namespace", place, "--replicas=3")
+    world.until_condition("own", place, "ExternallyScaled", "True", LONG_S, "ReplicasSet")
+    kubectl(*read)
+
+
+def test_several_pools_are_not_scaled_by_others(world: World, place: str, kubectl: Kubectl) -> None:
+    made(world, place, tiny("both", "", pools=[pool("a"), pool("b")]))
+    refused = kubectl.attempt("scale", "nd", "both", "--namespace", place, "--replicas=3")
+    assert "is for resources with one pool" in refused.stderr
 
 
 def test_kueues_label_comes_and_goes_with_the_resources(world: World, place: str, kubectl: Kubectl) -> None:
