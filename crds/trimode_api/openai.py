@@ -18,6 +18,8 @@ from trimode_api.openai_parts import Quality, RequestModel, ResponseFormat, Stre
 
 MAX_STOPS = 4
 MAX_CHOICES = 8
+MAX_PROMPTS = 128
+"""Of one request: evaluation harnesses and LangChain send up to some dozens."""
 MAX_SEED = 2**63 - 1
 
 
@@ -77,9 +79,14 @@ class GenerationRequest(RequestModel):
         return allows_lossy(self.quality or inner.quality, inner.mode)
 
     @property
+    def prompts(self) -> int:
+        """Prompts to answer, each as often as `n` says."""
+        return 1
+
+    @property
     def choices(self) -> int:
-        """Answers asked for."""
-        return self.n or 1
+        """Answers asked for: those to the first prompt, then those to the second."""
+        return self.prompts * (self.n or 1)
 
     @property
     def formed(self) -> bool:
@@ -104,18 +111,27 @@ class ChatRequest(GenerationRequest):
 
 
 class CompletionRequest(GenerationRequest):
-    """`POST /v1/completions`. The prompt is one text or one list of token ids."""
+    """`POST /v1/completions`. A prompt is a text or a list of token ids; of several, each is answered as if alone."""
 
-    prompt: str | tuple[int, ...]
+    prompt: tuple[str | tuple[int, ...], ...]
 
     @field_validator("prompt", mode="before")
     @classmethod
-    def _one_prompt(cls, value: Any) -> str | tuple[int, ...]:
-        if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
-            value = value[0]
-        if isinstance(value, str):
-            return value
-        ids = isinstance(value, list) and all(type(id) is int and id >= 0 for id in value)
-        if not ids or not value:
-            raise ValueError("must be one string or one list of token ids; send several prompts as several requests")
-        return tuple(value)
+    def _prompts(cls, value: Any) -> tuple[str | tuple[int, ...], ...]:
+        several = isinstance(value, list) and bool(value) and isinstance(value[0], str | list)
+        prompts = value if several else [value]
+        if len(prompts) > MAX_PROMPTS:
+            raise ValueError(f"at most {MAX_PROMPTS} prompts are allowed, got {len(prompts)}")
+        return tuple(map(_prompt, prompts))
+
+    @property
+    def prompts(self) -> int:
+        return len(self.prompt)
+
+
+def _prompt(value: Any) -> str | tuple[int, ...]:
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list) or not value or not all(type(id) is int and id >= 0 for id in value):
+        raise ValueError(f"must be a string, a list of token ids, or a list of such prompts, got {shown(value)}")
+    return tuple(value)

@@ -62,6 +62,8 @@ class _Text(_Common):
 
 _CHAT = msgspec.json.Decoder(_Chat)
 _TEXT = msgspec.json.Decoder(_Text)
+_LIST = msgspec.json.Decoder(list[msgspec.Raw])
+_SEVERAL = re.compile(rb'\[\s*["\[]')
 
 
 @value
@@ -88,11 +90,12 @@ def parse(path: str, body: bytes, points: Sequence[OperatingPoint]) -> Asked:
         if path == CHAT_PATH:
             chat = _CHAT.decode(body)
             common: _Common = chat
-            prompt = _required(bytes(chat.messages), "messages", b"[", "a list of messages")
+            prompt, prompts = _required(bytes(chat.messages), "messages", b"[", "a list of messages"), 1
         else:
             text = _TEXT.decode(body)
             common = text
             prompt = _required(bytes(text.prompt), "prompt", b'["', "a string or a list")
+            prompts = _prompts(prompt)
     except RecursionError as error:
         raise ApiError(400, "the request body is nested too deeply", code="invalid_json") from error
     except msgspec.ValidationError as error:
@@ -111,9 +114,14 @@ def parse(path: str, body: bytes, points: Sequence[OperatingPoint]) -> Asked:
         lossy_ok=_lossy_ok(common, pin),
         pin=pin,
         beginnings=beginnings(prompt),
-        choices=max(1, common.n or 1),
+        choices=max(1, common.n or 1) * prompts,
         workload=_workload(common.trimode),
     )
+
+
+def _prompts(prompt: bytes) -> int:
+    """How many prompts of a text completion are written there; a list of token ids is one."""
+    return len(_LIST.decode(prompt)) if _SEVERAL.match(prompt) else 1
 
 
 def beginnings(prompt: bytes) -> tuple[Beginning, ...]:

@@ -132,6 +132,7 @@ async def test_extra_fields(client: openai.AsyncOpenAI, house: Any) -> None:
     )
     assert house.replicas[0].calls[0].json["trimode"] == extra["trimode"]
     assert house.replicas[0].calls[0].headers["x-trimode-tier"] == "premium"
+    assert house.replicas[0].calls[0].headers["x-trimode-tier-rules"] == "priority=10;tpot=8"
 
 
 async def test_errors_have_openais_types(client: openai.AsyncOpenAI, house: Any) -> None:

@@ -60,6 +60,10 @@ def test_max_completion_tokens_goes_before_max_tokens() -> None:
 def test_prompts_of_a_text_completion() -> None:
     for prompt in ("hi", ["a", "b"], [1, 2, 3]):
         assert parse(TEXT_PATH, json.dumps({"model": "m", "prompt": prompt}).encode(), POINTS).prompt_tokens >= 1
+    for prompt, prompts in (("hi", 1), (["a", "b"], 2), ([1, 2, 3], 1), ([[1], [2]], 2), ([], 1)):
+        for n in (1, 3):
+            body = json.dumps({"model": "m", "prompt": prompt, "n": n}).encode()
+            assert parse(TEXT_PATH, body, POINTS).choices == prompts * n
     with pytest.raises(ApiError, match="a string or a list"):
         parse(TEXT_PATH, b'{"model": "m", "prompt": {"a": 1}}', POINTS)
 

@@ -15,7 +15,7 @@ from trimode_api.wire import PolicyConfig
 from trimode_workers.engine.messages import Sampling, Submit
 from trimode_workers.openai.defaults import SamplingDefaults, load_defaults
 from trimode_workers.openai.parse import parse
-from trimode_workers.openai.prepare import Identity, Offer, prepare
+from trimode_workers.openai.prepare import Identity, Offer, prepare, prepare_choices
 from trimode_workers.text.errors import TokenizerError
 from trimode_workers.text.tokenizer import TextModel, load_text_model
 
@@ -38,9 +38,9 @@ def ask(more: dict[str, Any], text: TextModel, offer: Offer, tier: str = "") -> 
     return prepare(parse(ChatRequest, json.dumps(body).encode()), text, offer, Identity("id", tier, 77))
 
 
-def complete(prompt: Any, text: TextModel, offer: Offer) -> Submit:
-    body = json.dumps({"model": "echo", "prompt": prompt}).encode()
-    return prepare(parse(CompletionRequest, body), text, offer, Identity("id", "", 0))
+def complete(prompt: Any, text: TextModel, offer: Offer, **more: Any) -> list[Submit]:
+    body = json.dumps({"model": "echo", "prompt": prompt, **more}).encode()
+    return prepare_choices(parse(CompletionRequest, body), text, offer, Identity("id", "", 7))
 
 
 REFUSED: list[tuple[dict[str, Any], int, str, str]] = [
@@ -87,7 +87,7 @@ class TestRefusals:
         assert error["type"] in {"invalid_request_error", "not_found_error"}
 
     def test_an_empty_plain_prompt(self, text: TextModel, offer: Offer) -> None:
-        for prompt in ("", [], ["a", "b"], [-1], [True], [9999], 5):
+        for prompt in ("", [], ["a", ""], [-1], [True], [9999], 5, ["a", 5], [[]], [["a"]], ["a"] * 129):
             with pytest.raises(ApiError) as caught:
                 complete(prompt, text, offer)
             assert caught.value.param == "prompt"
@@ -160,6 +160,26 @@ class TestAccepted:
         for stop, expected in (("a", ("a",)), (["a", "b"], ("a", "b")), (None, ())):
             body = json.dumps({"model": "m", "prompt": "p", "stop": stop}).encode()
             assert parse(CompletionRequest, body).stop == expected
+
+
+class TestSeveralPrompts:
+    """Of one request; each is answered as if it had come alone."""
+
+    def test_choices_go_prompt_by_prompt(self, text: TextModel, offer: Offer) -> None:
+        submits = complete(["ab", "c"], text, offer, n=2)
+        assert [submit.tokens for submit in submits] == [text.encode(t) for t in ("ab", "ab", "c", "c")]
+        assert [submit.sampling.seed for submit in submits] == [7, 8, 7, 8]
+        assert len({submit.request_id for submit in submits}) == 4
+        alone = complete("c", text, offer, n=2)
+        assert [(s.tokens, s.sampling) for s in submits[2:]] == [(s.tokens, s.sampling) for s in alone]
+
+    def test_texts_and_token_ids(self, text: TextModel, offer: Offer) -> None:
+        assert [submit.tokens for submit in complete([[5, 6], "a", [7]], text, offer)] == [
+            [5, 6],
+            text.encode("a"),
+            [7],
+        ]
+        assert [submit.tokens for submit in complete([5, 6], text, offer)] == [[5, 6]]
 
 
 def test_the_defaults_of_requests_are_these() -> None:

@@ -6,7 +6,7 @@ Belongs here: limits, pins, tiers and defaults of one request. Pure: ids and ran
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -52,8 +52,9 @@ class Identity:
     stamp: Stamp | None = None
 
 
-def prepare(request: GenerationRequest, text: TextModel, offer: Offer, identity: Identity) -> Submit:
-    """The engine's request. ApiError 404 for another model, 400 for what cannot be done, naming field and value."""
+def prepare(request: GenerationRequest, text: TextModel, offer: Offer, identity: Identity, number: int = 0) -> Submit:
+    """The engine's request for prompt `number`. ApiError 404 for another model, 400 for what cannot be done, naming
+    field and value."""
     if request.model != offer.model:
         raise ApiError(
             404,
@@ -64,7 +65,7 @@ def prepare(request: GenerationRequest, text: TextModel, offer: Offer, identity:
     pin = _pin(request, offer.points, routed=identity.stamp is not None)
     grammar = _grammar(request, offer, pin)
     stamp = identity.stamp or _stamp(identity.tier, offer.tiers)
-    tokens = _prompt(request, text)
+    tokens = _prompt(request, text, number)
     return Submit(
         request_id=identity.request_id,
         tokens=tokens,
@@ -81,9 +82,15 @@ def prepare(request: GenerationRequest, text: TextModel, offer: Offer, identity:
     )
 
 
-def choices_of(submit: Submit, count: int) -> list[Submit]:
-    """One request for each choice, with a seed of its own."""
-    return [submit, *(_choice(submit, index) for index in range(1, count))]
+def prepare_choices(request: GenerationRequest, text: TextModel, offer: Offer, identity: Identity) -> list[Submit]:
+    """One request for each choice, prompt by prompt. Choices of one prompt have seeds of their own; prompts have the
+    same, so that each is answered as if it had come alone."""
+    found: list[Submit] = []
+    for number in range(request.prompts):
+        own = identity if number == 0 else replace(identity, request_id=f"{identity.request_id}-p{number}")
+        submit = prepare(request, text, offer, own, number)
+        found += [submit, *(_choice(submit, index) for index in range(1, request.n or 1))]
+    return found
 
 
 def _choice(submit: Submit, index: int) -> Submit:
@@ -95,7 +102,7 @@ def _field(request: GenerationRequest) -> str:
     return "messages" if isinstance(request, ChatRequest) else "prompt"
 
 
-def _prompt(request: GenerationRequest, text: TextModel) -> list[int]:
+def _prompt(request: GenerationRequest, text: TextModel, number: int) -> list[int]:
     if isinstance(request, ChatRequest):
         try:
             tokens = text.chat([message.for_template() for message in request.messages])
@@ -103,7 +110,7 @@ def _prompt(request: GenerationRequest, text: TextModel) -> list[int]:
             raise ApiError(400, f"messages: {exc}", code="invalid_value", param="messages") from exc
     else:
         assert isinstance(request, CompletionRequest)
-        tokens = _plain(request.prompt, text)
+        tokens = _plain(request.prompt[number], text)
     if not tokens:
         raise ApiError(400, "prompt: must not be empty", code="invalid_value", param=_field(request))
     return tokens

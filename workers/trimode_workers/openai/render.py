@@ -7,7 +7,7 @@ chunk costs the encoding of that string.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import reduce
 from typing import Any
@@ -44,16 +44,20 @@ class Outcome:
     """Text that only the end set free. It goes out together with the end: tokens alone do not say that it is shown."""
 
     def plus(self, other: Outcome) -> Outcome:
-        """The account of both, as choices of one answer; the prompt counts once."""
+        """The account of both, as choices of one answer."""
         return Outcome(
             self.finish_reason,
-            self.prompt_tokens,
+            self.prompt_tokens + other.prompt_tokens,
             self.completion_tokens + other.completion_tokens,
             _sum(self.cycles, other.cycles),
             _sum(self.emitted, other.emitted),
             self.resumed_after + other.resumed_after,
-            cached_tokens=min(self.cached_tokens, other.cached_tokens),
+            cached_tokens=self.cached_tokens + other.cached_tokens,
         )
+
+    def without_prompt(self) -> Outcome:
+        """As another choice of a prompt that is counted already."""
+        return replace(self, prompt_tokens=0, cached_tokens=0)
 
     def usage(self) -> dict[str, Any]:
         total = self.prompt_tokens + self.completion_tokens

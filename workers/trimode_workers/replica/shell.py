@@ -24,7 +24,7 @@ from trimode_api.stamp import RULES_HEADER, Stamp
 from trimode_api.wire import CONTINUE_PATH, REQUEST_ID_HEADER, TIER_HEADER
 from trimode_workers.openai.continuation import NOTHING, Past, behind, parse_continuation, seed_of
 from trimode_workers.openai.parse import parse
-from trimode_workers.openai.prepare import Identity, Offer, choices_of, prepare
+from trimode_workers.openai.prepare import Identity, Offer, prepare_choices
 from trimode_workers.openai.render import Chunks, Head, Kind, Outcome, whole
 from trimode_workers.process.handle import EngineHandle
 from trimode_workers.replica.generation import Generation
@@ -95,16 +95,16 @@ class _Shell:
     ) -> web.StreamResponse:
         head = replace(head, model=wanted.model)
         pasts = pasts or [NOTHING] * wanted.choices
-        generations = await self._begin(request, wanted, head, pasts)
+        generations, prompts = await self._begin(request, wanted, head, pasts)
         running = list(generations.values())
         try:
             # Until the engine has spoken, an error can still be a status.
             await running[0].begun
             if wanted.stream and not running[0].failed:
                 chunks = _chunks(wanted, head)
-                lines = [_Line(generations[k], chunks[k], begun=pasts[k].begun) for k in generations]
-                return await _stream(request, lines, _before(pasts, running[0].prompt_tokens))
-            choices = [await generation.whole() for generation in running]
+                lines = [_Line(generations[k], chunks[k], pasts[k].begun, prompts[k] > 0) for k in generations]
+                return await _stream(request, lines, _before(pasts, prompts))
+            choices = [await _whole(generations[k], counted=prompts[k] > 0) for k in generations]
             return web.Response(body=whole(head, choices), content_type="application/json")
         finally:
             for generation in running:
@@ -112,8 +112,9 @@ class _Shell:
 
     async def _begin(
         self, request: web.Request, wanted: GenerationRequest, head: Head, pasts: Sequence[Past]
-    ) -> dict[int, Generation]:
-        """One for each choice that has not ended; their seeds follow one another."""
+    ) -> tuple[dict[int, Generation], list[int]]:
+        """One for each choice that has not ended; and by choice the tokens of its prompt, 0 where an earlier choice has
+        the same one."""
         host = self._host
         refusal = host.refusal()
         if refusal is not None:
@@ -122,12 +123,12 @@ class _Shell:
         tier, stamp = request.headers.get(TIER_HEADER, ""), Stamp.read(request.headers.get(RULES_HEADER))
         identity = Identity(secrets.token_hex(12), tier, seed_of(head.id), stamp)
         if (request.content_length or 0) > LONG_BODY_BYTES or wanted.formed:
-            submit = await asyncio.to_thread(prepare, wanted, host.text, host.offer(), identity)
+            submits = await asyncio.to_thread(prepare_choices, wanted, host.text, host.offer(), identity)
         else:
-            submit = prepare(wanted, host.text, host.offer(), identity)
+            submits = prepare_choices(wanted, host.text, host.offer(), identity)
         generations: dict[int, Generation] = {}
         try:
-            for index, (each, past) in enumerate(zip(choices_of(submit, wanted.choices), pasts, strict=True)):
+            for index, (each, past) in enumerate(zip(submits, pasts, strict=True)):
                 if past.ended is not None:
                     continue
                 answer = AnswerText(host.text.detokenizer(), wanted.stop)
@@ -137,16 +138,19 @@ class _Shell:
             for generation in generations.values():
                 generation.abandon()
             raise
-        return generations
+        count = wanted.n or 1
+        return generations, [0 if index % count else len(each.tokens) for index, each in enumerate(submits)]
 
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """A choice on its way to the client, who may have had its beginning from elsewhere."""
+    """A choice on its way to the client, who may have had its beginning from elsewhere. `counted`: usage counts its
+    prompt, as no choice before it has the same one."""
 
     generation: Generation
     chunks: Chunks
     begun: bool
+    counted: bool
 
 
 def _new_head(kind: Kind) -> Head:
@@ -160,9 +164,18 @@ def _chunks(wanted: GenerationRequest, head: Head) -> list[Chunks]:
     return [Chunks(head, usage_chunk=usage, index=index, one_of_many=count > 1) for index in range(count)]
 
 
-def _before(pasts: Sequence[Past], prompt_tokens: int) -> Outcome | None:
-    """The account of choices that ended before this replica was asked."""
-    ended = [Outcome(p.ended, prompt_tokens, p.tokens, resumed_after=p.tokens) for p in pasts if p.ended is not None]
+async def _whole(generation: Generation, *, counted: bool) -> tuple[str, Outcome]:
+    text, outcome = await generation.whole()
+    return text, outcome if counted else outcome.without_prompt()
+
+
+def _before(pasts: Sequence[Past], prompts: Sequence[int]) -> Outcome | None:
+    """The account of choices that ended before this replica was asked; `prompts` by choice, in tokens."""
+    ended = [
+        Outcome(past.ended, prompt, past.tokens, resumed_after=past.tokens)
+        for past, prompt in zip(pasts, prompts, strict=True)
+        if past.ended is not None
+    ]
     return reduce(Outcome.plus, ended) if ended else None
 
 
@@ -179,15 +192,17 @@ async def _stream(request: web.Request, lines: Sequence[_Line], total: Outcome |
         raise ConnectionResetError("the client left")
     running = {}
     for line in lines:
-        running[line.generation.done] = stream = EventStream(transport, line.chunks, begun=line.begun)
+        stream = EventStream(transport, line.chunks, begun=line.begun)
+        running[line.generation.done] = stream, line.counted
         line.generation.listen(stream.text)
     try:
         while running:
             ended, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             for future in ended:
-                outcome = future.result()
+                stream, counted = running.pop(future)
+                outcome = future.result() if counted else future.result().without_prompt()
                 total = outcome if total is None else total.plus(outcome)
-                running.pop(future).end(outcome, None if running else total)
+                stream.end(outcome, None if running else total)
     except ApiError as exc:
         # No proper end, and no word to the client: the router goes on elsewhere, from the tokens it has.
         _log.warning("a stream breaks off: %s", exc.message)
