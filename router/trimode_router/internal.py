@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -26,6 +27,8 @@ from trimode_api.wire import (
     WireModel,
 )
 from trimode_router.fleet import Fleet, FleetError
+from trimode_router.metrics import Metrics
+from trimode_router.siblings import SHARE_PATH, SIBLINGS_PATH, Siblings
 from trimode_router.view import Viewer
 
 BODY_LIMIT = 1024 * 1024
@@ -40,9 +43,15 @@ class DrainOrder(WireModel):
     drain: bool = True
 
 
+class Introduction(WireModel):
+    """The other processes on this one's public port, by the URLs of their internal ports."""
+
+    urls: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Internal:
-    """What the internal port acts on. `reported` is called after each report, `changed` after each new policy."""
+    """What the internal port acts on. `reported` is called after each report, and after each new policy."""
 
     fleet: Fleet
     viewer: Viewer
@@ -50,6 +59,8 @@ class Internal:
     now: Callable[[], float]
     wall: Callable[[], float]
     reported: Callable[[], None]
+    metrics: Metrics
+    siblings: Siblings
 
     def app(self) -> web.Application:
         app = web.Application(middlewares=[self._guard], client_max_size=BODY_LIMIT)
@@ -58,6 +69,8 @@ class Internal:
         app.router.add_get(FLEET_PATH, self._fleet)
         app.router.add_post(DRAIN_PATH, self._drain)
         app.router.add_get(HEALTH_PATH, self._healthz)
+        app.router.add_get(SHARE_PATH, self._share)
+        app.router.add_put(SIBLINGS_PATH, self._siblings)
         return app
 
     @property
@@ -101,6 +114,14 @@ class Internal:
 
     async def _fleet(self, request: web.Request) -> web.Response:
         return web.Response(body=self.viewer.fleet(inside=True).to_wire(), content_type="application/json")
+
+    async def _share(self, request: web.Request) -> web.Response:
+        share = self.metrics.share(self.viewer.fleet())
+        return web.Response(body=msgspec.json.encode(share), content_type="application/json")
+
+    async def _siblings(self, request: web.Request) -> web.Response:
+        self.siblings.urls = Introduction.from_wire(await request.read()).urls
+        return _json({"urls": self.siblings.urls})
 
     async def _drain(self, request: web.Request) -> web.Response:
         order = DrainOrder.from_wire(await request.read())

@@ -5,13 +5,14 @@ Belongs here: all of them, and nothing else; a test pins the names. Times are in
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from trimode_api.fleet import FleetView, Freshness
+from trimode_router.shares import Share, Sum, of_all, share_of
 from trimode_router.tallies import Counts, Spreads
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
@@ -90,11 +91,19 @@ class Metrics:
         """To the first token, of the whole request, per token."""
         return self.first_byte, self.whole, self.per_token
 
-    def text(self, view: FleetView) -> bytes:
-        """The exposition: these numbers, and the fleet's as of `view`."""
+    def text(self, view: FleetView, others: Sequence[Share] = ()) -> bytes:
+        """The exposition: these numbers, and the fleet's as of `view`; with those of `others` on the same port."""
+        own = self.registry
+        if others:
+            own = CollectorRegistry()
+            own.register(Sum([self.share(view), *others]))
         fleet = CollectorRegistry()
-        fleet.register(_FleetCollector(view))
-        return generate_latest(self.registry) + generate_latest(fleet)
+        fleet.register(_FleetCollector(of_all(view, others) if others else view))
+        return generate_latest(own) + generate_latest(fleet)
+
+    def share(self, view: FleetView) -> Share:
+        """For another process to add to its own."""
+        return share_of(self.registry.collect(), view)
 
 
 class _FleetCollector(Collector):

@@ -1,7 +1,8 @@
 """Several routers on one port: the kernel shares connections out among them (SO_REUSEPORT).
 
 Belongs here: the parent of such processes. They share nothing; replicas report to each (`internalUrls` in the line that
-the parent prints), and policies go to each. Budgets, queues and counters are of each process.
+the parent prints), and policies go to each. Budgets, queues and counters are of each process; whichever answers
+`/metrics` asks the others, whom the parent has told it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trimode_api.wire import TOKEN_VARIABLE, RouterConfig
+from trimode_router.siblings import introduce
 
 REPLICA_KEY_VARIABLE = "TRIMODE_ROUTER_REPLICA_KEY"
 """Set for the children only; see `Router`'s `replica_key`."""
@@ -38,10 +40,10 @@ async def run(config: RouterConfig, token: str, replica_key: str | None) -> int:
             children.append(await _start(own, token, replica_key, Path(folder, f"{number}.json")))
         end = _Ending(children)
         lines = [await _listening(child) for child in children]
-        if None in lines:
+        urls = [line["internalUrl"] for line in lines if line is not None]
+        if len(urls) < len(lines) or not await introduce(urls, token):
             end()
         else:
-            urls = [line["internalUrl"] for line in lines if line is not None]
             first = lines[0] or {}
             bound = {"event": "listening", "address": first["address"], "url": first["url"]}
             told = {**bound, "internalUrl": urls[0], "internalUrls": urls}

@@ -26,6 +26,7 @@ from trimode_router.limits import Limits
 from trimode_router.metrics import Metrics
 from trimode_router.origins import Hosts, Origins
 from trimode_router.probing import Prober
+from trimode_router.siblings import Siblings
 from trimode_router.surface import Surface
 from trimode_router.traces import Traces
 from trimode_router.view import Viewer
@@ -78,11 +79,13 @@ class Router:
         self.dispatcher = Dispatcher(self.fleet, self.ledger, self.limits, key, now, passes_keys=passes_keys)
         self.viewer = Viewer(config.name, self.fleet, self.dispatcher, self.ledger, now, wall)
         self.viewer.watched = (self.access, *(() if self.certificate is None else (self.certificate,)))
+        siblings = Siblings(token)
         surface = Surface(
             self.fleet, self.dispatcher, self.viewer, self.metrics, self.access, self._traces, int(wall()),
             ledger=self.ledger,
             origins=Origins(config.cors_origins),
             hosts=_hosts(config),
+            siblings=siblings,
         )  # fmt: skip
         serial, prefix = itertools.count(1), os.urandom(6).hex()
         self._edge = Edge(
@@ -94,7 +97,9 @@ class Router:
             opened=self._connections.add,
             closed=self._connections.discard,
         )
-        self._internal = Internal(self.fleet, self.viewer, token, now, wall, self.dispatcher.pump)
+        self._internal = Internal(
+            self.fleet, self.viewer, token, now, wall, self.dispatcher.pump, self.metrics, siblings
+        )
         self._prober = Prober(
             config.static_replicas, self.fleet, config.static_max_running, key, now, wall, self.dispatcher.pump
         )

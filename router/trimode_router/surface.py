@@ -5,6 +5,7 @@ Belongs here: routes of the OpenAI API and the router's own pages.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,11 +32,13 @@ from trimode_router.ledger import Ledger
 from trimode_router.metrics import CONTENT_TYPE, Metrics
 from trimode_router.origins import Hosts, Origins, preflight
 from trimode_router.page import PAGE, PAGE_POLICY
+from trimode_router.siblings import SiblingError, Siblings
 from trimode_router.traces import Traces
 from trimode_router.view import Viewer
 
 HTML = b"text/html; charset=utf-8"
 MODELS_PATH = "/v1/models"
+METRICS_PATH = "/metrics"
 COMPLETIONS = (CHAT_PATH, TEXT_PATH)
 MOST_LISTED = 300
 """Characters of a list of names in a message."""
@@ -67,11 +70,14 @@ class Surface:
         ledger: Ledger,
         origins: Origins,
         hosts: Hosts | None,
+        siblings: Siblings,
     ) -> None:
         """`hosts`: the names that it is asked by, where it matters."""
         self._ledger = ledger
         self._origins = origins
         self._hosts = hosts
+        self._siblings = siblings
+        self._tasks: set[asyncio.Task[None]] = set()
         self._fleet = fleet
         self._traces = traces
         self._access = access
@@ -87,7 +93,7 @@ class Surface:
             "/health": self._readyz,
             "/ping": self._readyz,
             "/version": lambda: _json(200, {"version": version("trimode")}),
-            "/metrics": lambda: Small(200, metrics.text(viewer.fleet()), CONTENT_TYPE),
+            METRICS_PATH: lambda: Small(200, metrics.text(viewer.fleet()), CONTENT_TYPE),
             PUBLIC_FLEET_PATH: lambda: Small(200, viewer.fleet().to_wire()),
             HISTORY_PATH: lambda: Small(200, viewer.history().to_wire()),
             MODELS_PATH: lambda: _json(200, {"object": "list", "data": [*map(self._model, fleet.catalog.names)]}),
@@ -105,6 +111,11 @@ class Surface:
             if request.method == "POST" and request.path in COMPLETIONS:
                 self._complete(client, request)
                 return
+            if request.path == METRICS_PATH and request.method in ("GET", "HEAD") and self._siblings.urls:
+                task = asyncio.get_running_loop().create_task(self._metrics_of_all(client, request))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+                return
             small = self._small(request)
         except ApiError as error:
             self._turn_away(client, request, error)
@@ -117,14 +128,29 @@ class Surface:
                 error = ApiError(500, "the router failed at this request", code="internal")
                 self._turn_away(client, request, error)
             return
+        self._tell(client, request, small)
+
+    async def _metrics_of_all(self, client: ClientConnection, request: Request) -> None:
+        """With those of the other processes on this port; no answer but an error without them: counters that fall
+        would be taken for new traffic."""
+        try:
+            others = await self._siblings.shares()
+        except SiblingError as error:
+            message = f"another process of this router does not tell its numbers: {error}"
+            self._turn_away(client, request, ApiError(503, message, code="incomplete", retry_after_s=1))
+            return
+        text = self._metrics.text(self._viewer.fleet(), others)
+        self._tell(client, request, Small(200, text, CONTENT_TYPE))
+
+    def _tell(self, client: ClientConnection, request: Request, small: Small) -> None:
         bare = request.method == "HEAD"
         fields = [
             (REQUEST_ID_HEADER.encode(), request.request_id.encode()),
             *small.fields,
             *connection_field(request.keep, request.http10),
         ]
-        about = {"content_type": small.content_type, "bare": bare, "added": request.added}
-        client.write(answer(small.status, small.body, fields, **about))
+        kind, added = small.content_type, request.added
+        client.write(answer(small.status, small.body, fields, content_type=kind, bare=bare, added=added))
         client.finished()
 
     def _turn_away(self, client: ClientConnection, request: Request, error: ApiError) -> None:

@@ -109,6 +109,32 @@ async def test_several_processes_on_one_port(start: Any) -> None:
         assert not two.is_running()
 
 
+async def test_whichever_process_is_scraped_tells_of_all(start: Any) -> None:
+    async with FakeReplica(script=server) as replica:
+        router = await start("--replica", replica.url, "--processes", "2")
+        good, told, answered_by = 0, [], set()
+        async with asyncio.timeout(60):
+            while len(answered_by) < 2 or good < 10:
+                async with httpx.AsyncClient(base_url=router.url, timeout=20, verify=False) as http:
+                    answer = await http.post("/v1/chat/completions", json=CHAT)
+                    answered_by.add(answer.headers["x-request-id"].split("-")[1])
+                    good += answer.status_code == 200
+                async with httpx.AsyncClient(base_url=router.url, timeout=20, verify=False) as http:
+                    lines = (await http.get("/metrics")).text.splitlines()
+                (line,) = [e for e in lines if e.startswith('trimode_router_requests_total{status="200"')] or ["x 0"]
+                told.append((float(line.rpartition(" ")[2]), float(good)))
+        assert [counted for counted, _ in told] == [sent for _, sent in told]
+
+
+async def test_a_process_that_does_not_answer_leaves_no_half_of_a_sum(open_house: Any) -> None:
+    house = await open_house()
+    answer = await house.internal.put("/internal/v1/siblings", json={"urls": ["http://127.0.0.1:9"]})
+    assert answer.status_code == 200
+    scrape = await house.http.get("/metrics")
+    assert (scrape.status_code, scrape.json()["error"]["code"]) == (503, "incomplete")
+    assert (await house.http.post("/metrics")).status_code == 405
+
+
 async def _served(url: str, pid: int) -> bool:
     """Whether this process listens on the port of `url`."""
     port = int(url.rsplit(":", 1)[1])
@@ -131,6 +157,10 @@ async def test_whose_key_the_server_sees(start: Any) -> None:
     [
         (["--replica", "localhost:8000"], "http://HOST:PORT"),
         (["--replica", "https://x:1"], "http://HOST:PORT"),
+        (["--replica", "http://me:secret@x:1"], "http://HOST:PORT"),
+        (["--replica", "http://x:1/?a=b"], "http://HOST:PORT"),
+        (["--replica", "http://x:1/a", "--replica", "http://x:1/a/v1/"], "is the same server as"),
+        (["--replica", "http://x:1", "--cors-origin", "https://page.example/"], "SCHEME://HOST:PORT"),
         (["--replica", "http://127.0.0.1:1", "--host", "0.0.0.0"], "--keys"),
         (["--replica", "http://127.0.0.1:1", "--keys", "/none.json"], "No such file"),
     ],
