@@ -125,8 +125,8 @@ class Surface:
             if client.flight is not None:
                 client.flight.client_gone()
             if client.current is request:
-                error = ApiError(500, "the router failed at this request", code="internal")
-                self._turn_away(client, request, error)
+                failed = ApiError(500, "the router failed at this request", code="internal")
+                self._turn_away(client, request, failed)
             return
         self._tell(client, request, small)
 
