@@ -24,7 +24,7 @@ from trimode_api import checks
 from trimode_api.errors import InvalidInput, problems_of
 from trimode_api.fields import Int, SpecModel
 from trimode_api.serving import Dtype, EngineType, Pool
-from trimode_api.spec import Spec, SwitchingMode
+from trimode_api.spec import Spec, SwitchingMode, UpgradeStrategy
 from trimode_api.values import Name, ResourceName
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "Pool",
     "Spec",
     "SwitchingMode",
+    "UpgradeStrategy",
 ]
 
 GROUP = "trimode.dev"

@@ -126,6 +126,24 @@ class Drain(SpecModel):
     )
 
 
+class UpgradeStrategy(StrEnum):
+    """What a change that running workers cannot take over does."""
+
+    NEW_CLUSTER = "NewCluster"
+    RECREATE = "Recreate"
+
+
+class Upgrade(SpecModel):
+    """How workers are replaced where running ones cannot take a change over: another model, image, resources."""
+
+    strategy: UpgradeStrategy = Field(
+        default=UpgradeStrategy.NEW_CLUSTER,
+        description="NewCluster: a second Ray cluster takes over when it is ready; nothing is missed, and GPUs are "
+        "needed twice for as long. Recreate: the workers finish their requests and end, then new ones start; nothing "
+        "serves meanwhile, and GPUs are needed once. On a cluster only.",
+    )
+
+
 class RouterAuth(SpecModel):
     """Who may ask."""
 
@@ -188,6 +206,7 @@ class Spec(SpecModel):
     admission: Admission = Field(default=Admission(), description="Bounds of the router's queue.")
     staleness: Staleness = Field(default=Staleness(), description="How long a silent replica is trusted.")
     drain: Drain = Field(default=Drain(), description="How long requests may finish when a replica goes.")
+    upgrade: Upgrade = Field(default=Upgrade(), description="How workers are replaced.")
     router: Router = Field(default=Router(), description="The routers in front of the pools.")
     suspend: Bool = Field(default=False, description="Scale to nothing and keep the resource.")
 

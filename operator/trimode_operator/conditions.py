@@ -35,6 +35,9 @@ BY_PODS = (
 )
 """Reasons that a pod which cannot run explains better."""
 
+OF_CONDITIONS = (Reason.KUBERAY_MISSING, Reason.RECREATING)
+"""Notes that are a condition's reason by themselves."""
+
 
 def verdicts(seen: Observations) -> Mapping[ConditionType, Verdict]:
     """Every condition, in the order of the status."""
@@ -64,6 +67,8 @@ def ready(seen: Observations) -> Verdict:
         return Verdict(FALSE, Reason.SUSPENDED, "spec.suspend is true")
     if seen.secrets:
         return by_secrets(seen)
+    if making_room := note_of(seen, Reason.RECREATING):
+        return Verdict(FALSE, Reason.RECREATING, making_room)
     if stuck := held_up(seen):
         return stuck
     for part in (workers_ready(seen), router_ready(seen)):
@@ -117,6 +122,8 @@ def progressing(seen: Observations) -> Verdict:
         return Verdict(FALSE if done.status is TRUE else TRUE, done.reason, done.message)
     if seen.secrets:
         return by_secrets(seen)
+    if making_room := note_of(seen, Reason.RECREATING):
+        return Verdict(TRUE, Reason.RECREATING, making_room)
     if stuck := held_up(seen):
         return stuck
     if under_way := rollout(seen):
@@ -155,4 +162,4 @@ def _behind(seen: Observations) -> str:
 
 def _left_out(seen: Observations) -> tuple[str, ...]:
     """What the cluster is not able to have, which keeps nothing from being ready."""
-    return tuple(f"{note.kind}: {note.message}" for note in seen.notes if note.reason != Reason.KUBERAY_MISSING)
+    return tuple(f"{note.kind}: {note.message}" for note in seen.notes if note.reason not in OF_CONDITIONS)

@@ -34,6 +34,7 @@ EXPECTED = (
     Reason.NOT_SUSPENDED,
     Reason.DRAINING,
     Reason.POLICY_ROLLOUT,
+    Reason.RECREATING,
     Reason.ROUTER_ROLLOUT,
     Reason.WORKERS_ROLLOUT,
     Reason.POOLS_NOT_READY,
@@ -48,6 +49,7 @@ ASKED_FOR = (
     Reason.DRAINING,
     Reason.ROUTER_ROLLOUT,
     Reason.WORKERS_ROLLOUT,
+    Reason.RECREATING,
 )
 """Reasons that follow from what a person did, and are no warning."""
 

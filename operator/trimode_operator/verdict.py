@@ -52,6 +52,7 @@ class Reason(StrEnum):
     POOLS_NOT_READY = "PoolsNotReady"
     RAY_SERVICE_READY = "RayServiceReady"
     RAY_SERVICE_NOT_READY = "RayServiceNotReady"
+    RECREATING = "Recreating"
     WORKERS_ROLLOUT = "WorkersRollout"
     WAITING_FOR_QUOTA = "WaitingForQuota"
     KUBERAY_BEHIND = "KubeRayBehind"

@@ -89,6 +89,7 @@ GOOD: list[Changes] = [
     {POD: {"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"x": [1, None]}]}}}},
     *({"spec.replicas": value} for value in (None, 1, 1024, 3.0)),
     {"spec.replicas": 2, "spec.pools.0.replicas": {"min": 4, "max": 8}},
+    *({"spec.upgrade": value} for value in (None, {}, {"strategy": None}, {"strategy": "Recreate"})),
     # several fields together
     {"spec.pools": [FAST], SWITCHING: {"fallbackMode": "SelfSpeculation"}},
     {"spec.pools": [AR, ROUGH | ASLEEP], "spec.diffusion": {}},
@@ -214,6 +215,8 @@ WRONG: list[tuple[str, Any, str, str]] = [
     ("spec.replicas", 0, "spec.replicas", "1"),
     ("spec.replicas", 1025, "spec.replicas", "1024"),
     ("spec.replicas", "2", "spec.replicas", "integer"),
+    ("spec.upgrade", {"strategy": "InPlace"}, "spec.upgrade.strategy", "'NewCluster' or 'Recreate'"),
+    ("spec.upgrade", "Recreate", "spec.upgrade", "mapping"),
     (POD, {"hostNetwork": True}, "spec.pools[0].pod.hostNetwork", "unknown field"),
     (POD, {"runtimeClassName": "Nvidia"}, "spec.pools[0].pod.runtimeClassName", "an object's name"),
     (POD, {"priorityClassName": ""}, "spec.pools[0].pod.priorityClassName", "an object's name"),

@@ -212,7 +212,7 @@ def test_the_table_is_judged_alike(spec: Any) -> None:
     assert judged(spec) == modelled(spec)
 
 
-@settings(max_examples=250, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(_mapping(SCHEMA))
 def test_resources_near_the_edges_are_judged_alike(spec: Any) -> None:
     assert judged(spec) == modelled(spec)

@@ -113,7 +113,17 @@ def diff(old: NemotronDeployment, new: NemotronDeployment) -> Update:
 
 def _of_policy(path: str) -> bool:
     """Whether the field is part of the policy: all but the model, the engine and what replicas are given."""
-    if path.startswith(("spec.model", "spec.engine", "spec.router", "spec.suspend", "spec.rebalancing", "spec.replicas")):
+    if path.startswith(
+        (
+            "spec.model",
+            "spec.engine",
+            "spec.router",
+            "spec.suspend",
+            "spec.rebalancing",
+            "spec.replicas",
+            "spec.upgrade",
+        )
+    ):
         return False
     return not (path.startswith("spec.pools[") and any(part in path for part in (".replicas", ".resources", ".pod")))
 

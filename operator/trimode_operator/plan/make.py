@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from trimode_api.errors import InvalidInput, Problem
 from trimode_api.policy_of import policy_of
-from trimode_api.resource import NemotronDeployment
+from trimode_api.resource import NemotronDeployment, UpgradeStrategy
 from trimode_api.sglang import reserved
 from trimode_operator.plan.budgets import budgets
 from trimode_operator.plan.edges import http_route, inference_pool, service_monitor
@@ -17,6 +17,7 @@ from trimode_operator.plan.network import network_policies
 from trimode_operator.plan.objects import secret, service_account
 from trimode_operator.plan.ray import ray_service
 from trimode_operator.plan.router import config_map, router_config, router_deployment, services
+from trimode_operator.plan.shape import replaces
 from trimode_operator.settings import Settings
 
 ALWAYS = (
@@ -58,6 +59,11 @@ GATEWAY_TLS = (
     "unless the gateway goes by the port's appProtocol"
 )
 INFERENCE_POOL_TLS = "with spec.router.tls the gateway has to speak TLS to the pool's endpoints; see its own manual"
+
+RECREATING = (
+    "upgrade.strategy is Recreate: the workers finish their requests, for %d s at most, and end; then new ones start "
+    "and load the model. Nothing serves meanwhile"
+)
 
 RAYS_OWN_GROUP = "headgroup"
 
@@ -110,7 +116,11 @@ def _optional(
         # their pods after their requests.
         if not deployment.spec.suspend:
             rays_token = capabilities.rays_token
-            children.append(ray_service(deployment, owner, names, settings, observed, rays_token=rays_token))
+            wanted = ray_service(deployment, owner, names, settings, observed, rays_token=rays_token)
+            if makes_room(deployment, observed.ray_service, wanted):
+                notes.append(Note(RAY_SERVICE.kind, "Recreating", RECREATING % deployment.spec.drain.timeout_seconds))
+            else:
+                children.append(wanted)
         if not capabilities.rays_token:
             notes.append(Note(RAY_SERVICE.kind, "RayWithoutToken", RAY_WITHOUT_TOKEN))
     else:
@@ -134,6 +144,18 @@ def _optional(
         else:
             notes.append(Note(INFERENCE_POOL.kind, "InferencePoolMissing", INFERENCE_POOL_MISSING))
     return tuple(children), tuple(notes)
+
+
+def makes_room(deployment: NemotronDeployment, live: Manifest | None, wanted: Manifest) -> bool:
+    """Whether the live workers go before the wanted ones are made, as `upgrade.strategy: Recreate` asks.
+
+    The RayService as a whole goes: KubeRay ends its clusters and their pods, each after its requests, and has nothing
+    left to compare the new one with.
+    """
+    if deployment.spec.upgrade.strategy is not UpgradeStrategy.RECREATE or live is None:
+        return False
+    going = live["metadata"].get("deletionTimestamp") is not None
+    return going or replaces(live, wanted["spec"]["rayClusterConfig"])
 
 
 def _over_tls(deployment: NemotronDeployment, kind: ChildKind, message: str) -> list[Note]:

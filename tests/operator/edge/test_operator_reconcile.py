@@ -69,6 +69,23 @@ async def test_a_label_of_kueue_is_handed_through_although_it_makes_no_generatio
     assert [write[:2] for write in stage.cluster.writes] == [("apply", "RayService")]
 
 
+async def test_recreate_ends_the_workers_first_and_makes_them_anew(stage: Stage) -> None:
+    await serving(stage)
+    changed = {"model": {"uri": "file:///m"}, "upgrade": {"strategy": "Recreate"}}
+    stage.resource(**changed)
+    await stage.visit()
+    assert ("delete", "RayService", "nemo") in stage.cluster.writes
+    assert ("apply", "RayService", "nemo") not in stage.cluster.writes
+    assert stage.conditions()["Ready"] == ("False", "Recreating")
+    assert stage.conditions()["Progressing"] == ("True", "Recreating")
+    await stage.visit()  # it has gone
+    assert ("apply", "RayService", "nemo") in stage.cluster.writes
+    stage.serve(replica(policy_version=2), policy_version=2)
+    stage.settle()
+    await stage.visit()
+    assert stage.conditions()["Ready"] == ("True", "AsSpecified")
+
+
 async def test_a_full_relist_writes_nothing(stage: Stage) -> None:
     await serving(stage)
     stage.now += RELIST_S + 1

@@ -217,6 +217,48 @@ def test_replicas_of_a_running_cluster_are_never_replaced_in_place(
         assert cluster(before, find) != cluster(after, find)
 
 
+def test_recreate_makes_room_before_the_wanted_workers_are_made(
+    resource: Resource, spec: dict[str, Any], plan: MakePlan, find: Find
+) -> None:
+    """No second cluster: the live RayService is left out, and so goes, before the wanted one is made."""
+    recreate = spec | {"upgrade": {"strategy": "Recreate"}}
+    first = plan(resource(recreate))
+    assert find(first, "RayService") == find(plan(resource(spec)), "RayService"), "the strategy itself changes nothing"
+    live = Observed("secret", ray_service=find(first, "RayService"))
+    other = recreate | {"model": {"uri": "file:///models/y"}}
+    made = plan(resource(other), observed=live)
+    assert "RayService" not in {child["kind"] for child in made.children}
+    assert [note.reason for note in made.notes] == ["Recreating"]
+    assert "300 s at most" in made.notes[0].message
+    assert find(plan(resource(other | {"upgrade": {}}), observed=live), "RayService"), "a second cluster by default"
+    going = copy.deepcopy(dict(live.ray_service or {}))
+    going["metadata"]["deletionTimestamp"] = "2026-11-28T12:00:00Z"
+    waiting = plan(resource(other), observed=Observed("secret", ray_service=going))
+    assert "RayService" not in {child["kind"] for child in waiting.children}
+    assert find(plan(resource(other)), "RayService"), "made as soon as the old one has gone"
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        _field("upgrade", strategy="Recreate"),
+        _pool(replicas={"min": 2, "max": 6}),
+        lambda spec: spec["pools"].append({"name": "x", "modes": ["AR"]}),
+        _field("switching", marginPercent=9),
+    ],
+    ids=["nothing", "bounds", "a pool at the end", "policy"],
+)
+def test_recreate_leaves_alone_what_kuberay_takes_over_in_place(
+    edit: Callable[[dict[str, Any]], None], resource: Resource, spec: dict[str, Any], plan: MakePlan, find: Find
+) -> None:
+    recreate = copy.deepcopy(spec) | {"upgrade": {"strategy": "Recreate"}}
+    live = Observed("secret", ray_service=find(plan(resource(recreate)), "RayService"))
+    edit(recreate)
+    made = plan(resource(recreate), observed=live)
+    assert find(made, "RayService")
+    assert made.notes == ()
+
+
 def test_a_new_image_or_token_replaces_all_pods(resource: Resource, plan: MakePlan, find: Find) -> None:
     base = plan(resource())
     for after in (plan(resource(), settings=Settings(image="new")), plan(resource(), observed=Observed("new"))):
