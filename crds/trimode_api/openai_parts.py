@@ -88,6 +88,17 @@ class TrimodeOptions(RequestModel):
         return None if self.mode is None else Wish(self.mode, self.block_length, self.threshold)
 
 
+def _small(value: dict[str, Any] | None) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    if (depth := _depth(value)) > MAX_SCHEMA_DEPTH:
+        raise ValueError(f"must be nested at most {MAX_SCHEMA_DEPTH} deep, got {depth}")
+    size = len(json.dumps(value, ensure_ascii=False, allow_nan=False).encode())
+    if size > MAX_SCHEMA_BYTES:
+        raise ValueError(f"must have at most {MAX_SCHEMA_BYTES} bytes as JSON, got {size}")
+    return value
+
+
 class JsonSchema(RequestModel):
     """`strict`: keywords that cannot be enforced are refused; else they are left out. `name` and `description` are
     labels: what the model is to know of the schema belongs into the messages."""
@@ -97,31 +108,38 @@ class JsonSchema(RequestModel):
     definition: dict[str, Any] = Field(alias="schema")
     strict: bool | None = None
 
-    @field_validator("definition")
-    @classmethod
-    def _small_enough(cls, value: dict[str, Any]) -> dict[str, Any]:
-        if (depth := _depth(value)) > MAX_SCHEMA_DEPTH:
-            raise ValueError(f"must be nested at most {MAX_SCHEMA_DEPTH} deep, got {depth}")
-        size = len(json.dumps(value, ensure_ascii=False, allow_nan=False).encode())
-        if size > MAX_SCHEMA_BYTES:
-            raise ValueError(f"must have at most {MAX_SCHEMA_BYTES} bytes as JSON, got {size}")
-        return value
+    _small_enough = field_validator("definition")(_small)
 
 
 class ResponseFormat(RequestModel):
-    """The form of the answer: free text, any JSON object, or JSON that follows a schema."""
+    """The form of the answer: free text, any JSON object, or JSON that follows a schema.
+
+    `schema` beside `json_object` is how llama.cpp and Together write a `json_schema` that is not strict.
+    """
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
+    definition: dict[str, Any] | None = Field(default=None, alias="schema")
+
+    _small_enough = field_validator("definition")(_small)
 
     @model_validator(mode="after")
     def _schema_where_it_belongs(self) -> Self:
+        if self.definition is not None and self.type != "json_object":
+            raise ValueError(f"schema is allowed with type 'json_object' only, got {self.type!r}")
         if (self.type == "json_schema") != (self.json_schema is not None):
             words = f"is allowed with type 'json_schema' only, got {self.type!r}"
             if self.json_schema is None:
                 words = "is required with type 'json_schema'"
             raise ValueError(f"json_schema {words}")
         return self
+
+    @property
+    def schema_asked(self) -> tuple[dict[str, Any], bool, str] | None:
+        """The schema, whether it is strict, and its path in the request; None for any JSON."""
+        if self.json_schema is not None:
+            return self.json_schema.definition, bool(self.json_schema.strict), SCHEMA_PATH
+        return None if self.definition is None else (self.definition, False, "response_format.schema")
 
 
 def _depth(value: Any) -> int:

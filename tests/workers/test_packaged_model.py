@@ -12,11 +12,13 @@ import aiohttp
 import pytest
 
 import trimode_workers
+from trimode_api.openai_messages import ChatMessage
 from trimode_api.wire import PolicyConfig
 from trimode_workers.process.book import EngineFailed
 from trimode_workers.replica.replica import Replica
 from trimode_workers.replica.settings import EngineOptions, ReplicaSettings
-from trimode_workers.text.errors import TokenizerError
+from trimode_workers.text.errors import TemplateError, TokenizerError
+from trimode_workers.text.tokenizer import load_text_model
 
 TINY = Path(trimode_workers.__path__[0], "tiny")
 TOKEN = "fleet-secret"
@@ -113,3 +115,14 @@ async def test_a_missing_folder_and_a_broken_tokenizer(tmp_path: Path, policy: P
 async def test_no_token_no_replica(policy: PolicyConfig) -> None:
     with pytest.raises(EngineFailed, match="TRIMODE_TOKEN"):
         await Replica.start(settings_for(TINY, policy), "")
+
+
+def test_its_template_takes_what_agents_send() -> None:
+    text = load_text_model(TINY)
+    asked: list[dict[str, Any]] = [{"role": "user", "content": "hi"}]
+    system = text.chat([{"role": "system", "content": "be brief"}, *asked])
+    assert text.chat([{"role": "developer", "content": "be brief"}, *asked]) == system
+    silent = ChatMessage.model_validate_json('{"role": "assistant", "content": null}').for_template()
+    assert text.chat([*asked, silent, *asked]) == text.chat([*asked, {"role": "assistant", "content": ""}, *asked])
+    with pytest.raises(TemplateError, match="role is tool, allowed are system, user, assistant"):
+        text.chat([{"role": "tool", "content": "42"}])

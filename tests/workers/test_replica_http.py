@@ -16,6 +16,7 @@ import pytest
 
 from trimode_api.errors import ApiError
 from trimode_api.stamp import RULES_HEADER, Stamp
+from trimode_api.wire import CONTINUE_PATH
 from trimode_workers.engine.messages import Finish, Submit, TokenEvent
 from trimode_workers.replica.generation import Generation
 from trimode_workers.replica.replica import Replica
@@ -125,6 +126,22 @@ class TestOpenAiPackage:
             assert "".join(c.choices[0].text for c in chunks if c.choices and c.choices[0].index == index) == text
         assert chunks[-1].usage is not None
         assert (chunks[-1].usage.prompt_tokens, chunks[-1].usage.completion_tokens) == (5, 8)
+
+    async def test_several_prompts_go_on_where_another_replica_broke_off(
+        self, http: aiohttp.ClientSession, client: openai.AsyncOpenAI
+    ) -> None:
+        """The first choice had its end there; usage is of both, and each prompt counts once."""
+        asked = {"model": "echo", "prompt": ["abc", "de"], "max_tokens": 4, "stream": True}
+        past = [{"emitted": [], "ended": "length", "tokens": 4}, {"emitted": []}]
+        body = {"path": "/v1/completions", "id": "cmpl-1", "created": 1, "request": asked, "choices": past}
+        async with http.post(CONTINUE_PATH, json=body) as response:
+            *chunks, done = await events(response)
+        assert done == "[DONE]"
+        parsed = [json.loads(chunk) for chunk in chunks]
+        assert {chunk["choices"][0]["index"] for chunk in parsed} == {1}
+        assert "".join(chunk["choices"][0]["text"] for chunk in parsed) == "dede"
+        usage = parsed[-1]["usage"]
+        assert (usage["prompt_tokens"], usage["completion_tokens"]) == (5, 8)
 
     async def test_an_answer_goes_into_the_next_request_as_it_is(self, client: openai.AsyncOpenAI) -> None:
         """As agents do it: the client's own object, or its `model_dump()` with every field that is null."""

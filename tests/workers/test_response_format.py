@@ -185,6 +185,10 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"response_format": form({"minLength": 2, "maxLength": 1, "type": "string"})}, SCHEMA_PATH, "greater than"),
     ({"response_format": {"type": "json_object"}, "trimode": {"mode": "Diffusion"}}, "trimode.mode", "out of order"),
     ({"response_format": {"type": "json_object"}, "ignore_eos": True}, "ignore_eos", "has an end"),
+    ({"response_format": {"type": "text", "schema": SCHEMA}}, "response_format", "with type 'json_object' only"),
+    ({"response_format": {"type": "json_object", "schema": deep(40)}}, "response_format.schema", "at most 64 deep"),
+    ({"response_format": {"type": "json_object", "schema": {"type": "string", "minLength": 2, "maxLength": 1}}},
+     "response_format.schema", "greater than"),
 ]  # fmt: skip
 
 
@@ -194,6 +198,12 @@ def test_a_bad_response_format_names_what_is_wrong(more: dict[str, Any], param: 
         prepared(**more)
     assert (caught.value.status, caught.value.param) == (400, param)
     assert words in caught.value.message
+
+
+def test_an_object_with_a_schema_is_a_schema_that_is_not_strict() -> None:
+    """As llama.cpp and Together write it."""
+    asked = {"type": "json_object", "schema": SCHEMA}
+    assert prepared(response_format=asked).grammar == prepared(response_format=form(SCHEMA)).grammar
 
 
 def test_what_is_not_enforced_is_accepted_unless_strict() -> None:

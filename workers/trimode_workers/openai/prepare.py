@@ -13,7 +13,6 @@ import msgspec
 from trimode_api.errors import ApiError, shown
 from trimode_api.modes import LOSSY_REFUSED, Mode, OperatingPoint, resolve
 from trimode_api.openai import ChatRequest, CompletionRequest, GenerationRequest
-from trimode_api.openai_parts import SCHEMA_PATH
 from trimode_api.stamp import Stamp
 from trimode_api.wire import TIER_HEADER, TierPolicy
 from trimode_workers.engine.messages import Grammar, Sampling, Submit
@@ -187,13 +186,13 @@ def _grammar(request: GenerationRequest, offer: Offer, pin: OperatingPoint | Non
             "leave the mode out, or send AR or SelfSpeculation"
         )
         raise ApiError(400, message, code="invalid_value", param="trimode.mode")
-    asked = wanted.json_schema
+    asked = wanted.schema_asked
     if asked is None:
         return Grammar(ANY_OBJECT)
-    grammar = Grammar(msgspec.json.encode(asked.definition).decode(), lenient=not asked.strict)
+    schema, strict, path = asked
+    grammar = Grammar(msgspec.json.encode(schema).decode(), lenient=not strict)
     if found := problem(grammar):
-        message = f"{SCHEMA_PATH}: {found}"
-        raise ApiError(400, message, code="invalid_value", param=SCHEMA_PATH)
+        raise ApiError(400, f"{path}: {found}", code="invalid_value", param=path)
     return grammar
 
 
