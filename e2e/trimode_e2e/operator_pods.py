@@ -5,16 +5,14 @@ Belongs here: questions about an installed release. Nothing here changes it.
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import httpx
 import psutil
 
 from trimode_e2e.api import Object
+from trimode_e2e.audit import Audit, Request
 from trimode_e2e.node.node import RealNode
 from trimode_e2e.world import World, is_ready
 
@@ -22,26 +20,6 @@ LEADS_TIMEOUT_S = 60.0
 READY_TIMEOUT_S = 180.0
 LEADER = "trimode_operator_leader 1.0"
 """The line of its metrics by which a copy says that it leads."""
-WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection"})
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One line of the API server's audit log. `pod` is the one whose token it was asked with."""
-
-    pod: str
-    verb: str
-    resource: str
-    namespace: str
-    name: str
-    uri: str
-    code: int
-    allowed: bool
-    at: str
-
-    @property
-    def writes(self) -> bool:
-        return self.verb in WRITES
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +80,14 @@ class OperatorPods:
         (found,) = self.node.processes(pod, "trimode_operator")
         return found
 
+    @property
+    def audit(self) -> Audit:
+        """What they ask of the API server."""
+        return Audit(self.node.plane.audit_log, self.account)
+
     def requests(self) -> list[Request]:
-        """All that the account has asked for until now, discovery left out; earlier files of the log included."""
-        return [request for line in self._lines() if (request := _request(json.loads(line))).resource]
+        """All that the account has asked for until now, discovery left out."""
+        return self.audit.requests()
 
     def await_writes(self, position: int, count: int, timeout_s: float = 30.0) -> None:
         """Until the account has written so many objects, not counting Leases, after this `position` in the audit log.
@@ -112,27 +95,13 @@ class OperatorPods:
         Looks much more often than `Api.until` does: what comes next may have to happen before the next write.
         """
         deadline = time.monotonic() + timeout_s
-        while sum(each.writes and each.resource != "leases" for each in self._requests_after(position)) < count:
+        while sum(each.writes and each.resource != "leases" for each in self.audit.after(position)) < count:
             assert time.monotonic() < deadline, f"the operator has not written {count} objects within {timeout_s:g} s"
             time.sleep(0.002)
 
     def position(self) -> int:
         """Where the audit log ends now."""
-        return self.node.plane.audit_log.stat().st_size
-
-    def _requests_after(self, position: int) -> list[Request]:
-        with self.node.plane.audit_log.open() as lines:
-            lines.seek(position)
-            return [_request(json.loads(line)) for line in lines if self._is_mine(line)]
-
-    def _lines(self) -> Iterator[str]:
-        log = self.node.plane.audit_log
-        for file in sorted(log.parent.glob(f"{log.stem}*{log.suffix}")):
-            with file.open() as lines:
-                yield from filter(self._is_mine, lines)
-
-    def _is_mine(self, line: str) -> bool:
-        return f'"username":"{self.account}"' in line and line.endswith("\n")
+        return self.audit.position()
 
 
 def says_it_leads(pod: Object) -> bool:
@@ -144,19 +113,3 @@ def says_it_leads(pod: Object) -> bool:
         return LEADER in httpx.get(f"http://{address}:8080/metrics", timeout=2, trust_env=False).text.splitlines()
     except httpx.HTTPError:
         return False
-
-
-def _request(line: dict[str, Any]) -> Request:
-    thing, notes = line.get("objectRef") or {}, line.get("annotations") or {}
-    pods = (line["user"].get("extra") or {}).get("authentication.kubernetes.io/pod-name") or [""]
-    return Request(
-        pod=pods[0],
-        verb=line["verb"],
-        resource=thing.get("resource", ""),
-        namespace=thing.get("namespace", ""),
-        name=thing.get("name", ""),
-        uri=line["requestURI"],
-        code=(line.get("responseStatus") or {}).get("code", 0),
-        allowed=notes.get("authorization.k8s.io/decision") != "forbid",
-        at=line["requestReceivedTimestamp"],
-    )

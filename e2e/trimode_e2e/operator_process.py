@@ -73,6 +73,12 @@ class Operator:
         return {name: float(value) for name, _, value in lines}
 
     @property
+    def visits(self) -> float:
+        """How often it has looked at a resource so far."""
+        found = self.metrics().items()
+        return sum(value for name, value in found if name.startswith("trimode_operator_reconcile_seconds_count"))
+
+    @property
     def rss_mib(self) -> float:
         """Resident memory in MiB."""
         return float(psutil.Process(self.program.pid).memory_info().rss) / (1 << 20)

@@ -17,6 +17,8 @@ from trimode_api.fleet import FleetView
 from trimode_e2e import clients, crds
 from trimode_e2e.api import Api, Object
 from trimode_e2e.control.provide import Cluster
+from trimode_e2e.errors import Broken
+from trimode_e2e.forward import Forwards
 
 VERSION, KIND = "trimode.dev/v1alpha1", "NemotronDeployment"
 RAY = "ray.io/v1", "RayService"
@@ -60,12 +62,16 @@ class World:
     cluster: Cluster
     api: Api
     folder: Path
+    forwards: Forwards | None = None
+    """The way to Services and pods where the node is not at hand."""
 
     @classmethod
     def create(cls, cluster: Cluster, folder: Path, *, with_ours: bool = True) -> World:
         """Install the CRDs: KubeRay's where they are missing, and ours unless a chart is to bring it."""
         world = cls(cluster, Api(cluster.kubeconfig), folder)
-        for crd in (*([crds.ours()] if with_ours else []), *crds.kuberays()):
+        # A cluster with KubeRay has its definitions, perhaps newer ones; then the pinned module need not be fetched.
+        missing = [] if world.api.knows(*RAY) else crds.kuberays()
+        for crd in (*([crds.ours()] if with_ours else []), *missing):
             world.install(crd)
         return world
 
@@ -169,7 +175,9 @@ class World:
         )
 
     def url(self, name: str, namespace: str) -> str:
-        """Where a client on the node reaches the routers: their Service's address."""
+        """Where a client on the node reaches the routers: their Service's address; else one router's, forwarded."""
+        if self.forwards is not None:
+            return f"http://{self.forwards.address(f'service/{name}-router', namespace, 8000)}"
         service = self.api.get("v1", "Service", f"{name}-router", namespace)
         assert service is not None
         return f"http://{service['spec']['clusterIP']}:8000"
@@ -177,9 +185,18 @@ class World:
     def fleet(self, name: str, namespace: str) -> FleetView | None:
         """A ready router's view."""
         token = self.token(name, namespace)
-        addresses = [each["status"]["podIP"] for each in self.ready_pods(namespace, instance=name, component="router")]
-        views = (clients.fleet(f"{address}:8001", token) for address in addresses)
+        routers = self.ready_pods(namespace, instance=name, component="router")
+        views = (self._view(router, namespace, token) for router in routers)
         return next((view for view in views if view), None)
+
+    def _view(self, router: Object, namespace: str, token: str) -> FleetView | None:
+        """A router's, asked at its internal port; None where it does not answer."""
+        if self.forwards is None:
+            return clients.fleet(f"{router['status']['podIP']}:8001", token)
+        try:
+            return clients.fleet(self.forwards.address(f"pod/{router['metadata']['name']}", namespace, 8001), token)
+        except Broken:  # the pod has gone meanwhile
+            return None
 
     def first_answer(self, name: str, namespace: str, timeout_s: float = 30.0) -> clients.Answer:
         """As soon as one comes: kube-proxy learns of a router that has become ready up to a second later."""

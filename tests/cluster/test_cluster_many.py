@@ -57,8 +57,8 @@ def test_a_hundred_resources(world: World, rights: Path, folder: Path) -> None:
         }
         count = written(operator)
         cpu, begun = operator.cpu_s, time.monotonic()
-        visits = _visits(operator)
-        api.until(lambda: _visits(operator) >= visits + 2 * MANY, "two more rounds of visits", 120)
+        visits = operator.visits
+        api.until(lambda: operator.visits >= visits + 2 * MANY, "two more rounds of visits", 120)
         after = {
             (item["kind"], item["metadata"]["name"]): item["metadata"]["resourceVersion"]
             for kind in (("v1", "ConfigMap"), ("v1", "Service"), ("ray.io/v1", "RayService"), (VERSION, KIND))
@@ -99,13 +99,8 @@ def _told_after(world: World, place: str, generation: int) -> float:
 def _settle(operator: Operator, api: Api) -> None:
     """Until a round of visits writes nothing: the routers' first answers may come after all was made."""
     for _ in range(10):
-        count, visits = written(operator), _visits(operator)
-        api.until(lambda visits=visits: _visits(operator) >= visits + MANY, "a round of visits", 120)  # type: ignore[misc]
+        count, visits = written(operator), operator.visits
+        api.until(lambda visits=visits: operator.visits >= visits + MANY, "a round of visits", 120)  # type: ignore[misc]
         if written(operator) == count:
             return
     raise AssertionError("ten rounds of visits, and each wrote something")
-
-
-def _visits(operator: Operator) -> float:
-    found = operator.metrics().items()
-    return sum(value for name, value in found if name.startswith("trimode_operator_reconcile_seconds_count"))

@@ -18,7 +18,7 @@ import psutil
 
 from trimode_e2e.api import Api, Object
 from trimode_e2e.control.plane import ControlPlane
-from trimode_e2e.control.programs import Program
+from trimode_e2e.control.programs import Program, run
 from trimode_e2e.image.layout import Image, load
 from trimode_e2e.node import machine, settings
 from trimode_e2e.node.pen import Plan
@@ -77,6 +77,11 @@ class RealNode:
         ctr = [str(self.runtime.programs / "ctr"), "--address", str(places.socket), "--namespace", "k8s.io"]
         load(image, ctr, places.images)
 
+    def name_image(self, name: str, other: str) -> None:
+        """Give an image of the node another full name, too, as if it had been pulled from there."""
+        ctr = [str(self.runtime.programs / "ctr"), "--address", str(settings.Places(self.folder).socket)]
+        run([*ctr, "--namespace", "k8s.io", "images", "tag", "--force", name, other], self.folder, dict(os.environ))
+
     def ready(self) -> bool:
         """Whether the API server has it as Ready."""
         node = self.api.get("v1", "Node", settings.NAME) or {}
@@ -107,10 +112,14 @@ class RealNode:
 
     def peak_memory(self, pod: Object, container: str) -> int:
         """The most memory that a running container has taken so far, in bytes, page cache included."""
+        return int((self.memory_group(pod, container) / "memory.max_usage_in_bytes").read_text())
+
+    def memory_group(self, pod: Object, container: str) -> Path:
+        """The folder of a running container's memory cgroup."""
         (status,) = (each for each in pod["status"]["containerStatuses"] if each["name"] == container)
         name = status["containerID"].rpartition("/")[2]
         (folder,) = Path("/sys/fs/cgroup/memory", self._cgroup).glob(f"**/{name}")
-        return int((folder / "memory.max_usage_in_bytes").read_text())
+        return folder
 
     def log(self, pod: Object) -> str:
         """What the pod's containers have printed, earlier attempts included."""

@@ -9,25 +9,16 @@ from pathlib import Path
 import pytest
 
 from trimode_e2e.control import provide
-from trimode_e2e.control.build import CLUSTER, built
 from trimode_e2e.crds import ROOT
 from trimode_e2e.errors import Missing
-from trimode_e2e.helm import Helm, helm_program
-from trimode_e2e.kubectl import Kubectl
+from trimode_e2e.forward import Forwards
+from trimode_e2e.helm import SMALL_VALUES, Helm, helm_program
+from trimode_e2e.kubectl import Kubectl, kubectl_program
 from trimode_e2e.operator_pods import OperatorPods
 from trimode_e2e.world import World
 
 CHART = ROOT / "charts" / "trimode"
 RELEASE, HOME = "trimode", "trimode-system"
-VALUES = {
-    # Requests that fit a node of two cores; limits are the chart's own.
-    "settings": {
-        "head": {"cpu": "100m", "memory": "2Gi"},
-        "router": {"cpu": "50m", "memory": "512Mi"},
-        "autoscaler": {"cpu": "20m", "memory": "512Mi"},
-    },
-    "resources": {"requests": {"cpu": "20m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
-}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -44,16 +35,19 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     try:
         with provide.real() as cluster:
             print(f"\n{cluster.stands_on}")
-            yield World.create(cluster, tmp_path_factory.mktemp("world"), with_ours=False)
+            world = World.create(cluster, tmp_path_factory.mktemp("world"), with_ours=False)
+            if cluster.node is None:
+                world.forwards = Forwards(kubectl_program(), cluster.kubeconfig, tmp_path_factory.mktemp("forwards"))
+            yield world
+            if world.forwards is not None:
+                world.forwards.stop()
     except Missing as exc:
         pytest.skip(str(exc))
 
 
 @pytest.fixture(scope="session")
 def kubectl(world: World, tmp_path_factory: pytest.TempPathFactory) -> Kubectl:
-    programs = built(CLUSTER)
-    assert programs is not None
-    return Kubectl(programs / "kubectl", world.cluster.kubeconfig, tmp_path_factory.mktemp("kubectl"))
+    return Kubectl(kubectl_program(), world.cluster.kubeconfig, tmp_path_factory.mktemp("kubectl"))
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +66,7 @@ def installed(world: World, helm: Helm) -> World:
         }
     )
     begun = time.monotonic()
-    helm.install(CHART, VALUES, "--wait", release=RELEASE, namespace=HOME)
+    helm.install(CHART, SMALL_VALUES, "--wait", release=RELEASE, namespace=HOME)
     print(f"\nhelm install to operator Ready: {time.monotonic() - begun:.1f} s")
     return world
 
@@ -84,6 +78,13 @@ def operators(installed: World) -> OperatorPods:
     if node is None:
         pytest.skip("an existing cluster: its node's processes are not at hand")
     return OperatorPods(installed, node, HOME, RELEASE)
+
+
+@pytest.fixture(scope="session")
+def on_the_node(world: World) -> None:
+    """For what cannot be seen over a forwarded connection, which ends with the one pod that it leads to."""
+    if world.cluster.node is None:
+        pytest.skip("an existing cluster: this test looks from the node itself")
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from trimode_e2e.kubectl import Kubectl
 from trimode_e2e.world import World, tiny
 from trimode_router.access import new_key
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("on_the_node")]
 
 NAME = "guarded"
 KEYS, CERTIFICATE = "api-keys", "web"

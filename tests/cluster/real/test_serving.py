@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from trimode_e2e.audit import calls
 from trimode_e2e.clients import Traffic, chat
+from trimode_e2e.control.provide import Cluster
 from trimode_e2e.crds import ROOT
-from trimode_e2e.kubectl import Kubectl
+from trimode_e2e.errors import Broken
+from trimode_e2e.forward import Forwards
+from trimode_e2e.kubectl import Kubectl, kubectl_program
+from trimode_e2e.operator_pods import OperatorPods
 from trimode_e2e.world import RAY, World
 
 pytestmark = pytest.mark.timeout(600)
@@ -58,6 +64,23 @@ def test_tokens_flow(serving: World, home: str) -> None:
     assert answer.pieces >= 1
 
 
+def test_the_ways_of_a_cluster_whose_node_is_not_at_hand(serving: World, home: str, tmp_path: Path) -> None:
+    """As with TRIMODE_KUBECONFIG: kubectl forwards connections to the Service and to a router's internal port."""
+    far = Cluster(serving.cluster.kubeconfig, "the same cluster from afar")
+    forwards = Forwards(kubectl_program(), far.kubeconfig, tmp_path)
+    world = World(far, serving.api, serving.folder, forwards)
+    try:
+        assert chat(world.url(NAME, home), NAME).text == chat(serving.url(NAME, home), NAME).text != ""
+        assert world.url(NAME, home) == world.url(NAME, home), "forwarded once"
+        fleet = world.fleet(NAME, home)
+        assert fleet is not None
+        assert [replica.ready for replica in fleet.replicas] == [True]
+        with pytest.raises(Broken, match='services "none" not found'):
+            forwards.address("service/none", home, 80)
+    finally:
+        forwards.stop()
+
+
 def test_kubectl_shows_it(serving: World, kubectl: Kubectl, home: str) -> None:
     header, row = kubectl("get", "nd", "-n", home).splitlines()
     shown = dict(zip(header.split(), row.split(), strict=False))
@@ -93,6 +116,23 @@ def test_answers_alone_make_no_child_change(serving: World, home: str) -> None:
     with Traffic(serving.url(NAME, home), NAME) as traffic:
         traffic.wait_for(20)
     assert versions() == before
+
+
+def test_at_rest_the_operator_writes_nothing_of_a_fleet(serving: World, operators: OperatorPods, home: str) -> None:
+    """It lists a fleet's EndpointSlices in each visit, by which this counts three."""
+    operators.one_leads()
+    serving.until_condition(NAME, home, "Ready")
+    audit, begun = operators.audit, time.monotonic()
+    position = audit.position()
+
+    def visits() -> int:
+        return sum(each.resource == "endpointslices" and each.namespace == home for each in audit.after(position))
+
+    serving.api.until(lambda: visits() >= 3, "three visits", 120)
+    asked, minutes = audit.after(position), (time.monotonic() - begun) / 60
+    told = ", ".join(f"{sort} {count / minutes:.1f}" for sort, count in calls(asked).most_common())
+    print(f"\nAPI calls a minute at rest, both copies: {told}")
+    assert [each.uri for each in asked if each.writes and each.namespace == home] == []
 
 
 def test_a_mode_change_reaches_the_engine_without_a_new_pod(serving: World, kubectl: Kubectl, home: str) -> None:
@@ -151,6 +191,7 @@ def test_a_bad_edit_leaves_what_serves_and_says_so(serving: World, home: str) ->
     serving.until_condition(NAME, home, "Ready")
 
 
+@pytest.mark.usefixtures("on_the_node")
 def test_a_second_router_joins_and_leaves_without_a_failed_request(serving: World, home: str) -> None:
     with Traffic(serving.url(NAME, home), NAME, clients=2) as traffic:
         serving.patch(NAME, home, {"router": {"replicas": 2}})
@@ -168,6 +209,7 @@ def test_a_second_router_joins_and_leaves_without_a_failed_request(serving: Worl
 ROUTERS = f"app.kubernetes.io/instance={NAME},app.kubernetes.io/component=router"
 
 
+@pytest.mark.usefixtures("on_the_node")
 def test_a_worker_stays_below_where_ray_would_end_it(serving: World, home: str) -> None:
     """Ray's memory monitor ends a worker at 95 % of the limit; the default of `resources.memory` comes from here."""
     node = serving.cluster.node
