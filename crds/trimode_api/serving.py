@@ -34,7 +34,8 @@ class Model(SpecModel):
     """The weights and the name they are served under."""
 
     uri: ModelUri = Field(
-        description="Where the weights are: hf://OWNER/NAME, file:///PATH, pvc://CLAIM/PATH, or tiny:// (packaged)."
+        description="Where the weights are: hf://OWNER/NAME, file:///PATH, pvc://CLAIM/PATH, oci://IMAGE (an OCI image "
+        "with the model folder as its root; Kubernetes 1.35 or newer), or tiny:// (packaged)."
     )
     revision: str = Field(
         default="main", min_length=1, max_length=128, description="Branch, tag or commit of an hf:// source."

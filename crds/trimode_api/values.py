@@ -19,7 +19,11 @@ DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 DNS_SUBDOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 RESOURCE_NAME = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 THRESHOLD = r"^(0\.0{0,3}[1-9][0-9]{0,3}|1(\.0{1,4})?)$"
-MODEL_URI = r"^(hf://[\w.-]+/[\w.-]+|file://.+|pvc://[a-z0-9]([-a-z0-9]*[a-z0-9])?/.+|tiny://)$"
+IMAGE = (
+    r"([a-zA-Z0-9][a-zA-Z0-9.-]*(:[0-9]+)?/)?[a-z0-9]+([._/-][a-z0-9]+)*"
+    r"(:[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?"
+)
+MODEL_URI = rf"^(hf://[\w.-]+/[\w.-]+|file://.+|pvc://[a-z0-9]([-a-z0-9]*[a-z0-9])?/.+|oci://{IMAGE}|tiny://)$"
 
 
 def _pattern(pattern: str, allowed: str, maximum: int = 63) -> AfterValidator:
@@ -98,7 +102,7 @@ Argument = Annotated[str, StringConstraints(max_length=1024)]
 
 ModelUri = Annotated[
     str,
-    _pattern(MODEL_URI, "hf://OWNER/NAME, file:///PATH, pvc://CLAIM/PATH or tiny://", 512),
+    _pattern(MODEL_URI, "hf://OWNER/NAME, file:///PATH, pvc://CLAIM/PATH, oci://IMAGE or tiny://", 512),
     _text_schema(MODEL_URI, 512),
 ]
 """Where weights come from. `tiny://` is the packaged model."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +26,7 @@ APIS = {
 }
 SCHEMAS = "/openapi/v3"
 """Readable by every authenticated user, also where the operator may not look at CustomResourceDefinitions."""
+IMAGE_VOLUMES_SINCE = (1, 35)
 RAY = "apis/ray.io/v1"
 
 EVERY_S, SOON_S = 5.0, 1.0
@@ -44,6 +46,8 @@ class Discovery:
         self._read = ""
         """Where the schema was read: the address has a hash of its content in it."""
         self._ray_service: Schema | None = None
+        self._groups: Object | None = None
+        self._image_volumes = True
         self._doubted = asyncio.Event()
         self._looked = False
 
@@ -72,6 +76,7 @@ class Discovery:
         found: dict[str, Any] = {}
         for name, (api, plural) in APIS.items():
             found[name] = api in served and await self._has(api, plural)
+        found["image_volumes"] = await self._has_image_volumes(groups)
         if not found["kuberay"]:
             self._read, self._ray_service = "", None
             return Capabilities(**found)
@@ -79,6 +84,15 @@ class Discovery:
         if schema is None:  # published a moment after the API itself
             return Capabilities(**(found | {"kuberay": False}))
         return Capabilities(**found, rays_token=knows(schema, RAYS_TOKEN), kuberay_lacks=lacking(schema))
+
+    async def _has_image_volumes(self, groups: Object) -> bool:
+        """By the server's version, read again where its APIs have changed; a version that is not told is new enough."""
+        if self._groups != groups:
+            told = await self._cluster.read("/version") or {}
+            numbers = [re.match(r"\d+", str(told.get(part, ""))) for part in ("major", "minor")]
+            version = tuple(int(number[0]) for number in numbers if number is not None)
+            self._groups, self._image_volumes = groups, len(version) < 2 or version >= IMAGE_VOLUMES_SINCE
+        return self._image_volumes
 
     async def _has(self, api: str, plural: str) -> bool:
         answer = await self._cluster.read(f"/apis/{api}") or {}

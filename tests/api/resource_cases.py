@@ -76,6 +76,10 @@ GOOD: list[Changes] = [
     {"spec.model.servedName": "ä" * 128},
     {"spec.model.revision": " "},
     *({URI: uri} for uri in ("hf://own_er/na.me-1", "file:///weights", "file://x", "pvc://claim/a b", "pvc://c/ä")),
+    *(
+        {URI: f"oci://{image}"}
+        for image in ("nemo", "registry.example:5000/models/nemo-8b:1.0", "a.b/c_d/e@sha256:" + "0" * 64)
+    ),
     {URI: "hf://o/" + "n" * 505},
     {"spec.router": {"replicas": 64, "auth": {"secretName": "a.b-c.0"}, "tls": {"secretName": "a" * 253}}},
     {"spec.engine": SGLANG | {"args": ["ä" * 1024, ""]}, "spec.pools": [AR]},
@@ -131,6 +135,10 @@ WRONG: list[tuple[str, Any, str, str]] = [
     (URI, " tiny://", URI, "tiny://"),
     (URI, "file:///a\nb", URI, "file:///PATH"),
     (URI, "pvc://Claim/x", URI, "pvc://CLAIM/PATH"),
+    *(
+        (URI, f"oci://{image}", URI, "oci://IMAGE")
+        for image in ("", "Nemo", "a/b:", "a b", "a@sha256:12", "/a", "a//b")
+    ),
     (URI, "hf://o/" + "n" * 506, URI, "hf://OWNER/NAME"),
     ("spec.model.servedName", "", "spec.model.servedName", "at least 1"),
     ("spec.model.servedName", "a" * 129, "spec.model.servedName", "128"),

@@ -48,6 +48,7 @@ def test_a_suspended_deployment_starts_no_pool() -> None:
     ("spec", "path"),
     [
         ({"model": {"uri": "pvc://claim/path"}}, "spec.model.uri"),
+        ({"model": {"uri": "oci://models/x:1"}}, "spec.model.uri"),
         ({"model": {"uri": "file://relative/path"}}, "spec.model.uri"),
         (
             {

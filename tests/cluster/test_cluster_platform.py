@@ -176,3 +176,24 @@ def test_pods_without_fields_of_their_own_stay_as_they_were(world: World, place:
     world.until_condition("plain", place, "ExternallyScaled", "False", LONG_S)
     after = service_of(world, place, "plain")
     assert after["metadata"]["generation"] == before["metadata"]["generation"]
+
+
+def test_an_image_of_a_model_is_a_volume_that_restricted_namespaces_allow(
+    world: World, place: str, kubectl: Kubectl
+) -> None:
+    """As far as a server can say: no node mounts it here."""
+    made(world, place, tiny("oci", "", model={"uri": "oci://registry.example/models/tiny:1"}))
+    (group,) = service_of(world, place, "oci")["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    template = group["template"]
+    (volume,) = [each for each in template["spec"]["volumes"] if each["name"] == "model"]
+    assert volume["image"]["reference"] == "registry.example/models/tiny:1"
+    label = "pod-security.kubernetes.io/enforce=restricted"
+    kubectl("label", "namespace", place, label)
+    spec = {**template["spec"], "serviceAccountName": "default"}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "probe", "namespace": place}, "spec": spec}
+    created = yaml.safe_load(
+        kubectl("create", "--dry-run=server", "--output=yaml", "--filename=-", text=yaml.safe_dump(pod))
+    )
+    assert (
+        volume["image"].items() <= next(v for v in created["spec"]["volumes"] if v["name"] == "model")["image"].items()
+    )

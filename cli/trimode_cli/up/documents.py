@@ -32,7 +32,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """With its extent kept: levels and values below it, aliases followed."""
-        mark = self.peek_event().start_mark
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
         alias = self.check_event(yaml.AliasEvent)
         self._level += 1
         _refuse(self._level > MAX_DEPTH, f"nested more than {MAX_DEPTH} levels deep", mark)

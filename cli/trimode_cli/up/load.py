@@ -51,7 +51,7 @@ def _resource(found: list[Any], name: str) -> dict[str, Any]:
     for item in items:
         if not isinstance(item, dict):
             raise BadInput(f"{name}: a {_kind_of(item)}; expected a mapping with apiVersion, kind, metadata, spec")
-    ours = items if len(items) == 1 else [item for item in items if item.get("kind") == KIND]
+    ours: list[dict[str, Any]] = items if len(items) == 1 else [item for item in items if item.get("kind") == KIND]
     if not ours:
         kinds = ", ".join(str(item.get("kind", "no kind"))[:63] for item in items[:5])
         raise BadInput(f"{name}: {len(items)} objects and no {KIND} among them ({kinds})")

@@ -138,6 +138,8 @@ def _unsupported(deployment: NemotronDeployment) -> list[Problem]:
     uri = spec.model.uri
     if uri.startswith("pvc://"):
         problems.append(Problem("spec.model.uri", f"{uri!r}: a cluster mounts claims; here write file:///PATH"))
+    if uri.startswith("oci://"):
+        problems.append(Problem("spec.model.uri", f"{uri!r}: a cluster mounts images; here write file:///PATH"))
     if uri.startswith("file://") and not uri.startswith("file:///"):
         problems.append(Problem("spec.model.uri", f"{uri!r}: write an absolute path, file:///PATH"))
     if wrong := reserved(spec.engine.args or ()):

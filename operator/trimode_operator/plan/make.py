@@ -18,6 +18,7 @@ from trimode_operator.plan.objects import secret, service_account
 from trimode_operator.plan.ray import ray_service
 from trimode_operator.plan.router import config_map, router_config, router_deployment, services
 from trimode_operator.plan.shape import replaces
+from trimode_operator.plan.weights import IMAGE_SCHEME
 from trimode_operator.settings import Settings
 
 ALWAYS = (
@@ -60,6 +61,10 @@ GATEWAY_TLS = (
 )
 INFERENCE_POOL_TLS = "with spec.router.tls the gateway has to speak TLS to the pool's endpoints; see its own manual"
 
+IMAGE_VOLUMES_MISSING = (
+    "oci:// is mounted as an image volume, which Kubernetes has from 1.35 on (containerd from 2.1 on), and this "
+    "cluster is older; write hf://OWNER/NAME or pvc://CLAIM/PATH"
+)
 RECREATING = (
     "upgrade.strategy is Recreate: the workers finish their requests, for %d s at most, and end; then new ones start "
     "and load the model. Nothing serves meanwhile"
@@ -75,7 +80,7 @@ def make_plan(
 
     Raises InvalidInput, with the fields' paths, where a valid resource asks for what a cluster cannot run.
     """
-    problems = unsupported(deployment)
+    problems = unsupported(deployment, capabilities)
     if problems:
         raise InvalidInput(problems, f"{owner.name} on a cluster")
     names = Names(owner.name, owner.namespace, settings.cluster_domain)
@@ -163,11 +168,13 @@ def _over_tls(deployment: NemotronDeployment, kind: ChildKind, message: str) -> 
     return [] if deployment.spec.router.tls is None else [Note(kind.kind, "BackendTLS", message)]
 
 
-def unsupported(deployment: NemotronDeployment) -> list[Problem]:
+def unsupported(deployment: NemotronDeployment, capabilities: Capabilities) -> list[Problem]:
     """What the schema allows and a cluster cannot run (yet)."""
     spec, problems = deployment.spec, []
     if spec.model.uri.startswith("file://") and not spec.model.uri.startswith("file:///"):
         problems.append(Problem("spec.model.uri", f"{spec.model.uri!r}: write an absolute path, file:///PATH"))
+    if spec.model.uri.startswith(IMAGE_SCHEME) and not capabilities.image_volumes:
+        problems.append(Problem("spec.model.uri", IMAGE_VOLUMES_MISSING))
     if wrong := reserved(spec.engine.args or ()):
         problems.append(Problem("spec.engine.args", f"{', '.join(wrong)}: follows from the resource; leave it out"))
     for index, pool in enumerate(spec.pools):

@@ -16,6 +16,7 @@ MODEL_MOUNT = "/models"
 CACHE_MOUNT = "/cache"
 HUB_TOKEN_KEY = "token"
 VOLUME = "model"
+IMAGE_SCHEME = "oci://"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +30,20 @@ class Weights:
 
 
 def weights(model: Model, settings: Settings) -> Weights:
-    """`tiny://` and `file://` are in the image; `pvc://CLAIM/PATH` is mounted, read only; `hf://` gets a cache."""
+    """`tiny://` and `file://` are in the image; `pvc://CLAIM/PATH` and `oci://IMAGE` are mounted, read only; `hf://`
+    gets a cache."""
     uri = model.uri
     if uri.startswith("pvc://"):
         claim, _, path = uri.removeprefix("pvc://").partition("/")
         return Weights(
             f"file://{MODEL_MOUNT}/{quote(path)}",
             volumes=({"name": VOLUME, "persistentVolumeClaim": {"claimName": claim, "readOnly": True}},),
+            mounts=({"name": VOLUME, "mountPath": MODEL_MOUNT, "readOnly": True},),
+        )
+    if uri.startswith(IMAGE_SCHEME):  # pulled once per node, as any image is, with the pods' own pull secrets
+        return Weights(
+            f"file://{MODEL_MOUNT}",
+            volumes=({"name": VOLUME, "image": {"reference": uri.removeprefix(IMAGE_SCHEME)}},),
             mounts=({"name": VOLUME, "mountPath": MODEL_MOUNT, "readOnly": True},),
         )
     if uri.startswith("hf://"):

@@ -62,6 +62,34 @@ async def test_a_bare_cluster_has_none() -> None:
     assert await Discovery(MemoryCluster()).look() == Capabilities(**NONE)
 
 
+@pytest.mark.parametrize(
+    ("version", "has"),
+    [
+        ({"major": "1", "minor": "35"}, True),
+        ({"major": "1", "minor": "37+"}, True),
+        ({"major": "2", "minor": "0"}, True),
+        ({"major": "1", "minor": "34"}, False),
+        ({"major": "1", "minor": "34+"}, False),
+        ({"major": "", "minor": ""}, True),
+        ({}, True),
+    ],
+)
+async def test_images_are_mounted_from_a_version_on(version: dict[str, str], has: bool) -> None:
+    cluster = MemoryCluster()
+    cluster.paths["/version"] = version
+    assert (await Discovery(cluster).look()).image_volumes is has
+
+
+async def test_an_upgraded_server_is_noticed() -> None:
+    cluster = MemoryCluster()
+    cluster.paths["/version"] = {"major": "1", "minor": "34"}
+    discovery = Discovery(cluster)
+    assert not (await discovery.look()).image_volumes
+    cluster.paths["/version"] = {"major": "1", "minor": "35"}
+    serve(cluster, "resource.k8s.io/v1", "deviceclasses")  # its APIs change with it
+    assert (await discovery.look()).image_volumes
+
+
 @pytest.mark.parametrize("name", APIS)
 async def test_each_is_found(name: str) -> None:
     cluster = MemoryCluster()

@@ -62,7 +62,7 @@ def test_the_children_of_a_resource(resource: Resource, plan: MakePlan) -> None:
     assert made.policy == policy_of(resource(), 3)
 
 
-@pytest.mark.parametrize("uri", ["tiny://", "file:///m", "pvc://claim/some/path", "hf://nvidia/X"])
+@pytest.mark.parametrize("uri", ["tiny://", "file:///m", "pvc://claim/some/path", "hf://nvidia/X", "oci://models/x:1"])
 @pytest.mark.parametrize("name", ["nemo", LONG])
 def test_kubernetes_knows_every_field(
     uri: str, name: str, resource: Resource, spec: dict[str, Any], plan: MakePlan, check_core: Check
@@ -89,7 +89,7 @@ def test_the_check_finds_what_is_wrong(resource: Resource, plan: MakePlan, find:
         check_core(service)
 
 
-@pytest.mark.parametrize("uri", ["tiny://", "pvc://claim/some/path", "hf://nvidia/X"])
+@pytest.mark.parametrize("uri", ["tiny://", "pvc://claim/some/path", "hf://nvidia/X", "oci://models/x:1"])
 def test_kuberay_knows_every_field(
     uri: str, resource: Resource, spec: dict[str, Any], plan: MakePlan, find: Find, check_ray_service: Check
 ) -> None:
@@ -241,7 +241,7 @@ def test_a_pools_budget(
     assert [budget["spec"]["minAvailable"] for budget in budgets] == ([] if stays is None else [stays])
 
 
-@pytest.mark.parametrize("uri", ["tiny://", "pvc://claim/path", "hf://nvidia/X"])
+@pytest.mark.parametrize("uri", ["tiny://", "pvc://claim/path", "hf://nvidia/X", "oci://models/x:1"])
 def test_pods_keep_to_the_restricted_standard(
     uri: str, resource: Resource, spec: dict[str, Any], plan: MakePlan
 ) -> None:
@@ -268,7 +268,7 @@ def test_pods_keep_to_the_restricted_standard(
             assert {"name": "HOME", "value": "/tmp"} in container["env"]
             assert "USER" in [variable["name"] for variable in container["env"]]
         kinds = {kind for volume in pod["volumes"] for kind in volume if kind != "name"}
-        assert kinds <= {"configMap", "emptyDir", "persistentVolumeClaim", "secret"}
+        assert kinds <= {"configMap", "emptyDir", "persistentVolumeClaim", "secret", "image"}
         mounted = {mount["name"] for container in pod["containers"] for mount in container["volumeMounts"]}
         assert mounted == {volume["name"] for volume in pod["volumes"]}
 

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
+from trimode_api.errors import InvalidInput
 from trimode_api.resource import NemotronDeployment
-from trimode_operator.plan import Plan
+from trimode_operator.plan import Capabilities, Plan
 
 ray = pytest.importorskip("ray", reason="NO RAY: pip install 'trimode[workers]'")
 
@@ -181,6 +182,7 @@ def test_gpus_are_asked_for_where_a_pool_has_some(service: Mapping[str, Any]) ->
         ("file:///opt/m", "file:///opt/m", None),
         ("pvc://claim/a/b", "file:///models/a/b", CLAIM),
         ("pvc://claim/a b%", "file:///models/a%20b%25", CLAIM),
+        ("oci://r.example:5000/m/x:1", "file:///models", {"image": {"reference": "r.example:5000/m/x:1"}}),
         ("hf://nvidia/X", "hf://nvidia/X@v2", {"persistentVolumeClaim": {"claimName": "models"}}),
     ],
 )
@@ -202,3 +204,12 @@ def test_where_the_weights_are(
     assert volumes == ([] if volume is None else [volume])
     from_hub = {each["name"] for each in pod["containers"][0]["env"]} & {"HF_HOME", "HF_TOKEN"}
     assert from_hub == ({"HF_HOME", "HF_TOKEN"} if uri.startswith("hf://") else set())
+
+
+def test_an_image_of_a_model_is_refused_where_pods_cannot_mount_it(
+    resource: Resource, spec: dict[str, Any], plan: MakePlan
+) -> None:
+    deployment = resource(spec | {"model": {"uri": "oci://models/x:1"}})
+    assert plan(deployment, capabilities=Capabilities()).children
+    with pytest.raises(InvalidInput, match=r"spec\.model\.uri: oci:// .* 1\.35"):
+        plan(deployment, capabilities=Capabilities(image_volumes=False))
