@@ -374,6 +374,14 @@ def test_a_schema_that_only_the_model_cannot_spell_ends_in_an_error(tiny: Tiny, 
         assert outcome.last["free"].finish is Finish.LENGTH
 
 
+def test_of_several_texts_that_the_model_cannot_spell_it_says_so_in_plain_words(tiny: Tiny, tools: Any) -> None:
+    """The library finds this by itself, and calls it NoExtensionBias."""
+    submits = [Submit("accent", tiny.prompt("hello"), 50, grammar=grammar({"enum": ["\u00e9", "\u00fc"]}))]
+    event = run(tiny.engine(["AR"]), submits, tools).last["accent"]
+    assert event.finish is Finish.ERROR
+    assert event.error == "response_format: the model's vocabulary cannot spell what the schema asks for"
+
+
 def test_a_grammar_that_cannot_be_compiled_ends_its_request_only(tiny: Tiny, tools: Any) -> None:
     submits = [
         Submit("bad", tiny.prompt("hello"), 20, grammar=grammar({"type": "nothing"})),

@@ -231,6 +231,14 @@ class TestRefusals:
             await generation.whole()
         assert (caught.value.status, caught.value.retry_after_s) == (503, 1)
 
+    async def test_a_schema_that_fails_in_mid_answer_names_its_field(self, replica: Replica) -> None:
+        words = "response_format: the model's vocabulary cannot spell what the schema asks for"
+        generation = Generation(replica.engine, Submit("x", [5], 4), AnswerText(replica.text.detokenizer(), ()))
+        generation._on_event(TokenEvent("x", [], Finish.ERROR, words))
+        with pytest.raises(ApiError) as caught:
+            await generation.whole()
+        assert (caught.value.status, caught.value.param, caught.value.message) == (400, "response_format", words)
+
     async def test_an_image_is_refused_in_a_few_words(self, http: aiohttp.ClientSession, body: Body) -> None:
         image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 300_000}}
         asked = body("") | {"messages": [{"role": "user", "content": [{"type": "text", "text": "?"}, image]}]}

@@ -50,4 +50,7 @@ class Matcher:
     def _note(self) -> None:
         if self._matcher.is_error() and not self.failure:
             words = " ".join(self._matcher.get_error().split("<backtrace>")[0].split())[:300]
+            if "NoExtensionBias" in words:  # the library's name for "nothing may follow, nor is this an end"
+                self.stuck()
+                return
             self.failure = f"response_format: the schema cannot be followed further: {words}"

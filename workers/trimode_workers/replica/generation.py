@@ -16,6 +16,7 @@ from trimode_workers.process.handle import EngineHandle
 from trimode_workers.text.answer import AnswerText
 
 LOST_RETRY_AFTER_S = 1
+FORMAT = "response_format"
 NOT_OFFERED = "mode_not_allowed"
 """The engine's code for a pinned point that its policy does not have."""
 
@@ -131,7 +132,9 @@ class Generation:
         if event.code == NOT_OFFERED:
             # The shell found the point among those it offers, so the engine is a new policy behind, or ahead.
             return ApiError(503, event.error, code=NOT_OFFERED, param=event.field, retry_after_s=LOST_RETRY_AFTER_S)
-        return ApiError(400, event.error, code=event.code or "refused", param=event.field)
+        # What a schema lacks shows in mid-answer, too, where the engine has no field to name but says it first.
+        form = FORMAT if event.error.startswith(f"{FORMAT}:") else None
+        return ApiError(400, event.error, code=event.code or "refused", param=event.field or form)
 
 
 def lost(why: str) -> ApiError:
