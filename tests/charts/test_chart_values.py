@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
+from trimode_api.crd import custom_resource_definition
 from trimode_api.quantities import amount
+from trimode_api.resource import GROUP, VERSION, NemotronDeployment
 from trimode_e2e.helm import Helm, HelmError
 from trimode_operator.settings import Settings
 
@@ -166,3 +168,12 @@ def test_what_is_generated_is_up_to_date(chart: Path, monkeypatch: pytest.Monkey
 def test_every_setting_is_in_the_docs(chart: Path) -> None:
     page = (chart.parents[1] / "docs" / "install.md").read_text()
     assert [name for name in schema(chart)["properties"]["settings"]["properties"] if f"`{name}`" not in page] == []
+
+
+def test_what_artifact_hub_shows_is_true(chart: Path) -> None:
+    told = yaml.safe_load((chart / "Chart.yaml").read_text())["annotations"]
+    assert all(isinstance(value, str) for value in told.values()), "Helm takes text only"
+    (crd,), (example,) = (yaml.safe_load(told[f"artifacthub.io/{name}"]) for name in ("crds", "crdsExamples"))
+    names = custom_resource_definition()["spec"]["names"]
+    assert (crd["kind"], crd["version"], crd["name"]) == (names["kind"], VERSION, f"{names['plural']}.{GROUP}")
+    assert NemotronDeployment.parse(example).metadata.name == "tiny"
