@@ -206,6 +206,24 @@ def test_an_object_with_a_schema_is_a_schema_that_is_not_strict() -> None:
     assert prepared(response_format=asked).grammar == prepared(response_format=form(SCHEMA)).grammar
 
 
+LARGE = {"type": "object", "properties": {"maximum": {"type": "number", "maximum": 1e308, "minimum": -1e30}}}
+
+
+def test_bounds_beyond_what_can_be_followed_are_left_out_unless_strict() -> None:
+    """pydantic writes them for "any number"; a property may be called like a bound, and an example hold one."""
+    schema = LARGE | {"default": {"maximum": 1e308}}
+    kept = {"type": "object", "properties": {"maximum": {"type": "number"}}, "default": {"maximum": 1e308}}
+    asked = prepared(response_format=form(schema)).grammar
+    assert asked is not None
+    assert json.loads(asked.schema) == kept
+    small = {"type": "integer", "minimum": -(10**18), "exclusiveMaximum": 10**18}
+    asked = prepared(response_format=form(small)).grammar
+    assert asked is not None
+    assert json.loads(asked.schema) == small
+    with pytest.raises(ApiError, match=r"bounds of numbers beyond 1e\+18 cannot be enforced"):
+        prepared(response_format=form(LARGE, strict=True))
+
+
 def test_what_is_not_enforced_is_accepted_unless_strict() -> None:
     assert prepared(response_format=form(UNIQUE)).grammar == Grammar(json.dumps(UNIQUE, separators=(",", ":")), True)
 

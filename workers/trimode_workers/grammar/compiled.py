@@ -13,12 +13,14 @@ from functools import cache, lru_cache
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
 from trimode_workers.engine.messages import Grammar
+from trimode_workers.grammar.bounds import MOST
 from trimode_workers.grammar.errors import GrammarError
 
 WHITE_SPACE = r"(\x20|\x0D?\x0A[\x20\x09]{0,40})"
 """Between two parts of the JSON: one space, or a new line with its indentation. In more a model could get lost."""
 MAX_MESSAGE_CHARACTERS = 300
 _REMEMBERED = 256
+_LARGE_BOUND = re.compile(r"Failed to generate regex for (float|integer) range: .*(e\d\d|\d{19})")
 _UNKNOWN_KEYS = re.compile(r"Unimplemented keys: \[(.*)\]")
 
 
@@ -71,4 +73,6 @@ def _plain(words: str) -> str:
     line = " ".join(words.split("<backtrace>")[0].split())
     if found := _UNKNOWN_KEYS.search(line):
         line = f"keywords that cannot be enforced: {found[1]}"
+    if _LARGE_BOUND.search(line):
+        line = f"bounds of numbers beyond {MOST:.0e} cannot be enforced"
     return line if len(line) <= MAX_MESSAGE_CHARACTERS else f"{line[:MAX_MESSAGE_CHARACTERS]}..."

@@ -16,6 +16,7 @@ from trimode_api.openai import ChatRequest, CompletionRequest, GenerationRequest
 from trimode_api.stamp import Stamp
 from trimode_api.wire import TIER_HEADER, TierPolicy
 from trimode_workers.engine.messages import Grammar, Sampling, Submit
+from trimode_workers.grammar.bounds import without_large_bounds
 from trimode_workers.grammar.compiled import problem
 from trimode_workers.openai.defaults import SamplingDefaults
 from trimode_workers.text.errors import TemplateError
@@ -190,7 +191,8 @@ def _grammar(request: GenerationRequest, offer: Offer, pin: OperatingPoint | Non
     if asked is None:
         return Grammar(ANY_OBJECT)
     schema, strict, path = asked
-    grammar = Grammar(msgspec.json.encode(schema).decode(), lenient=not strict)
+    followed = schema if strict else without_large_bounds(schema)
+    grammar = Grammar(msgspec.json.encode(followed).decode(), lenient=not strict)
     if found := problem(grammar):
         raise ApiError(400, f"{path}: {found}", code="invalid_value", param=path)
     return grammar
