@@ -6,14 +6,16 @@ is at the edge.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 
 from trimode_workers.engine.errors import SettingsError
+from trimode_workers.engine.law import WORKING_BYTES, at_once
 from trimode_workers.engine.settings import SHARED_PART
 from trimode_workers.model.config import ModelConfig
 
-FLOAT_COPIES = 2
-"""Copies in float32 of a forward's logits: what a softmax reads and what it writes."""
+LOGIT_COPIES = 3
+"""Logits held at a time, in their own type: of a draft in steps its own, those it becomes, and their exchange."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,23 +36,33 @@ def footprint(config: ModelConfig, context: int, widest: int, itemsize: int) -> 
     """`context`: tokens of the longest request, `widest`: tokens of the longest block, behind it and in one forward;
     `itemsize`: bytes per number of weights and cache.
 
-    Keys and values are 2 x layers x kv_heads x head_dim numbers per token. A forward holds per token: its logits and
-    their copies in float32, the MLP's two halves, and some vectors of the hidden size.
+    Keys and values are 2 x layers x kv_heads x head_dim numbers per token. A forward holds per token: its logits, the
+    MLP's two halves, some vectors of the hidden size, and the mask over all slots, once more for the heads that share
+    a KV head.
     """
     per_token = 2 * config.layers * config.kv_heads * config.head_dim * itemsize
-    logits = config.vocab_size * (itemsize + 4 * FLOAT_COPIES)
+    logits = config.vocab_size * itemsize * LOGIT_COPIES
+    mask = (context + widest) * itemsize * (1 + config.heads // config.kv_heads)
     inner = (2 * config.intermediate_size + 8 * config.hidden_size) * itemsize
-    return Footprint((context + widest) * per_token, context * per_token // SHARED_PART, widest * (logits + inner))
+    return Footprint(
+        (context + widest) * per_token, context * per_token // SHARED_PART, widest * (logits + inner + mask)
+    )
+
+
+def workspace(config: ModelConfig, widest: int, rows: int) -> int:
+    """Bytes in which distributions are worked out, some places at a time, whatever the number of requests."""
+    return WORKING_BYTES * at_once(rows * widest * config.vocab_size)
 
 
 def rows_that_fit(config: ModelConfig, context: int, widest: int, itemsize: int, free: int, wanted: int) -> int:
     """Requests that may run at once, at most `wanted`, in `free` bytes. Raises SettingsError where not one fits."""
     one = footprint(config, context, widest, itemsize)
+    free = free - workspace(config, widest, wanted)
     rows = min(wanted, free // one.request)
     if rows >= 1:
         return rows
-    per_token = one.row // (context + widest)
-    longest = (free - one.scratch - widest * per_token) * SHARED_PART // (per_token * (SHARED_PART + 1))
+    sizes = range(context)
+    longest = bisect_right(sizes, free, key=lambda size: footprint(config, size, widest, itemsize).request) - 1
     allowed = f"at most {longest} tokens fit" if longest > 1 else "not even a short request fits"
     raise SettingsError(
         f"max_context_tokens is {context}: one request of that length needs {_gib(one.request)} of memory beside the "

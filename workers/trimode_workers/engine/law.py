@@ -16,9 +16,11 @@ from torch import Tensor
 
 LIKELIEST = 4096
 """Tokens among which the cut of top-p is looked for; only where they do not reach it all are sorted."""
-_FEWEST, _MOST = 2**20, 2**24
+_FEWEST, _MOST = 2**20, 2**23
 """Logits worked on at a time: a quarter of what there is within these bounds, as few large kernels are what a GPU is
 good at and below the first nothing is saved."""
+WORKING_BYTES = 36
+"""At most, for each of them: where all of a place's tokens have to be sorted."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,11 @@ class Law:
         return p if cut is None else p.masked_fill_(cut, 0.0)
 
 
+def at_once(logits: int) -> int:
+    """Of so many logits, how many are worked on at a time."""
+    return min(max(logits // 4, _FEWEST), _MOST)
+
+
 def log_mass(logits: Tensor) -> Tensor:
     """logits `[..., vocab]` of any type -> the logarithm of the sum of their exponentials `[...]`, float32."""
     flat = logits.reshape(-1, logits.shape[-1])
@@ -146,7 +153,7 @@ def invert(p: Tensor, u: Tensor) -> Tensor:
 
 
 def _parts(places: int, vocab: int) -> Iterator[slice]:
-    size = max(1, min(max(places * vocab // 4, _FEWEST), _MOST) // vocab)
+    size = max(1, at_once(places * vocab) // vocab)
     return (slice(start, min(start + size, places)) for start in range(0, places, size))
 
 
