@@ -1,0 +1,150 @@
+"""`kubectl trimode`: a fleet on a cluster, with the user's own rights. kubectl finds `kubectl-trimode` on the path.
+
+Belongs here: the plugin's commands. All they do goes through kubectl, so contexts and credentials are kubectl's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+import typer
+
+from trimode_api.errors import TrimodeError
+from trimode_api.modes import Mode
+from trimode_cli import console
+from trimode_cli.errors import BadInput, CliError
+
+AUTO = "auto"
+MODES = tuple(mode.value for mode in Mode if mode.lossless)
+
+app = typer.Typer(
+    name="kubectl trimode",
+    help="Look at a NemotronDeployment, fix its mode, talk to it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The resource.")]
+Namespace = Annotated[str, typer.Option("--namespace", "-n", help="Its namespace; kubectl's own where left out.")]
+Context = Annotated[str, typer.Option(help="A context of the kubeconfig.")]
+
+
+@app.command()
+def status(name: Name, namespace: Namespace = "", context: Context = "") -> None:
+    """Conditions with their reasons, pools, and the operating point in force."""
+    for line in status_lines(_resource(name, _place(namespace, context))):
+        console.out.print(line, markup=False, soft_wrap=True)
+
+
+@app.command()
+def mode(
+    name: Name,
+    wanted: Annotated[str, typer.Argument(metavar="MODE", help=f"{', '.join(MODES)}, or {AUTO}.")],
+    namespace: Namespace = "",
+    context: Context = "",
+) -> None:
+    """Fix the mode of a fleet, or give the choice back to the policy; nothing is restarted."""
+    patch = json.dumps({"spec": {"switching": switching(wanted)}})
+    _kubectl([*_place(namespace, context), "patch", "nemotrondeployment", name, "--type=merge", f"--patch={patch}"])
+    console.out.print(f"{name}: {wanted}", markup=False)
+
+
+@app.command()
+def chat(name: Name, namespace: Namespace = "", context: Context = "") -> None:
+    """Talk to the model through a forwarded port; OPENAI_API_KEY where the fleet asks for keys."""
+    from trimode_cli.chat import chat as talk
+
+    place = _place(namespace, context)
+    with forwarded(_resource(name, place), place) as url:
+        talk(url, None, None, 0.0, None)
+
+
+def switching(wanted: str) -> dict[str, Any]:
+    """The change of `spec.switching`. Raises BadInput for what is no manual mode."""
+    if wanted == AUTO:
+        return {"policy": "Predictive", "mode": None, "blockLength": None}
+    if wanted not in MODES:
+        raise BadInput(f"mode {wanted}: write {', '.join(MODES)} or {AUTO}")
+    return {"policy": "Manual", "mode": wanted, "blockLength": None}
+
+
+def status_lines(resource: Mapping[str, Any]) -> Iterator[str]:
+    """What a person wants to know of a resource, a line each."""
+    told = resource.get("status") or {}
+    if not told:
+        yield "no status: the operator has not seen it"
+    for one in told.get("conditions") or ():
+        words = f"  {one['message']}" if one.get("message") else ""
+        yield f"{one['type']:<17}{one['status']:<8} {one['reason']}{words}"
+    for pool in told.get("pools") or ():
+        points = ", ".join(f"{each['point']} {each['sharePercent']} %" for each in pool.get("points") or ())
+        ready = f"{pool.get('ready', 0)} of {pool.get('replicas', 0)} replicas ready"
+        yield f"pool {pool['name']}: {ready}  {points}".rstrip()
+    if decision := told.get("decision"):
+        yield f"decides {decision['point']} since {decision['since']}: {decision['reason']}"
+    if url := told.get("url"):
+        yield url
+
+
+@contextmanager
+def forwarded(resource: Mapping[str, Any], place: Sequence[str]) -> Iterator[str]:
+    """The address of the fleet's endpoint on this machine, while kubectl forwards to it."""
+    known = urlsplit((resource.get("status") or {}).get("url") or "")
+    if not known.hostname:
+        raise CliError("the resource has no endpoint yet: its status has no url")
+    service = f"service/{known.hostname.partition('.')[0]}"
+    command = ["kubectl", *place, "port-forward", service, f":{known.port}"]
+    with _started(command) as forward:
+        assert forward.stdout is not None
+        line = forward.stdout.readline()
+        found = re.search(r"127\.0\.0\.1:(\d+)", line)
+        try:
+            if found is None:
+                raise CliError(f"kubectl port-forward {service}: {line.strip() or 'ended at once'}")
+            yield f"{known.scheme}://127.0.0.1:{found[1]}"
+        finally:
+            forward.terminate()
+
+
+def _resource(name: str, place: Sequence[str]) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = json.loads(_kubectl([*place, "get", "nemotrondeployment", name, "--output=json"]))
+    return found
+
+
+def _place(namespace: str, context: str) -> list[str]:
+    given = {"namespace": namespace, "context": context}
+    return [f"--{option}={value}" for option, value in given.items() if value]
+
+
+def _kubectl(words: Sequence[str]) -> str:
+    """What kubectl prints. Raises CliError with its words where it fails."""
+    try:
+        done = subprocess.run(["kubectl", *words], capture_output=True, text=True)
+    except FileNotFoundError as error:
+        raise CliError("kubectl is not on the path") from error
+    if done.returncode:
+        raise CliError(f"kubectl: {done.stderr.strip()}")
+    return done.stdout
+
+
+def _started(command: Sequence[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the plugin and exit, as `trimode` does."""
+    try:
+        app(arguments, prog_name="kubectl trimode")
+    except TrimodeError as error:
+        sys.exit(console.show_error(error))
+
+
+if __name__ == "__main__":
+    main()
