@@ -1,6 +1,6 @@
 """Forwards of fixed shape, recorded once and replayed: what a GPU needs when few requests run.
 
-A forward of an 8B is some 400 kernels; asking for them one by one takes the processor longer than the GPU needs to
+A forward of an 8B is more than 550 kernels; asking for them one by one takes the processor longer than the GPU needs to
 run them for a small batch. A CUDA graph asks for all of them at once, but always with the same shapes and addresses.
 So batches are padded to a few sizes, what attention reads is padded likewise, and inputs are copied into place.
 

@@ -4,7 +4,8 @@ At small batches a forward is bound by the number of operations and by reading w
 and v are one matrix, gate and up are one, all are stored `[in, out]` (small products run up to 1.8 times faster),
 norm weights are folded into the matrix behind them, residual additions ride on the matrix product, a norm is three
 operations, and rotation is one complex product: the dimensions of q and k are reordered so that rotated pairs are
-neighbours, which leaves their products unchanged. Results equal `Decoder`'s up to rounding.
+neighbours, which leaves their products unchanged. On CPUs products of many tokens go to oneDNN (`products`). Results
+equal `Decoder`'s up to rounding.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trimode_workers.model.decoder import Attend, Decoder, Layer
+from trimode_workers.model.products import Product, packable
 from trimode_workers.model.rotary import query_scale
 from trimode_workers.model.sampler import SamplerHead
 
@@ -28,7 +30,8 @@ class FusedDecoder:
     `attend` gets the dimensions of q and k reordered, which no product of the two can tell.
     """
 
-    def __init__(self, decoder: Decoder, device: torch.device | None = None) -> None:
+    def __init__(self, decoder: Decoder, device: torch.device | None = None, *, pack: bool = True) -> None:
+        """`pack`: keep the weights for oneDNN too, where that is of use."""
         c = decoder.config
         self.config = c
         self.embedding = decoder.encoder.embed_tokens.weight.detach().to(device)
@@ -37,9 +40,11 @@ class FusedDecoder:
         gain = c.hidden_size**0.5 if self._quick else 1.0
         self._floor = torch.tensor((c.hidden_size * c.norm_eps) ** 0.5, device=self.embedding.device)
         layers = (layer for layer in decoder.encoder.layers if isinstance(layer, Layer))
-        self.layers = [_FusedLayer(layer, gain, c.head_dim, device) for layer in layers]
+        pack = pack and packable(self.embedding, sum(weight.numel() for weight in decoder.parameters()))
+        self.layers = [_FusedLayer(layer, gain, c.head_dim, device, pack) for layer in layers]
         self.norm = (decoder.encoder.norm.weight * gain).detach().to(device)
-        self.head = self.like = _packed(decoder.diffusion_head.weight.to(device))
+        self.head = Product(_turned(decoder.diffusion_head.weight.to(device)), pack=pack)
+        self.like = self.head.weight
         self.frequencies, self.magnitude = decoder.frequencies.to(device), decoder.magnitude
         self._turns = self._table(_FIRST_POSITIONS)
         self._outgrown: list[Tensor] = []
@@ -60,19 +65,19 @@ class FusedDecoder:
         x = F.embedding(tokens.reshape(-1), self.embedding)
         turn, scale = self._turn(positions, int(positions.max()) + 1 if reach is None else reach)
         for index, layer in enumerate(self.layers):
-            qkv = torch.mm(self._normed(x), layer.qkv).view(b, n, -1, c.head_dim)
+            qkv = layer.qkv(self._normed(x)).view(b, n, -1, c.head_dim)
             pairs = torch.view_as_complex(torch.unflatten(qkv[:, :, :rotated].float(), -1, (-1, 2)))
             qk = torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype).transpose(1, 2)
             q = qk[:, :heads] if scale is None else qk[:, :heads] * scale
             o = attend(index, q, qk[:, heads:], qkv[:, :, rotated:].transpose(1, 2))
-            x = torch.addmm(x, o.transpose(1, 2).reshape(b * n, -1), layer.o)
-            gate, up = torch.mm(self._normed(x), layer.gate_up).chunk(2, -1)
-            x = torch.addmm(x, F.silu(gate).mul_(up), layer.down)
+            x = layer.o.onto(x, o.transpose(1, 2).reshape(b * n, -1))
+            gate, up = layer.gate_up(self._normed(x)).chunk(2, -1)
+            x = layer.down.onto(x, F.silu(gate).mul_(up))
         return self._normed(x).mul_(self.norm).view(b, n, -1)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """`[..., hidden]` -> `[..., vocab]`."""
-        return torch.matmul(hidden, self.head)
+        return self.head(hidden.flatten(0, -2)).view(*hidden.shape[:-1], -1)
 
     def _normed(self, x: Tensor) -> Tensor:
         """RMSNorm without its weight (over sqrt(hidden) in float32, which the weights make up for)."""
@@ -101,23 +106,27 @@ class FusedDecoder:
 class _FusedLayer:
     """One layer's packed weights, `[in, out]`, the norms' ones folded in times `gain`."""
 
-    def __init__(self, layer: Layer, gain: float, head_dim: int, device: torch.device | None) -> None:
+    def __init__(self, layer: Layer, gain: float, head_dim: int, device: torch.device | None, pack: bool) -> None:
         w = {name: weight.detach().to(device) for name, weight in layer.named_parameters()}
         before, after = w["input_layernorm.weight"] * gain, w["post_attention_layernorm.weight"] * gain
         q, k = (_neighbours(w[f"self_attn.{part}_proj.weight"], head_dim) for part in "qk")
-        self.qkv = _packed(torch.cat((q, k, w["self_attn.v_proj.weight"])) * before)
-        self.o = _packed(w["self_attn.o_proj.weight"])
-        self.gate_up = _packed(torch.cat((w["mlp.gate_proj.weight"], w["mlp.up_proj.weight"])) * after)
-        self.down = _packed(w["mlp.down_proj.weight"])
+        self._pack = pack
+        self.qkv = self._product(torch.cat((q, k, w["self_attn.v_proj.weight"])) * before)
+        self.o = self._product(w["self_attn.o_proj.weight"])
+        self.gate_up = self._product(torch.cat((w["mlp.gate_proj.weight"], w["mlp.up_proj.weight"])) * after)
+        self.down = self._product(w["mlp.down_proj.weight"])
 
     def with_output(self, weight: Tensor) -> "_FusedLayer":
         """The same layer with another `o_proj`."""
         other = copy(self)
-        other.o = _packed(weight.to(self.o.device))
+        other.o = self._product(weight.to(self.o.weight.device))
         return other
 
+    def _product(self, weight: Tensor) -> Product:
+        return Product(_turned(weight), pack=self._pack)
 
-def _packed(weight: Tensor) -> Tensor:
+
+def _turned(weight: Tensor) -> Tensor:
     return weight.detach().t().contiguous()
 
 
