@@ -88,7 +88,8 @@ def blamed_by(answer: dict[str, Any]) -> set[str]:
     fields = set()
     for cause in answer["details"]["causes"]:
         within = re.search(r"(?:^|: )(spec\.pools\[\d+\][\w.]+): ", cause["message"])
-        fields.add(within[1] if within and cause["field"] == "spec.pools" else cause["field"])
+        # The check of the scale subresource's path writes it with a dot in front.
+        fields.add(within[1] if within and cause["field"] == "spec.pools" else cause["field"].removeprefix("."))
     return fields - {"", "<nil>"}
 
 
