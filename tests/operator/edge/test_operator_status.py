@@ -243,9 +243,8 @@ def test_ray_services() -> None:
             },
         }
     )
-    assert told == Ray(
-        False, "ZeroServeEndpoints", "none", upgrading=True, failed=("flex DEPLOY_FAILED: no such file",)
-    )
+    failed = ("flex DEPLOY_FAILED: no such file",)
+    assert told == Ray(False, "ZeroServeEndpoints", "none", upgrading=True, failed=failed, failed_upgrade=failed)
 
 
 def test_the_last_good_pools_count_while_the_spec_is_bad() -> None:
