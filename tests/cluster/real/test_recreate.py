@@ -1,0 +1,40 @@
+"""`upgrade.strategy: Recreate`: workers are replaced in place, and never are there two Ray clusters."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from trimode_e2e.world import World, pool, tiny
+
+pytestmark = pytest.mark.timeout(900)
+
+NAME = "inplace"
+PATIENCE_S = 300.0
+
+
+def test_workers_are_replaced_without_a_second_cluster(installed: World, home: str) -> None:
+    installed.api.create(tiny(NAME, home, upgrade={"strategy": "Recreate"}))
+    installed.until_condition(NAME, home, "Ready", timeout_s=PATIENCE_S)
+    installed.first_answer(NAME, home)
+    first = installed.active_cluster(NAME, home)
+    begun = time.monotonic()
+    installed.patch(NAME, home, {"pools": [pool("flex", resources={"cpu": "110m", "memory": "2Gi"})]})
+    seen: list[set[str]] = []
+
+    def ready_again() -> bool:
+        seen.append(set(installed.ray_clusters(NAME, home)))
+        ready, item = installed.condition(NAME, home, "Ready"), installed.get(NAME, home)
+        current = ready["observedGeneration"] == item["metadata"]["generation"]
+        reasons.add(ready["reason"])
+        return bool(current and ready["status"] == "True")
+
+    reasons: set[str] = set()
+    installed.api.until(ready_again, "Ready after the change", PATIENCE_S)
+    installed.first_answer(NAME, home)
+    print(f"\nedit to the first answer of the new workers: {time.monotonic() - begun:.1f} s")
+    assert max(map(len, seen)) == 1, seen
+    assert "Recreating" in reasons
+    assert installed.active_cluster(NAME, home) not in ("", first)
+    installed.delete(NAME, home)
