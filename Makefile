@@ -29,7 +29,7 @@ bench: $(VENV)/.up ## measure static points against adaptive; writes docs/bench.
 	$(BIN)/trimode bench --out docs
 
 bench-router: $(VENV)/.up ## measure our router beside those installed (BENCH_BIN=folder); writes docs/bench-router.*
-	$(BIN)/python -m trimode_router.rivals --out docs $(addprefix --bin ,$(BENCH_BIN))
+	$(BIN)/python -m trimode_lab.router.rivals --out docs $(addprefix --bin ,$(BENCH_BIN))
 
 crd: $(VENV)/.up ## write what is generated from the models: CRD, reference page, the chart's copies
 	$(BIN)/trimode crd > crds/nemotrondeployments.trimode.dev.yaml
@@ -40,7 +40,7 @@ chaos-test: $(VENV)/.dev ## a load over replicas and routers that die, hang and 
 	$(BIN)/python -m pytest -m chaos tests/router
 
 soak: $(VENV)/.up ## ten minutes of kills, hangs, lies, leaving clients and policies: nothing lost, nothing leaks
-	$(BIN)/python -m trimode_router.chaos --only soak --seconds 600
+	$(BIN)/python -m trimode_lab.router.chaos --only soak --seconds 600
 
 cluster-programs: $(VENV)/.dev ## build a cluster's programs from Go modules, once (15 minutes on 2 cores, 4 GB in the user's caches)
 	PYTHONPATH=e2e $(BIN)/python -m trimode_e2e prepare
@@ -78,7 +78,7 @@ $(BIN)/python:
 
 $(VENV)/.up: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Setting up .venv (a few minutes the first time: torch and Ray are large) ..."
-	$(PIP) --editable '.[cli]'
+	$(PIP) --editable '.[tools]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python

@@ -13,7 +13,7 @@ from typing import Any
 import dashboards
 
 from trimode_api.crd import CRD_FILE
-from trimode_operator.settings import Settings
+from trimode_operator.plan.settings import Settings
 
 CHARTS = Path(__file__).resolve().parent
 CHART = CHARTS / "trimode"

@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.text import Text
 
 from trimode_api.modes import Mode
-from trimode_cli import console
-from trimode_cli.client import KEY_VARIABLE, Account, Endpoint, Message
-from trimode_cli.errors import BadInput, CliError
+from trimode_local import console
+from trimode_local.client import KEY_VARIABLE, Account, Endpoint, Message
+from trimode_local.errors import BadInput, CliError
 
 HELP = f"/clear forgets the conversation, /mode {'|'.join(Mode)}|auto pins the mode, /quit or Ctrl-D ends"
 

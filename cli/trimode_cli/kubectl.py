@@ -18,8 +18,8 @@ import typer
 
 from trimode_api.errors import TrimodeError
 from trimode_api.modes import Mode
-from trimode_cli import console
-from trimode_cli.errors import BadInput, CliError
+from trimode_local import console
+from trimode_local.errors import BadInput, CliError
 
 AUTO = "auto"
 MODES = tuple(mode.value for mode in Mode if mode.lossless)

@@ -13,8 +13,9 @@ from typing import Annotated
 import typer
 
 from trimode_api.errors import TrimodeError
-from trimode_cli import console
-from trimode_cli.simulate.command import simulate
+from trimode_local import console
+from trimode_local.errors import BadInput
+from trimode_tools.simulate.command import simulate
 
 app = typer.Typer(
     name="trimode",
@@ -48,6 +49,8 @@ AllowedHosts = Annotated[
 Url = Annotated[str, typer.Option(help="The endpoint.")]
 DEFAULT_URL = "http://127.0.0.1:8000"
 
+_TOOLS = "pip install 'trimode[tools]'"
+
 
 @app.command()
 def up(
@@ -66,8 +69,8 @@ def up(
     Starts a Ray of its own, the pools and the router, and ends all of it again. Change it meanwhile with
     [bold]trimode apply[/bold]. Files stand for the Secrets that spec.router names on a cluster.
     """
-    from trimode_cli.entry import Entry
-    from trimode_cli.up.command import up as run
+    from trimode_local.command import up as run
+    from trimode_local.entry import Entry
 
     origins, hosts = tuple(cors_origin or ()), tuple(allowed_host or ())
     run(file, Entry(host, port, keys, tls_certificate, tls_key, anyone, origins, hosts))
@@ -80,7 +83,7 @@ def apply(file: File) -> None:
     Policy, tiers, modes and block lengths reach running engines without a restart or a dropped request; a new model
     or engine rolls the pools.
     """
-    from trimode_cli.up.apply import apply as run
+    from trimode_local.apply import apply as run
 
     run(file)
 
@@ -115,8 +118,7 @@ def bench(
 
     Writes bench.json and bench.png.
     """
-    from trimode_cli.bench import command
-    from trimode_cli.errors import BadInput
+    from trimode_tools.bench import command
 
     if engine_only and (ramp or url):
         raise BadInput("--engine-only goes neither with --ramp nor with --url: the engine alone has no endpoint")
@@ -153,13 +155,12 @@ def evaluate(
 
     Writes eval.json, eval.md and eval.png.
     """
-    from trimode_cli.errors import BadInput
-    from trimode_cli.eval.command import Wanted
-    from trimode_cli.eval.command import evaluate as run
+    from trimode_tools.eval.command import Options
+    from trimode_tools.eval.command import evaluate as run
 
     if url is not None and (model != "tiny://" or draft_adapter is not None):
         raise BadInput("--url goes neither with --model nor with --draft-adapter: the endpoint has its own")
-    run(Wanted(out, model, draft_adapter, url, prompts, samples, points, concurrency, max_tokens, price_per_hour))
+    run(Options(out, model, draft_adapter, url, prompts, samples, points, concurrency, max_tokens, price_per_hour))
 
 
 @app.command()
@@ -188,10 +189,10 @@ def profile(
     Writes FILE and a picture: seconds per cycle by operating point, batch and context, what prompts add, and tokens
     per cycle by kind of request.
     """
-    from trimode_cli.profile.command import profile as run
-    from trimode_cli.profile.subject import Wanted
+    from trimode_tools.profile.command import profile as run
+    from trimode_tools.profile.engine_under_test import Options
 
-    run(Wanted(out, model, draft_adapter, points, max_batch, context, threads, prompts, quick, validate))
+    run(Options(out, model, draft_adapter, points, max_batch, context, threads, prompts, quick, validate))
 
 
 app.command()(simulate)
@@ -222,8 +223,8 @@ def router(
     Servers are asked for their models once a second, and get requests for these only. The key sent to them is
     TRIMODE_REPLICA_KEY; without it the client's own, or none where --keys are the router's.
     """
-    from trimode_cli.entry import Entry
     from trimode_cli.router import router as run
+    from trimode_local.entry import Entry
 
     origins, hosts = tuple(cors_origin or ()), tuple(allowed_host or ())
     entry = Entry(host, port, keys, tls_certificate, tls_key, anyone, origins, hosts)
@@ -256,6 +257,11 @@ def main(arguments: list[str] | None = None) -> None:
         app(arguments, prog_name="trimode")
     except TrimodeError as error:
         sys.exit(console.show_error(error))
+    except ModuleNotFoundError as error:
+        # What measures draws pictures; what serves does without.
+        if error.name != "matplotlib":
+            raise
+        sys.exit(console.show_error(BadInput("this draws with matplotlib, which is not installed", _TOOLS)))
 
 
 if __name__ == "__main__":

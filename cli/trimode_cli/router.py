@@ -20,9 +20,9 @@ from trimode_api.wire import (
     SwitchingPolicy,
     TierPolicy,
 )
-from trimode_cli.entry import Entry
-from trimode_cli.errors import BadInput
-from trimode_router.probing import base_of
+from trimode_local.entry import Entry
+from trimode_local.errors import BadInput
+from trimode_router.fleet.health_probe import base_of
 
 KEY_VARIABLE = "TRIMODE_REPLICA_KEY"
 

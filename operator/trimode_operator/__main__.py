@@ -9,11 +9,11 @@ import asyncio
 import os
 import sys
 
-from trimode_operator import logs
-from trimode_operator.api import connect
 from trimode_operator.errors import BadStart
-from trimode_operator.operation import Operation
-from trimode_operator.options import Options, read_options
+from trimode_operator.kube.api import connect
+from trimode_operator.process import logs
+from trimode_operator.process.options import Options, read_options
+from trimode_operator.run import Operation
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -10,28 +10,28 @@ from dataclasses import replace
 
 from trimode_api.errors import InvalidInput
 from trimode_api.resource import NemotronDeployment
-from trimode_operator import ending
-from trimode_operator.apply import Applier
-from trimode_operator.cache import Key
-from trimode_operator.cluster import Object
-from trimode_operator.conditions import BY_PODS, ready
-from trimode_operator.discovery import require
+from trimode_operator.apply import deletion
+from trimode_operator.apply.apply import Applier
+from trimode_operator.apply.policy_push import push
+from trimode_operator.apply.status_writer import Writer, status_in
 from trimode_operator.errors import KubeRayTooOld, NotMade
-from trimode_operator.fleets import Fleets
-from trimode_operator.looks import next_look_s
-from trimode_operator.objectives import attainment, kept, sample_of
-from trimode_operator.observations import Failure, Observations, Ray, minimum_of, overdue, ray_of, rollout_of
-from trimode_operator.observe import Observer, fresh_token
-from trimode_operator.parts import Memory, Parts
+from trimode_operator.kube.cache import Key
+from trimode_operator.kube.client import Object
+from trimode_operator.kube.discovery import require
+from trimode_operator.observe.fleets import Fleets
+from trimode_operator.observe.observations import Failure, Observations, Ray, minimum_of, overdue, ray_of, rollout_of
+from trimode_operator.observe.observer import Observer, fresh_token
+from trimode_operator.observe.ray_clusters import NO_CLUSTERS, RayClusters, RunningClusters, unpromoted
 from trimode_operator.plan import Names, Observed, Owner, Plan, make_plan
 from trimode_operator.plan.make import RAY_SERVICE, prunable
 from trimode_operator.plan.names import matching, selector_text
 from trimode_operator.plan.queue import queue_metadata
-from trimode_operator.pushing import push
-from trimode_operator.ray_clusters import NO_CLUSTERS, RayClusters, RunningClusters, unpromoted
-from trimode_operator.rebalancing import rebalanced, targets_of
-from trimode_operator.writer import Writer, status_in
-from trimode_policy.watching import sampled, sharing_pools
+from trimode_operator.process.dependencies import Dependencies, ResourceState
+from trimode_operator.status.conditions import BY_PODS, ready
+from trimode_operator.status.objectives import attainment, kept, sample_of
+from trimode_operator.status.rebalancing import rebalanced, targets_of
+from trimode_operator.status.status import next_look_s
+from trimode_policy.sharing_inputs import sampled, sharing_pools
 
 RELIST_S = 300.0
 """How often a resource's children are listed afresh, whatever the watches said."""
@@ -40,16 +40,16 @@ SILENT_S = 60.0
 
 
 class Reconciler:
-    """Visits resources. `visit` is what the work queue calls."""
+    """Visits resources. `reconcile` is what the work queue calls."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Dependencies) -> None:
         self._parts = parts
         self._cache = parts.cache
         self._observer = Observer(parts.cluster, parts.cache, parts.routers)
         self._applier = Applier(parts.cluster, parts.cache, parts.metrics)
         self._writer = Writer(parts.cluster, parts.cache, parts.metrics, parts.now)
         self._ray_clusters = RayClusters(parts.cluster, parts.cache, parts.metrics)
-        self._memories: dict[Key, Memory] = {}
+        self._memories: dict[Key, ResourceState] = {}
         self._relist_s = RELIST_S
 
     def list_always(self) -> None:
@@ -65,13 +65,13 @@ class Reconciler:
         """Trust nothing remembered: another copy may have led meanwhile."""
         self._memories.clear()
 
-    async def visit(self, key: Key) -> float | None:
+    async def reconcile(self, key: Key) -> float | None:
         """Make one resource so; seconds until the next look. Raises ApiFailure, ApiUnreachable, NotMade."""
         body = self._cache.resource(key)
         if body is None:
             self._forget(key)
             return None
-        memory = self._memories.setdefault(key, Memory())
+        memory = self._memories.setdefault(key, ResourceState())
         kinds = prunable(self._parts.capabilities())
         if memory.listed_at is None and not body.get("status"):
             memory.listed_at = self._parts.monotonic()  # nothing was made of it yet that the watches could have missed
@@ -80,11 +80,11 @@ class Reconciler:
             memory.listed_at, memory.made = self._parts.monotonic(), None
         if body["metadata"].get("deletionTimestamp") is not None:
             return await self._end(key, body)
-        if ending.FINALIZER not in (body["metadata"].get("finalizers") or []):
+        if deletion.FINALIZER not in (body["metadata"].get("finalizers") or []):
             body = await self._writer.set_finalizer(key, body, present=True)
         return await self._keep(key, body, memory)
 
-    async def _keep(self, key: Key, body: Object, memory: Memory) -> float:
+    async def _keep(self, key: Key, body: Object, memory: ResourceState) -> float:
         """A resource that stays."""
         names = self._names(key)
         deployment, problems = _parsed(body)
@@ -119,7 +119,9 @@ class Reconciler:
             raise failure
         return next_look_s(status, self._parts.now())
 
-    async def _make(self, key: Key, body: Object, deployment: NemotronDeployment, token: str, memory: Memory) -> Plan:
+    async def _make(
+        self, key: Key, body: Object, deployment: NemotronDeployment, token: str, memory: ResourceState
+    ) -> Plan:
         """Plan and apply; nothing where all that a plan depends on is as it was after the last one."""
         capabilities = self._parts.capabilities()
         require(capabilities, self._parts.settings)
@@ -140,23 +142,23 @@ class Reconciler:
 
     async def _end(self, key: Key, body: Object) -> float | None:
         """A resource that goes."""
-        if ending.FINALIZER not in (body["metadata"].get("finalizers") or []):
+        if deletion.FINALIZER not in (body["metadata"].get("finalizers") or []):
             return None  # others hold it still
         names = self._names(key)
         token = await self._observer.token(key, names)
         fleets = await self._observer.fleets(await self._observer.routers(key, names), token)
         workers = self._ray_service(key)
-        deadline = ending.deadline_of(body)
-        step = ending.next_step(fleets, workers, self._parts.now(), deadline)
-        if step is ending.Step.RELEASE:
+        deadline = deletion.deadline_of(body)
+        step = deletion.next_step(fleets, workers, self._parts.now(), deadline)
+        if step is deletion.Step.RELEASE:
             await self._writer.set_finalizer(key, body, present=False)
             return None
         deployment, _ = _parsed(body)
         seen = self._seen(key, body, deployment, None, fleets, ())
-        await self._writer.tell(key, replace(seen, deleting=ending.words(step, deadline)))
-        if step is ending.Step.DRAIN and token is not None:
-            await ending.order_drain(self._parts.routers, fleets, token)
-        elif step is ending.Step.END_WORKERS and workers is not None:
+        await self._writer.tell(key, replace(seen, deleting=deletion.words(step, deadline)))
+        if step is deletion.Step.DRAIN and token is not None:
+            await deletion.order_drain(self._parts.routers, fleets, token)
+        elif step is deletion.Step.END_WORKERS and workers is not None:
             await self._applier.remove(RAY_SERVICE, workers)
             self._refresh(await self._parts.cluster.get(RAY_SERVICE, key.namespace, names.ray_service), workers)
         return 0.5
@@ -197,7 +199,7 @@ class Reconciler:
             selector=selector_text(matching(key.name, "worker")),
         )
 
-    def _ray(self, key: Key, running: RunningClusters, memory: Memory) -> Ray | None:
+    def _ray(self, key: Key, running: RunningClusters, memory: ResourceState) -> Ray | None:
         """The workers as KubeRay tells of them, and for how long it has told nothing."""
         service, clock = self._ray_service(key), self._parts.monotonic()
         late = service["metadata"].get("generation") if service is not None and overdue(service) else None
@@ -206,7 +208,9 @@ class Reconciler:
         silent = late is not None and clock - memory.behind[1] > SILENT_S
         return ray_of(service, running.active, running.pending, silent=silent)
 
-    def _judged(self, key: Key, seen: Observations, deployment: NemotronDeployment, memory: Memory) -> Observations:
+    def _judged(
+        self, key: Key, seen: Observations, deployment: NemotronDeployment, memory: ResourceState
+    ) -> Observations:
         """With how the tiers' objectives were met of late, and what follows for the replicas that pools share."""
         clock = self._parts.monotonic()
         memory.samples = kept(memory.samples, sample_of(seen.fleets, clock))

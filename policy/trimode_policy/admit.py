@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from math import ceil, isfinite
 
-from .route import RequestView
-from .tiers import TTFT_USE
+from trimode_policy.route import RequestView
+from trimode_policy.tier_fairness import TTFT_USE
 
 RETRY_UNKNOWN_S = 5
 """Retry-After while nothing drains that it could be computed from."""

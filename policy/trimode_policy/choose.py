@@ -15,15 +15,14 @@ from dataclasses import replace
 from math import exp, log, sqrt
 
 from trimode_api.modes import Mode, OperatingPoint
-
-from .curves import Curves, Estimate
-from .decisions import Batch, PointDecision, PointState, Reason, Switching
-from .probing import Probe, candidate, doubt_between, goes_on, is_old, regret_seconds
-from .speed import bucket_of
+from trimode_policy.curves import Curves, Estimate
+from trimode_policy.decisions import Batch, PointDecision, PointState, Reason, Switching
+from trimode_policy.probing import Probe, candidate, goes_on, is_old, regret_seconds, stddev_between
+from trimode_policy.speed import bucket_of
 
 __all__ = ["Batch", "PointDecision", "PointState", "Reason", "Switching", "choose_point"]
 
-SURE = 1.3
+SWITCH_SIGMAS = 1.3
 """A switch needs a predicted gain of this many standard deviations of doubt, and a measurement at this batch."""
 SURE_OF_LITTLE = 1.5
 """The same for a gain below the full margin, which only patience makes worth a switch."""
@@ -114,8 +113,8 @@ def _compare(
     state = _counting(here, best, known, state, now)
     margin = _margin(best, batch, state, switching, now)
     wins = gain > margin
-    sureness = SURE if gain > switching.margin else SURE_OF_LITTLE
-    sure = wins and best.seen > 0 and log(1.0 + gain) >= sureness * doubt_between(here, best)
+    sureness = SWITCH_SIGMAS if gain > switching.margin else SURE_OF_LITTLE
+    sure = wins and best.seen > 0 and log(1.0 + gain) >= sureness * stddev_between(here, best)
     if switching.dry_run:
         sure = wins  # nobody follows the decision, so there is nothing to wait for
     if not sure and not switching.dry_run:
@@ -211,7 +210,7 @@ def _settle(
     target = _of(probe.point, known)
     observed = curves.observed_cycles(probe.point)
     cost = 0.0 if target is None else probe.cycles(observed) * regret_seconds(here, target)
-    return replace(state, probe=None, purse=state.purse.pay(cost, now, barren=observed == probe.seen_before))
+    return replace(state, probe=None, purse=state.purse.pay(cost, now, inconclusive=observed == probe.seen_before))
 
 
 def _of(point: OperatingPoint, known: Sequence[Estimate]) -> Estimate | None:

@@ -12,10 +12,9 @@ from math import exp, isfinite, log
 from typing import NamedTuple
 
 from trimode_api.modes import OperatingPoint
-
-from .gain import Gain, Yield
-from .roofline import Roofline, forwards
-from .speed import Row, Speed, bucket_of
+from trimode_policy.gain import Gain, Yield
+from trimode_policy.roofline import Roofline, forwards
+from trimode_policy.speed import Row, Speed, bucket_of
 
 COLD = 2.0
 """Doubt of the first cycle after a change of point, which pays for cold caches."""

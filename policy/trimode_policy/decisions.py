@@ -10,8 +10,7 @@ from enum import StrEnum
 from math import inf
 
 from trimode_api.modes import AR, OperatingPoint
-
-from .probing import Probe, Purse
+from trimode_policy.probing import Probe, ProbeBudget
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +86,7 @@ class PointState:
     point: OperatingPoint
     since: float
     probe: Probe | None = None
-    purse: Purse = field(default_factory=Purse)
+    purse: ProbeBudget = field(default_factory=ProbeBudget)
     switches: int = 0
     probes: int = 0
     at_batch: int = 0
@@ -99,7 +98,7 @@ class PointState:
     @classmethod
     def initial(cls, fallback: OperatingPoint, now: float) -> PointState:
         """A fresh engine: runs `fallback`, free to switch at once, with a full purse for exploring."""
-        return cls(point=fallback, since=now - 1e6, purse=Purse(at=now))
+        return cls(point=fallback, since=now - 1e6, purse=ProbeBudget(at=now))
 
     def counted(self, lost_s: float, now: float) -> PointState:
         """The same with another account. Written out, because `replace` would cost a fifth of a decision."""

@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from trimode_api.modes import Mode, OperatingPoint
-
-from .acceptance import expected_tokens, log_odds_for, prior_tokens, tokens_slope
-from .tracker import Drift, Shape, Tracker
+from trimode_policy.acceptance import expected_tokens, log_odds_for, prior_tokens, tokens_slope
+from trimode_policy.tracker import Drift, Shape, Tracker
 
 SPREAD = 0.85
 """Standard deviation over mean of one request's tokens in one cycle."""

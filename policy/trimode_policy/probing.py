@@ -13,10 +13,9 @@ from dataclasses import dataclass, replace
 from math import log, sqrt
 
 from trimode_api.modes import OperatingPoint
+from trimode_policy.curves import Estimate
 
-from .curves import Estimate
-
-HOPE = 1.5
+OPTIMISM_SIGMAS = 1.5
 """A point may win if it does so when its doubt is resolved in its favour by this many standard deviations."""
 HOPE_NEW = 2.0
 """The same for a point that was never measured at this batch: its first look is short if it disappoints."""
@@ -60,30 +59,30 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
-class Purse:
+class ProbeBudget:
     """Seconds of regret that may be spent; `at`: when that was counted; `probed_at`: end of the last probe;
-    `barren`: it measured nothing."""
+    `inconclusive`: it measured nothing."""
 
     seconds: float = FULL_S
     at: float = 0.0
     probed_at: float = float("-inf")
-    barren: bool = False
+    inconclusive: bool = False
 
     def available(self, now: float) -> float:
         """What may be spent now; a clock that jumps fills it at most once."""
         return min(FULL_S, self.seconds + SHARE * max(0.0, now - self.at))
 
-    def pause(self, now: float) -> Purse:
+    def pause(self, now: float) -> ProbeBudget:
         """No busy time since `at`: nothing is earned for it."""
         return replace(self, at=now)
 
-    def pay(self, cost: float, now: float, barren: bool) -> Purse:
+    def pay(self, cost: float, now: float, inconclusive: bool) -> ProbeBudget:
         """After a probe that cost this much; the purse may go below zero and is then filled again first."""
-        return Purse(self.available(now) - cost, now, now, barren)
+        return ProbeBudget(self.available(now) - cost, now, now, inconclusive)
 
-    def rests(self, now: float, new: bool) -> bool:
+    def in_cooldown(self, now: float, new: bool) -> bool:
         """Whether it is too soon for another probe; of a point that is `new` here only after a barren one."""
-        rest_s = BARREN_S if self.barren else 0.0 if new else GAP_S
+        rest_s = BARREN_S if self.inconclusive else 0.0 if new else GAP_S
         return 0 <= now - self.probed_at < rest_s
 
 
@@ -94,7 +93,7 @@ def regret_seconds(here: Estimate, other: Estimate) -> float:
     that looks as good but may be worse costs something, one that looks far better costs next to nothing.
     """
     loss = other.seconds - other.tokens * here.pace
-    spread = 0.8 * other.seconds * doubt_between(here, other)
+    spread = 0.8 * other.seconds * stddev_between(here, other)
     return 0.5 * (loss + sqrt(loss * loss + spread * spread))
 
 
@@ -105,10 +104,10 @@ def affordable(available: float, cost: float) -> bool:
 
 def advantage(here: Estimate, other: Estimate) -> tuple[float, float]:
     """How much better `other`'s pace is, as a logarithm, and the standard deviation of that."""
-    return log(here.pace / other.pace), doubt_between(here, other)
+    return log(here.pace / other.pace), stddev_between(here, other)
 
 
-def doubt_between(one: Estimate, other: Estimate) -> float:
+def stddev_between(one: Estimate, other: Estimate) -> float:
     """Standard deviation of the logarithm of the ratio of two paces."""
     return sqrt(one.variance + other.variance + abs(one.shared - other.shared))
 
@@ -120,15 +119,19 @@ def goes_on(here: Estimate, target: Estimate, probe: Probe, observed: int, avail
     it is open who is faster, and the purse bears it.
     """
     cycles = observed - probe.seen_before
-    better, doubt = advantage(here, target)
-    hope = HOPE if cycles > 1 else 2 * HOPE
-    hopeless = cycles >= (PROBE_CYCLES if probe.patient else 1) and better + hope * doubt < 0
+    better, stddev = advantage(here, target)
+    hope = OPTIMISM_SIGMAS if cycles > 1 else 2 * OPTIMISM_SIGMAS
+    hopeless = cycles >= (PROBE_CYCLES if probe.patient else 1) and better + hope * stddev < 0
     if hopeless or probe.cycles(observed) >= PROBE_MOST:
         return False
     if cycles < PROBE_CYCLES:
         return True
     # Beyond that only while it is the probed point that needs to be known better, not the running one.
-    is_open = better + HOPE * doubt > margin and better - HOPE * doubt < margin and target.variance >= here.variance
+    is_open = (
+        better + OPTIMISM_SIGMAS * stddev > margin
+        and better - OPTIMISM_SIGMAS * stddev < margin
+        and target.variance >= here.variance
+    )
     return is_open and (probe.cycles(observed) + 1) * regret_seconds(here, target) <= available
 
 
@@ -141,7 +144,9 @@ def _due(here: Estimate, other: Estimate) -> bool:
     return RIVAL_S <= other.idle_s < float("inf") and log(here.pace / other.pace) > -RIVAL
 
 
-def candidate(here: Estimate, known: Iterable[Estimate], margin: float, purse: Purse, now: float) -> Estimate | None:
+def candidate(
+    here: Estimate, known: Iterable[Estimate], margin: float, purse: ProbeBudget, now: float
+) -> Estimate | None:
     """The point most worth a look, or None: the one with the best pace if its doubt went its way.
 
     The running point must have been measured at this batch first, else there is nothing to compare with. A close
@@ -154,21 +159,21 @@ def candidate(here: Estimate, known: Iterable[Estimate], margin: float, purse: P
     best_better = margin
     other_mode: Estimate | None = None
     mode, young = here.point.mode, here.seen < HERE_CYCLES
-    rests, rests_new = purse.rests(now, new=False), purse.rests(now, new=True)
+    in_cooldown, rests_new = purse.in_cooldown(now, new=False), purse.in_cooldown(now, new=True)
     for other in known:
         if other is here:
             continue
         if other.point.mode is not mode and (other_mode is None or other.pace < other_mode.pace):
             other_mode = other
-        if (rests if other.seen else rests_new) or (young and here.variance > other.variance):
+        if (in_cooldown if other.seen else rests_new) or (young and here.variance > other.variance):
             continue
-        better, doubt = advantage(here, other)
-        better += (HOPE if other.seen else HOPE_NEW) * doubt
+        better, stddev = advantage(here, other)
+        better += (OPTIMISM_SIGMAS if other.seen else HOPE_NEW) * stddev
         if (better > best_better or (best is None and _due(here, other))) and affordable(
             purse.available(now), PROBE_CYCLES * regret_seconds(here, other)
         ):
             best, best_better = other, max(better, margin)
-    if best is None and other_mode is not None and other_mode.idle_s >= REVISIT_S and not rests:
+    if best is None and other_mode is not None and other_mode.idle_s >= REVISIT_S and not in_cooldown:
         affords = affordable(purse.available(now), PROBE_CYCLES * regret_seconds(here, other_mode))
         best = other_mode if affords else None
     return best

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from .roofline import Roofline
+from trimode_policy.roofline import Roofline
 
 BANDWIDTH_REACHED = 0.85
 """Share of the data sheet's bandwidth that a decoding step reaches."""

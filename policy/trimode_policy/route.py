@@ -12,8 +12,7 @@ from math import inf
 from zlib import crc32
 
 from trimode_api.modes import OperatingPoint, Wish
-
-from .values import value
+from trimode_policy.values import value
 
 Rank = tuple[bool, float, int]
 """Kept for others; share of its room in use (1 and above: full); prompt tokens queued. The least goes first."""
@@ -37,9 +36,9 @@ class ReplicaView:
     it now, its own counter; it is raised to what was reported unless that is stale. From the last report:
     `running` and `waiting` requests of all routers, `queued_prompt_tokens` not yet prefilled, `tokens_per_s`.
     `capacity`: requests it may run at once. `points`: operating points its pool allows.
-    `rows`: by tier, requests it can run at once so that each keeps that tier's pace (see `rooms`; a tier that is not in
-    it has no limit but the capacity; 0: not even one alone). `keeps`: the tier whose pace it is kept at, whoever comes
-    (see `tiers`). `prompt_tokens_per_s`: how fast it computes prompts, 0 where unknown.
+    `rows`: by tier, requests it can run at once so that each keeps that tier's pace (see `capacity`; a tier that is not
+    in it has no limit but the capacity; 0: not even one alone). `reserved_for`: the tier whose pace is kept for all
+    (see `tier_fairness`). `prompt_tokens_per_s`: how fast it computes prompts, 0 where unknown.
     """
 
     replica_id: str
@@ -55,7 +54,7 @@ class ReplicaView:
     points: tuple[OperatingPoint, ...]
     tokens_per_s: float = 0.0
     rows: Mapping[str, int] = field(default_factory=dict)
-    keeps: str | None = None
+    reserved_for: str | None = None
     prompt_tokens_per_s: float = 0.0
     lossless: bool = field(init=False)
     """Whether some of its points answer losslessly."""
@@ -66,21 +65,21 @@ class ReplicaView:
     ranks: Mapping[str, Rank] = field(init=False)
     """Its place in the order, by tier, for a request whose pace is to be kept; other tiers have `rank`."""
     rank: Rank = field(init=False)
-    salt: int = field(init=False)
+    tiebreak: int = field(init=False)
     """What orders it among equals, together with a seed."""
 
     def __post_init__(self) -> None:
         """Work out once what `route` would ask of every replica for every request."""
-        load, queued, keeps = self.load, self.queued_prompt_tokens, self.keeps
-        kept = self.rows.get(keeps, 0) if keeps is not None else 0
+        load, queued, reserved_for = self.load, self.queued_prompt_tokens, self.reserved_for
+        kept = self.rows.get(reserved_for, 0) if reserved_for is not None else 0
         floor = min(kept, self.capacity) if kept > 0 else self.capacity
         put = object.__setattr__
         put(self, "lossless", _lossless(self.points))
         put(self, "open", self.ready and not self.draining)
         put(self, "floor", floor)
-        put(self, "ranks", {t: (t != keeps, _share(load, min(n, floor)), queued) for t, n in self.rows.items()})
+        put(self, "ranks", {t: (t != reserved_for, _share(load, min(n, floor)), queued) for t, n in self.rows.items()})
         put(self, "rank", (bool(self.rows), _share(load, floor), queued))
-        put(self, "salt", crc32(self.replica_id.encode()))
+        put(self, "tiebreak", crc32(self.replica_id.encode()))
 
     @property
     def load(self) -> int:
@@ -93,7 +92,7 @@ class ReplicaView:
         return {tier: min(rows, self.floor) for tier, rows in self.rows.items()}
 
 
-class Claim(IntEnum):
+class SloState(IntEnum):
     """What a request may ask for: its objectives, what is left over, or any place at all (its client is in
     mid-sentence)."""
 
@@ -116,7 +115,7 @@ class RequestView:
     prompt_tokens: int = 0
     lossy_ok: bool = False
     pin: Wish | None = None
-    claim: Claim = Claim.ON_TIME
+    claim: SloState = SloState.ON_TIME
     left_s: float = inf
     held: Mapping[str, int] = field(default_factory=dict)
 
@@ -190,7 +189,7 @@ where a pace is at stake."""
 AFFINITY = 0.25
 """A replica that has all of a prompt may be fuller than others by this share of its room and is still preferred; one
 that has half of it by half as much. The guard of load: prompts that begin alike do not pile up on one replica."""
-SCATTER, MASK = 2_654_435_769, 0xFFFFFFFF
+TIEBREAK_SPREAD, MASK = 2_654_435_769, 0xFFFFFFFF
 """Multiplicative hashing by the golden ratio (Knuth, The Art of Computer Programming, 6.4)."""
 
 
@@ -219,7 +218,7 @@ def _pick(
             rank = _warm(rank, held[replica.replica_id], request.prompt_tokens)
         if rank > best_rank or rank[1] >= 1.0 or (paced and rank[2] and not _in_time(request, replica)):
             continue
-        turn = (replica.salt ^ mixed) * SCATTER & MASK
+        turn = (replica.tiebreak ^ mixed) * TIEBREAK_SPREAD & MASK
         if rank == best_rank and (turn > best_turn or (turn == best_turn and replica.replica_id > best_id)):
             continue
         best, best_rank, best_turn, best_id = replica, rank, turn, replica.replica_id
@@ -237,7 +236,7 @@ def _pick_stale(request: RequestView, doubtful: Sequence[ReplicaView], seed: int
     able = [r for r in doubtful if r.open and r.in_flight < r.capacity and may_serve(request, r.points)]
     return min(
         able,
-        key=lambda r: (_share(r.in_flight, r.capacity), (r.salt ^ mixed) * SCATTER & MASK, r.replica_id),
+        key=lambda r: (_share(r.in_flight, r.capacity), (r.tiebreak ^ mixed) * TIEBREAK_SPREAD & MASK, r.replica_id),
         default=None,
     )
 
@@ -245,9 +244,9 @@ def _pick_stale(request: RequestView, doubtful: Sequence[ReplicaView], seed: int
 def _unpaced(request: RequestView, replica: ReplicaView) -> Rank:
     """The rank for a request that has no pace to keep: it is late, or goes on, or no replica reaches its tier's."""
     load, queued = replica.load, replica.queued_prompt_tokens
-    if not replica.rows or request.claim == Claim.RESUMED:
+    if not replica.rows or request.claim == SloState.RESUMED:
         return False, _share(load, replica.capacity), queued
-    return replica.keeps != request.tier, _share(load, _leftover(request, replica)), queued
+    return replica.reserved_for != request.tier, _share(load, _leftover(request, replica)), queued
 
 
 def _keeps_pace(request: RequestView, replicas: Sequence[ReplicaView], staleness: Staleness) -> bool:
@@ -255,7 +254,7 @@ def _keeps_pace(request: RequestView, replicas: Sequence[ReplicaView], staleness
 
     Where none can it takes what the others leave.
     """
-    if request.claim != Claim.ON_TIME:
+    if request.claim != SloState.ON_TIME:
         return False
     return any(r.rows.get(request.tier, 1) and _able(request, r, staleness) for r in replicas)
 
@@ -281,14 +280,14 @@ def _nobody(request: RequestView, replicas: Sequence[ReplicaView], staleness: St
 
 def _leftover(request: RequestView, replica: ReplicaView) -> int:
     """Room for a request whose own objective is lost, be it late or out of reach of all replicas."""
-    if request.claim == Claim.LATE and replica.floor < replica.capacity:
+    if request.claim == SloState.LATE and replica.floor < replica.capacity:
         return max(1, int(LATE_SHARE * replica.floor))
     return replica.floor
 
 
 def spare(request: RequestView, replicas: Iterable[ReplicaView]) -> int:
     """Places that `request` could have now if it were late: beside those that keep its tier's pace, if slower."""
-    late = replace(request, claim=Claim.LATE)
+    late = replace(request, claim=SloState.LATE)
     able = (r for r in replicas if r.open and may_serve(late, r.points))
     return sum(max(0, _leftover(late, r) - r.load) for r in able)
 

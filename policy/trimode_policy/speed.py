@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from math import log2
 
 from trimode_api.modes import OperatingPoint
-
-from .tracker import Drift, Shape, Tracker
+from trimode_policy.tracker import Drift, Shape, Tracker
 
 BUCKETS = 16
 """Batch buckets: the powers of two from 1 to 32,768; a batch belongs to the nearest in logarithm."""
@@ -110,10 +109,10 @@ def _guess(point: OperatingPoint, bucket: int, rows: Iterable[Row]) -> Shape:
                 continue
             distance = abs(size - other - log2(row.point.width))
             distance += 0.0 if row.point == point else OTHER_POINT
-            doubt = shape.variance + (OCTAVE_DOUBT * distance) ** 2
+            stddev = shape.variance + (OCTAVE_DOUBT * distance) ** 2
             # Squared, so that one like cell outweighs a crowd of unlike ones.
-            weight = 1.0 / (doubt + NOISE_LEAST**2) ** 2
+            weight = 1.0 / (stddev + NOISE_LEAST**2) ** 2
             weights += weight
             total += weight * shape.mean
-            least = min(least, doubt)
+            least = min(least, stddev)
     return Shape(total / weights if weights else 0.0, least, float("inf"))

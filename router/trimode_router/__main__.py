@@ -20,9 +20,10 @@ from pydantic import ValidationError
 
 from trimode_api.errors import problems_of
 from trimode_api.wire import TOKEN_VARIABLE, RouterConfig
-from trimode_router import logs, processes
-from trimode_router.server import LOOPBACK, Router
-from trimode_router.traces import endpoint_of
+from trimode_router.edge import processes
+from trimode_router.edge.server import LOOPBACK, Router
+from trimode_router.telemetry import logs
+from trimode_router.telemetry.traces import endpoint_of
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -20,7 +20,7 @@ from trimode_e2e import promtool
 from trimode_e2e.errors import Missing
 from trimode_e2e.helm import Rendered
 from trimode_operator.metrics import Metrics as OperatorMetrics
-from trimode_router.metrics import Metrics as RouterMetrics
+from trimode_router.telemetry.metrics import Metrics as RouterMetrics
 
 SCRAPED = {"namespace", "job", "pod", "instance"}
 """Labels that Prometheus adds to every series that it scrapes by a ServiceMonitor."""

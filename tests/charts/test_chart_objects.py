@@ -13,10 +13,10 @@ from kubernetes.client import ApiClient, models
 
 from trimode_api.crd import custom_resource_definition
 from trimode_e2e.helm import Helm, HelmError, Rendered
-from trimode_operator.options import read_options
 from trimode_operator.plan.make import ALWAYS, BUDGET, INFERENCE_POOL, MONITOR, RAY_SERVICE, ROUTE
 from trimode_operator.plan.names import INTERNAL_PORT, labels, matching
-from trimode_operator.settings import Settings
+from trimode_operator.plan.settings import Settings
+from trimode_operator.process.options import read_options
 
 OWN_KINDS = {"ServiceMonitor", "PrometheusRule"}
 """Kinds of the Prometheus Operator: their schemas are not at hand here."""

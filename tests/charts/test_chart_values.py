@@ -16,7 +16,7 @@ from trimode_api.crd import custom_resource_definition
 from trimode_api.quantities import amount
 from trimode_api.resource import GROUP, VERSION, NemotronDeployment
 from trimode_e2e.helm import Helm, HelmError
-from trimode_operator.settings import Settings
+from trimode_operator.plan.settings import Settings
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"replica": 2}, "additional properties 'replica' not allowed"),

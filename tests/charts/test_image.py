@@ -13,7 +13,7 @@ import yaml
 
 from trimode_e2e.image import NAME
 from trimode_e2e.image import containerfile as image
-from trimode_operator.settings import Settings
+from trimode_operator.plan.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent

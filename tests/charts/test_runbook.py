@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-import trimode_operator.lease  # noqa: F401 - defines an error
+import trimode_operator.kube.lease  # noqa: F401 - defines an error
 from trimode_operator import plan
 from trimode_operator.errors import OperatorError
-from trimode_operator.verdict import ConditionType, Reason
+from trimode_operator.status.reasons import ConditionType, Reason
 from trimode_policy.rebalance import MoveReason
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from trimode_cli.bench.figures import ADAPTIVE, Figures, Ratio, Row, best_static, ratios
-from trimode_cli.bench.load import Job
-from trimode_cli.bench.measure import pin, questions
-from trimode_cli.bench.plot import draw, spread
-from trimode_cli.bench.ramp import Sample, _stretches
-from trimode_cli.bench.ramp import draw as draw_ramp
+from trimode_tools.bench.figures import ADAPTIVE, Figures, Ratio, Row, best_static, ratios
+from trimode_tools.bench.load import Job
+from trimode_tools.bench.measure import pin, questions
+from trimode_tools.bench.plot import draw, spread
+from trimode_tools.bench.ramp import Sample, _stretches
+from trimode_tools.bench.ramp import draw as draw_ramp
 
 ROWS = (
     Row("AR", 1, 500),

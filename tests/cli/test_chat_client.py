@@ -7,8 +7,8 @@ import httpx
 import pytest
 
 from trimode_cli.chat import Meter, options
-from trimode_cli.client import Account, Endpoint, events
-from trimode_cli.errors import BadInput, CliError
+from trimode_local.client import Account, Endpoint, events
+from trimode_local.errors import BadInput, CliError
 
 
 def event(**body: object) -> str:

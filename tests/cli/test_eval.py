@@ -13,14 +13,14 @@ import pytest
 import scipy.stats
 
 from trimode_api.errors import InvalidInput
-from trimode_cli.errors import BadInput
-from trimode_cli.eval.command import DIFFUSION_GRID, POINTS, parse_points
-from trimode_cli.eval.endpoint import pin
-from trimode_cli.eval.marks import Answer, Mark, Run, cost_per_million, mark, wilson
-from trimode_cli.eval.plot import draw
-from trimode_cli.eval.questions import Question, read, suite
-from trimode_cli.eval.table import HEADINGS, cells, markdown
 from trimode_cli.main import main
+from trimode_local.errors import BadInput
+from trimode_tools.eval.command import DIFFUSION_GRID, POINTS, parse_points
+from trimode_tools.eval.endpoint import pin
+from trimode_tools.eval.metrics import Answer, Mark, Run, cost_per_million, mark, wilson
+from trimode_tools.eval.plot import draw
+from trimode_tools.eval.questions import Question, read, suite
+from trimode_tools.eval.table import HEADINGS, cells, markdown
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -128,7 +128,7 @@ class TestQuestions:
             read(str(tmp_path / "none.jsonl"))
 
     def test_the_suite_is_the_held_out_one(self) -> None:
-        from trimode_workers.tasks import is_held_out
+        from trimode_tools.tasks import is_held_out
 
         asked = suite(2)
         assert len({question.task for question in asked}) == 12
@@ -226,9 +226,9 @@ def server() -> Iterator[ThreadingHTTPServer]:
 
 
 def test_an_endpoint(server: ThreadingHTTPServer) -> None:
-    from trimode_cli.client import Endpoint
-    from trimode_cli.eval.endpoint import ask
-    from trimode_cli.eval.engine import Plan
+    from trimode_local.client import Endpoint
+    from trimode_tools.eval.endpoint import ask
+    from trimode_tools.eval.engine import Plan
 
     endpoint = Endpoint(f"http://127.0.0.1:{server.server_address[1]}")
     told: list[tuple[int, int]] = []

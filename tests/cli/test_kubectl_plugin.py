@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from trimode_cli import kubectl
-from trimode_cli.errors import BadInput, CliError
+from trimode_local.errors import BadInput, CliError
 
 RESOURCE: dict[str, Any] = {
     "status": {

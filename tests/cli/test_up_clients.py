@@ -22,8 +22,8 @@ import openai
 import psutil
 import pytest
 
-from trimode_cli.up.preflight import machine_cores, tiny_folder
-from trimode_router.access import new_key
+from trimode_local.preflight import machine_cores, tiny_folder
+from trimode_router.access.access import new_key
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -9,8 +9,8 @@ from queue import SimpleQueue
 
 import pytest
 
-from trimode_cli.errors import BadInput
-from trimode_cli.up.control import Control, Order, send, socket_path
+from trimode_local.control_socket import Control, Order, send, socket_path
+from trimode_local.errors import BadInput
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 
 from trimode_api.fleet import FleetView
-from trimode_cli.up.live import QUIET_S, Glance, LiveLine, as_text, glance
+from trimode_local.status_line import QUIET_S, Glance, LiveLine, as_text, glance
 
 
 def fleet(*points: str, running: int = 3, queued: int = 1) -> FleetView:

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from trimode_api.errors import InvalidInput
-from trimode_cli.errors import BadInput
-from trimode_cli.up.load import MAX_BYTES, load, parse
+from trimode_local.errors import BadInput
+from trimode_local.resource_file import MAX_BYTES, load, parse
 
 GOOD = """
 apiVersion: trimode.dev/v1alpha1

@@ -11,9 +11,9 @@ import yaml
 from structlog.testing import capture_logs
 
 from trimode_api.resource import NemotronDeployment
-from trimode_cli.up import orders
-from trimode_cli.up.control import Order
-from trimode_cli.up.stack import Stack
+from trimode_local import control_socket
+from trimode_local.control_socket import Order
+from trimode_local.runner import Stack
 
 TINY = yaml.safe_load((Path(__file__).parents[2] / "examples" / "tiny.yaml").read_text(encoding="utf-8"))
 
@@ -31,14 +31,14 @@ def test_an_error_that_nobody_foresaw_ends_nothing() -> None:
 
     order = Order("apply", TINY)
     with capture_logs() as logs:
-        line = orders.take(order, a_stack(apply))
+        line = control_socket.take(order, a_stack(apply))
     assert line == "apply failed: RuntimeError: the controller is gone"
     answer = order.wait(0)
     assert answer["status"] == 1
     assert "the controller is gone" in answer["error"]
     assert [entry["event"] for entry in logs] == ["order failed"]
     status = Order("status")
-    orders.take(status, a_stack())
+    control_socket.take(status, a_stack())
     assert status.wait(0) == {"name": "tiny", "url": "http://127.0.0.1:8000", "generation": 3}
 
 
@@ -50,7 +50,7 @@ def test_an_error_that_nobody_foresaw_ends_nothing() -> None:
     ],
 )
 def test_a_bad_order_is_refused_with_the_reason(order: Order, words: str) -> None:
-    line = orders.take(order, a_stack())
+    line = control_socket.take(order, a_stack())
     assert line.startswith("apply refused: ")
     answer = order.wait(0)
     assert answer["status"] == 2

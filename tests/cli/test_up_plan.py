@@ -7,8 +7,8 @@ import pytest
 
 from trimode_api.errors import InvalidInput
 from trimode_api.resource import NemotronDeployment
-from trimode_cli.up.orders import actions
-from trimode_cli.up.plan import PoolPlan, Update, diff, plan, router_processes
+from trimode_local.control_socket import actions
+from trimode_local.plan import PoolPlan, Update, diff, plan, router_processes
 
 Edit = dict[str, Any]
 

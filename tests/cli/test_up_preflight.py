@@ -9,12 +9,12 @@ from rich.console import Console
 
 from trimode_api.resource import NemotronDeployment
 from trimode_api.spec import Router
-from trimode_cli.entry import Entry
-from trimode_cli.errors import BadInput
-from trimode_cli.up.download import shown
-from trimode_cli.up.plan import PoolPlan
-from trimode_cli.up.preflight import check_machine, check_port, model_folder, tiny_folder, without_secrets
-from trimode_workers.sources.testing import StandInHub
+from trimode_lab.doubles.hub import StandInHub
+from trimode_local.download import shown
+from trimode_local.entry import Entry
+from trimode_local.errors import BadInput
+from trimode_local.plan import PoolPlan
+from trimode_local.preflight import check_machine, check_port, model_folder, tiny_folder, without_secrets
 
 
 def resource(uri: str) -> NemotronDeployment:

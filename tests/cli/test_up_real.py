@@ -16,8 +16,8 @@ import openai
 import psutil
 import pytest
 
-from trimode_cli.up.preflight import tiny_folder
 from trimode_e2e.up_process import until
+from trimode_local.preflight import tiny_folder
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from trimode_cli.up.reaper import descendants
+from trimode_local.reaper import descendants
 
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); signal.pause()"
 
@@ -16,7 +16,7 @@ child.stdout.readline()
 
 REAPER = """
 import os, subprocess, sys
-from trimode_cli.up import reaper
+from trimode_local import reaper
 reaper.become_reaper()
 subprocess.run([sys.executable, "-c", sys.argv[1], sys.argv[2]], check=True)
 before = reaper.descendants(os.getpid())

@@ -24,17 +24,17 @@ import pytest
 import yaml
 
 from trimode_api.wire import TIER_HEADER
-from trimode_cli.up.preflight import tiny_folder
 from trimode_e2e.up_process import Served, serving, until
+from trimode_lab.doubles.hub import StandInHub
+from trimode_lab.doubles.sglang.sequence import next_token
+from trimode_local.preflight import tiny_folder
 from trimode_workers.sglang.options import COMMAND_VARIABLE
-from trimode_workers.sglang.testing.sequence import next_token
-from trimode_workers.sources.testing import StandInHub
 from trimode_workers.text.tokenizer import load_text_model
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "nemotron-8b-sglang.yaml"
-STUB = "trimode_workers.sglang.testing.stub"
+STUB = "trimode_lab.doubles.sglang.stub"
 ROWS = 4
 
 

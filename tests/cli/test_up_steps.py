@@ -4,9 +4,8 @@ import io
 
 from rich.console import Console
 
-from trimode_cli.up.progress import as_line, shown
-from trimode_cli.up.settings import cause
-from trimode_cli.up.steps import Checklist, Step, StepState
+from trimode_local.settings import cause
+from trimode_local.startup_progress import Checklist, Step, StepState, as_line, shown
 
 
 def test_each_news_is_told_once() -> None:
@@ -54,7 +53,7 @@ def test_the_cause_is_the_last_error_of_a_traceback() -> None:
     message = """The deployment failed to start 2 times in a row. Error:
   File "x.py", line 3, in start
     raise EngineDied("the engine ended")
-trimode_workers.model.errors.WeightsError: /m/model.safetensors: corrupt or truncated file: header too large
+trimode_workers.errors.WeightsError: /m/model.safetensors: corrupt or truncated file: header too large
 
 During handling of the above exception, another exception occurred:
 RuntimeError: the engine's process ended with code 1

@@ -13,7 +13,7 @@ import pytest
 from trimode_e2e.audit import Audit, Request, calls
 from trimode_e2e.operator_process import HOME, LEASE, Operator
 from trimode_e2e.world import KIND, VERSION, World, tiny
-from trimode_operator.looks import LIVELY_S, STEADY_S
+from trimode_operator.status.status import LIVELY_S, STEADY_S
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from trimode_api.modes import OperatingPoint
 from trimode_workers.engine.engine import Engine, EngineSettings
 from trimode_workers.engine.messages import Configure, Submit, TokenEvent
-from trimode_workers.engine.randomness import Purpose, uniforms
+from trimode_workers.engine.sampling import Purpose, uniforms
 from trimode_workers.model.config import ModelConfig, RopeConfig
 from trimode_workers.model.decoder import Decoder
 from trimode_workers.model.sampler import SamplerHead

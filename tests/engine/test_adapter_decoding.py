@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from trimode_workers.engine.adaption import compare_drafts
 from trimode_workers.engine.messages import Submit
 from trimode_workers.engine.primitive import Attention
 from trimode_workers.model.adapter import DraftAdapter
 from trimode_workers.model.decoder import Decoder
 from trimode_workers.model.fused import FusedDecoder
+from trimode_workers.process.adapter_check import compare_drafts
 
 POINTS = ["S4", "S8", "S16", "AR"]
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from trimode_api.modes import Mode, OperatingPoint
 from trimode_workers.engine.engine import Engine, EngineSettings
-from trimode_workers.engine.errors import RequestRefused, SettingsError
 from trimode_workers.engine.messages import Configure, Finish, Sampling, Submit
 from trimode_workers.engine.modes import MODES
+from trimode_workers.errors import RequestRefused, SettingsError
 
 LONG = [2 + i % 9 for i in range(100)]
 
@@ -51,12 +51,12 @@ def test_length_ends_by_max_tokens_and_by_context(tools: Any, decoder: Any) -> N
 def test_fullness_counts_requests_by_their_objectives(tools: Any, decoder: Any) -> None:
     """No objective, one that all can keep and one that nobody can: each takes a place among the rows."""
     engine = tools.build_engine(decoder, points=["AR"], max_running_requests=4)
-    assert engine.stats().fullness == 0.0
+    assert engine.stats().utilization == 0.0
     tiers = {"none": 0.0, "lax": 60.0, "hopeless": 1e-12}
     submit(engine, *(structs.replace(endless(name, [5], 200), tier_tpot_s=s) for name, s in tiers.items()))
     for _ in range(10):
         engine.step()
-    assert engine.stats().fullness == pytest.approx(0.75)
+    assert engine.stats().utilization == pytest.approx(0.75)
 
 
 @pytest.mark.parametrize("cancelled", ["running", "waiting", "prefilling"])

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 import trimode_workers
 from trimode_workers.engine.cache import KVCache
-from trimode_workers.engine.errors import SettingsError
 from trimode_workers.engine.footprint import footprint, rows_that_fit, workspace
 from trimode_workers.engine.messages import Configure
 from trimode_workers.engine.settings import EngineSettings
 from trimode_workers.engine.store import PageStore
+from trimode_workers.errors import SettingsError
 from trimode_workers.model.config import ModelConfig
 from trimode_workers.process import build
 from trimode_workers.process.device import _free_in_memory

@@ -21,11 +21,10 @@ from tokenizers import Tokenizer
 
 import trimode_workers
 from trimode_workers.engine.engine import Engine, EngineSettings
-from trimode_workers.engine.errors import RequestRefused
 from trimode_workers.engine.messages import Configure, Finish, Grammar, Sampling, Submit
+from trimode_workers.errors import GrammarError, RequestRefused
 from trimode_workers.grammar.compiled import Bytes, compiled, problem
 from trimode_workers.grammar.compiler import REMEMBERED, Compiler
-from trimode_workers.grammar.errors import GrammarError
 from trimode_workers.grammar.vocabulary import load_vocabulary
 from trimode_workers.model.loading import load_decoder
 

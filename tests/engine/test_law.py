@@ -13,8 +13,7 @@ from trimode_workers.engine.footprint import LOGIT_COPIES
 from trimode_workers.engine.law import WORKING_BYTES, Law, invert, log_mass
 from trimode_workers.engine.messages import Sampling, Submit
 from trimode_workers.engine.modes.diffusion import _guess
-from trimode_workers.engine.randomness import Purpose
-from trimode_workers.engine.sampling import Sampled, accept, pick
+from trimode_workers.engine.sampling import Purpose, Sampled, accept, pick
 from trimode_workers.engine.sequence import Sequence
 
 

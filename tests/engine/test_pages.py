@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimode_api.prefix import PAGE_TOKENS, prefix_keys
-from trimode_workers.engine.errors import InvariantBroken
 from trimode_workers.engine.invariants import check_pages
 from trimode_workers.engine.pages import Kept, Pages
+from trimode_workers.errors import InvariantBroken
 
 
 def chain(*pages: int) -> list[bytes]:

@@ -6,7 +6,7 @@ import pytest
 
 from trimode_api.modes import AR, speculation
 from trimode_policy.profiles import PROFILES
-from trimode_workers.engine.deciding import prior
+from trimode_workers.engine.class_controller import prior
 from trimode_workers.model.config import ModelConfig
 
 EIGHT_B = ModelConfig(131072, 4096, 14336, 34, 32, 8, 128, 262144, 100, (2,))

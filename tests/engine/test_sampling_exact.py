@@ -14,8 +14,7 @@ from torch import Tensor
 
 from trimode_workers.engine.law import Law, invert
 from trimode_workers.engine.messages import Sampling, Submit
-from trimode_workers.engine.randomness import Purpose, uniforms
-from trimode_workers.engine.sampling import accept
+from trimode_workers.engine.sampling import Purpose, accept, uniforms
 
 DRAWS = 40_000
 SUSPICIOUS = 1e-4

@@ -11,10 +11,10 @@ import pytest
 from tokenizers import Tokenizer
 
 import trimode_workers
+from trimode_tools.tasks import held_out_set
 from trimode_workers.engine.engine import Engine, EngineSettings
 from trimode_workers.engine.messages import Configure, Submit
 from trimode_workers.model.loading import load_decoder
-from trimode_workers.tasks import held_out_set
 
 TINY = Path(trimode_workers.__file__).parent / "tiny"
 POINTS = ["AR", "S4", "S8", "S16", "S32", "S64", "S16@0.9", "S32@0.7", "Q4", "Q8", "Q16"]

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 import trimode_workers
+from trimode_tools.tasks.suite import held_out_set
 from trimode_workers.engine.engine import Engine, EngineSettings
-from trimode_workers.engine.errors import SettingsError
 from trimode_workers.engine.messages import Configure, Submit
+from trimode_workers.errors import SettingsError
 from trimode_workers.model.fused import FusedDecoder
 from trimode_workers.process.build import build, load_network
 from trimode_workers.process.device import free_memory, pick_device
 from trimode_workers.replica.settings import EngineOptions
-from trimode_workers.tasks.suite import held_out_set
 from trimode_workers.text.tokenizer import load_text_model
 
 pytestmark = [

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SOURCE_ROOTS = ("crds", "policy", "workers", "router", "operator", "cli")
+SHIPPED = ("crds", "policy", "workers", "router", "operator", "local", "tools", "cli")
+SOURCE_ROOTS = (*SHIPPED, "lab", "e2e")
 
 
 @pytest.mark.parametrize("folder", [*SOURCE_ROOTS, "tests", "tests/operator"])
@@ -31,7 +32,7 @@ def test_each_source_root_holds_one_typed_package(folder: str) -> None:
 def test_packaging_lists_every_package() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     listed = set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])
-    assert listed == {str(p.parent.relative_to(ROOT)) for r in SOURCE_ROOTS for p in (ROOT / r).glob("*/__init__.py")}
+    assert listed == {str(p.parent.relative_to(ROOT)) for r in SHIPPED for p in (ROOT / r).glob("*/__init__.py")}
 
 
 def test_the_standard_library_survives_our_roots_on_the_path() -> None:

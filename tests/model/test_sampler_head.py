@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from trimode_workers.model.errors import WeightsError
+from trimode_workers.errors import WeightsError
 from trimode_workers.model.sampler import SAMPLER, SamplerHead, load_sampler, save_sampler, signs
 
 

@@ -6,10 +6,10 @@ import pytest
 from tokenizers import Tokenizer
 
 import trimode_workers
+from trimode_lab.training.batches import encode
+from trimode_lab.training.reference import Cycle, autoregressive, decode, diffusion, self_speculation
+from trimode_tools.tasks import check, held_out_set
 from trimode_workers.model import FusedDecoder, load_decoder
-from trimode_workers.tasks import check, held_out_set
-from trimode_workers.training.batches import encode
-from trimode_workers.training.reference import Cycle, autoregressive, decode, diffusion, self_speculation
 
 TINY = Path(trimode_workers.__file__).parent / "tiny"
 SAMPLES = held_out_set(3)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from trimode_api.modes import AR
 from trimode_policy.affinity import HOLDERS, Beginnings
-from trimode_policy.route import AFFINITY, Claim, ReplicaView, RequestView, RouteReason, Staleness, route
+from trimode_policy.route import AFFINITY, ReplicaView, RequestView, RouteReason, SloState, Staleness, route
 
 STALENESS = Staleness(stale_after_s=2.0, dead_after_s=10.0)
 ASK = RequestView(tier="standard", prompt_tokens=1000)
@@ -19,8 +19,8 @@ ASK = RequestView(tier="standard", prompt_tokens=1000)
 def replica(name: str, load: int = 0, **changes: object) -> ReplicaView:
     view = ReplicaView(
         replica_id=name, pool="flex", ready=True, draining=False, age_s=0.1, in_flight=load, running=load, waiting=0,
-        queued_prompt_tokens=0, capacity=64, points=(AR,), rows={"standard": 40, "premium": 10}, keeps="standard",
-        prompt_tokens_per_s=10_000.0,
+        queued_prompt_tokens=0, capacity=64, points=(AR,), rows={"standard": 40, "premium": 10},
+        reserved_for="standard", prompt_tokens_per_s=10_000.0,
     )  # fmt: skip
     return replace(view, **changes)  # type: ignore[arg-type]
 
@@ -64,14 +64,14 @@ def test_what_is_held_need_not_be_waited_for() -> None:
 fleets = st.lists(
     st.builds(
         replica, st.text("abcd", min_size=1, max_size=2), st.integers(0, 70), ready=st.booleans(),
-        age_s=st.sampled_from((0.0, 3.0, 10.1)), keeps=st.sampled_from((None, "standard", "premium")),
+        age_s=st.sampled_from((0.0, 3.0, 10.1)), reserved_for=st.sampled_from((None, "standard", "premium")),
         queued_prompt_tokens=st.sampled_from((0, 100, 50_000)),
     ),
     max_size=6, unique_by=lambda r: r.replica_id,
 )  # fmt: skip
 asked = st.builds(
     RequestView, tier=st.sampled_from(("standard", "premium")), prompt_tokens=st.integers(0, 5000),
-    claim=st.sampled_from(tuple(Claim)), left_s=st.sampled_from((0.1, 1.0, math.inf)),
+    claim=st.sampled_from(tuple(SloState)), left_s=st.sampled_from((0.1, 1.0, math.inf)),
 )  # fmt: skip
 holdings = st.dictionaries(st.text("abcd", min_size=1, max_size=2), st.integers(1, 10_000), max_size=5)
 
@@ -103,7 +103,7 @@ def test_the_order_of_replicas_does_not_matter(
 def test_the_guard_bounds_how_much_fuller_the_chosen_one_is(
     fleet: list[ReplicaView], held: dict[str, int], seed: int
 ) -> None:
-    alike = [replace(v, keeps="standard", queued_prompt_tokens=0) for v in fleet]
+    alike = [replace(v, reserved_for="standard", queued_prompt_tokens=0) for v in fleet]
     decision = route(replace(ASK, held=held), alike, STALENESS, seed)
     fresh = [v for v in alike if v.ready and v.age_s <= 2.0 and v.in_flight < 40]
     if decision.replica_id is not None and fresh:

@@ -21,7 +21,7 @@ from trimode_policy.choose import (
     choose_point,
 )
 from trimode_policy.curves import Curves, Observation
-from trimode_policy.probing import FULL_S, PROBE_MOST, Purse
+from trimode_policy.probing import FULL_S, PROBE_MOST, ProbeBudget
 from trimode_policy.roofline import Roofline
 
 S8, S16, S32, D32 = speculation(8), speculation(16), speculation(32), diffusion(32, 0.9)
@@ -40,7 +40,7 @@ def taught(prior: Roofline, seconds: dict[OperatingPoint, float], batch: int = 8
 
 
 def settled(point: OperatingPoint, since: float = -100.0) -> PointState:
-    return replace(PointState.initial(point, 0.0), since=since, purse=Purse(at=0.0, probed_at=0.0))
+    return replace(PointState.initial(point, 0.0), since=since, purse=ProbeBudget(at=0.0, probed_at=0.0))
 
 
 def ask(

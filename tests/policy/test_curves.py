@@ -76,8 +76,8 @@ def test_a_sustained_shift_is_learned_within_thirty_cycles_and_resets_trust(tiny
     now = feed(curves, S8, 8, 0.030, 5, 30, now)
     assert curves.cycle_seconds(S8, 8, 100.0) == pytest.approx(0.030, rel=0.1)
     assert curves.alarms == 1
-    doubt = {e.point: e.variance for e in curves.estimates(POINTS, 8, 100.0, now)}
-    assert doubt[AR] > 3 * sure[AR]
+    stddev = {e.point: e.variance for e in curves.estimates(POINTS, 8, 100.0, now)}
+    assert stddev[AR] > 3 * sure[AR]
 
 
 def test_noise_alone_raises_no_alarm(tiny_prior: Roofline) -> None:

@@ -10,21 +10,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimode_api.modes import AR, speculation
+from trimode_policy.capacity import (
+    SLACK,
+    Paces,
+    PromptPrice,
+    max_concurrency_within,
+    needed_seconds,
+    paces,
+    utilization,
+)
 from trimode_policy.curves import Curves
 from trimode_policy.roofline import Roofline
-from trimode_policy.rooms import SLACK, Paces, PromptPrice, fullness, needed_seconds, paces, rows_within
-from trimode_policy.route import LATE_SHARE, Claim, ReplicaView, RequestView, RouteReason, Staleness, route
-from trimode_policy.tiers import MIX_S, STARVED_S, TTFT_USE, Mix, Turns, claim, keepers
+from trimode_policy.route import LATE_SHARE, ReplicaView, RequestView, RouteReason, SloState, Staleness, route
+from trimode_policy.tier_fairness import MIX_S, STARVED_S, TTFT_USE, StarvationGuard, TierMix, claim, reservations
 
 STALENESS = Staleness(2.0, 10.0)
 FAST, SLOW = "premium", "standard"
 PREMIUM, STANDARD = RequestView(tier=FAST, priority=10), RequestView(tier=SLOW)
 
 
-def replica(name: str, load: int = 0, keeps: str | None = SLOW, **changes: object) -> ReplicaView:
+def replica(name: str, load: int = 0, reserved_for: str | None = SLOW, **changes: object) -> ReplicaView:
     view = ReplicaView(
         replica_id=name, pool="flex", ready=True, draining=False, age_s=0.1, in_flight=load, running=load, waiting=0,
-        queued_prompt_tokens=0, capacity=64, points=(AR,), rows={FAST: 10, SLOW: 40}, keeps=keeps,
+        queued_prompt_tokens=0, capacity=64, points=(AR,), rows={FAST: 10, SLOW: 40}, reserved_for=reserved_for,
         prompt_tokens_per_s=10_000.0,
     )  # fmt: skip
     return replace(view, **changes)  # type: ignore[arg-type]
@@ -39,22 +47,22 @@ def picked(request: RequestView, *replicas: ReplicaView) -> str | None:
 
 def test_rows_are_where_the_pace_and_the_prompts_of_others_meet_the_objective() -> None:
     known: Paces = ((1, 0.001), (2, 0.002), (4, 0.004), (8, 0.008))
-    assert rows_within(known, 0.0, 0.004 / SLACK, 8) == 4
-    assert rows_within(known, 0.0, 0.006 / SLACK, 8) in (5, 6)
-    assert rows_within(known, 0.001, 0.004 / SLACK, 8) == 2  # as much again goes to prompts
-    assert rows_within(known, 0.0, 1.0, 8) == 8
-    assert rows_within(known, 0.0, 0.0009, 8) == 0
-    assert rows_within((), 0.0, 0.0009, 8) == 8
+    assert max_concurrency_within(known, 0.0, 0.004 / SLACK, 8) == 4
+    assert max_concurrency_within(known, 0.0, 0.006 / SLACK, 8) in (5, 6)
+    assert max_concurrency_within(known, 0.001, 0.004 / SLACK, 8) == 2  # as much again goes to prompts
+    assert max_concurrency_within(known, 0.0, 1.0, 8) == 8
+    assert max_concurrency_within(known, 0.0, 0.0009, 8) == 0
+    assert max_concurrency_within((), 0.0, 0.0009, 8) == 8
 
 
 def test_a_replica_is_full_where_one_more_would_make_somebody_fall_behind() -> None:
     known, strict, lax = ((1, 0.001), (8, 0.008)), 0.004 / SLACK, 0.008 / SLACK
-    assert fullness([], known, 0.0, 64) == 0.0
-    assert fullness([strict] * 4, known, 0.0, 64) == pytest.approx(1.0)
-    assert fullness([lax] * 32, known, 0.0, 64) == pytest.approx(32 / rows_within(known, 0.0, lax, 64))
-    assert fullness([strict] * 2 + [0.0] * 32, known, 0.0, 64) == pytest.approx(1.0)
-    assert fullness([0.0005] * 8, known, 0.0, 64) == pytest.approx(8 / 64)  # out of reach: nothing to protect
-    assert fullness([strict] * 8, (), 0.0, 64) == pytest.approx(8 / 64)
+    assert utilization([], known, 0.0, 64) == 0.0
+    assert utilization([strict] * 4, known, 0.0, 64) == pytest.approx(1.0)
+    assert utilization([lax] * 32, known, 0.0, 64) == pytest.approx(32 / max_concurrency_within(known, 0.0, lax, 64))
+    assert utilization([strict] * 2 + [0.0] * 32, known, 0.0, 64) == pytest.approx(1.0)
+    assert utilization([0.0005] * 8, known, 0.0, 64) == pytest.approx(8 / 64)  # out of reach: nothing to protect
+    assert utilization([strict] * 8, (), 0.0, 64) == pytest.approx(8 / 64)
 
 
 def test_paces_are_those_of_the_best_point_at_every_size(tiny_prior: Roofline) -> None:
@@ -92,7 +100,7 @@ def test_rows_keep_the_objective_and_one_more_would_not(known: Paces, price: flo
         share = 0.0 if upper == lower else (batch - lower[0]) / (upper[0] - lower[0])
         return lower[1] + share * (upper[1] - lower[1])
 
-    rows = rows_within(known, price, tpot_s, min(most, known[-1][0]))
+    rows = max_concurrency_within(known, price, tpot_s, min(most, known[-1][0]))
     assert 0 <= rows <= min(most, known[-1][0])
     if rows:
         assert pace(rows) <= needed_seconds(tpot_s, rows, price) * (1 + 1e-9)
@@ -104,10 +112,10 @@ def test_rows_keep_the_objective_and_one_more_would_not(known: Paces, price: flo
 def test_a_laxer_objective_never_means_fewer_rows_and_the_unit_does_not_matter(
     known: Paces, price: float, tpot_s: float, laxer: float, unit: float
 ) -> None:
-    rows = rows_within(known, price, tpot_s, 64)
-    assert rows_within(known, price, tpot_s * laxer, 64) >= rows
+    rows = max_concurrency_within(known, price, tpot_s, 64)
+    assert max_concurrency_within(known, price, tpot_s * laxer, 64) >= rows
     scaled = tuple((batch, pace * unit) for batch, pace in known)
-    assert abs(rows_within(scaled, price * unit, tpot_s * unit, 64) - rows) <= 1  # a rounding at the edge
+    assert abs(max_concurrency_within(scaled, price * unit, tpot_s * unit, 64) - rows) <= 1  # a rounding at the edge
 
 
 # Who keeps whose pace.
@@ -115,18 +123,18 @@ def test_a_laxer_objective_never_means_fewer_rows_and_the_unit_does_not_matter(
 
 def test_replicas_are_shared_out_by_what_is_asked_for() -> None:
     rows = {name: {FAST: 10, SLOW: 40} for name in "abcd"}
-    kept = keepers(rows, {FAST: 0.3, SLOW: 0.7})
+    kept = reservations(rows, {FAST: 0.3, SLOW: 0.7})
     assert sorted(kept.values()) == [FAST, SLOW, SLOW, SLOW]
-    assert set(keepers(rows, {FAST: 1.0, SLOW: 0.0}).values()) == {FAST}
-    assert keepers(rows, {}) == {}
-    assert set(keepers(rows, {FAST: 0.02, SLOW: 0.98}).values()) == {SLOW}
+    assert set(reservations(rows, {FAST: 1.0, SLOW: 0.0}).values()) == {FAST}
+    assert reservations(rows, {}) == {}
+    assert set(reservations(rows, {FAST: 0.02, SLOW: 0.98}).values()) == {SLOW}
 
 
 def test_a_tier_that_nobody_can_serve_in_time_is_not_kept_for() -> None:
     rows = {name: {FAST: 0, SLOW: 40} for name in "abcd"}
-    assert set(keepers(rows, {FAST: 0.6, SLOW: 0.4}).values()) == {SLOW}
+    assert set(reservations(rows, {FAST: 0.6, SLOW: 0.4}).values()) == {SLOW}
     rows["c"] = {FAST: 5, SLOW: 40}
-    assert keepers(rows, {FAST: 0.3, SLOW: 0.7})["c"] == FAST
+    assert reservations(rows, {FAST: 0.3, SLOW: 0.7})["c"] == FAST
 
 
 @given(
@@ -140,14 +148,14 @@ def test_keepers_do_not_depend_on_the_order_and_more_demand_never_keeps_fewer(
     rows = {name: {FAST: fast, SLOW: 20} for name, fast in known.items()}
     names = list(rows)
     rng.shuffle(names)  # type: ignore[attr-defined]
-    found = keepers(rows, {FAST: share, SLOW: 1 - share})
-    assert found == keepers({name: rows[name] for name in names}, {FAST: share, SLOW: 1 - share})
-    more = keepers(rows, {FAST: (1 + share) / 2, SLOW: (1 - share) / 2})
+    found = reservations(rows, {FAST: share, SLOW: 1 - share})
+    assert found == reservations({name: rows[name] for name in names}, {FAST: share, SLOW: 1 - share})
+    more = reservations(rows, {FAST: (1 + share) / 2, SLOW: (1 - share) / 2})
     assert sum(tier == FAST for tier in more.values()) >= sum(tier == FAST for tier in found.values())
 
 
 def test_the_mix_follows_and_survives_a_clock_that_jumps() -> None:
-    mix = Mix([FAST, SLOW])
+    mix = TierMix([FAST, SLOW])
     assert mix.shares() == {}
     for second in range(100):
         mix.asked(SLOW, float(second))
@@ -161,12 +169,12 @@ def test_the_mix_follows_and_survives_a_clock_that_jumps() -> None:
 
 
 def test_a_request_is_late_once_its_wait_has_used_up_its_objective() -> None:
-    assert claim(TTFT_USE * 0.5 - 0.01, 0.5) is Claim.ON_TIME
-    assert claim(TTFT_USE * 0.5 + 0.01, 0.5) is Claim.LATE
+    assert claim(TTFT_USE * 0.5 - 0.01, 0.5) is SloState.ON_TIME
+    assert claim(TTFT_USE * 0.5 + 0.01, 0.5) is SloState.LATE
 
 
 def test_a_tier_that_waits_gets_a_place_each_second() -> None:
-    turns = Turns()
+    turns = StarvationGuard()
     turns.served(SLOW, 10.0)
     assert not turns.starved(SLOW, 10.0 + STARVED_S / 2)
     assert turns.starved(SLOW, 10.0 + STARVED_S)
@@ -182,7 +190,7 @@ def test_a_tier_that_waits_gets_a_place_each_second() -> None:
 def test_a_tier_that_waits_is_due_in_a_second_whatever_the_clock_did(
     past: list[tuple[float, bool]], now: float
 ) -> None:
-    turns = Turns()
+    turns = StarvationGuard()
     for at, served in past:
         if served:
             turns.served(SLOW, at)
@@ -212,7 +220,7 @@ def test_where_no_replica_reaches_the_pace_a_request_takes_what_is_left() -> Non
 
 
 def test_who_is_late_leaves_room_for_those_in_time_and_who_is_in_mid_sentence_always_goes_on() -> None:
-    late, resumed = replace(STANDARD, claim=Claim.LATE), replace(STANDARD, claim=Claim.RESUMED)
+    late, resumed = replace(STANDARD, claim=SloState.LATE), replace(STANDARD, claim=SloState.RESUMED)
     half = int(LATE_SHARE * 40)
     assert picked(late, replica("a", half - 1)) == "a"
     assert picked(late, replica("a", half)) is None
@@ -235,7 +243,7 @@ def test_stale_reports_limit_nothing_but_the_capacity() -> None:
 
 tiered = st.builds(
     replica, name=st.text("abcdefgh", min_size=1, max_size=4), load=st.integers(0, 70),
-    keeps=st.sampled_from((None, FAST, SLOW)), age_s=st.sampled_from((0.0, 3.0, 10.1)),
+    reserved_for=st.sampled_from((None, FAST, SLOW)), age_s=st.sampled_from((0.0, 3.0, 10.1)),
     rows=st.one_of(
         st.just({}), st.tuples(st.integers(0, 20), st.integers(0, 60)).map(lambda r: {FAST: min(r), SLOW: max(r)})
     ),
@@ -244,20 +252,22 @@ tiered = st.builds(
 fleets = st.lists(tiered, max_size=6, unique_by=lambda r: r.replica_id)
 asked = st.builds(
     RequestView, tier=st.sampled_from((FAST, SLOW)), prompt_tokens=st.integers(1, 5000),
-    claim=st.sampled_from(tuple(Claim)), left_s=st.sampled_from((0.1, 1.0, math.inf)),
+    claim=st.sampled_from(tuple(SloState)), left_s=st.sampled_from((0.1, 1.0, math.inf)),
 )  # fmt: skip
 
 
 @given(asked, fleets, st.integers(0, 9))
 def test_nobody_is_made_to_fall_behind(request: RequestView, fleet: list[ReplicaView], seed: int) -> None:
     decision = route(request, fleet, STALENESS, seed)
-    if decision.replica_id is None or request.claim is Claim.RESUMED:
+    if decision.replica_id is None or request.claim is SloState.RESUMED:
         return
     view = next(view for view in fleet if view.replica_id == decision.replica_id)
     if view.age_s <= 2.0 and view.rows:
-        kept = view.rows.get(view.keeps or "", 0)
+        kept = view.rows.get(view.reserved_for or "", 0)
         assert not kept or view.in_flight < kept
-        if request.claim is Claim.ON_TIME and any(not v.rows or v.rows[request.tier] for v in fleet if v.age_s <= 10):
+        if request.claim is SloState.ON_TIME and any(
+            not v.rows or v.rows[request.tier] for v in fleet if v.age_s <= 10
+        ):
             assert view.in_flight < view.rows[request.tier]
 
 
@@ -273,7 +283,7 @@ def test_work_conserving(request: RequestView, fleet: list[ReplicaView], seed: i
 def test_in_mid_sentence_no_objective_stands_in_the_way(
     request: RequestView, fleet: list[ReplicaView], seed: int
 ) -> None:
-    resumed = replace(request, claim=Claim.RESUMED)
+    resumed = replace(request, claim=SloState.RESUMED)
     room = any(v.in_flight < v.capacity and v.age_s <= 10 for v in fleet)
     decision = route(resumed, fleet, STALENESS, seed)
     assert (decision.replica_id is not None) == room
@@ -309,6 +319,6 @@ def test_a_killed_replica_gets_nothing_and_its_return_restores_the_pick(
 @given(fleets, st.integers(0, 9), st.integers(0, 20))
 def test_no_priority_inversion(fleet: list[ReplicaView], seed: int, needed: int) -> None:
     """Of two requests that need the same rows, priority never makes the higher one the one that waits."""
-    same = [replace(v, rows={FAST: needed, SLOW: needed}, keeps=None) if v.rows else v for v in fleet]
+    same = [replace(v, rows={FAST: needed, SLOW: needed}, reserved_for=None) if v.rows else v for v in fleet]
     if route(STANDARD, same, STALENESS, seed).replica_id is not None:
         assert route(PREMIUM, same, STALENESS, seed).replica_id is not None

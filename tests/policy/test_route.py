@@ -191,8 +191,8 @@ def test_a_killed_replica_gets_nothing_and_its_return_restores_the_pick(
 
 def test_spare_places_are_those_that_a_late_request_may_have() -> None:
     ask = RequestView(tier="premium")
-    fast = replica("a", running=2, rows={"premium": 2, "standard": 8}, keeps="premium")
-    slow = replica("b", running=3, rows={"premium": 0, "standard": 8}, keeps="premium", capacity=8)
+    fast = replica("a", running=2, rows={"premium": 2, "standard": 8}, reserved_for="premium")
+    slow = replica("b", running=3, rows={"premium": 0, "standard": 8}, reserved_for="premium", capacity=8)
     assert spare(ask, [fast, slow]) == 5
     assert spare(ask, [replace(slow, ready=False), replace(slow, running=8)]) == 0
     assert spare(ask, [replica("c", points=(diffusion(8, 0.9),), running=0)]) == 0

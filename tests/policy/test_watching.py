@@ -6,9 +6,9 @@ import pytest
 
 from trimode_api.fleet import Freshness
 from trimode_api.resource import NemotronDeployment
-from trimode_operator.testing.fleet import replica, view
+from trimode_lab.doubles.kubernetes.fleet import replica, view
 from trimode_policy.rebalance import Demand
-from trimode_policy.watching import LEAST_S, Sample, demand_of, merged, pace_of, sampled, shared_pools
+from trimode_policy.sharing_inputs import LEAST_S, Sample, demand_of, merged, pace_of, sampled, shared_pools
 
 PACES = ((1, 0.01), (4, 0.016))
 SPEC = NemotronDeployment.parse(

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimode_api.modes import AR, Mode, speculation
-from trimode_cli.profile.file import ProfileShape
-from trimode_cli.profile.fit import Answered, Cell, fit_errors, fit_roofline, spread_of, whole_cycle_tokens
 from trimode_policy.roofline import Roofline
-from trimode_policy.simulation.profiled import ProfiledHardware
+from trimode_tools.profile.fit import Answered, Cell, fit_errors, fit_roofline, spread_of, whole_cycle_tokens
+from trimode_tools.simulate.profile_file import ProfileShape
+from trimode_tools.simulator.profiled import ProfiledHardware
 
 SHAPE = ProfileShape(parameters=8_000_000_000, layers=34, kv_heads=8, head_dim=128, bytes_per_value=2)
 POINTS = (AR, speculation(8), speculation(32))

@@ -9,17 +9,17 @@ import pytest
 
 from trimode_api.modes import AR, Mode, OperatingPoint, speculation
 from trimode_cli.main import main
-from trimode_cli.profile.file import Profile, read_profile
-from trimode_cli.profile.fit import Answered, fit_roofline
-from trimode_cli.profile.measure import QUICK, Plan, Taken, measure_round, powers_to, with_ar
-from trimode_cli.profile.plot import colours_of, draw
-from trimode_cli.profile.rig import Rig, Turn
-from trimode_cli.profile.table import cells_at, crossovers, cycles_table, sentences, tokens_per_s
-from trimode_cli.profile.validate import Asked, Comparison, Outcome, RealLoop, predict, typical
 from trimode_policy.roofline import Roofline
-from trimode_policy.simulation.profiled import ProfiledHardware
-from trimode_policy.simulation.rows import EngineLimits
-from trimode_policy.simulation.truth import Truth
+from trimode_tools.profile.engine_harness import EngineHarness, Turn
+from trimode_tools.profile.fit import Answered, fit_roofline
+from trimode_tools.profile.measure import QUICK, Measurement, Plan, measure_round, powers_to, with_ar
+from trimode_tools.profile.plot import colours_of, draw
+from trimode_tools.profile.table import cells_at, crossovers, cycles_table, sentences, tokens_per_s
+from trimode_tools.simulate.profile_file import Profile, read_profile
+from trimode_tools.simulate.validate_profile import Asked, Comparison, Outcome, RealLoop, predict, typical
+from trimode_tools.simulator.cost_model import Truth
+from trimode_tools.simulator.profiled import ProfiledHardware
+from trimode_tools.simulator.rows import EngineLimits
 from trimode_workers.engine.engine import Engine, EngineSettings
 from trimode_workers.engine.messages import Configure
 from trimode_workers.model.loading import load_decoder
@@ -37,11 +37,11 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 
 
 @pytest.fixture(scope="module")
-def rig() -> Rig:
+def rig() -> EngineHarness:
     """An engine of eight rows, checked after each cycle."""
     decoder, _ = load_decoder(TINY)
     settings = EngineSettings(8, 256, threads=1, check_invariants=True)
-    return Rig(Engine(decoder, settings, Configure([str(p) for p in POINTS], "AR")), POINTS, range(8, 300))
+    return EngineHarness(Engine(decoder, settings, Configure([str(p) for p in POINTS], "AR")), POINTS, range(8, 300))
 
 
 class TestRig:
@@ -49,7 +49,7 @@ class TestRig:
         assert Turn((1.0, 1.2, 1.4, 90.0), 50.0).mean == pytest.approx(1.2)
         assert Turn((1.0, 3.0), 50.0).mean == 2.0
 
-    def test_rows_are_as_many_and_as_long_as_asked_for(self, rig: Rig) -> None:
+    def test_rows_are_as_many_and_as_long_as_asked_for(self, rig: EngineHarness) -> None:
         rig.fill(8, 40)
         stats = rig.engine.stats()
         assert (stats.running, stats.waiting, stats.queued_prompt_tokens) == (8, 0, 0)
@@ -60,7 +60,7 @@ class TestRig:
         rig.clear()
         assert rig.engine.idle
 
-    def test_each_turn_runs_its_point_and_nothing_else(self, rig: Rig) -> None:
+    def test_each_turn_runs_its_point_and_nothing_else(self, rig: EngineHarness) -> None:
         rig.fill(2, 20)
         for point in POINTS:
             before = rig.engine.stats().cycles_total
@@ -70,19 +70,19 @@ class TestRig:
             assert set(ran) == {str(point)} | ({"AR"} if "AR" in ran else set())  # rows made anew begin in AR
             assert ran[str(point)] >= 3
 
-    def test_rows_do_not_outgrow_what_was_asked_for(self, rig: Rig) -> None:
+    def test_rows_do_not_outgrow_what_was_asked_for(self, rig: EngineHarness) -> None:
         rig.fill(2, 16)
         turn = rig.cycles(speculation(8), seconds=0.0, least=60)
         assert len(turn.seconds) == 60
         assert turn.context_tokens < 32
 
-    def test_prompts_take_the_place_of_rows(self, rig: Rig) -> None:
+    def test_prompts_take_the_place_of_rows(self, rig: EngineHarness) -> None:
         rig.fill(4, 20)
         assert rig.with_prompts(AR, pieces=2, tokens=30, pairs=2) >= 0
         assert rig.engine.stats().running == 4
         rig.clear()
 
-    def test_answers_are_counted_with_their_end(self, rig: Rig) -> None:
+    def test_answers_are_counted_with_their_end(self, rig: EngineHarness) -> None:
         prompts = [list(range(8, 20)), list(range(40, 45))]
         ar = rig.answers(AR, prompts, 12)
         fast = rig.answers(speculation(8), prompts, 12)
@@ -90,9 +90,9 @@ class TestRig:
         assert all(f.cycles <= a.cycles for a, f in zip(ar, fast, strict=True))
 
 
-def test_a_round_measures_everything_planned(rig: Rig) -> None:
+def test_a_round_measures_everything_planned(rig: EngineHarness) -> None:
     plan = Plan(POINTS, (1, 4, 8), (12, 32), 20, QUICK)
-    taken = Taken()
+    taken = Measurement()
     said = list(measure_round(rig, plan, taken))
     assert len(said) == plan.turns
     assert set(taken.cycles) == {(p, b, c) for p in POINTS for b in (1, 4, 8) for c in (12, 32)}
@@ -106,15 +106,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     import contextlib
     import io
 
-    from trimode_cli import console
-    from trimode_cli.profile.command import profile
-    from trimode_cli.profile.subject import Wanted
+    from trimode_local import console
+    from trimode_tools.profile.command import profile
+    from trimode_tools.profile.engine_under_test import Options
 
     file = tmp_path_factory.mktemp("profile") / "tiny.yaml"
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         assert console.out.file is printed
-        profile(Wanted(file, "tiny://", None, "S8,AR", 4, 32, 1, None, quick=True, validate=True))
+        profile(Options(file, "tiny://", None, "S8,AR", 4, 32, 1, None, quick=True, validate=True))
     return file, printed.getvalue()
 
 
@@ -239,7 +239,7 @@ class TestWords:
 
 
 class TestLoops:
-    def test_the_real_loop_keeps_its_clients_busy(self, rig: Rig) -> None:
+    def test_the_real_loop_keeps_its_clients_busy(self, rig: EngineHarness) -> None:
         engine = rig.engine.beside(Configure([str(p) for p in POINTS], "AR"))
         asked = [Asked(list(range(8, 8 + n)), n, n, 0) for n in (4, 9, 14)]
         loop = RealLoop(engine, asked, max_tokens=6)
@@ -274,7 +274,7 @@ class TestLoops:
 
 
 def test_what_was_read_can_be_fitted() -> None:
-    from trimode_cli.profile.fit import Cell
+    from trimode_tools.profile.fit import Cell
 
     cells = [Cell(*cycle) for cycle in CYCLES]
     shape = {"parameters": 1_770_000, "layers": 4, "kv_heads": 2, "head_dim": 32, "bytes_per_value": 4}

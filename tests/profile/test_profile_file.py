@@ -10,10 +10,17 @@ import yaml
 
 from trimode_api.errors import InvalidInput
 from trimode_api.modes import AR, Mode, speculation
-from trimode_cli.errors import BadInput
-from trimode_cli.profile.file import Profile, ProfileCycle, ProfilePrompts, ProfileShape, read_profile, write_profile
-from trimode_cli.simulate.acceptance import BUILT_IN, acceptance_of
-from trimode_cli.simulate.hardware import assembled, shape_of
+from trimode_local.errors import BadInput
+from trimode_tools.simulate.acceptance import BUILT_IN, acceptance_of
+from trimode_tools.simulate.hardware import assembled, shape_of
+from trimode_tools.simulate.profile_file import (
+    Profile,
+    ProfileCycle,
+    ProfilePrompts,
+    ProfileShape,
+    read_profile,
+    write_profile,
+)
 
 GOOD: dict[str, Any] = {
     "device": "H200",

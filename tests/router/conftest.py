@@ -24,9 +24,9 @@ from trimode_api.wire import (
     SwitchingPolicy,
     TierPolicy,
 )
-from trimode_router.limits import Limits
-from trimode_router.server import Router
-from trimode_router.testing.replica import FakeReplica
+from trimode_lab.doubles.replica.replica import FakeReplica
+from trimode_router.edge.server import Router
+from trimode_router.http.limits import Limits
 
 TOKEN = "fleet-token"
 

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from trimode_api.wire import TOKEN_VARIABLE, PolicyConfig, RouterConfig, StalenessPolicy
-from trimode_router.server import Router
+from trimode_router.edge.server import Router
 
 TOKEN = "fleet-token"
 _SPEC = find_spec("trimode_workers")

@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 
 from trimode_api.fleet import FleetView
 from trimode_api.wire import FLEET_PATH, RouterConfig
-from trimode_router.access import Access, AccessError, Budget, KeyFile, new_key, read
-from trimode_router.certificate import Certificate, CertificateError
-from trimode_router.certificate import read as read_certificate
-from trimode_router.server import Router
-from trimode_router.testing.replica import FakeReplica
-from trimode_router.waiting import WaitingRoom
+from trimode_lab.doubles.replica.replica import FakeReplica
+from trimode_policy.fair_queue import WaitingRoom
+from trimode_router.access.access import Access, AccessError, Budget, KeyFile, new_key, read
+from trimode_router.access.certificate import Certificate, CertificateError
+from trimode_router.access.certificate import read as read_certificate
+from trimode_router.edge.server import Router
 
 CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 PATH = "/v1/chat/completions"

@@ -10,8 +10,8 @@ import pytest
 
 from trimode_api.fleet import FleetView
 from trimode_api.wire import AdmissionPolicy, PoolPolicy
-from trimode_router.limits import Limits
-from trimode_router.testing.replica import polite
+from trimode_lab.doubles.replica.replica import polite
+from trimode_router.http.limits import Limits
 
 CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 PREMIUM = {"x-trimode-tier": "premium"}
@@ -126,7 +126,7 @@ async def test_a_client_that_leaves_the_queue_is_forgotten(full: Any) -> None:
 
 
 async def test_a_new_replica_takes_what_waits(full: Any) -> None:
-    from trimode_router.testing.replica import FakeReplica
+    from trimode_lab.doubles.replica.replica import FakeReplica
 
     second = post(full, "second")
     await queued(full, 1)

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from trimode_api.errors import ApiError
 from trimode_api.wire import RouterConfig
-from trimode_router.origins import Hosts, Origins, preflight
+from trimode_router.edge.origins import Hosts, Origins, preflight
 
 PAGE = "https://chat.example"
 CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}

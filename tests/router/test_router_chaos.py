@@ -1,6 +1,6 @@
-"""Short rounds of `python -m trimode_router.chaos`: real processes, every request accounted for, every token checked.
+"""Short rounds of `python -m trimode_lab.router.chaos`: real processes, every request and every token checked.
 
-Longer rounds: `python -m trimode_router.chaos --seconds 60`; the soak of ten minutes: `make soak`.
+Longer rounds: `python -m trimode_lab.router.chaos --seconds 60`; the soak of ten minutes: `make soak`.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from dataclasses import replace
 
 import pytest
 
-from trimode_router.chaos.__main__ import Result, play, table
-from trimode_router.chaos.leaks import SAMPLES, Sample
-from trimode_router.chaos.leaks import table as leak_table
-from trimode_router.chaos.load import Account
-from trimode_router.chaos.scenarios import SCENARIOS, SOAK
-from trimode_router.chaos.stage import Vitals
+from trimode_lab.router.chaos.__main__ import Result, play, table
+from trimode_lab.router.chaos.leaks import SAMPLES, Sample
+from trimode_lab.router.chaos.leaks import table as leak_table
+from trimode_lab.router.chaos.load import Account
+from trimode_lab.router.chaos.scenarios import SCENARIOS, SOAK
+from trimode_lab.router.chaos.stage import Vitals
 
 SECONDS = {"soak": 60.0, "hang": 9.0, "all gone": 6.0, "router SIGTERM": 6.0}
 STREAMS = 50

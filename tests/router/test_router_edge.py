@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from trimode_router.limits import Limits
+from trimode_router.http.limits import Limits
 
 BODY = json.dumps({"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}).encode()
 POST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from trimode_api.errors import ApiError
+from trimode_lab.doubles.replica.replica import Call
 from trimode_router.http.inflate import inflated
 from trimode_router.http.request import split_target
-from trimode_router.testing.replica import Call
 
 CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hello"}]}
 BODY = json.dumps(CHAT).encode()

@@ -10,8 +10,8 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from trimode_router.limits import Limits
-from trimode_router.testing.replica import Call, chat_chunk, chunk, polite
+from trimode_lab.doubles.replica.replica import Call, chat_chunk, chunk, polite
+from trimode_router.http.limits import Limits
 
 FUZZ = settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]

@@ -18,7 +18,7 @@ from trimode_api.wire import (
     DecisionReport,
     SwitchReport,
 )
-from trimode_router.testing.replica import FakeReplica
+from trimode_lab.doubles.replica.replica import FakeReplica
 
 CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 

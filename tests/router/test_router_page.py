@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from trimode_api.fleet import FleetHistory, FleetSample, FleetView, ReplicaState, RouterState
-from trimode_router.page import PAGE
+from trimode_router.edge.routes import PAGE
 
 
 async def test_the_page_is_served_with_a_policy(house: Any) -> None:

@@ -8,14 +8,14 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimode_router.asked import Asked
-from trimode_router.exchange import Exchange
+from trimode_lab.doubles.replica.replica import chunk
+from trimode_router.fleet.policy import Tier
+from trimode_router.http.limits import Limits
 from trimode_router.http.request import Request
 from trimode_router.http.upstream import Link
-from trimode_router.limits import Limits
-from trimode_router.pieces import CHUNKED_EVENT_END, cut
-from trimode_router.rules import Tier
-from trimode_router.testing.replica import chunk
+from trimode_router.request.event_splitter import CHUNKED_EVENT_END, cut
+from trimode_router.request.exchange import Exchange
+from trimode_router.request.parse import ParsedRequest
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 BODY = (
@@ -41,7 +41,7 @@ class Wire:
     def finished(self) -> None: ...
 
 
-class Desk:
+class ExchangeOwner:
     """Nothing goes wrong here."""
 
     limits = Limits()
@@ -58,8 +58,10 @@ def told(pieces: list[bytes]) -> tuple[list[bytes], Exchange]:
     """What a client is written, for what is read from its replica."""
     replica, client = Wire(), Wire()
     any_client: Any = client
-    any_desk: Any = Desk()
-    exchange = Exchange(any_client, REQUEST, Asked("m", True, 1, None, False, None), Tier("t", 0, 1, 1), any_desk)
+    any_desk: Any = ExchangeOwner()
+    exchange = Exchange(
+        any_client, REQUEST, ParsedRequest("m", True, 1, None, False, None), Tier("t", 0, 1, 1), any_desk
+    )
     link = Link(replica)
     link.connection_made(replica)  # type: ignore[arg-type]
     exchange.awaits = True

@@ -16,9 +16,9 @@ import httpx
 import pytest
 
 from trimode_api.wire import REPORT_PATH, TOKEN_VARIABLE, RouterConfig
+from trimode_lab.doubles.replica.replica import FakeReplica
 from trimode_router.__main__ import main
-from trimode_router.server import Router
-from trimode_router.testing.replica import FakeReplica
+from trimode_router.edge.server import Router
 
 CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "stream": True}
 TOKEN = "s3cret-of-the-fleet"

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from trimode_router.limits import Limits
-from trimode_router.testing.replica import chunk
+from trimode_lab.doubles.replica.replica import chunk
+from trimode_router.http.limits import Limits
 
 CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 STREAM = CHAT | {"stream": True}

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from trimode_api.wire import CONTINUE_PATH
-from trimode_router.limits import Limits
-from trimode_router.testing.replica import Call, FakeReplica, chunk
-from trimode_router.testing.story import ids_of, storyteller, text_of
+from trimode_lab.doubles.replica.replica import Call, FakeReplica, chunk
+from trimode_lab.doubles.replica.script import ids_of, storyteller, text_of
+from trimode_router.http.limits import Limits
 
 PATH = "/v1/chat/completions"
 COUNT = 8

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from trimode_router.bench.load import Result, Scenario
-from trimode_router.rivals.candidates import RIVALS, free_port
-from trimode_router.rivals.measure import CORES, DIRECT, ON_ALL_CORES, OURS, Outcome, compare, installed
-from trimode_router.rivals.report import table, write
+from trimode_lab.router.bench.load import Result, Scenario
+from trimode_lab.router.rivals.candidates import RIVALS, free_port
+from trimode_lab.router.rivals.measure import CORES, DIRECT, ON_ALL_CORES, OURS, Outcome, compare, installed
+from trimode_lab.router.rivals.report import table, write
 
 RESULT = Result("short", 100, 0, 50.0, 0.1, 10.0, 1.0, 2.0, 60.0)
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from trimode_router.catalog import Catalog
-from trimode_router.probing import base_of, id_of
-from trimode_router.testing.replica import Call, FakeReplica, polite
+from trimode_lab.doubles.replica.replica import Call, FakeReplica, polite
+from trimode_router.fleet.catalog import Catalog
+from trimode_router.fleet.health_probe import base_of, id_of
 
 
 def chat(model: str) -> dict[str, Any]:

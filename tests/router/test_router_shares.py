@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
-from trimode_router.metrics import Metrics
-from trimode_router.shares import Share
+from trimode_router.telemetry.metrics import Metrics
+from trimode_router.telemetry.shares import Share
 
 
 def counted(ok: int, seconds: float, retries: int) -> Metrics:

@@ -10,8 +10,8 @@ import pytest
 
 from trimode_api.fleet import FleetView
 from trimode_api.wire import FLEET_PATH, AdmissionPolicy, PoolPolicy
-from trimode_router.sleepers import WAKE_AFTER_S, WANTED_S
-from trimode_router.testing.replica import FakeReplica
+from trimode_lab.doubles.replica.replica import FakeReplica
+from trimode_router.fleet.scale_from_zero import WAKE_AFTER_S, WANTED_S
 
 CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 FLEX = PoolPolicy(name="flex", points=("AR", "S8"), sleeps=True)

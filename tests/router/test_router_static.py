@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from trimode_router.testing.replica import Call, FakeReplica, polite
+from trimode_lab.doubles.replica.replica import Call, FakeReplica, polite
 
 CHAT: dict[str, Any] = {"model": "some-model", "messages": [{"role": "user", "content": "hi"}]}
 

@@ -14,7 +14,7 @@ from trimode_api.wire import (
     SwitchingPolicy,
     TierPolicy,
 )
-from trimode_router.fleet import KEEP_SECONDS, Fleet
+from trimode_router.fleet.fleet import KEEP_SECONDS, Fleet
 
 PACES = ((1, 0.001), (8, 0.003), (64, 0.02))
 
@@ -43,7 +43,7 @@ def report(name: str, sequence: int = 1, paces: tuple[tuple[int, float], ...] = 
 
 
 def rooms(fleet: Fleet, now: float) -> dict[str, tuple[str | None, dict[str, int]]]:
-    return {view.replica_id: (view.keeps, dict(view.rooms)) for view in fleet.views(now)}
+    return {view.replica_id: (view.reserved_for, dict(view.rooms)) for view in fleet.views(now)}
 
 
 def test_paces_become_rooms_and_replicas_are_shared_out() -> None:
@@ -54,10 +54,15 @@ def test_paces_become_rooms_and_replicas_are_shared_out() -> None:
         fleet.asked("premium" if i < 3 else "standard", 0.1)
     fleet.keep(0.2)
     kept = rooms(fleet, 0.2)
-    assert sorted(str(keeps) for keeps, _ in kept.values()) == ["premium", "standard", "standard", "standard"]
-    for keeps, known in kept.values():
+    assert sorted(str(reserved_for) for reserved_for, _ in kept.values()) == [
+        "premium",
+        "standard",
+        "standard",
+        "standard",
+    ]
+    for reserved_for, known in kept.values():
         assert 8 <= known["premium"] < 12
-        assert known["standard"] == known["premium"] if keeps == "premium" else known["standard"] > 24
+        assert known["standard"] == known["premium"] if reserved_for == "premium" else known["standard"] > 24
     view = fleet.views(0.2)[0]
     assert view.prompt_tokens_per_s == 5000.0
 
@@ -80,7 +85,7 @@ def test_a_new_policy_and_a_dead_replica_change_the_rooms() -> None:
     fleet.asked("premium", 0.0)
     fleet.take_report(report("a", 2), 11.0, 11.0)  # b is silent
     fleet.keep(11.0 + KEEP_SECONDS)
-    assert {name: keeps for name, (keeps, _) in rooms(fleet, 12.0).items()} == {"a": "premium", "b": None}
+    assert {name: reserved_for for name, (reserved_for, _) in rooms(fleet, 12.0).items()} == {"a": "premium", "b": None}
 
 
 async def test_a_conversation_goes_on_where_it_began(open_house: Any) -> None:

@@ -11,9 +11,9 @@ import pytest
 from aiohttp import web
 
 from trimode_api.wire import RouterConfig
-from trimode_router.server import Router
-from trimode_router.testing.replica import Call, FakeReplica
-from trimode_router.traces import Context, endpoint_of
+from trimode_lab.doubles.replica.replica import Call, FakeReplica
+from trimode_router.edge.server import Router
+from trimode_router.telemetry.traces import Context, endpoint_of
 
 CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "a secret"}], "stream": True}
 PARENT = "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01"

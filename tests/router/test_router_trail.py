@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimode_router.trail import ManyTrail, Trail
+from trimode_router.request.transcript import ManyTranscripts, Transcript
 
 BODY = b'{"model":"tiny","stream":true}'
 
@@ -23,7 +23,7 @@ def event(text: str, ids: list[int], **more: Any) -> bytes:
     return b"%x\r\n%b\r\n" % (len(frame), frame)
 
 
-def rest_of(trail: Trail) -> dict[str, Any]:
+def rest_of(trail: Transcript) -> dict[str, Any]:
     body = trail.continuation("/v1/chat/completions", BODY)
     assert body is not None
     value: dict[str, Any] = json.loads(body)
@@ -32,7 +32,7 @@ def rest_of(trail: Trail) -> dict[str, Any]:
 
 @given(st.lists(st.tuples(st.text(), st.lists(st.integers(0, 200_000), max_size=40)), min_size=1, max_size=60))
 def test_every_id_is_kept_in_order_however_long_the_stream(chunks: list[tuple[str, list[int]]]) -> None:
-    trail = Trail(1_000_000)
+    trail = Transcript(1_000_000)
     for text, ids in chunks:
         trail.add(event(text, ids))
     expected = [token for _, ids in chunks for token in ids]
@@ -49,7 +49,7 @@ def test_every_id_is_kept_in_order_however_long_the_stream(chunks: list[tuple[st
 
 
 def test_a_text_that_looks_like_ids_is_text() -> None:
-    trail = Trail(1000)
+    trail = Transcript(1000)
     trail.add(event('"trimode":{"ids":[666]}, \\"trimode\\":{\\"ids\\":[667]', [1]))
     trail.add(event('"finish_reason":"stop"', [2]))
     assert rest_of(trail)["emitted"] == [1, 2]
@@ -57,7 +57,7 @@ def test_a_text_that_looks_like_ids_is_text() -> None:
 
 
 def test_pieces_may_hold_many_events() -> None:
-    trail = Trail(1000)
+    trail = Transcript(1000)
     trail.add(event("a", [1]) + event("b", [2, 3]) + event("c", [4])[:-9])
     trail.add(event("c", [4])[-9:])
     assert rest_of(trail)["emitted"] == [1, 2, 3, 4]
@@ -65,14 +65,14 @@ def test_pieces_may_hold_many_events() -> None:
 
 @pytest.mark.parametrize("foreign", [b'data: {"id":"x","created":1,"choices":[]}\n\n', b"data: hello\n\n"])
 def test_a_stream_without_ids_can_not_be_continued(foreign: bytes) -> None:
-    trail = Trail(1000)
+    trail = Transcript(1000)
     for _ in range(200):
         trail.add(foreign)
     assert trail.continuation("/v1/chat/completions", BODY) is None
 
 
 def test_what_is_kept_is_bounded() -> None:
-    trail = Trail(5000)
+    trail = Transcript(5000)
     for number in range(10_000):
         trail.add(event("word " * 20, [number]))
     assert trail.continuation("/v1/chat/completions", BODY) is None
@@ -80,7 +80,7 @@ def test_what_is_kept_is_bounded() -> None:
 
 
 def test_the_end_is_recognised_behind_any_length() -> None:
-    trail = Trail(100_000)
+    trail = Transcript(100_000)
     for number in range(500):
         trail.add(event("word " * 50, [number]))
         assert not trail.finished
@@ -102,7 +102,7 @@ def end_of(index: int, tokens: int) -> bytes:
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.lists(st.integers(0, 200_000), min_size=1, max_size=40)), min_size=1))
 def test_ids_of_several_choices_are_told_apart(chunks: list[tuple[int, list[int]]]) -> None:
-    trail = ManyTrail(1_000_000, 3)
+    trail = ManyTranscripts(1_000_000, 3)
     for index, ids in chunks:
         trail.add(of_choice(index, ids))
     expected: list[list[int]] = [[], [], []]
@@ -112,7 +112,7 @@ def test_ids_of_several_choices_are_told_apart(chunks: list[tuple[int, list[int]
 
 
 def test_the_end_of_one_choice_is_not_the_end() -> None:
-    trail = ManyTrail(1000, 2)
+    trail = ManyTranscripts(1000, 2)
     trail.add(of_choice(0, [1]) + of_choice(1, [2]) + end_of(1, 7))
     assert not trail.finished
     assert rest_of(trail)["choices"] == [{"emitted": [1]}, {"emitted": [2], "ended": "stop", "tokens": 7}]
@@ -121,12 +121,12 @@ def test_the_end_of_one_choice_is_not_the_end() -> None:
 
 
 def test_a_choice_that_nobody_asked_for() -> None:
-    trail = ManyTrail(1000, 2)
+    trail = ManyTranscripts(1000, 2)
     trail.add(of_choice(2, [1]))
     assert trail.continuation("/v1/chat/completions", BODY) is None
 
 
 def test_several_choices_without_marks_can_not_be_continued() -> None:
-    trail = ManyTrail(1000, 2)
+    trail = ManyTranscripts(1000, 2)
     trail.add(event("a", [1]))
     assert trail.continuation("/v1/chat/completions", BODY) is None

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from trimode_api.errors import ApiError
 from trimode_api.modes import AR, Mode, Wish, diffusion, speculation
-from trimode_router.asked import CHAT_PATH, TEXT_PATH, Dial, beginnings, parse, wish_in
+from trimode_policy.fair_queue import WaitingRoom
+from trimode_router.edge.server import bound_address, reachable_url
+from trimode_router.http.limits import Limits
 from trimode_router.http.reader import RequestReader
 from trimode_router.http.request import Request, split_target
-from trimode_router.limits import Limits
-from trimode_router.server import bound_address, reachable_url
-from trimode_router.waiting import WaitingRoom
+from trimode_router.request.parse import CHAT_PATH, TEXT_PATH, DecodingWish, beginnings, parse, wish_in
 
 POINTS = (AR, speculation(8), speculation(16), diffusion(32, 0.9))
 
@@ -71,21 +71,23 @@ def test_prompts_of_a_text_completion() -> None:
 @pytest.mark.parametrize(
     ("dial", "wish"),
     [
-        (Dial(mode="AR"), Wish(Mode.AR)),
-        (Dial(mode="SelfSpeculation"), Wish(Mode.SELF_SPECULATION)),
-        (Dial(mode="SelfSpeculation", blockLength=16), Wish(Mode.SELF_SPECULATION, 16)),
-        (Dial(mode="Diffusion"), Wish(Mode.DIFFUSION)),
-        (Dial(mode="Diffusion", blockLength=32, threshold=0.9), Wish(Mode.DIFFUSION, 32, 0.9)),
-        (Dial(), None),
+        (DecodingWish(mode="AR"), Wish(Mode.AR)),
+        (DecodingWish(mode="SelfSpeculation"), Wish(Mode.SELF_SPECULATION)),
+        (DecodingWish(mode="SelfSpeculation", blockLength=16), Wish(Mode.SELF_SPECULATION, 16)),
+        (DecodingWish(mode="Diffusion"), Wish(Mode.DIFFUSION)),
+        (DecodingWish(mode="Diffusion", blockLength=32, threshold=0.9), Wish(Mode.DIFFUSION, 32, 0.9)),
+        (DecodingWish(), None),
     ],
 )
-def test_a_wish_stays_a_wish(dial: Dial, wish: Wish | None) -> None:
+def test_a_wish_stays_a_wish(dial: DecodingWish, wish: Wish | None) -> None:
     """Which point serves it is for the replica: a pool that is away must not decide it."""
     assert wish_in(dial, POINTS) == wish
 
 
-@pytest.mark.parametrize("dial", [Dial(mode="Diffusion", threshold=0.5), Dial(mode="SelfSpeculation", blockLength=4)])
-def test_a_wish_that_nothing_fits(dial: Dial) -> None:
+@pytest.mark.parametrize(
+    "dial", [DecodingWish(mode="Diffusion", threshold=0.5), DecodingWish(mode="SelfSpeculation", blockLength=4)]
+)
+def test_a_wish_that_nothing_fits(dial: DecodingWish) -> None:
     with pytest.raises(ApiError, match=r"allowed: AR, S8, S16, D32@0\.9"):
         wish_in(dial, POINTS)
 

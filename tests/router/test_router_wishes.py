@@ -15,15 +15,15 @@ from trimode_api.modes import AR, Mode, OperatingPoint, Wish, diffusion, quadrat
 from trimode_api.openai import CompletionRequest
 from trimode_api.stamp import Stamp
 from trimode_policy.route import RequestView, may_serve
-from trimode_router.asked import TEXT_PATH
-from trimode_router.asked import parse as asked
-from trimode_workers.engine.errors import RequestRefused
-from trimode_workers.engine.intake import check
+from trimode_router.request.parse import TEXT_PATH
+from trimode_router.request.parse import parse as asked
 from trimode_workers.engine.messages import Configure, Submit
 from trimode_workers.engine.points import Points
+from trimode_workers.engine.validate import check
+from trimode_workers.errors import RequestRefused
 from trimode_workers.openai.defaults import SamplingDefaults
 from trimode_workers.openai.parse import parse
-from trimode_workers.openai.prepare import Identity, Offer, prepare
+from trimode_workers.openai.prepare import Capabilities, Identity, prepare
 
 EVERY = (
     AR,
@@ -51,7 +51,7 @@ TEXT: Any = SimpleNamespace(vocabulary=10)
 
 def replica(body: bytes, points: tuple[OperatingPoint, ...]) -> Submit:
     """What the replica makes of it, text layer and engine. ApiError or RequestRefused where it will not."""
-    offer = Offer("m", 64, points, (), SamplingDefaults())
+    offer = Capabilities("m", 64, points, (), SamplingDefaults())
     submit = prepare(parse(CompletionRequest, body), TEXT, offer, Identity("id", "new", 0, Stamp(0, 0.01)))
     names = [str(point) for point in points]
     check(submit, Points.parse(Configure(points=names, fallback=names[0])), 64, 10)

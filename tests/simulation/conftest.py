@@ -9,12 +9,12 @@ import pytest
 
 from trimode_api.modes import AR, speculation
 from trimode_policy.roofline import Roofline
-from trimode_policy.simulation.fleet import Fleet
-from trimode_policy.simulation.policies import fleet_for
-from trimode_policy.simulation.rows import EngineLimits
-from trimode_policy.simulation.scenario import Scenario
-from trimode_policy.simulation.truth import Truth
-from trimode_policy.simulation.workload import Goal, Job
+from trimode_tools.simulator.cost_model import Truth
+from trimode_tools.simulator.fleet import Fleet
+from trimode_tools.simulator.policies import fleet_for
+from trimode_tools.simulator.rows import EngineLimits
+from trimode_tools.simulator.scenario import Scenario
+from trimode_tools.simulator.workload import Goal, Job
 
 ROOFLINE = Roofline.for_model(
     parameters=8_000_000_000,

@@ -12,8 +12,8 @@ import typer
 from typer.testing import CliRunner
 
 from trimode_api.errors import TrimodeError
-from trimode_cli.errors import BadInput
-from trimode_cli.simulate.command import simulate
+from trimode_local.errors import BadInput
+from trimode_tools.simulate.command import simulate
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = str(ROOT / "examples/simulate-h200.yaml")

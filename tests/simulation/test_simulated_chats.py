@@ -6,11 +6,11 @@ from dataclasses import replace
 from random import Random
 from typing import Any
 
-from trimode_policy.simulation.kept import Kept
-from trimode_policy.simulation.production import LEAST_BEGINNING, beginnings_of
-from trimode_policy.simulation.rows import EngineLimits
-from trimode_policy.simulation.scenario import Scenario
-from trimode_policy.simulation.workload import Chats, Job, chats
+from trimode_tools.simulator.prefix_cache import Kept
+from trimode_tools.simulator.production import LEAST_BEGINNING, beginnings_of
+from trimode_tools.simulator.rows import EngineLimits
+from trimode_tools.simulator.scenario import Scenario
+from trimode_tools.simulator.workload import Chats, Job, chats
 
 Run = Any
 

@@ -8,12 +8,12 @@ from random import Random
 import pytest
 
 from trimode_api.modes import AR, OperatingPoint, speculation
-from trimode_policy.simulation.engine import Engine
-from trimode_policy.simulation.measures import Account
-from trimode_policy.simulation.pilots import Fixed
-from trimode_policy.simulation.rows import EngineLimits, Request
-from trimode_policy.simulation.truth import Truth
-from trimode_policy.simulation.workload import Goal, Job
+from trimode_tools.simulator.cost_model import Truth
+from trimode_tools.simulator.engine import Engine
+from trimode_tools.simulator.measures import Account
+from trimode_tools.simulator.point_policies import Fixed
+from trimode_tools.simulator.rows import EngineLimits, Request
+from trimode_tools.simulator.workload import Goal, Job
 
 
 @dataclass(frozen=True)

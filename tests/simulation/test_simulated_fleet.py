@@ -11,14 +11,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from trimode_api.modes import AR, OperatingPoint
-from trimode_policy.simulation.fleet import Fleet
-from trimode_policy.simulation.parts import Outage
-from trimode_policy.simulation.policies import fleet_for, policy_names
-from trimode_policy.simulation.rows import EngineLimits, Request
-from trimode_policy.simulation.scenario import Scenario
-from trimode_policy.simulation.truth import Truth
-from trimode_policy.simulation.waiting import Line
-from trimode_policy.simulation.workload import Goal, Job, spikes, steps
+from trimode_tools.simulator.cost_model import Truth
+from trimode_tools.simulator.fleet import Fleet
+from trimode_tools.simulator.policies import fleet_for, policy_names
+from trimode_tools.simulator.ports import Outage
+from trimode_tools.simulator.rows import EngineLimits, Request
+from trimode_tools.simulator.scenario import Scenario
+from trimode_tools.simulator.waiting import Line
+from trimode_tools.simulator.workload import Goal, Job, spikes, steps
 
 Run = Any
 
@@ -102,8 +102,8 @@ def test_a_dead_replica_gets_nothing_and_its_requests_end_elsewhere(scenario: Sc
 
 
 def test_a_conversion_drains_then_takes_its_seconds(scenario: Scenario) -> None:
-    from trimode_policy.simulation.parts import Phase
-    from trimode_policy.simulation.pools import AR_POOL, conversion, fixed_seat
+    from trimode_tools.simulator.pools import AR_POOL, conversion, fixed_seat
+    from trimode_tools.simulator.ports import Phase
 
     fleet = fleet_for("static:S8", replace(scenario, switch_s=5.0), Random(0))
     fleet.offer(Job(0.0, 1000, 200, 0, 0))

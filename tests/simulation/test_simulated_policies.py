@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from trimode_api.modes import AR, speculation
-from trimode_policy.simulation.bound import upper_bound
-from trimode_policy.simulation.measures import Histogram, Series
-from trimode_policy.simulation.oracle import Search, best_found, searches
-from trimode_policy.simulation.policies import fleet_for, policy_names
-from trimode_policy.simulation.scenario import Scenario
-from trimode_policy.simulation.truth import MeasuredHardware, Truth
-from trimode_policy.simulation.workload import steps
+from trimode_tools.simulator.bound import upper_bound
+from trimode_tools.simulator.cost_model import MeasuredHardware, Truth
+from trimode_tools.simulator.measures import Histogram, Series
+from trimode_tools.simulator.oracle import Search, best_found, searches
+from trimode_tools.simulator.policies import fleet_for, policy_names
+from trimode_tools.simulator.scenario import Scenario
+from trimode_tools.simulator.workload import steps
 
 Run = Any
 

@@ -2,9 +2,9 @@
 
 import torch
 
-from trimode_workers.training.batches import Row, collate
-from trimode_workers.training.noise import PAD_WEIGHT, add_noise, block_starts, clean_mask, noisy_mask
-from trimode_workers.training.tokenizer import END, MASK
+from trimode_lab.training.batches import Row, collate
+from trimode_lab.training.noise import PAD_WEIGHT, add_noise, block_starts, clean_mask, noisy_mask
+from trimode_lab.training.tokenizer import END, MASK
 
 
 def picture(mask: torch.Tensor) -> list[str]:

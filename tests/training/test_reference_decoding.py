@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trimode_lab.training.batches import Row
+from trimode_lab.training.evaluate import Marks, insert, tables
+from trimode_lab.training.reference import autoregressive, decode, diffusion, self_speculation
 from trimode_workers.model import Decoder, ModelConfig
-from trimode_workers.training.batches import Row
-from trimode_workers.training.evaluate import Marks, insert, tables
-from trimode_workers.training.reference import autoregressive, decode, diffusion, self_speculation
 
 CONFIG = ModelConfig(
     vocab_size=24,

@@ -12,14 +12,14 @@ import torch
 from tokenizers import Tokenizer
 
 import trimode_workers
+from trimode_lab.training.batches import collate, draw_rows
+from trimode_lab.training.compare_points import Mark, mark, table
+from trimode_lab.training.harvest import Places, _masked, _NoisyStream, harvest
+from trimode_lab.training.objective import both_streams
+from trimode_lab.training.sampler import fit
+from trimode_tools.tasks import held_out_set, stream
 from trimode_workers.model import Decoder, load_decoder
 from trimode_workers.model.sampler import SIGNS, SamplerHead, load_sampler
-from trimode_workers.tasks import held_out_set, stream
-from trimode_workers.training.batches import collate, draw_rows
-from trimode_workers.training.harvest import Places, _masked, _NoisyStream, harvest
-from trimode_workers.training.marks import Mark, mark, table
-from trimode_workers.training.objective import both_streams
-from trimode_workers.training.sampler import fit
 
 TINY = Path(trimode_workers.__file__).parent / "tiny"
 
@@ -77,7 +77,7 @@ def test_the_command_writes_a_head_that_loads(tmp_path: Path) -> None:
     (folder / "sampler.safetensors").unlink(missing_ok=True)
     options = ["--places", "600", "--epochs", "1", "--width", "8", "--threads", "1"]
     run = subprocess.run(
-        [sys.executable, "-m", "trimode_workers.training.sampler", str(folder), *options],
+        [sys.executable, "-m", "trimode_lab.training.sampler", str(folder), *options],
         capture_output=True,
         text=True,
         timeout=600,

@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from trimode_workers.tasks import TASKS, Sample, check, held_out_set, is_held_out, stream
+from trimode_tools.tasks import TASKS, Sample, check, held_out_set, is_held_out, stream
 
 
 def test_streams_repeat_with_the_seed_and_differ_without() -> None:

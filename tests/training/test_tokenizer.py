@@ -8,10 +8,8 @@ import pytest
 from tokenizers import Tokenizer
 
 import trimode_workers
-from trimode_workers.model import ModelConfig
-from trimode_workers.tasks import stream
-from trimode_workers.training.batches import encode
-from trimode_workers.training.tokenizer import (
+from trimode_lab.training.batches import encode
+from trimode_lab.training.tokenizer import (
     ASSISTANT,
     BOS,
     END,
@@ -23,6 +21,8 @@ from trimode_workers.training.tokenizer import (
     train_tokenizer,
     training_texts,
 )
+from trimode_tools.tasks import stream
+from trimode_workers.model import ModelConfig
 
 TINY = Path(trimode_workers.__file__).parent / "tiny"
 

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 import yaml
 
-from trimode_cli.up import ray_local
+from trimode_local import ray_local
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from trimode_workers.replica.replica import Replica, engine_process
 from trimode_workers.replica.settings import EngineOptions, ReplicaSettings
 from trimode_workers.text.detokenize import byte_alphabet
 
-FAKE = "trimode_workers.process.fake"
+FAKE = "trimode_lab.doubles.engine"
 TOKEN = "fleet-secret"
 SPECIALS = ["<end>", "<crash>", "<hang>", "<stop>"]
 """Ids 0 to 3; the last three are what the fake engine reacts to."""

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from trimode_cli.up import ray_local
+from trimode_local import ray_local
 from trimode_workers.replica.settings import PoolSettings
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trimode_workers.text.errors import TemplateError, TokenizerError
+from trimode_workers.errors import TemplateError, TokenizerError
 from trimode_workers.text.template import ChatTemplate
 from trimode_workers.text.tokenizer import load_text_model
 

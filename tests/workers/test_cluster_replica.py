@@ -13,14 +13,14 @@ import pytest
 
 from trimode_api.modes import BLOCK_LENGTHS
 from trimode_api.wire import PolicyConfig
-from trimode_workers.process.book import EngineFailed
+from trimode_lab.doubles.router.router import ListeningRouter
+from trimode_workers.process.pending import EngineFailed
 from trimode_workers.replica.addresses import FIRST_LOOKUP_S, LOOKUP_S, Routers, resolve_host
 from trimode_workers.replica.policy import configure_for, stand_in
 from trimode_workers.replica.replica import Replica
 from trimode_workers.replica.reporter import Reporter
 from trimode_workers.replica.settings import EngineOptions, PoolArgs, ReplicaSettings
 from trimode_workers.replica.source import check_source, model_folder
-from trimode_workers.testing.router import ListeningRouter
 
 Eventually = Callable[..., Awaitable[None]]
 StartReplica = Callable[[ReplicaSettings], Awaitable[Replica]]

@@ -16,7 +16,7 @@ import trimode_workers
 from trimode_api.errors import ApiError
 from trimode_api.wire import CONTINUE_PATH, PolicyConfig
 from trimode_workers.engine.messages import Finish, Submit, TokenEvent
-from trimode_workers.openai.continuation import Past, behind, parse_continuation, seed_of
+from trimode_workers.openai.continuation import ResumePoint, behind, parse_continuation, seed_of
 from trimode_workers.openai.render import Kind, Outcome
 from trimode_workers.replica.generation import Generation
 from trimode_workers.replica.replica import Replica
@@ -120,7 +120,7 @@ GOOD = {"path": "/v1/chat/completions", "id": "chatcmpl-1", "created": 5, "emitt
 
 def test_the_routers_words() -> None:
     request, head, pasts = parse_continuation(json.dumps(GOOD).encode())
-    assert (head.kind, head.id, head.created, pasts) == (Kind.CHAT, "chatcmpl-1", 5, [Past([1, 2])])
+    assert (head.kind, head.id, head.created, pasts) == (Kind.CHAT, "chatcmpl-1", 5, [ResumePoint([1, 2])])
     assert request.stream
     text = GOOD | {"path": "/v1/completions", "request": {"model": "m", "prompt": "x", "stream": True}}
     assert parse_continuation(json.dumps(text).encode())[1].kind is Kind.TEXT
@@ -150,7 +150,7 @@ def test_the_routers_words_for_several_choices() -> None:
     choices = [{"emitted": [1, 2]}, {"emitted": [3], "ended": "stop", "tokens": 4}, {"emitted": []}]
     body = GOOD | {"emitted": [], "choices": choices, "request": REQUEST | {"n": 3}}
     _, _, pasts = parse_continuation(json.dumps(body).encode())
-    assert pasts == [Past([1, 2]), Past([3], "stop", 4), Past()]
+    assert pasts == [ResumePoint([1, 2]), ResumePoint([3], "stop", 4), ResumePoint()]
     assert [past.begun for past in pasts] == [True, True, False]
 
 

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trimode_lab.doubles import engine as fake_engine
 from trimode_workers.engine.messages import (
     Cancel,
     Command,
@@ -28,12 +29,11 @@ from trimode_workers.engine.messages import (
     Submit,
     TokenEvent,
 )
-from trimode_workers.process import fake
-from trimode_workers.process.book import EngineFailed
 from trimode_workers.process.client import EngineClient
 from trimode_workers.process.framing import EnginePipe, Framer, PipeClosed, encode
-from trimode_workers.process.life import engine_argv
 from trimode_workers.process.loop import run
+from trimode_workers.process.pending import EngineFailed
+from trimode_workers.process.spawn import engine_argv
 from trimode_workers.replica.settings import EngineOptions
 
 CONFIGURE = Configure(points=["AR", "S8"], fallback="AR", version=3)
@@ -81,7 +81,7 @@ class TestEnginePipe:
                 pipe.receive(block=False)
 
 
-class Contradicted(fake.FakeEngine):
+class Contradicted(fake_engine.FakeEngine):
     """Refuses every new configuration, as the real engine refuses a contradicting one."""
 
     def configure(self, configure: Configure) -> None:
@@ -93,7 +93,7 @@ def test_a_contradicting_configuration_does_not_end_the_loop(caplog: pytest.LogC
     with ours, theirs:
         ours.sendall(encode(CONFIGURE) + encode(Stop()))
         engine = Contradicted(2, CONFIGURE, 0.0, clock=lambda: 0.0)
-        run(engine, EnginePipe(theirs), fake.FakeRefused)
+        run(engine, EnginePipe(theirs), fake_engine.FakeRefused)
     assert "the old one stays" in caplog.text
 
 
@@ -107,7 +107,7 @@ async def start(options: EngineOptions) -> AsyncIterator[StartEngine]:
     engines: list[EngineClient] = []
 
     async def start(**more: Any) -> EngineClient:
-        argv = engine_argv(fake.__name__, options.model_copy(update=more), CONFIGURE)
+        argv = engine_argv(fake_engine.__name__, options.model_copy(update=more), CONFIGURE)
         engines.append(await EngineClient.start(argv))
         return engines[-1]
 
@@ -160,7 +160,7 @@ class TestClient:
     async def test_a_cancelled_request_makes_room_for_the_next(self, start: StartEngine) -> None:
         engine = await start(max_running_requests=1)
         hanging, waiting = Heard(), Heard()
-        engine.submit(Submit("a", [fake.HANG], 4), hanging)
+        engine.submit(Submit("a", [fake_engine.HANG], 4), hanging)
         engine.submit(Submit("b", [5], 2), waiting)
         engine.cancel("a")
         await waiting.ended.wait()
@@ -205,7 +205,7 @@ class TestDeath:
         engine = await start()
         heard = [Heard(), Heard()]
         for index, each in enumerate(heard):
-            engine.submit(Submit(str(index), [fake.HANG], 4), each)
+            engine.submit(Submit(str(index), [fake_engine.HANG], 4), each)
         engine.process.kill()
         await asyncio.gather(*(each.ended.wait() for each in heard))
         assert {event.error for each in heard for event in each.events} == {"the engine process ended by signal 9"}

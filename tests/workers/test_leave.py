@@ -18,9 +18,9 @@ from aiohttp import web
 
 from trimode_api.fleet import ReplicaState
 from trimode_api.wire import DRAIN_PATH, FLEET_PATH, PolicyConfig, RouterConfig
-from trimode_router.server import Router
+from trimode_router.edge.server import Router
 from trimode_workers.replica.addresses import Routers
-from trimode_workers.replica.leave import Plan, head, in_flight, leave, own_address, worker
+from trimode_workers.replica.pre_stop import Plan, head, in_flight, leave, own_address, worker
 from trimode_workers.replica.replica import Replica
 from trimode_workers.replica.settings import ReplicaSettings
 
@@ -154,7 +154,7 @@ def test_what_counts_as_running() -> None:
 
 @pytest.mark.parametrize("more", [[], ["--head"]])
 def test_the_command_ends_well_where_nobody_answers(more: list[str]) -> None:
-    command = [sys.executable, "-m", "trimode_workers.replica.leave", "--routers", "http://127.0.0.1:9"]
+    command = [sys.executable, "-m", "trimode_workers.replica.pre_stop", "--routers", "http://127.0.0.1:9"]
     done = subprocess.run(
         [*command, "--timeout-s", "0.5", *more],
         env=os.environ | {"TRIMODE_TOKEN": TOKEN},

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from trimode_workers.kind import foreign
-from trimode_workers.process.book import EngineFailed
+from trimode_lab.doubles.hub import StandInHub
+from trimode_lab.doubles.hub.hub import COMMIT
+from trimode_workers.model_kind import foreign
+from trimode_workers.process.pending import EngineFailed
 from trimode_workers.replica.source import model_folder
 from trimode_workers.sources import Hub, ModelSource, SourceError, fetch
-from trimode_workers.sources.testing import StandInHub
-from trimode_workers.sources.testing.hub import COMMIT
 from trimode_workers.sources.transfer import PARTIAL
 from trimode_workers.sources.uri import Scheme
 

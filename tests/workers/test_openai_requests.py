@@ -13,10 +13,10 @@ from trimode_api.openai import ChatRequest, CompletionRequest, GenerationRequest
 from trimode_api.stamp import Stamp
 from trimode_api.wire import PolicyConfig
 from trimode_workers.engine.messages import Sampling, Submit
+from trimode_workers.errors import TokenizerError
 from trimode_workers.openai.defaults import SamplingDefaults, load_defaults
 from trimode_workers.openai.parse import parse
-from trimode_workers.openai.prepare import Identity, Offer, prepare, prepare_choices
-from trimode_workers.text.errors import TokenizerError
+from trimode_workers.openai.prepare import Capabilities, Identity, prepare, prepare_choices
 from trimode_workers.text.tokenizer import TextModel, load_text_model
 
 POINTS = (AR, speculation(8), speculation(16), diffusion(32, 0.9))
@@ -28,17 +28,17 @@ def text(fake_model: Any) -> TextModel:
 
 
 @pytest.fixture
-def offer(policy: PolicyConfig) -> Offer:
-    return Offer("echo", 256, POINTS, policy.tiers, SamplingDefaults(temperature=0.0))
+def offer(policy: PolicyConfig) -> Capabilities:
+    return Capabilities("echo", 256, POINTS, policy.tiers, SamplingDefaults(temperature=0.0))
 
 
-def ask(more: dict[str, Any], text: TextModel, offer: Offer, tier: str = "") -> Submit:
+def ask(more: dict[str, Any], text: TextModel, offer: Capabilities, tier: str = "") -> Submit:
     """The engine's request for one user message, by way of bytes."""
     body = {"model": "echo", "messages": [{"role": "user", "content": "hi"}]} | more
     return prepare(parse(ChatRequest, json.dumps(body).encode()), text, offer, Identity("id", tier, 77))
 
 
-def complete(prompt: Any, text: TextModel, offer: Offer, **more: Any) -> list[Submit]:
+def complete(prompt: Any, text: TextModel, offer: Capabilities, **more: Any) -> list[Submit]:
     body = json.dumps({"model": "echo", "prompt": prompt, **more}).encode()
     return prepare_choices(parse(CompletionRequest, body), text, offer, Identity("id", "", 7))
 
@@ -77,7 +77,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize(("more", "status", "param", "words"), REFUSED)
     def test_a_bad_field(
-        self, text: TextModel, offer: Offer, more: dict[str, Any], status: int, param: str, words: str
+        self, text: TextModel, offer: Capabilities, more: dict[str, Any], status: int, param: str, words: str
     ) -> None:
         with pytest.raises(ApiError) as caught:
             ask(more, text, offer)
@@ -86,7 +86,7 @@ class TestRefusals:
         assert words in error["message"]
         assert error["type"] in {"invalid_request_error", "not_found_error"}
 
-    def test_an_empty_plain_prompt(self, text: TextModel, offer: Offer) -> None:
+    def test_an_empty_plain_prompt(self, text: TextModel, offer: Capabilities) -> None:
         for prompt in ("", [], ["a", ""], [-1], [True], [9999], 5, ["a", 5], [[]], [["a"]], ["a"] * 129):
             with pytest.raises(ApiError) as caught:
                 complete(prompt, text, offer)
@@ -96,15 +96,15 @@ class TestRefusals:
 class TestAccepted:
     """What the engine is asked for."""
 
-    def test_a_bare_request_takes_the_models_defaults(self, text: TextModel, offer: Offer) -> None:
+    def test_a_bare_request_takes_the_models_defaults(self, text: TextModel, offer: Capabilities) -> None:
         submit = ask({}, text, offer)
         assert submit == Submit("id", text.encode("hi"), 254, Sampling(0.0, 1.0, 77))
 
-    def test_null_is_as_good_as_absent(self, text: TextModel, offer: Offer) -> None:
+    def test_null_is_as_good_as_absent(self, text: TextModel, offer: Capabilities) -> None:
         nothing = dict.fromkeys(["temperature", "stop", "stream", "n", "tools", "trimode", "user", "max_tokens"])
         assert ask(nothing, text, offer) == ask({}, text, offer)
 
-    def test_sampling_and_limits(self, text: TextModel, offer: Offer) -> None:
+    def test_sampling_and_limits(self, text: TextModel, offer: Capabilities) -> None:
         submit = ask({"temperature": 0.5, "top_p": 0.9, "seed": -1, "max_completion_tokens": 7}, text, offer)
         assert submit.sampling == Sampling(0.5, 0.9, 2**63 - 1)
         assert submit.max_new_tokens == 7
@@ -124,12 +124,14 @@ class TestAccepted:
         ],
     )
     def test_pins_and_quality(
-        self, text: TextModel, offer: Offer, more: dict[str, Any], pin: str | None, lossy: bool
+        self, text: TextModel, offer: Capabilities, more: dict[str, Any], pin: str | None, lossy: bool
     ) -> None:
         submit = ask(more, text, offer)
         assert (submit.pin, submit.lossy_ok) == (pin, lossy)
 
-    def test_a_routers_word_on_a_tier_goes_before_what_the_replica_knows(self, text: TextModel, offer: Offer) -> None:
+    def test_a_routers_word_on_a_tier_goes_before_what_the_replica_knows(
+        self, text: TextModel, offer: Capabilities
+    ) -> None:
         """Routers have the authority: a tier may be new, or have changed, and the replica hear of it a second later."""
         request = parse(
             ChatRequest, json.dumps({"model": "echo", "messages": [{"role": "user", "content": "a"}]}).encode()
@@ -140,11 +142,11 @@ class TestAccepted:
         with pytest.raises(ApiError, match="no tier 'gold'"):
             prepare(request, text, offer, Identity("id", "gold", 0))
 
-    def test_a_tier_brings_its_objective_and_priority(self, text: TextModel, offer: Offer) -> None:
+    def test_a_tier_brings_its_objective_and_priority(self, text: TextModel, offer: Capabilities) -> None:
         submit = ask({}, text, offer, tier="premium")
         assert (submit.tier, submit.tier_tpot_s, submit.priority) == ("premium", 0.008, 10)
 
-    def test_harmless_fields_are_harmless(self, text: TextModel, offer: Offer) -> None:
+    def test_harmless_fields_are_harmless(self, text: TextModel, offer: Capabilities) -> None:
         harmless = {
             "n": 1, "presence_penalty": 0.0, "frequency_penalty": 0, "logit_bias": {}, "logprobs": False, "tools": [],
             "tool_choice": "auto", "response_format": {"type": "text"}, "user": "u", "metadata": {"a": "b"},
@@ -152,7 +154,7 @@ class TestAccepted:
         }  # fmt: skip
         assert ask(harmless, text, offer) == ask({}, text, offer)
 
-    def test_content_in_parts_is_joined(self, text: TextModel, offer: Offer) -> None:
+    def test_content_in_parts_is_joined(self, text: TextModel, offer: Capabilities) -> None:
         parts = [{"type": "text", "text": "h"}, {"type": "text", "text": "i"}]
         assert ask({"messages": [{"role": "user", "content": parts}]}, text, offer) == ask({}, text, offer)
 
@@ -165,7 +167,7 @@ class TestAccepted:
 class TestSeveralPrompts:
     """Of one request; each is answered as if it had come alone."""
 
-    def test_choices_go_prompt_by_prompt(self, text: TextModel, offer: Offer) -> None:
+    def test_choices_go_prompt_by_prompt(self, text: TextModel, offer: Capabilities) -> None:
         submits = complete(["ab", "c"], text, offer, n=2)
         assert [submit.tokens for submit in submits] == [text.encode(t) for t in ("ab", "ab", "c", "c")]
         assert [submit.sampling.seed for submit in submits] == [7, 8, 7, 8]
@@ -173,7 +175,7 @@ class TestSeveralPrompts:
         alone = complete("c", text, offer, n=2)
         assert [(s.tokens, s.sampling) for s in submits[2:]] == [(s.tokens, s.sampling) for s in alone]
 
-    def test_texts_and_token_ids(self, text: TextModel, offer: Offer) -> None:
+    def test_texts_and_token_ids(self, text: TextModel, offer: Capabilities) -> None:
         assert [submit.tokens for submit in complete([[5, 6], "a", [7]], text, offer)] == [
             [5, 6],
             text.encode("a"),
@@ -212,6 +214,6 @@ class TestModelDefaults:
             load_defaults(tmp_path)
 
 
-def test_a_workload_reaches_the_engine(text: TextModel, offer: Offer) -> None:
+def test_a_workload_reaches_the_engine(text: TextModel, offer: Capabilities) -> None:
     assert ask({"trimode": {"workload": "coding"}}, text, offer).workload == "coding"
     assert ask({"trimode": {"mode": "AR"}}, text, offer).workload == ask({}, text, offer).workload == ""

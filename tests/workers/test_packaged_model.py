@@ -14,10 +14,10 @@ import pytest
 import trimode_workers
 from trimode_api.openai_messages import ChatMessage
 from trimode_api.wire import PolicyConfig
-from trimode_workers.process.book import EngineFailed
+from trimode_workers.errors import TemplateError, TokenizerError
+from trimode_workers.process.pending import EngineFailed
 from trimode_workers.replica.replica import Replica
 from trimode_workers.replica.settings import EngineOptions, ReplicaSettings
-from trimode_workers.text.errors import TemplateError, TokenizerError
 from trimode_workers.text.tokenizer import load_text_model
 
 TINY = Path(trimode_workers.__path__[0], "tiny")

@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from trimode_api.wire import PolicyConfig
 from trimode_workers.engine.messages import Configure, Submit
-from trimode_workers.model.errors import ModelError
+from trimode_workers.errors import ModelError
 from trimode_workers.process.build import build
 from trimode_workers.replica.replica import Replica
 from trimode_workers.replica.settings import EngineOptions, ReplicaSettings

@@ -11,14 +11,14 @@ import pytest
 
 from trimode_api.modes import AR, speculation
 from trimode_api.wire import Command, PolicyConfig, ReportAnswer, SwitchingPolicy
+from trimode_lab.doubles.router.router import ListeningRouter
 from trimode_workers.replica.addresses import Routers
+from trimode_workers.replica.autoscaling import Scaler
 from trimode_workers.replica.policy import configure_for, keeping, pool_points
 from trimode_workers.replica.replica import Replica
 from trimode_workers.replica.report import RateWindow
 from trimode_workers.replica.reporter import Reporter
-from trimode_workers.replica.scaling import Scaler
 from trimode_workers.replica.settings import ReplicaSettings
-from trimode_workers.testing.router import ListeningRouter
 
 Eventually = Callable[..., Awaitable[None]]
 StartReplica = Callable[[ReplicaSettings], Awaitable[Replica]]

@@ -23,7 +23,7 @@ from trimode_workers.engine.messages import Grammar, Submit
 from trimode_workers.openai.continuation import behind
 from trimode_workers.openai.defaults import SamplingDefaults
 from trimode_workers.openai.parse import parse
-from trimode_workers.openai.prepare import Identity, Offer, prepare
+from trimode_workers.openai.prepare import Capabilities, Identity, prepare
 from trimode_workers.replica.replica import Replica
 from trimode_workers.replica.settings import EngineOptions, ReplicaSettings
 from trimode_workers.text.tokenizer import load_text_model
@@ -140,7 +140,7 @@ async def test_json_by_schema(tiny: Replica, client: openai.AsyncOpenAI) -> None
 def prepared(no_grammar: str = "", **more: Any) -> Submit:
     """What the engine is asked for, by way of bytes."""
     points = (AR, speculation(8), diffusion(32, 0.9))
-    offer = Offer("tiny", 512, points, (), SamplingDefaults(), no_grammar)
+    offer = Capabilities("tiny", 512, points, (), SamplingDefaults(), no_grammar)
     request = parse(ChatRequest, json.dumps(ask(**more)).encode())
     return prepare(request, load_text_model(TINY), offer, Identity("id", "", 1))
 

@@ -20,8 +20,8 @@ import pytest
 
 import trimode_workers
 from trimode_api.wire import PolicyConfig
+from trimode_lab.doubles.router.router import ListeningRouter
 from trimode_workers.replica.settings import EngineOptions, PoolSettings
-from trimode_workers.testing.router import ListeningRouter
 
 TINY = Path(trimode_workers.__path__[0], "tiny")
 DRIVER = Path(__file__).with_name("serve_driver.py")

@@ -21,7 +21,7 @@ import yaml
 
 import trimode_workers
 from trimode_api.wire import PolicyConfig
-from trimode_workers.testing.router import ListeningRouter
+from trimode_lab.doubles.router.router import ListeningRouter
 
 TINY = Path(trimode_workers.__path__[0], "tiny")
 DRIVER = Path(__file__).with_name("config_driver.py")
@@ -120,7 +120,7 @@ def serve_config(router: str, model: str = "tiny://", least: int = 1, most: int 
                             "min_replicas": least,
                             "max_replicas": most,
                             "policy": {
-                                "policy_function": "trimode_workers.replica.scaling:Scaler",
+                                "policy_function": "trimode_workers.replica.autoscaling:Scaler",
                                 "policy_kwargs": {"routers": [router], "pool": "flex"},
                             },
                             "look_back_period_s": 15.0,

@@ -17,24 +17,23 @@ import pytest
 
 from trimode_api.modes import AR, Mode, diffusion, speculation
 from trimode_api.wire import PolicyConfig, ReplicaReport
+from trimode_lab.doubles.sglang.arguments import Refused
+from trimode_lab.doubles.sglang.arguments import parse as parse_arguments
+from trimode_lab.doubles.sglang.sequence import next_token
 from trimode_workers.engine.messages import Finish, Grammar, Sampling, Submit, TokenEvent
 from trimode_workers.openai.defaults import load_ends
-from trimode_workers.process.book import EngineFailed
+from trimode_workers.process.pending import EngineFailed
 from trimode_workers.replica.replica import Replica
 from trimode_workers.replica.settings import EngineOptions, ReplicaSettings
 from trimode_workers.sglang import watch as watch_module
 from trimode_workers.sglang.client import SGLangClient
-from trimode_workers.sglang.command import launch
-from trimode_workers.sglang.metrics import parse as parse_metrics
+from trimode_workers.sglang.command import Tier, block_length, launch, tiers
+from trimode_workers.sglang.http import BadChunk, Chunks, body_of
 from trimode_workers.sglang.observe import Observer
+from trimode_workers.sglang.observe import parse as parse_metrics
 from trimode_workers.sglang.options import COMMAND, SGLangOptions
-from trimode_workers.sglang.stream import BadChunk, Chunks, body_of
-from trimode_workers.sglang.testing.arguments import Refused
-from trimode_workers.sglang.testing.arguments import parse as parse_arguments
-from trimode_workers.sglang.testing.sequence import next_token
-from trimode_workers.sglang.tiers import Tier, block_length, tiers
 
-STUB = (sys.executable, "-m", "trimode_workers.sglang.testing.stub")
+STUB = (sys.executable, "-m", "trimode_lab.doubles.sglang.stub")
 TOKEN = "fleet-secret"
 EOS = 0
 MODES = (Mode.AR, Mode.SELF_SPECULATION, Mode.DIFFUSION)

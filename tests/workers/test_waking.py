@@ -14,8 +14,8 @@ import pytest
 from aiohttp import web
 
 from trimode_api.wire import FLEET_PATH, TOKEN_VARIABLE
-from trimode_operator.testing.fleet import view
-from trimode_workers.replica.scaling import Scaler
+from trimode_lab.doubles.kubernetes.fleet import view
+from trimode_workers.replica.autoscaling import Scaler
 
 TOKEN = "fleet-secret"
 

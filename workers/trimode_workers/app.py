@@ -34,7 +34,7 @@ HEALTH: dict[str, Any] = {
     "health_check_timeout_s": 10.0,
     "graceful_shutdown_wait_loop_s": 0.1,
 }
-SCALER = "trimode_workers.replica.scaling:Scaler"
+SCALER = "trimode_workers.replica.autoscaling:Scaler"
 START_TRIES = 2
 POLL_S = 0.1
 STOP_MARGIN_S = 10.0

@@ -19,7 +19,7 @@ from trimode_e2e.errors import Missing
 from trimode_e2e.image import base, containerfile, distributions, interpreter, layer, nvidia, packages
 from trimode_e2e.image.layout import Image, assemble
 from trimode_e2e.image.store import Say, locked
-from trimode_operator.settings import Settings
+from trimode_operator.plan.settings import Settings
 
 NAME = f"docker.io/library/{Settings().image}"
 PAUSE = "docker.io/local/pause:1"

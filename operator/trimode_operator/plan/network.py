@@ -11,7 +11,7 @@ from typing import Any
 from trimode_operator.plan.model import Manifest, Owner
 from trimode_operator.plan.names import INTERNAL_PORT, PUBLIC_PORT, Names, matching
 from trimode_operator.plan.objects import child
-from trimode_operator.settings import PeerSelector, Settings
+from trimode_operator.plan.settings import PeerSelector, Settings
 
 
 def network_policies(owner: Owner, names: Names, settings: Settings) -> tuple[Manifest, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from trimode_api.wire import TOKEN_VARIABLE
 from trimode_operator.plan.names import TOKEN_KEY, Names
-from trimode_operator.settings import PodResources, Settings
+from trimode_operator.plan.settings import PodResources, Settings
 
 TMP = "tmp"
 GRACE_RUNGS_S = (600, 3600, 14400, 86400)

@@ -11,7 +11,7 @@ from typing import Any
 from trimode_api.pods import Pod
 from trimode_api.resource import Pool
 from trimode_operator.plan.pods import placement
-from trimode_operator.settings import Settings
+from trimode_operator.plan.settings import Settings
 
 _AS_THEY_ARE = ("runtimeClassName", "priorityClassName", "affinity", "topologySpreadConstraints", "resourceClaims")
 

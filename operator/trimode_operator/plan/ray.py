@@ -35,9 +35,9 @@ from trimode_operator.plan.pods import (
 from trimode_operator.plan.pool_pods import pool_placement, pool_resources, unnoticed
 from trimode_operator.plan.queue import queue_metadata
 from trimode_operator.plan.serve import application_args, placement_resource, serve_config
+from trimode_operator.plan.settings import Settings
 from trimode_operator.plan.shape import SHAPE_ANNOTATION, shape_of
 from trimode_operator.plan.weights import Weights, weights
-from trimode_operator.settings import Settings
 
 AGENT_PORT = 52365
 HEALTH_PATH = "/api/healthz"
@@ -56,7 +56,7 @@ _SIGNALLED = {"shareProcessNamespace": True}
 KubeRay's autoscaler container (Python) and its init container (bash) have none, and stood Terminating for the whole
 grace of 660 s, the head with the one, a worker that was still starting with the other.
 """
-LEAVE_MODULE = "trimode_workers.replica.leave"
+LEAVE_MODULE = "trimode_workers.replica.pre_stop"
 LEAVE_MARGIN_S = 20
 """What a pod's end takes after its requests are done, in seconds."""
 

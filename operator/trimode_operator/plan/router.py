@@ -28,7 +28,7 @@ from trimode_operator.plan.pods import (
     token_variable,
     user_variables,
 )
-from trimode_operator.settings import Settings
+from trimode_operator.plan.settings import Settings
 
 CONFIG_FOLDER = "/etc/trimode"
 KEYS_FOLDER = "/etc/trimode-keys"

@@ -22,7 +22,7 @@ from trimode_operator.plan.pods import grace_seconds
 from trimode_operator.plan.weights import Weights
 
 IMPORT_PATH = "trimode_workers.app:build"
-SCALING_POLICY = "trimode_workers.replica.scaling:Scaler"
+SCALING_POLICY = "trimode_workers.replica.autoscaling:Scaler"
 POD_MARGIN_S = 15
 """Serve gives up on a replica this much earlier than the pod's grace ends, in seconds."""
 

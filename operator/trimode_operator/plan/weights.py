@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from trimode_api.serving import Model
-from trimode_operator.settings import Settings
+from trimode_operator.plan.settings import Settings
 
 MODEL_MOUNT = "/models"
 CACHE_MOUNT = "/cache"

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Protocol, cast
 
 from trimode_api.errors import ApiError
+from trimode_router.http.limits import Limits
 from trimode_router.http.outgoing import CONTINUE
 from trimode_router.http.reader import Phase, Refuse, RequestReader
 from trimode_router.http.request import Request
-from trimode_router.limits import Limits
 
 
 class Flight(Protocol):

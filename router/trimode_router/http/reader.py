@@ -12,8 +12,8 @@ from enum import Enum
 import httptools
 
 from trimode_api.errors import ApiError
+from trimode_router.http.limits import Limits
 from trimode_router.http.request import Head, Request, split_target
-from trimode_router.limits import Limits
 
 Refuse = Callable[[str, str], ApiError | None]
 """(method, path) -> the error a request would get whatever its body is; asked before a body is invited."""

@@ -19,7 +19,7 @@ from trimode_e2e.clients import PROMPT
 from trimode_e2e.control.certificates import Authority, Pair
 from trimode_e2e.kubectl import Kubectl
 from trimode_e2e.world import World, tiny
-from trimode_router.access import new_key
+from trimode_router.access.access import new_key
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.usefixtures("on_the_node")]
 

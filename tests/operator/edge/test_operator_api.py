@@ -11,9 +11,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from kubernetes.aio import client
 
-from trimode_operator.api import ApiServer
-from trimode_operator.cluster import RESOURCE
 from trimode_operator.errors import ApiFailure, ApiUnreachable
+from trimode_operator.kube.api import ApiServer
+from trimode_operator.kube.client import RESOURCE
 from trimode_operator.plan import ChildKind
 
 CONFIG_MAP = ChildKind("v1", "ConfigMap", "configmaps")

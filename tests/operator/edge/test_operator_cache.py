@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from trimode_operator.cache import GONE_KEPT, Cache, Key, key_of, owned_by
+from trimode_operator.kube.cache import GONE_KEPT, Cache, Key, key_of, owned_by
 
 KEY = Key("default", "nemo")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from trimode_operator.observations import ray_of
+from trimode_operator.observe.observations import ray_of
 
 REPLICA = """The deployment failed to start 3 times in a row. This may be due to a problem with its constructor or \
 initial health check failing. See controller logs for details. Error:
@@ -15,7 +15,7 @@ initial health check failing. See controller logs for details. Error:
     raise RuntimeError(traceback.format_exc()) from None
 RuntimeError: Traceback (most recent call last):
   File "/x/trimode_workers/replica/source.py", line 37, in model_folder
-trimode_workers.sources.errors.SourceError: model file:///no/such: there is no folder /no/such here
+trimode_workers.errors.SourceError: model file:///no/such: there is no folder /no/such here
 
 The above exception was the direct cause of the following exception:
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from trimode_api.fleet import Freshness
-from trimode_operator.conditions import verdicts
-from trimode_operator.observations import Failure, Observations, Ray, Rollout
+from trimode_lab.doubles.kubernetes.fleet import fleets, replica, view
+from trimode_operator.observe.observations import Failure, Observations, Ray, Rollout
 from trimode_operator.plan import Note
-from trimode_operator.testing.fleet import fleets, replica, view
-from trimode_operator.verdict import ConditionType
+from trimode_operator.status.conditions import verdicts
+from trimode_operator.status.reasons import ConditionType
 
 KUBERAY = Note("RayService", "KubeRayMissing", "install it: helm install kuberay-operator")
 BUDGETS = Note("PodDisruptionBudget", "BudgetsMissing", "not known here")

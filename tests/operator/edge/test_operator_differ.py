@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from trimode_operator.differ import DIGEST_ANNOTATION, differences, with_digest
+from trimode_operator.apply.diff import DIGEST_ANNOTATION, differences, with_digest
 
 
 @pytest.mark.parametrize(

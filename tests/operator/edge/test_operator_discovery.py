@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
-from trimode_operator.discovery import APIS, RAY, SCHEMAS, Discovery, require, spec_in
+from trimode_lab.doubles.kubernetes.cluster import MemoryCluster
 from trimode_operator.errors import ApiFailure, KubeRayTooOld
+from trimode_operator.kube.discovery import APIS, RAY, SCHEMAS, Discovery, require, spec_in
 from trimode_operator.plan import Capabilities
 from trimode_operator.plan.kuberay import NEEDED, knows, lacking
-from trimode_operator.settings import Settings
-from trimode_operator.testing.cluster import MemoryCluster
+from trimode_operator.plan.settings import Settings
 
 NONE = dict.fromkeys(APIS, False)
 CRDS = Path(__file__).parents[3].parent / "shared" / "kuberay"
@@ -168,8 +168,8 @@ async def test_where_schemas_may_not_be_read_anything_goes(monkeypatch: pytest.M
 async def test_a_visit_that_fails_at_an_api_that_has_gone_has_it_looked_for(
     monkeypatch: pytest.MonkeyPatch, reason: str, soon: bool
 ) -> None:
-    monkeypatch.setattr("trimode_operator.discovery.SOON_S", 0.0)
-    monkeypatch.setattr("trimode_operator.discovery.EVERY_S", 3600.0)
+    monkeypatch.setattr("trimode_operator.kube.discovery.SOON_S", 0.0)
+    monkeypatch.setattr("trimode_operator.kube.discovery.EVERY_S", 3600.0)
     discovery = Discovery(MemoryCluster())
     await discovery.pause()  # nothing is known yet
     await discovery.look()

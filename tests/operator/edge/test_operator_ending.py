@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from trimode_operator.ending import WORKERS_MAY_TAKE_S, Step, deadline_of, next_step
-from trimode_operator.fleets import NO_FLEETS, Fleets
-from trimode_operator.testing.fleet import fleets, replica, view
+from trimode_lab.doubles.kubernetes.fleet import fleets, replica, view
+from trimode_operator.apply.deletion import WORKERS_MAY_TAKE_S, Step, deadline_of, next_step
+from trimode_operator.observe.fleets import NO_FLEETS, Fleets
 
 ALIVE: dict[str, Any] = {"metadata": {"name": "nemo"}}
 GOING: dict[str, Any] = {"metadata": {"name": "nemo", "deletionTimestamp": "2026-01-01T00:00:00Z"}}

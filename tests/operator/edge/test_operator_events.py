@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from trimode_lab.doubles.kubernetes.cluster import MemoryCluster
+from trimode_lab.doubles.kubernetes.fleet import fleets, replica, view
+from trimode_operator.apply.events import EventRecord, post, transitions
 from trimode_operator.errors import ApiFailure
-from trimode_operator.events import Told, post, transitions
-from trimode_operator.observations import Observations, Ray, Rollout
-from trimode_operator.status import status_of
-from trimode_operator.testing.cluster import MemoryCluster
-from trimode_operator.testing.fleet import fleets, replica, view
+from trimode_operator.observe.observations import Observations, Ray, Rollout
+from trimode_operator.status.status import status_of
 
 WELL = Observations(
     generation=1,
@@ -65,7 +65,7 @@ RESOURCE = {"metadata": {"name": "nemo", "namespace": "default", "uid": "u1"}}
 
 async def test_an_event_names_the_resource() -> None:
     cluster = MemoryCluster()
-    await post(cluster, RESOURCE, Told(True, "InvalidSpec", "x" * 5000))
+    await post(cluster, RESOURCE, EventRecord(True, "InvalidSpec", "x" * 5000))
     (event,) = cluster.objects.values()
     assert event["involvedObject"]["name"] == "nemo"
     assert event["involvedObject"]["uid"] == "u1"
@@ -76,5 +76,5 @@ async def test_an_event_names_the_resource() -> None:
 async def test_an_event_that_is_refused_is_lost_and_nothing_else() -> None:
     cluster = MemoryCluster()
     cluster.refuse = lambda *_: ApiFailure(403, "Forbidden", "no events for you")
-    await post(cluster, RESOURCE, Told(False, "Ready", ""))
+    await post(cluster, RESOURCE, EventRecord(False, "Ready", ""))
     assert not cluster.objects

@@ -8,8 +8,8 @@ from typing import Any
 import kopf
 import pytest
 
-from trimode_operator.cache import Cache, Key
-from trimode_operator.handlers import CHILDREN, OURS, operator_settings, registry
+from trimode_operator.kube.cache import Cache, Key
+from trimode_operator.kube.watch import CHILDREN, OURS, operator_settings, registry
 
 
 def resource(version: int) -> dict[str, Any]:

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from trimode_operator import health
-from trimode_operator.cache import Cache, Key
+from trimode_lab.doubles.kubernetes.cluster import MemoryCluster
 from trimode_operator.errors import ApiUnreachable
-from trimode_operator.health import SUSPECT_S, Shown, Vitals, Watchdog, pages
+from trimode_operator.kube.cache import Cache, Key
 from trimode_operator.metrics import Metrics
-from trimode_operator.testing.cluster import MemoryCluster
+from trimode_operator.process import health
+from trimode_operator.process.health import SUSPECT_S, Liveness, Shown, Watchdog, pages
 
 KEY = Key("default", "nemo")
 
@@ -30,7 +30,7 @@ class Watched:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(health, "GRACE_S", 0.0)
-        self.cluster, self.cache, self.vitals = MemoryCluster(), Cache(), Vitals(started=0.0)
+        self.cluster, self.cache, self.vitals = MemoryCluster(), Cache(), Liveness(started=0.0)
         self.now = 100.0
         self.changed: list[Key] = []
         self.dog = Watchdog(self.cluster, self.cache, self.vitals, None, lambda: self.now, self.changed.append)
@@ -96,11 +96,11 @@ async def test_an_api_server_that_is_away_is_no_reason_to_restart(watched: Watch
 
 
 def test_a_visit_that_hangs_is_trouble() -> None:
-    assert "hangs" in Vitals(started=0.0).trouble(1000.0, 151.0)
+    assert "hangs" in Liveness(started=0.0).trouble(1000.0, 151.0)
 
 
 async def test_pages() -> None:
-    cache, vitals, metrics = Cache(), Vitals(started=0.0), Metrics()
+    cache, vitals, metrics = Cache(), Liveness(started=0.0), Metrics()
     cache.put(resource(uid="u", resourceVersion="1"))
     leads = True
     shown = Shown(metrics, cache, vitals, now=lambda: 100.0, oldest_visit_s=lambda: 0.0, leads=lambda: leads)

@@ -7,11 +7,11 @@ import contextlib
 
 import pytest
 
-from trimode_operator.cluster import RESOURCE
+from trimode_lab.doubles.kubernetes.cluster import MemoryCluster
 from trimode_operator.errors import ApiUnreachable
-from trimode_operator.lease import Claim, Election, Fenced, NotLeading, Terms, claim_of, may_take
+from trimode_operator.kube.client import RESOURCE
+from trimode_operator.kube.lease import Claim, Election, Fenced, NotLeading, Terms, claim_of, may_take
 from trimode_operator.plan import ChildKind
-from trimode_operator.testing.cluster import MemoryCluster
 
 TERMS = Terms(duration=9.0, renew_deadline=6.0, retry=0.001)
 CONFIG_MAP = ChildKind("v1", "ConfigMap", "configmaps")

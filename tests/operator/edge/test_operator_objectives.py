@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from trimode_api.fleet import TierState
-from trimode_operator.fleets import Address
-from trimode_operator.objectives import Sample, Tally, attainment, kept, sample_of
-from trimode_operator.testing.fleet import fleets, view
+from trimode_lab.doubles.kubernetes.fleet import fleets, view
+from trimode_operator.observe.fleets import Address
+from trimode_operator.status.objectives import Sample, Tally, attainment, kept, sample_of
 
 ONE, TWO = Address("10.0.0.1", 8001), Address("10.0.0.2", 8001)
 Counts = dict[tuple[Address, str], tuple[int, int]]

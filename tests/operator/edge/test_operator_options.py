@@ -8,7 +8,7 @@ import pytest
 
 from trimode_operator.__main__ import main
 from trimode_operator.errors import BadStart
-from trimode_operator.options import read_options
+from trimode_operator.process.options import read_options
 
 
 def test_defaults() -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from trimode_operator.pods_seen import NO_PODS, PodsSeen, pods_seen
-from trimode_operator.testing.fleet import replica
-from trimode_operator.testing.stage import Stage
+from trimode_lab.doubles.kubernetes.fleet import replica
+from trimode_lab.doubles.kubernetes.stage import Stage
+from trimode_operator.observe.pods import NO_PODS, PodsSeen, pods_seen
 
 PULL = 'Back-off pulling image "registry.invalid/none:1": ErrImagePull: no such host'
 NODES = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
@@ -86,10 +86,10 @@ def test_a_line_and_their_number_are_bounded() -> None:
 
 async def serving(stage: Stage) -> None:
     stage.resource()
-    await stage.visit()
+    await stage.reconcile()
     stage.serve(replica())
     stage.settle()
-    await stage.visit()
+    await stage.reconcile()
 
 
 async def test_ready_names_the_pod_that_cannot_start() -> None:
@@ -97,7 +97,7 @@ async def test_ready_names_the_pod_that_cannot_start() -> None:
     await serving(stage)
     stage.serve()
     stage.cluster.put(pod("nemo-worker-x", waiting("ErrImagePull", PULL)))
-    await stage.visit()
+    await stage.reconcile()
     assert stage.conditions()["Ready"] == ("False", "PodsFailing")
     (ready,) = [
         each
@@ -115,7 +115,7 @@ async def test_pods_that_no_node_takes_change_the_words_only() -> None:
     await serving(stage)
     stage.serve()
     stage.cluster.put(pod("nemo-worker-x", conditions=scheduled("False", "Unschedulable", NODES)))
-    await stage.visit()
+    await stage.reconcile()
     assert stage.conditions()["Ready"] == ("False", "PoolsNotReady")
     assert NODES in str(stage.cluster.named("NemotronDeployment", "nemo")["status"])
 
@@ -124,5 +124,5 @@ async def test_a_fleet_that_is_as_specified_has_no_pods_looked_at() -> None:
     stage = Stage()
     await serving(stage)
     stage.cluster.put(pod("nemo-worker-x", container(last="OOMKilled", running={})))
-    await stage.visit()
+    await stage.reconcile()
     assert stage.conditions()["Ready"] == ("True", "AsSpecified")

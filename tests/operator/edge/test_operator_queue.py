@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from trimode_operator.cache import Key
-from trimode_operator.workqueue import Limits, WorkQueue
+from trimode_operator.kube.cache import Key
+from trimode_operator.kube.workqueue import Limits, WorkQueue
 
 A, B = Key("default", "a"), Key("default", "b")
 
@@ -25,7 +25,7 @@ class Visitor:
     async def _nothing(self, _: Key) -> float | None:
         return None
 
-    async def visit(self, key: Key) -> float | None:
+    async def reconcile(self, key: Key) -> float | None:
         self.visits.append(key)
         self._changed.set()
         return await self.act(key)
@@ -48,7 +48,7 @@ class Visitor:
 
 @asynccontextmanager
 async def running(visitor: Visitor, **limits: float) -> AsyncIterator[WorkQueue]:
-    queue = WorkQueue(visitor.visit, visitor.failed, lambda: visitor.active, Limits(**limits))  # type: ignore[arg-type]
+    queue = WorkQueue(visitor.reconcile, visitor.failed, lambda: visitor.active, Limits(**limits))  # type: ignore[arg-type]
     task = asyncio.create_task(queue.run())
     try:
         yield queue

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from trimode_operator.cluster import Object
+from trimode_lab.doubles.kubernetes.fleet import replica
+from trimode_lab.doubles.kubernetes.stage import Stage
 from trimode_operator.errors import ApiFailure, NotMade
+from trimode_operator.kube.client import Object
+from trimode_operator.observe.ray_clusters import KUBERAYS_HASH, RunningClusters, bounds_operations, superfluous, to_fit
 from trimode_operator.plan.shape import SHAPE_ANNOTATION, shape_of
-from trimode_operator.ray_clusters import KUBERAYS_HASH, RunningClusters, bounds_operations, superfluous, to_fit
-from trimode_operator.testing.fleet import replica
-from trimode_operator.testing.stage import Stage
 
 
 def group(name: str, least: int, most: int, replicas: int | None = None) -> dict[str, Any]:
@@ -135,11 +135,11 @@ def test_the_shape_is_all_but_counts() -> None:
 async def running(stage: Stage) -> None:
     """Serving from the cluster nemo-old."""
     stage.resource()
-    await stage.visit()
+    await stage.reconcile()
     stage.serve(replica())
     stage.make_cluster("nemo-old")
     stage.settle(active="nemo-old")
-    await stage.visit()
+    await stage.reconcile()
     assert stage.conditions()["Ready"] == ("True", "AsSpecified")
 
 
@@ -156,11 +156,11 @@ async def test_bounds_reach_the_cluster_that_runs() -> None:
     stage = Stage()
     await running(stage)
     stage.resource(pools=flex(1, 3))
-    await stage.visit()
+    await stage.reconcile()
     assert bounds(stage, "nemo-old") == (1, 3)
     stage.settle(active="nemo-old")
-    await stage.visit()
-    await stage.visit()
+    await stage.reconcile()
+    await stage.reconcile()
     assert [write for write in stage.cluster.writes if write[0] == "patch"] == []
 
 
@@ -168,12 +168,12 @@ async def test_in_an_upgrade_bounds_reach_the_cluster_that_is_to_take_over() -> 
     stage = Stage()
     await running(stage)
     stage.resource(pools=flex(1, 2), model={"uri": "file:///other"})
-    await stage.visit()
+    await stage.reconcile()
     stage.settle(active="nemo-old", pending="nemo-new")
-    await stage.visit()  # KubeRay has written its name, and makes it next
+    await stage.reconcile()  # KubeRay has written its name, and makes it next
     stage.make_cluster("nemo-new")
     stage.resource(pools=flex(2, 4), model={"uri": "file:///other"})
-    await stage.visit()
+    await stage.reconcile()
     assert bounds(stage, "nemo-new") == (2, 4)
     assert bounds(stage, "nemo-old") == (1, 1)
 
@@ -182,10 +182,10 @@ async def upgrading(stage: Stage) -> None:
     """From nemo-old to nemo-new, which does not come."""
     await running(stage)
     stage.resource(model={"uri": "file:///other"})
-    await stage.visit()
+    await stage.reconcile()
     stage.make_cluster("nemo-new")
     stage.settle(active="nemo-old", pending="nemo-new")
-    await stage.visit()
+    await stage.reconcile()
     assert stage.conditions()["Ready"] == ("False", "WorkersRollout")
 
 
@@ -193,17 +193,17 @@ async def test_a_pool_that_comes_back_has_its_place_in_the_cluster_that_serves()
     first, second = flex(1, 1)[0] | {"name": "first"}, flex(1, 1)[0] | {"name": "second"}
     stage = Stage()
     stage.resource(pools=[first, second])
-    await stage.visit()
+    await stage.reconcile()
     stage.make_cluster("nemo-old")
     stage.settle(active="nemo-old")
-    await stage.visit()
+    await stage.reconcile()
     stage.resource(pools=[second])
-    await stage.visit()
+    await stage.reconcile()
     stage.make_cluster("nemo-new")
     stage.settle(active="nemo-old", pending="nemo-new")
-    await stage.visit()
+    await stage.reconcile()
     stage.resource(pools=[first, second])
-    await stage.visit()
+    await stage.reconcile()
     groups = stage.cluster.named("RayService", "nemo")["spec"]["rayClusterConfig"]["workerGroupSpecs"]
     assert [each["groupName"] for each in groups] == ["first", "second"]
     assert pending(stage) is None
@@ -216,15 +216,15 @@ def pending(stage: Stage) -> Any:
 async def test_going_back_gives_the_pending_cluster_up() -> None:
     stage = Stage()
     await upgrading(stage)
-    await stage.visit()
+    await stage.reconcile()
     assert pending(stage), "an upgrade goes on"
     stage.resource()
-    await stage.visit()
+    await stage.reconcile()
     assert pending(stage) is None
     assert ("merge status", "RayService", "nemo") in stage.cluster.writes
     stage.serve(replica(policy_version=3), policy_version=3)
     stage.settle(active="nemo-old")
-    await stage.visit()
+    await stage.reconcile()
     assert stage.conditions()["Ready"] == ("True", "AsSpecified")
 
 
@@ -241,9 +241,9 @@ async def test_kuberay_was_quicker_and_the_next_visit_looks_anew(monkeypatch: py
 
     monkeypatch.setattr(stage.cluster, "apply", overtaken)
     stage.resource()
-    await stage.visit()
+    await stage.reconcile()
     assert pending(stage), "written since it was read"
-    await stage.visit()
+    await stage.reconcile()
     assert pending(stage) is None
 
 
@@ -254,5 +254,5 @@ async def test_a_refusal_is_told() -> None:
     stage.cluster.refuse = lambda verb, kind, _: refusal if (verb, kind) == ("patch", "RayCluster") else None
     stage.resource(pools=flex(1, 3))
     with pytest.raises(NotMade):
-        await stage.visit()
+        await stage.reconcile()
     assert stage.conditions()["Ready"] == ("False", "Forbidden")

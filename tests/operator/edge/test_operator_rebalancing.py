@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from trimode_api.fleet import ReplicaState
-from trimode_operator.rebalancing import RELEASE_S
-from trimode_operator.testing.fleet import replica
-from trimode_operator.testing.stage import KEY, Stage
+from trimode_lab.doubles.kubernetes.fleet import replica
+from trimode_lab.doubles.kubernetes.stage import KEY, Stage
+from trimode_operator.status.rebalancing import RELEASE_S
 from trimode_policy.rebalance import EVERY_S
 
 SPEC: dict[str, Any] = {
@@ -56,15 +56,15 @@ async def loaded(stage: Stage, ar: int = 3, fast: int = 1, running: int = 1, sec
     stage.serve(*members("ar", ar, running), *members("fast", fast, running))
     for _ in range(seconds // 10):
         stage.now += 10.0
-        await stage.visit()
+        await stage.reconcile()
 
 
 async def begun(stage: Stage, **spec: Any) -> None:
     stage.resource(**SPEC, **spec)
-    await stage.visit()
+    await stage.reconcile()
     stage.serve(*members("ar", 3), *members("fast", 1))
     stage.settle()
-    await stage.visit()
+    await stage.reconcile()
 
 
 async def test_the_split_begins_with_ar_and_the_operator_owns_the_numbers(stage: Stage) -> None:
@@ -76,7 +76,7 @@ async def test_the_split_begins_with_ar_and_the_operator_owns_the_numbers(stage:
 
 async def test_without_rebalancing_serve_owns_the_numbers(stage: Stage) -> None:
     stage.resource(pools=SPEC["pools"])
-    await stage.visit()
+    await stage.reconcile()
     assert bounds(stage) == {"ar": (1, 3), "fast": (1, 3)}
     assert "rebalancing" not in stage.cluster.named("NemotronDeployment", "nemo")["status"]
 
@@ -90,20 +90,20 @@ async def test_a_move_shrinks_one_pool_then_lets_the_other_grow(stage: Stage) ->
     assert bounds(stage) == {"ar": (2, 2), "fast": (1, 1)}
 
     stage.serve(*members("ar", 2), *members("fast", 1))
-    assert await stage.visit() == 2.0
+    assert await stage.reconcile() == 2.0
     assert told(stage)["move"]["phase"] == "Releasing"
-    await stage.visit()
+    await stage.reconcile()
     assert bounds(stage) == {"ar": (2, 2), "fast": (1, 1)}, "its pod may be there still"
 
     stage.now += RELEASE_S
-    await stage.visit()
-    await stage.visit()
+    await stage.reconcile()
+    await stage.reconcile()
     assert bounds(stage) == {"ar": (2, 2), "fast": (2, 2)}
     assert told(stage)["move"]["phase"] == "Joining"
 
     stage.now += 30.0
     stage.serve(*members("ar", 2), *members("fast", 2))
-    await stage.visit()
+    await stage.reconcile()
     assert told(stage)["move"]["phase"] == "Done"
     assert stage.events().count("MovesReplica") == stage.events().count("MovedReplica") == 1
     await loaded(stage, ar=2, fast=2, running=6)
@@ -123,7 +123,7 @@ async def test_a_new_leader_goes_on_in_mid_move(stage: Stage) -> None:
     await loaded(stage)
     stage.begin()
     stage.serve(*members("ar", 2), *members("fast", 1))
-    await stage.visit()
+    await stage.reconcile()
     assert told(stage)["move"]["phase"] == "Releasing"
     assert bounds(stage) == {"ar": (2, 2), "fast": (1, 1)}
 
@@ -134,13 +134,13 @@ async def test_the_split_is_in_the_status_before_anything_is_changed(stage: Stag
     stage.serve(*members("ar", 3), *members("fast", 1))
     for _ in range(20):
         stage.now += 10.0
-        await stage.visit()
+        await stage.reconcile()
         if told(stage).get("move") is not None:
             break
     assert ("apply", "RayService", "nemo") not in stage.cluster.writes
     assert bounds(stage) == {"ar": (3, 3), "fast": (1, 1)}
     assert split(stage) == {"ar": 2, "fast": 1}
-    await stage.visit()
+    await stage.reconcile()
     assert bounds(stage) == {"ar": (2, 2), "fast": (1, 1)}
 
 
@@ -164,7 +164,7 @@ async def test_where_a_router_is_silent_nothing_moves(stage: Stage) -> None:
         stage.now += 10.0
         stage.serve(*members("ar", 3), *members("fast", 1))
         stage.cluster.put(endpoints)
-        await stage.visit()
+        await stage.reconcile()
     assert told(stage)["reason"] == "NoData"
     assert "router" in told(stage)["message"]
 
@@ -174,14 +174,14 @@ async def test_a_wrong_spec_forgets_nothing(stage: Stage) -> None:
     await loaded(stage)
     known = told(stage)
     stage.resource(pools=[])
-    await stage.visit()
+    await stage.reconcile()
     assert told(stage) == known
 
 
 async def test_turned_off_it_leaves_the_status_and_serve_owns_the_numbers_again(stage: Stage) -> None:
     await begun(stage)
     stage.resource(pools=SPEC["pools"])
-    await stage.visit()
-    await stage.visit()
+    await stage.reconcile()
+    await stage.reconcile()
     assert "rebalancing" not in (stage.cache.resource(KEY) or {})["status"]
     assert bounds(stage) == {"ar": (1, 3), "fast": (1, 3)}

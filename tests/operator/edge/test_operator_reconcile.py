@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from trimode_operator.cache import Key
-from trimode_operator.cluster import Object
-from trimode_operator.ending import FINALIZER
+from trimode_lab.doubles.kubernetes.fleet import replica
+from trimode_lab.doubles.kubernetes.stage import KEY, Stage
+from trimode_operator.apply.deletion import FINALIZER
 from trimode_operator.errors import ApiFailure, ApiUnreachable, NotMade, RouterFailure
+from trimode_operator.kube.cache import Key
+from trimode_operator.kube.client import Object
 from trimode_operator.reconcile import RELIST_S
-from trimode_operator.testing.fleet import replica
-from trimode_operator.testing.stage import KEY, Stage
 
 
 @pytest.fixture
@@ -27,16 +27,16 @@ def stage() -> Stage:
 async def serving(stage: Stage) -> None:
     """Applied, ready, and nothing left to do."""
     stage.resource()
-    await stage.visit()
+    await stage.reconcile()
     stage.serve(replica())
     stage.settle()
-    await stage.visit()
+    await stage.reconcile()
     assert stage.conditions()["Ready"] == ("True", "AsSpecified")
 
 
 async def test_a_new_resource_is_made_and_told_of_in_one_visit(stage: Stage) -> None:
     stage.resource()
-    again = await stage.visit()
+    again = await stage.reconcile()
     assert again == 2.0
     assert stage.kinds() >= {"Secret", "ConfigMap", "Service", "Deployment", "RayService", "NetworkPolicy"}
     body = stage.cluster.named("NemotronDeployment", "nemo")
@@ -49,7 +49,7 @@ async def test_a_new_resource_is_made_and_told_of_in_one_visit(stage: Stage) -> 
 async def test_a_second_look_writes_nothing(stage: Stage) -> None:
     await serving(stage)
     stage.now += 60.0
-    assert await stage.visit() == 10.0
+    assert await stage.reconcile() == 10.0
     assert stage.cluster.writes == []
 
 
@@ -57,15 +57,15 @@ async def test_a_label_of_kueue_is_handed_through_although_it_makes_no_generatio
     await serving(stage)
     queue = {"kueue.x-k8s.io/queue-name": "gpus", "team": "serving"}
     stage.edit("NemotronDeployment", "nemo", lambda body: body["metadata"].update(labels=queue))
-    await stage.visit()
+    await stage.reconcile()
     service = stage.cluster.named("RayService", "nemo")
     assert service["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
     assert "team" not in service["metadata"]["labels"]
     stage.cluster.writes.clear()
-    await stage.visit()
+    await stage.reconcile()
     assert stage.cluster.writes == []
     stage.edit("NemotronDeployment", "nemo", lambda body: body["metadata"].update(labels={}))
-    await stage.visit()
+    await stage.reconcile()
     assert [write[:2] for write in stage.cluster.writes] == [("apply", "RayService")]
 
 
@@ -73,30 +73,30 @@ async def test_recreate_ends_the_workers_first_and_makes_them_anew(stage: Stage)
     await serving(stage)
     changed = {"model": {"uri": "file:///m"}, "upgrade": {"strategy": "Recreate"}}
     stage.resource(**changed)
-    await stage.visit()
+    await stage.reconcile()
     assert ("delete", "RayService", "nemo") in stage.cluster.writes
     assert ("apply", "RayService", "nemo") not in stage.cluster.writes
     assert stage.conditions()["Ready"] == ("False", "Recreating")
     assert stage.conditions()["Progressing"] == ("True", "Recreating")
-    await stage.visit()  # it has gone
+    await stage.reconcile()  # it has gone
     assert ("apply", "RayService", "nemo") in stage.cluster.writes
     stage.serve(replica(policy_version=2), policy_version=2)
     stage.settle()
-    await stage.visit()
+    await stage.reconcile()
     assert stage.conditions()["Ready"] == ("True", "AsSpecified")
 
 
 async def test_a_full_relist_writes_nothing(stage: Stage) -> None:
     await serving(stage)
     stage.now += RELIST_S + 1
-    await stage.visit()
+    await stage.reconcile()
     assert stage.cluster.writes == []
 
 
 async def test_another_process_takes_over_without_writing(stage: Stage) -> None:
     await serving(stage)
     stage.begin()
-    await stage.visit()
+    await stage.reconcile()
     assert stage.cluster.writes == []
 
 
@@ -108,7 +108,7 @@ async def test_a_server_that_writes_values_its_own_way_is_no_difference_for_ever
     stage.cluster.stored = canonical
     await serving(stage)
     stage.edit("Deployment", "nemo-router", lambda body: body["status"].update(availableReplicas=1))
-    await stage.visit()
+    await stage.reconcile()
     assert stage.cluster.writes == []
 
 
@@ -122,7 +122,7 @@ def a_secret(name: str) -> Object:
 
 async def test_a_secret_that_is_missing_is_named_until_it_comes(stage: Stage) -> None:
     stage.resource(router=SECURED)
-    await stage.visit()
+    await stage.reconcile()
     assert stage.conditions()["Ready"] == ("False", "SecretMissing")
     assert stage.events() == ["SecretMissing"]
     body = stage.cluster.named("NemotronDeployment", "nemo")
@@ -134,7 +134,7 @@ async def test_a_secret_that_is_missing_is_named_until_it_comes(stage: Stage) ->
         stage.cluster.put(a_secret(name))
     stage.serve(replica())
     stage.settle()
-    await stage.visit()
+    await stage.reconcile()
     assert stage.conditions()["Ready"] == ("True", "AsSpecified")
     assert ("Secret", "api-keys") not in {(kind, name) for _, kind, name in stage.cluster.writes}
 
@@ -143,21 +143,21 @@ async def test_a_secret_that_routers_cannot_use_is_told_in_their_words(stage: St
     for name in ("api-keys", "nemo-tls"):
         stage.cluster.put(a_secret(name))
     stage.resource(router=SECURED)
-    await stage.visit()
+    await stage.reconcile()
     stage.serve(replica(), problems={"keysFile": "keys.json: No such file or directory"})
     stage.settle()
-    await stage.visit()
+    await stage.reconcile()
     assert stage.conditions()["Ready"] == ("False", "SecretInvalid")
     assert stage.conditions()["Serving"] == ("True", "ReplicasServe")
     objects = stage.cluster.objects.values()
     (told,) = [body["message"] for body in objects if body.get("reason") == "SecretInvalid"]
     assert told == "spec.router.auth.secretName: Secret 'api-keys': keys.json: No such file or directory"
     stage.serve(replica())
-    await stage.visit()
+    await stage.reconcile()
     assert stage.conditions()["Ready"] == ("True", "AsSpecified")
     stage.resource(router={})
     stage.serve(replica(), problems={"keysFile": "old news of a router that goes"})
-    await stage.visit()
+    await stage.reconcile()
     assert stage.conditions()["Ready"][1] != "SecretInvalid"
 
 
@@ -178,7 +178,7 @@ async def test_a_childs_edit_by_hand_is_undone(
     await serving(stage)
     before = stage.cluster.named(kind, name)
     stage.edit(kind, name, change)
-    await stage.visit()
+    await stage.reconcile()
     after = stage.cluster.named(kind, name)
     for body in (before, after):
         del body["metadata"]["resourceVersion"], body["metadata"]["generation"]
@@ -194,7 +194,7 @@ async def test_a_deleted_child_comes_back_as_it_was(stage: Stage, kind: str, nam
     await serving(stage)
     before = stage.cluster.objects.pop((kind, "default", name))
     stage.watch()
-    await stage.visit()
+    await stage.reconcile()
     after = stage.cluster.named(kind, name)
     assert after.get("spec") == before.get("spec")
     assert after.get("data") == before.get("data")  # the token, too: another one would replace every pod
@@ -205,18 +205,18 @@ async def test_what_a_watch_missed_is_found_at_the_next_relist(stage: Stage) -> 
     await serving(stage)
     del stage.cluster.objects["Service", "default", "nemo-router"]  # nobody tells
     stage.now += RELIST_S + 1
-    await stage.visit()
+    await stage.reconcile()
     assert ("apply", "Service", "nemo-router") in stage.cluster.writes
 
 
 async def test_kinds_that_are_not_watched_are_listed_at_every_visit(stage: Stage) -> None:
     await serving(stage)
     del stage.cluster.objects["RayService", "default", "nemo"]  # nobody tells
-    await stage.reconciler.visit(KEY)
+    await stage.reconciler.reconcile(KEY)
     assert "RayService" not in stage.kinds()
     stage.reconciler.list_always()
     stage.now += 1.0
-    await stage.visit()
+    await stage.reconcile()
     assert ("apply", "RayService", "nemo") in stage.cluster.writes
 
 
@@ -224,17 +224,17 @@ async def test_after_a_kind_has_come_or_gone_children_are_listed_once(stage: Sta
     await serving(stage)
     del stage.cluster.objects["RayService", "default", "nemo"]  # its kind went and came back, and nobody tells
     stage.reconciler.list_anew()
-    await stage.visit()
+    await stage.reconcile()
     assert ("apply", "RayService", "nemo") in stage.cluster.writes
     del stage.cluster.objects["RayService", "default", "nemo"]
-    await stage.visit()
+    await stage.reconcile()
     assert "RayService" not in stage.kinds()
 
 
 async def test_a_change_of_mode_goes_to_the_routers_and_touches_no_pod(stage: Stage) -> None:
     await serving(stage)
     stage.resource(switching={"marginPercent": 9})
-    await stage.visit()
+    await stage.reconcile()
     assert stage.routers.policies == [2]
     applied = [write for write in stage.cluster.writes if write[0] == "apply"]
     assert applied == [("apply", "ConfigMap", "nemo-policy")]
@@ -245,11 +245,11 @@ async def test_a_router_that_is_behind_is_told_again(stage: Stage) -> None:
     await serving(stage)
     stage.resource(switching={"marginPercent": 9})
     stage.routers.refuse = RouterFailure("busy")
-    await stage.visit()
+    await stage.reconcile()
     assert stage.routers.policies == []
     assert stage.conditions()["Ready"] == ("False", "PolicyRollout")
     stage.routers.refuse = None
-    await stage.visit()
+    await stage.reconcile()
     assert stage.routers.policies == [2]
 
 
@@ -258,7 +258,7 @@ async def test_a_bad_edit_leaves_what_serves_alone(stage: Stage) -> None:
     before = {place: body for place, body in stage.cluster.objects.items() if place[0] != "NemotronDeployment"}
     before = copy.deepcopy(before)
     stage.resource(pools=[], switching={"fallbackMode": "Diffusion"}, colour="red")
-    await stage.visit()
+    await stage.reconcile()
     assert stage.conditions()["Ready"] == ("False", "InvalidSpec")
     assert stage.conditions()["Serving"][0] == "True"
     message = stage.cluster.named("NemotronDeployment", "nemo")["status"]["conditions"][0]["message"]
@@ -269,13 +269,13 @@ async def test_a_bad_edit_leaves_what_serves_alone(stage: Stage) -> None:
     after = {k: v for k, v in stage.cluster.objects.items() if k[0] not in ("NemotronDeployment", "Event")}
     assert after == {k: v for k, v in before.items() if k[0] != "Event"}
     stage.resource()
-    await stage.visit()
+    await stage.reconcile()
     assert stage.conditions()["Ready"] == ("True", "AsSpecified") or stage.routers.policies == [3]
 
 
 async def test_a_spec_that_is_bad_from_the_start_makes_nothing(stage: Stage) -> None:
     stage.resource(pools=[])
-    await stage.visit()
+    await stage.reconcile()
     assert stage.kinds() == {"NemotronDeployment", "Event"}
     assert stage.conditions()["Ready"] == ("False", "InvalidSpec")
 
@@ -283,13 +283,13 @@ async def test_a_spec_that_is_bad_from_the_start_makes_nothing(stage: Stage) -> 
 async def test_without_kuberay_all_but_the_workers_is_made_and_it_recovers(stage: Stage) -> None:
     stage.capabilities = replace(stage.capabilities, kuberay=False)
     stage.resource()
-    await stage.visit()
+    await stage.reconcile()
     assert "RayService" not in stage.kinds()
     assert stage.conditions()["Ready"] == ("False", "KubeRayMissing")
     message = stage.cluster.named("NemotronDeployment", "nemo")["status"]["conditions"][0]["message"]
     assert "helm install kuberay-operator" in message
     stage.capabilities = replace(stage.capabilities, kuberay=True)
-    await stage.visit()
+    await stage.reconcile()
     assert "RayService" in stage.kinds()
     assert stage.conditions()["Progressing"][0] == "True"
 
@@ -302,11 +302,11 @@ async def test_a_refused_child_holds_up_no_other_and_is_told(stage: Stage) -> No
     stage.cluster.refuse = no_services
     stage.resource()
     with pytest.raises(NotMade):
-        await stage.visit()
+        await stage.reconcile()
     assert stage.kinds() >= {"Deployment", "RayService", "Secret"}
     assert stage.conditions()["Ready"] == ("False", "Forbidden")
     stage.cluster.refuse = lambda *_: None
-    await stage.visit()
+    await stage.reconcile()
     assert stage.conditions()["Ready"][1] != "Forbidden"
 
 
@@ -315,7 +315,7 @@ async def test_somebody_elses_object_is_not_taken_over(stage: Stage) -> None:
     stage.cluster.put(theirs)
     stage.resource()
     with pytest.raises(NotMade, match="does not belong to this resource"):
-        await stage.visit()
+        await stage.reconcile()
     assert stage.cluster.named("Service", "nemo-router")["spec"] == {"theirs": 1}
     assert stage.conditions()["Ready"] == ("False", "NameTaken")
 
@@ -332,7 +332,7 @@ async def test_what_a_former_plan_made_goes_and_what_others_made_stays(stage: St
     stage.cluster.put(extra("left-over", owner))
     stage.cluster.put(extra("theirs", []))
     stage.watch()
-    await stage.visit()
+    await stage.reconcile()
     assert stage.cluster.writes == [("delete", "ConfigMap", "left-over")]
 
 
@@ -341,7 +341,7 @@ async def test_killed_after_any_request_it_converges_to_the_same(step: int) -> N
     whole, cut = Stage(), Stage()
     for stage in (whole, cut):
         stage.resource()
-    await whole.visit()
+    await whole.reconcile()
     count = 0
 
     def die(*_: str) -> Exception | None:
@@ -351,13 +351,13 @@ async def test_killed_after_any_request_it_converges_to_the_same(step: int) -> N
 
     cut.cluster.refuse = die
     try:
-        await cut.visit()
+        await cut.reconcile()
     except ApiUnreachable:
         cut.cluster.refuse = lambda *_: None
         cut.begin()
-        await cut.visit()
+        await cut.reconcile()
     cut.cluster.refuse = lambda *_: None
-    await cut.visit()
+    await cut.reconcile()
 
     def shape(stage: Stage) -> dict[tuple[str, str, str], Any]:
         token = stage.cluster.named("Secret", "nemo-token")["data"]["token"]
@@ -372,7 +372,7 @@ async def test_killed_after_any_request_it_converges_to_the_same(step: int) -> N
 
     assert shape(cut) == shape(whole)
     assert cut.conditions() == whole.conditions()
-    await cut.visit()
+    await cut.reconcile()
     assert cut.cluster.writes == []
 
 
@@ -382,8 +382,8 @@ async def test_two_of_one_name_in_two_namespaces_do_not_meet(stage: Stage) -> No
     other["metadata"] |= {"namespace": "other", "uid": "other-owner"}
     stage.cluster.put(other)
     stage.watch()
-    await stage.visit()
-    await stage.reconciler.visit(Key("other", "nemo"))
+    await stage.reconcile()
+    await stage.reconciler.reconcile(Key("other", "nemo"))
     one = stage.cluster.named("Secret", "nemo-token")
     two = stage.cluster.named("Secret", "nemo-token", "other")
     assert one["data"] != two["data"]
@@ -396,7 +396,7 @@ async def test_a_stale_view_of_the_resource_costs_a_retry_and_no_finalizer(stage
     assert stale is not None
     stage.edit("NemotronDeployment", "nemo", lambda body: body["metadata"].update(finalizers=["theirs/keep"]))
     stage.cache._resources[KEY] = stale
-    await stage.visit()
+    await stage.reconcile()
     assert stage.cluster.named("NemotronDeployment", "nemo")["metadata"]["finalizers"] == ["theirs/keep", FINALIZER]
 
 
@@ -408,49 +408,49 @@ NO_PODS = {"replicas": 0, "updatedReplicas": 0, "readyReplicas": 0}
 async def test_kuberay_that_takes_an_edit_over_for_a_minute_only_is_no_trouble_and_then_it_is(stage: Stage) -> None:
     await serving(stage)
     stage.resource(model={"uri": "file:///other"})
-    await stage.visit()
+    await stage.reconcile()
     assert stage.conditions()["Ready"] == ("False", "WorkersRollout")
     stage.now += 59.0
-    await stage.visit()
+    await stage.reconcile()
     assert stage.conditions()["Ready"] == ("False", "WorkersRollout")
     stage.now += 2.0
-    await stage.visit()
+    await stage.reconcile()
     assert stage.conditions()["Ready"] == ("False", "KubeRayBehind")
     assert "KubeRayBehind" in stage.events()
     stage.serve(replica(policy_version=2), policy_version=2)
     stage.settle()
-    await stage.visit()
+    await stage.reconcile()
     assert stage.conditions()["Ready"] == ("True", "AsSpecified")
 
 
 async def test_before_the_first_cluster_serves_kuberay_owes_no_status(stage: Stage) -> None:
     stage.resource()
-    await stage.visit()
+    await stage.reconcile()
     stage.serve()
     stage.settle(active="", pending="nemo-1")
     stage.resource(pools=[{"name": "flex", "modes": ["AR"], "replicas": {"min": 1, "max": 2}}])
-    await stage.visit()
+    await stage.reconcile()
     stage.now += 120.0
-    await stage.visit()
+    await stage.reconcile()
     assert stage.conditions()["Ready"] == ("False", "PoolsNotReady")
 
 
 async def test_a_kuberay_that_has_never_looked_is_told_of(stage: Stage) -> None:
     stage.resource()
-    await stage.visit()
+    await stage.reconcile()
     stage.now += 61.0
-    await stage.visit()
+    await stage.reconcile()
     assert stage.conditions()["Ready"] == ("False", "KubeRayBehind")
 
 
 async def test_a_head_that_is_gone_shows_although_kuberays_status_stays_as_it_was(stage: Stage) -> None:
     await serving(stage)
     stage.make_cluster("nemo-1")
-    await stage.visit()
+    await stage.reconcile()
     assert stage.conditions()["Ready"] == ("True", "AsSpecified")
     gone = {"type": "HeadPodReady", "status": "False", "reason": "HeadPodNotFound", "message": "Head Pod not found"}
     stage.edit("RayCluster", "nemo-1", lambda body: body["status"].update(conditions=[gone]))
-    await stage.visit()
+    await stage.reconcile()
     assert stage.conditions()["Ready"] == ("False", "HeadNotReady")
     assert stage.conditions()["Serving"] == ("True", "ReplicasServe")
 
@@ -458,13 +458,13 @@ async def test_a_head_that_is_gone_shows_although_kuberays_status_stays_as_it_wa
 async def test_a_kuberay_that_is_too_old_is_named_before_anything_is_touched(stage: Stage) -> None:
     stage.capabilities = replace(stage.capabilities, kuberay_lacks=("rayClusterDeletionDelaySeconds",))
     stage.resource()
-    await stage.visit()
+    await stage.reconcile()
     assert stage.kinds() == {"NemotronDeployment", "Event"}
     found = {kind for kind, (_, reason) in stage.conditions().items() if reason == "KubeRayTooOld"}
     assert found == {"Ready", "Progressing"}
     assert stage.events() == ["KubeRayTooOld"]
     stage.capabilities = replace(stage.capabilities, kuberay_lacks=())
-    await stage.visit()
+    await stage.reconcile()
     assert "RayService" in stage.kinds()
 
 
@@ -483,16 +483,16 @@ async def test_suspended_its_workers_go_and_resumed_they_are_made_again(stage: S
     await serving(stage)
     uid = stage.cluster.named("RayService", "nemo")["metadata"]["uid"]
     stage.resource(suspend=True)
-    await stage.visit()
+    await stage.reconcile()
     assert ("delete", "RayService", "nemo") in stage.cluster.writes
     assert stage.cluster.named("Deployment", "nemo-router")["spec"]["replicas"] == 0
     assert stage.conditions()["Suspended"] == ("False", "Suspending")
     stage.edit("Deployment", "nemo-router", lambda body: body["status"].update(NO_PODS, observedGeneration=2))
     stage.routers.views.clear()
-    await stage.visit()
+    await stage.reconcile()
     assert stage.conditions()["Suspended"] == ("True", "Suspended")
     stage.resource()
-    await stage.visit()
+    await stage.reconcile()
     assert stage.cluster.named("RayService", "nemo")["metadata"]["uid"] != uid
     assert stage.conditions()["Suspended"] == ("False", "NotSuspended")
 
@@ -502,12 +502,12 @@ async def test_resumed_while_the_old_workers_go_it_waits_for_their_end(stage: St
     await serving(stage)
     moment = "2027-01-15T08:00:00Z"
     stage.edit("RayService", "nemo", lambda body: body["metadata"].update(deletionTimestamp=moment))
-    await stage.visit()
+    await stage.reconcile()
     assert stage.conditions()["Ready"] == ("False", "WorkersRollout")
     assert ("delete", "RayService", "nemo") not in stage.cluster.writes
     del stage.cluster.objects["RayService", "default", "nemo"]
     stage.watch()
-    await stage.visit()
+    await stage.reconcile()
     assert ("apply", "RayService", "nemo") in stage.cluster.writes
 
 
@@ -517,18 +517,18 @@ async def test_a_cluster_that_serves_and_was_never_active_stays_for_the_next_one
         return found
 
     stage.resource(pools=[{"name": "flex", "modes": ["AR"]}, {"name": "never", "modes": ["AR"]}])
-    await stage.visit()
+    await stage.reconcile()
     stage.serve(replica())
     stage.settle(active="", pending="nemo-1")
-    await stage.visit()
+    await stage.reconcile()
     stage.now += 30.0
-    await stage.visit()
+    await stage.reconcile()
     assert delay() == 60, "an ordinary start"
     stage.now += 31.0
-    await stage.visit()
+    await stage.reconcile()
     assert delay() == 3600
     stage.settle(active="nemo-1")
-    await stage.visit()
+    await stage.reconcile()
     assert delay() == 60
 
 
@@ -545,14 +545,14 @@ async def test_deleting_drains_then_ends_the_workers_then_lets_go(stage: Stage) 
     await serving(stage)
     stage.serve(replica(running=1), in_flight=1)
     delete(stage)
-    assert await stage.visit() == 0.5
+    assert await stage.reconcile() == 0.5
     assert stage.routers.drained == ["r1"]
     assert stage.conditions()["Ready"] == ("False", "Draining")
     assert "RayService" in stage.kinds()
     stage.serve(replica(draining=True))
-    await stage.visit()
+    await stage.reconcile()
     assert ("delete", "RayService", "nemo") in stage.cluster.writes
-    assert await stage.visit() is None
+    assert await stage.reconcile() is None
     assert "NemotronDeployment" not in stage.kinds()
 
 
@@ -560,27 +560,27 @@ async def test_a_request_that_does_not_end_does_not_hold_the_resource_for_ever(s
     await serving(stage)
     stage.serve(replica(running=1), in_flight=1)
     delete(stage)
-    await stage.visit()
+    await stage.reconcile()
     stage.now += 301.0
-    await stage.visit()
-    await stage.visit()
+    await stage.reconcile()
+    await stage.reconcile()
     assert "NemotronDeployment" not in stage.kinds()
 
 
 async def test_deleting_while_loading_waits_for_nothing(stage: Stage) -> None:
     stage.resource()
-    await stage.visit()
+    await stage.reconcile()
     delete(stage)
-    await stage.visit()
-    await stage.visit()
+    await stage.reconcile()
+    await stage.reconcile()
     assert "NemotronDeployment" not in stage.kinds()
 
 
 async def test_deleting_one_that_never_was_valid(stage: Stage) -> None:
     stage.resource(pools=[])
-    await stage.visit()
+    await stage.reconcile()
     delete(stage)
-    await stage.visit()
+    await stage.reconcile()
     assert "NemotronDeployment" not in stage.kinds()
 
 
@@ -589,13 +589,13 @@ async def test_a_resource_that_is_gone_is_forgotten(stage: Stage) -> None:
     del stage.cluster.objects[("NemotronDeployment", *KEY)]
     stage.watch()
     stage.cluster.writes.clear()
-    assert await stage.reconciler.visit(KEY) is None
+    assert await stage.reconciler.reconcile(KEY) is None
     assert stage.cluster.writes == []
     assert not stage.cache.children(KEY)
 
 
 async def test_the_token_is_long_and_of_its_own(stage: Stage) -> None:
     stage.resource()
-    await stage.visit()
+    await stage.reconcile()
     token = base64.b64decode(stage.cluster.named("Secret", "nemo-token")["data"]["token"])
     assert len(token) >= 40

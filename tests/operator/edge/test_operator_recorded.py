@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
-from trimode_operator.conditions import verdicts
-from trimode_operator.observations import Observations, minimum_of, ray_of, rollout_of
-from trimode_operator.pods_seen import pods_seen
-from trimode_operator.ray_clusters import RunningClusters, bounds_operations, cluster_name, superfluous, to_fit
-from trimode_operator.testing.fleet import fleets, replica, view
-from trimode_operator.verdict import ConditionType
+from trimode_lab.doubles.kubernetes.fleet import fleets, replica, view
+from trimode_operator.observe.observations import Observations, minimum_of, ray_of, rollout_of
+from trimode_operator.observe.pods import pods_seen
+from trimode_operator.observe.ray_clusters import RunningClusters, bounds_operations, cluster_name, superfluous, to_fit
+from trimode_operator.status.conditions import verdicts
+from trimode_operator.status.reasons import ConditionType
 
 FOLDER = Path(__file__).parents[1] / "recorded"
 SEQUENCES = sorted(file.stem for file in FOLDER.glob("*.json"))

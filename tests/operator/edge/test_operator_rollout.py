@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from trimode_operator.conditions import verdicts
-from trimode_operator.observations import Observations, Rollout, overdue, ray_of
-from trimode_operator.testing.fleet import fleets, replica, view
-from trimode_operator.verdict import ConditionType
+from trimode_lab.doubles.kubernetes.fleet import fleets, replica, view
+from trimode_operator.observe.observations import Observations, Rollout, overdue, ray_of
+from trimode_operator.status.conditions import verdicts
+from trimode_operator.status.reasons import ConditionType
 
 APPLICATIONS = {"flex": {"status": "RUNNING", "serveDeploymentStatuses": {"flex": {"status": "HEALTHY"}}}}
 

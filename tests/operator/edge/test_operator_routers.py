@@ -12,11 +12,11 @@ import pytest
 from trimode_api.policy_of import policy_of
 from trimode_api.resource import NemotronDeployment
 from trimode_api.wire import DecisionReport, PolicyConfig, ReplicaReport, RouterConfig
-from trimode_operator.ending import order_drain
+from trimode_operator.apply.deletion import order_drain
 from trimode_operator.errors import RouterFailure
-from trimode_operator.fleets import Address, addresses
-from trimode_operator.routers import Routers
-from trimode_router.server import Router
+from trimode_operator.observe.fleets import Address, addresses
+from trimode_operator.observe.routers import Routers
+from trimode_router.edge.server import Router
 
 TOKEN = "secret"
 RESOURCE = {

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from trimode_api.status import DecisionStatus, Status
-from trimode_operator.looks import AT_ONCE_S, LIVELY_S, SOON_S, STEADY_S, next_look_s
-from trimode_operator.observations import (
+from trimode_lab.doubles.kubernetes.fleet import change, fleets, replica, view
+from trimode_operator.observe.observations import (
     Observations,
     Ray,
     Rollout,
@@ -17,10 +17,18 @@ from trimode_operator.observations import (
     ray_of,
     rollout_of,
 )
-from trimode_operator.status import HISTORY, condition, status_of
-from trimode_operator.testing.fleet import change, fleets, replica, view
-from trimode_operator.times import read, written
-from trimode_operator.verdict import ConditionType
+from trimode_operator.status.reasons import ConditionType
+from trimode_operator.status.status import (
+    AT_ONCE_S,
+    HISTORY,
+    LIVELY_S,
+    SOON_S,
+    STEADY_S,
+    condition,
+    next_look_s,
+    status_of,
+)
+from trimode_operator.status.times import read, written
 
 SEEN = Observations(
     generation=1,

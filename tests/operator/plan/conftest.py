@@ -15,7 +15,7 @@ from kubernetes import client
 
 from trimode_api.resource import NemotronDeployment
 from trimode_operator.plan import Capabilities, Observed, Owner, Plan, make_plan
-from trimode_operator.settings import EndpointPicker, Gateway, Settings
+from trimode_operator.plan.settings import EndpointPicker, Gateway, Settings
 
 SPEC: dict[str, Any] = {
     "model": {"uri": "file:///models/x", "servedName": "nemo"},

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from trimode_operator.plan import Names
 from trimode_operator.plan.names import fitting
-from trimode_operator.settings import Settings
+from trimode_operator.plan.settings import Settings
 
 
 def test_defaults() -> None:

@@ -17,7 +17,7 @@ from trimode_api.modes import BLOCK_LENGTHS
 from trimode_api.resource import NemotronDeployment
 from trimode_operator.plan import Observed, Plan
 from trimode_operator.plan.pods import GRACE_RUNGS_S, grace_seconds
-from trimode_operator.settings import Settings
+from trimode_operator.plan.settings import Settings
 
 Resource = Callable[..., NemotronDeployment]
 MakePlan = Callable[..., Plan]
@@ -332,7 +332,7 @@ def test_a_pool_that_sleeps_is_woken_by_the_routers_queue(
     assert (asleep["min_replicas"], asleep["max_replicas"]) == (0, 2)
     assert asleep["downscale_to_zero_delay_s"] == 60.0
     assert asleep["policy"] == {
-        "policy_function": "trimode_workers.replica.scaling:Scaler",
+        "policy_function": "trimode_workers.replica.autoscaling:Scaler",
         "policy_kwargs": {"routers": ["http://nemo-reports.llm.svc.cluster.local:8001"], "pool": "flex"},
     }
     awake = told({"min": 1, "max": 2})

@@ -15,7 +15,7 @@ from trimode_api.policy_of import policy_of
 from trimode_api.resource import NemotronDeployment
 from trimode_api.wire import RouterConfig
 from trimode_operator.plan import Capabilities, Observed, Plan
-from trimode_operator.settings import Settings
+from trimode_operator.plan.settings import Settings
 
 Resource = Callable[..., NemotronDeployment]
 MakePlan = Callable[..., Plan]

@@ -10,7 +10,7 @@ import pytest
 from trimode_api.resource import NemotronDeployment
 from trimode_operator.plan import Plan
 from trimode_operator.plan.names import head_labels, labels
-from trimode_operator.settings import PeerSelector, Settings
+from trimode_operator.plan.settings import PeerSelector, Settings
 
 Resource = Callable[..., NemotronDeployment]
 MakePlan = Callable[..., Plan]

@@ -153,14 +153,14 @@ def test_start_parameters_survive_the_shell(service: Mapping[str, Any]) -> None:
 
 def test_pods_drain_before_they_end(service: Mapping[str, Any]) -> None:
     """The hook's command is one that the worker's module takes, and it ends before the pod's grace does."""
-    from trimode_workers.replica import leave
+    from trimode_workers.replica import pre_stop
 
     cluster = service["spec"]["rayClusterConfig"]
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         pod = group["template"]["spec"]
         python, _, module, *arguments = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
-        assert (python, module) == ("python", leave.__name__)
-        parsed = leave.arguments(arguments)
+        assert (python, module) == ("python", pre_stop.__name__)
+        parsed = pre_stop.arguments(arguments)
         assert parsed.head == (group is cluster["headGroupSpec"])
         assert parsed.routers == "http://nemo-reports.llm.svc.cluster.local:8001"
         assert 300 < parsed.timeout_s < pod["terminationGracePeriodSeconds"]

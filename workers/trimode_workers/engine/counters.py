@@ -34,7 +34,7 @@ class Counters:
         self.forwards[point] += forwards
 
 
-def beliefs(curves: Curves, points: Seq[OperatingPoint], batch: Batch) -> list[PointStats]:
+def estimates(curves: Curves, points: Seq[OperatingPoint], batch: Batch) -> list[PointStats]:
     """What the curves say of each point at `batch` (at least one request); the unpredictable are left out."""
     running = max(batch.running, 1)
     found = []

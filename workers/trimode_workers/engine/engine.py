@@ -16,25 +16,24 @@ import torch
 
 from trimode_api.modes import Mode, OperatingPoint
 from trimode_api.prefix import PAGE_TOKENS
-from trimode_workers.engine import intake, invariants
+from trimode_workers.engine import invariants, validate
 from trimode_workers.engine.cache import KVCache
+from trimode_workers.engine.class_controller import prior
 from trimode_workers.engine.commit import commit
-from trimode_workers.engine.compiling import Desk, Grammars
+from trimode_workers.engine.constrained_commit import ended
 from trimode_workers.engine.counters import Counters
-from trimode_workers.engine.deciding import prior
-from trimode_workers.engine.errors import RequestRefused
+from trimode_workers.engine.grammar_queue import GrammarQueue, Grammars
 from trimode_workers.engine.graphs import CudaRecorder, Recorder
-from trimode_workers.engine.helm import Chooser, Helm
-from trimode_workers.engine.lawful import ended
-from trimode_workers.engine.memory import keep_freed_memory
 from trimode_workers.engine.messages import Configure, Cycle, Finish, Stats, Submit, TokenEvent
+from trimode_workers.engine.mode_controller import Chooser, ModeController
 from trimode_workers.engine.plan import Limits, Piece, groups, left, schedule
 from trimode_workers.engine.primitive import Primitive
 from trimode_workers.engine.rows import close_gaps, line_up
 from trimode_workers.engine.sequence import Sequence
-from trimode_workers.engine.settings import EngineSettings
+from trimode_workers.engine.settings import EngineSettings, keep_freed_memory
 from trimode_workers.engine.shortage import CODE, MESSAGE, Shortage, last_resort
 from trimode_workers.engine.store import PageStore
+from trimode_workers.errors import RequestRefused
 from trimode_workers.model.decoder import Decoder, Network
 
 __all__ = ["Engine", "EngineSettings"]
@@ -84,11 +83,11 @@ class Engine:
         self._shortage = Shortage(self._primitive)
         self._starved: list[Sequence] = []
         gpu = torch.cuda.get_device_name(like.device) if like.device.type == "cuda" else ""
-        self._helm = Helm(prior(config, gpu, like.dtype.itemsize), configure, clock(), chooser)
+        self._helm = ModeController(prior(config, gpu, like.dtype.itemsize), configure, clock(), chooser)
         self._limits = self._limits_now()
         self._running: list[Sequence] = []
         self._waiting: list[Sequence] = []
-        self._grammars, self._desk = grammars, Desk()
+        self._grammars, self._desk = grammars, GrammarQueue()
         self._known: dict[str, Sequence] = {}
         self._cancelled: list[TokenEvent] = []
         self._counters = Counters()
@@ -108,7 +107,7 @@ class Engine:
         """Queue a request. Raises RequestRefused where it can never run here."""
         if request.request_id in self._known:
             raise RequestRefused("duplicate_request", f"request {request.request_id!r} is already here", "request_id")
-        pin = intake.check(request, self._helm.points, self._context, self._vocabulary)
+        pin = validate.check(request, self._helm.points, self._context, self._vocabulary)
         sequence = Sequence.of(request, pin, self._arrivals, self._context, self._eos)
         self._arrivals += 1
         if request.grammar is None:
@@ -149,8 +148,8 @@ class Engine:
         close_gaps(self._cache, self._running)
         batch = self._helm.decide(todo.decode, began)
         parts = groups(todo.decode, self._helm.point_of)
-        riding = {s for point, members in parts if point.mode is Mode.AR for s in members if s.missing}
-        self._prefill([piece for piece in todo.prefill if piece.tokens and piece.sequence not in riding])
+        piggybacked = {s for point, members in parts if point.mode is Mode.AR for s in members if s.missing}
+        self._prefill([piece for piece in todo.prefill if piece.tokens and piece.sequence not in piggybacked])
         if (
             self._shortage.count > shortages
         ):  # prompts may have got less than their turn, and only AR takes what is missing
@@ -198,7 +197,7 @@ class Engine:
             seconds_total=dict(counters.seconds),
             preemptions_total=counters.preemptions,
             policy_version=helm.version,
-            curves=helm.beliefs(),
+            curves=helm.estimates(),
             switched=helm.switched,
             paces=helm.paces(self.settings.max_running_requests, now),
             prompt_s_per_token=helm.prompts.per_token,
@@ -207,7 +206,7 @@ class Engine:
             prompt_total=dict(counters.prompt),
             stored_pages=self._store.index.used,
             store_pages=self._store.index.count,
-            fullness=helm.fullness([*self._running, *self._waiting], self.settings.max_running_requests, now),
+            utilization=helm.utilization([*self._running, *self._waiting], self.settings.max_running_requests, now),
         )
 
     def _owed(self, sequence: Sequence) -> int:
@@ -283,8 +282,8 @@ class Engine:
         """One cycle of one group, from the model to events; the curves learn from it."""
         began = self._clock()
         context = sum(s.cached for s in members) / len(members)
-        riding = sum(s.missing for s in members)
-        self._counters.prompt["computed"] += riding
+        piggybacked = sum(s.missing for s in members)
+        self._counters.prompt["computed"] += piggybacked
         before = self._primitive.rows_run
         proposals, starved = self._shortage.decode(point, members)
         self._starved += starved
@@ -312,7 +311,7 @@ class Engine:
         # AR runs no blocks: one forward of each row.
         self._counters.add(name, seconds, emitted, self._primitive.rows_run - before or len(members))
         named = tuple((workload, *counts) for workload, counts in workloads.items())
-        self._helm.observe(point, len(members), context, seconds, emitted, riding, self._clock(), named)
+        self._helm.observe(point, len(members), context, seconds, emitted, piggybacked, self._clock(), named)
         return events
 
     def _give_up(self) -> list[TokenEvent]:

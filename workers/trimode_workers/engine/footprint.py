@@ -9,9 +9,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass
 
-from trimode_workers.engine.errors import SettingsError
 from trimode_workers.engine.law import WORKING_BYTES, at_once
 from trimode_workers.engine.settings import SHARED_PART
+from trimode_workers.errors import SettingsError
 from trimode_workers.model.config import ModelConfig
 
 LOGIT_COPIES = 3

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 
 from trimode_workers.engine.cache import KVCache
-from trimode_workers.engine.errors import InvariantBroken
 from trimode_workers.engine.pages import Pages
 from trimode_workers.engine.plan import Limits
 from trimode_workers.engine.sequence import Sequence
+from trimode_workers.errors import InvariantBroken
 
 
 def check(running: Seq[Sequence], waiting: Seq[Sequence], cache: KVCache, limits: Limits) -> None:

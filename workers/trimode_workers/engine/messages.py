@@ -135,7 +135,7 @@ class Stats(msgspec.Struct, frozen=True):
     `decision_since` is in seconds of the engine's monotonic clock, `age_s` how long the decision stands.
     `emitted_total`, `cycles_total`, `forwards_total` (of each row) count since start, `switches_total` changes of the
     decided point. `paces` (requests decoding, seconds per token of one) and what prompts cost tell the router how much
-    load leaves everyone in time; `fullness` is the share of that which is in use, None where nobody knows.
+    load leaves everyone in time; `utilization` is the share of that which is in use, None where nobody knows.
     `prompt_total`: tokens brought into rows before decoding, `computed` and `shared`; `stored_pages` of `store_pages`
     of the page store hold something.
     """
@@ -166,7 +166,7 @@ class Stats(msgspec.Struct, frozen=True):
     prompt_total: dict[str, int] = {}
     stored_pages: int = 0
     store_pages: int = 0
-    fullness: float | None = None
+    utilization: float | None = None
 
 
 class Cycle(msgspec.Struct, frozen=True, tag="cycle"):

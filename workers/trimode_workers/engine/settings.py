@@ -5,9 +5,24 @@ Belongs here: limits of one engine, each with unit and default. What may change 
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 
-from trimode_workers.engine.errors import SettingsError
+from trimode_workers.errors import SettingsError
+
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # from glibc's malloc.h
+_LARGEST_ON_HEAP = 32 * 2**20
+"""Bytes; glibc refuses a higher threshold. Larger buffers are still mapped one by one."""
+
+
+def keep_freed_memory() -> bool:
+    """Reuse freed buffers instead of returning them. False where the allocator is not glibc's."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    settings = ((_MMAP_THRESHOLD, _LARGEST_ON_HEAP), (_TRIM_THRESHOLD, 2**30), (_TOP_PAD, _LARGEST_ON_HEAP))
+    return all(mallopt(ctypes.c_int(name), ctypes.c_int(value)) == 1 for name, value in settings)
+
 
 SHARED_PART = 4
 """The page store holds this part of the capacity: what runs changes within seconds, what is shared does not."""

@@ -13,8 +13,8 @@ from functools import cache, lru_cache
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
 from trimode_workers.engine.messages import Grammar
+from trimode_workers.errors import GrammarError
 from trimode_workers.grammar.bounds import MOST
-from trimode_workers.grammar.errors import GrammarError
 
 WHITE_SPACE = r"(\x20|\x0D?\x0A[\x20\x09]{0,40})"
 """Between two parts of the JSON: one space, or a new line with its indentation. In more a model could get lost."""

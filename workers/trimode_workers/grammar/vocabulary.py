@@ -12,7 +12,7 @@ from pathlib import Path
 from llguidance import LLTokenizer, TokenizerWrapper
 from tokenizers import Tokenizer
 
-from trimode_workers.grammar.errors import GrammarError
+from trimode_workers.errors import GrammarError
 
 
 def load_vocabulary(folder: Path, size: int, ends: Sequence[int]) -> LLTokenizer:

@@ -15,8 +15,8 @@ from typing import Any
 
 from torch import Tensor
 
+from trimode_workers.errors import AdapterError
 from trimode_workers.model.decoder import Decoder, Layer
-from trimode_workers.model.errors import AdapterError
 from trimode_workers.model.loading import read_tensors
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from trimode_workers.kind import ARCHITECTURE, MODEL_TYPE, foreign
-from trimode_workers.model.errors import ConfigError
+from trimode_workers.errors import ConfigError
+from trimode_workers.model_kind import ARCHITECTURE, MODEL_TYPE, foreign
 
 
 @dataclass(frozen=True)

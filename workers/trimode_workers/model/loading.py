@@ -12,9 +12,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from trimode_workers.errors import WeightsError
 from trimode_workers.model.config import ModelConfig
 from trimode_workers.model.decoder import Decoder
-from trimode_workers.model.errors import WeightsError
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _SHOWN = 5

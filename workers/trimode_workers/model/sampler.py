@@ -1,7 +1,7 @@
 """The sampler head: how likely it is that the decoder's likeliest token at a masked place is right.
 
 Diffusion fixes the places it is sure of. How sure it may be is told by the top-1 probability, or better by this small
-head, trained afterwards (`trimode_workers.training.sampler`), that sees the hidden state too. A model folder ships
+head, trained afterwards (`trimode_lab.training.sampler`), that sees the hidden state too. A model folder ships
 one as `sampler.safetensors`; its tensors say its width.
 """
 
@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from trimode_workers.model.errors import WeightsError
+from trimode_workers.errors import WeightsError
 from trimode_workers.model.loading import read_tensors
 
 SAMPLER = "sampler.safetensors"

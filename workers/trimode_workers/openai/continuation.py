@@ -22,7 +22,7 @@ _SEED_BYTES = 8
 Ids = list[Annotated[int, msgspec.Meta(ge=0)]]
 
 
-class Past(msgspec.Struct, frozen=True):
+class ResumePoint(msgspec.Struct, frozen=True):
     """One choice so far: all its ids, in order. `ended` is its finish reason where it had its end, with `tokens`."""
 
     emitted: Ids = []
@@ -35,7 +35,7 @@ class Past(msgspec.Struct, frozen=True):
         return bool(self.emitted) or self.ended is not None
 
 
-NOTHING = Past()
+NOTHING = ResumePoint()
 
 
 class Continuation(msgspec.Struct, frozen=True, rename="camel"):
@@ -47,10 +47,10 @@ class Continuation(msgspec.Struct, frozen=True, rename="camel"):
     created: int
     request: msgspec.Raw
     emitted: Ids = []
-    choices: list[Past] = []
+    choices: list[ResumePoint] = []
 
 
-def parse_continuation(body: bytes) -> tuple[GenerationRequest, Head, list[Past]]:
+def parse_continuation(body: bytes) -> tuple[GenerationRequest, Head, list[ResumePoint]]:
     """The client's request, the answer's head, each choice so far. ApiError 400 where any of it is wrong."""
     try:
         asked = msgspec.json.decode(body, type=Continuation)
@@ -63,7 +63,7 @@ def parse_continuation(body: bytes) -> tuple[GenerationRequest, Head, list[Past]
     request = parse(model, bytes(asked.request))
     if not request.stream:
         raise ApiError(400, "continuation: only a stream can be continued", code="invalid_value")
-    pasts = asked.choices or [Past(asked.emitted)]
+    pasts = asked.choices or [ResumePoint(asked.emitted)]
     if len(pasts) != request.choices:
         message = f"continuation: choices: the request wants {request.choices}, got {len(pasts)}"
         raise ApiError(400, message, code="invalid_value")

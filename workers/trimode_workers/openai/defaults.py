@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trimode_workers.text.errors import TokenizerError
+from trimode_workers.errors import TokenizerError
 from trimode_workers.text.tokenizer import read_json
 
 

@@ -16,10 +16,10 @@ from trimode_api.openai import ChatRequest, CompletionRequest, GenerationRequest
 from trimode_api.stamp import Stamp
 from trimode_api.wire import TIER_HEADER, TierPolicy
 from trimode_workers.engine.messages import Grammar, Sampling, Submit
+from trimode_workers.errors import TemplateError
 from trimode_workers.grammar.bounds import without_large_bounds
 from trimode_workers.grammar.compiled import problem
 from trimode_workers.openai.defaults import SamplingDefaults
-from trimode_workers.text.errors import TemplateError
 from trimode_workers.text.tokenizer import TextModel
 
 ANY_OBJECT = '{"type":"object"}'
@@ -27,7 +27,7 @@ _SEEDS = 2**63
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class Capabilities:
     """What a replica can do at the moment. `max_context_tokens` bounds prompt plus answer. `no_grammar`: why no answer
     can follow a grammar, empty where one can."""
 
@@ -52,7 +52,9 @@ class Identity:
     stamp: Stamp | None = None
 
 
-def prepare(request: GenerationRequest, text: TextModel, offer: Offer, identity: Identity, number: int = 0) -> Submit:
+def prepare(
+    request: GenerationRequest, text: TextModel, offer: Capabilities, identity: Identity, number: int = 0
+) -> Submit:
     """The engine's request for prompt `number`. ApiError 404 for another model, 400 for what cannot be done, naming
     field and value."""
     if request.model != offer.model:
@@ -82,7 +84,9 @@ def prepare(request: GenerationRequest, text: TextModel, offer: Offer, identity:
     )
 
 
-def prepare_choices(request: GenerationRequest, text: TextModel, offer: Offer, identity: Identity) -> list[Submit]:
+def prepare_choices(
+    request: GenerationRequest, text: TextModel, offer: Capabilities, identity: Identity
+) -> list[Submit]:
     """One request for each choice, prompt by prompt. Choices of one prompt have seeds of their own; prompts have the
     same, so that each is answered as if it had come alone."""
     found: list[Submit] = []
@@ -170,7 +174,7 @@ def _pin(request: GenerationRequest, points: Sequence[OperatingPoint], *, routed
     return point
 
 
-def _grammar(request: GenerationRequest, offer: Offer, pin: OperatingPoint | None) -> Grammar | None:
+def _grammar(request: GenerationRequest, offer: Capabilities, pin: OperatingPoint | None) -> Grammar | None:
     """The schema that the answer must follow, found possible; None where it is free."""
     wanted = request.response_format if isinstance(request, ChatRequest) else None
     if wanted is None or wanted.type == "text":

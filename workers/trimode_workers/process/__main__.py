@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 from trimode_workers.process.build import EXPECTED, REFUSAL, build
-from trimode_workers.process.life import main
+from trimode_workers.process.spawn import main
 
 if __name__ == "__main__":
     sys.exit(main(build, EXPECTED, REFUSAL, sys.argv[1:]))

@@ -11,21 +11,19 @@ from pathlib import Path
 
 import torch
 
-from trimode_workers.engine.adaption import compare_drafts
 from trimode_workers.engine.engine import WIDEST_BLOCK, Engine, EngineSettings
-from trimode_workers.engine.errors import RequestRefused, SettingsError
 from trimode_workers.engine.footprint import rows_that_fit
 from trimode_workers.engine.messages import Configure, Started, Submit
+from trimode_workers.errors import AdapterError, GrammarError, ModelError, RequestRefused, SettingsError
 from trimode_workers.grammar.compiler import Compiler
-from trimode_workers.grammar.errors import GrammarError
 from trimode_workers.grammar.vocabulary import load_vocabulary
 from trimode_workers.model.adapter import load_adapter
 from trimode_workers.model.config import ModelConfig
 from trimode_workers.model.decoder import Decoder, Network
-from trimode_workers.model.errors import AdapterError, ModelError
 from trimode_workers.model.fused import FusedDecoder
 from trimode_workers.model.loading import load_decoder
 from trimode_workers.model.sampler import load_sampler
+from trimode_workers.process.adapter_check import compare_drafts
 from trimode_workers.process.device import free_memory, pick_device, pick_dtype
 from trimode_workers.replica.settings import EngineOptions
 

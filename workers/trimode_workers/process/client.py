@@ -24,8 +24,8 @@ from trimode_workers.engine.messages import (
     Stop,
     Submit,
 )
-from trimode_workers.process.book import Book, EngineFailed, OnEvent
 from trimode_workers.process.framing import encode, reply_framer
+from trimode_workers.process.pending import EngineFailed, OnEvent, PendingRequests
 
 
 class Process(Protocol):
@@ -38,7 +38,7 @@ class Process(Protocol):
     def kill(self) -> None: ...
 
 
-class EngineClient(Book, asyncio.Protocol):
+class EngineClient(PendingRequests, asyncio.Protocol):
     """One engine process. All methods are for the loop it was started in.
 
     `started` holds the engine's limits, `stats` its latest state (both None until it is warm).

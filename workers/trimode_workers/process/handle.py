@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from trimode_workers.engine.messages import Configure, Started, Stats, Submit
-from trimode_workers.process.book import OnEvent
+from trimode_workers.process.pending import OnEvent
 
 
 class EngineHandle(Protocol):

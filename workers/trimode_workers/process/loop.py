@@ -10,7 +10,6 @@ from typing import Protocol
 
 import msgspec
 
-from trimode_workers.engine.errors import RequestRefused
 from trimode_workers.engine.messages import (
     Cancel,
     Command,
@@ -22,6 +21,7 @@ from trimode_workers.engine.messages import (
     Submit,
     TokenEvent,
 )
+from trimode_workers.errors import RequestRefused
 from trimode_workers.process.framing import EnginePipe, PipeClosed
 
 _log = logging.getLogger(__name__)

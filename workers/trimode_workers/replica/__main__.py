@@ -19,10 +19,10 @@ from pydantic import ValidationError
 
 from trimode_api.errors import InvalidInput, problems_of
 from trimode_api.wire import TOKEN_VARIABLE
-from trimode_workers.process.book import EngineFailed
+from trimode_workers.errors import TokenizerError
+from trimode_workers.process.pending import EngineFailed
 from trimode_workers.replica.replica import ENGINE_MODULE, Replica, engine_process
 from trimode_workers.replica.settings import ReplicaSettings
-from trimode_workers.text.errors import TokenizerError
 
 
 async def serve(settings: ReplicaSettings, token: str, engine_module: str) -> None:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from trimode_api.errors import ApiError
 from trimode_workers.engine.messages import Finish, Submit, TokenEvent
 from trimode_workers.openai.render import Outcome
-from trimode_workers.process.book import EngineFailed
 from trimode_workers.process.handle import EngineHandle
+from trimode_workers.process.pending import EngineFailed
 from trimode_workers.text.answer import AnswerText
 
 LOST_RETRY_AFTER_S = 1

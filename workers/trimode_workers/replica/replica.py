@@ -20,17 +20,17 @@ from trimode_api.errors import ApiError
 from trimode_api.wire import TOKEN_VARIABLE, Command, PolicyConfig, ReplicaReport, ReportAnswer
 from trimode_workers.engine.messages import Configure
 from trimode_workers.openai.defaults import SamplingDefaults, load_defaults, load_ends
-from trimode_workers.openai.prepare import Offer
-from trimode_workers.process.book import EngineFailed
+from trimode_workers.openai.prepare import Capabilities
 from trimode_workers.process.client import EngineClient
 from trimode_workers.process.handle import EngineHandle
-from trimode_workers.process.life import engine_argv
+from trimode_workers.process.pending import EngineFailed
+from trimode_workers.process.spawn import engine_argv
 from trimode_workers.replica.addresses import Routers
 from trimode_workers.replica.policy import NO_POLICY_YET, configure_for, keeping, pool_points, pool_policy
 from trimode_workers.replica.report import Moment, RateWindow, Self, build_report
 from trimode_workers.replica.reporter import Reporter
+from trimode_workers.replica.server import build_shell
 from trimode_workers.replica.settings import EngineOptions, ReplicaSettings
-from trimode_workers.replica.shell import build_shell
 from trimode_workers.text.tokenizer import TextModel, load_text_model
 
 ENGINE_MODULE = "trimode_workers.process"
@@ -160,17 +160,17 @@ class Replica:
         engine, count = self.engine, self.engine.in_flight
         occupancy = count / (engine.started.max_running_requests if engine.started else 1)
         stats = engine.stats
-        if stats is not None and stats.fullness is not None and stats.running + stats.waiting > 0:
+        if stats is not None and stats.utilization is not None and stats.running + stats.waiting > 0:
             # The engine tells it a few times a second; what came or went since counts like the others.
-            occupancy = stats.fullness * count / (stats.running + stats.waiting)
+            occupancy = stats.utilization * count / (stats.running + stats.waiting)
         return {"in_flight": float(count), "occupancy": occupancy}
 
     # what the shell asks
 
-    def offer(self) -> Offer:
+    def offer(self) -> Capabilities:
         settings = self._settings
         started = self.engine.started
-        return Offer(
+        return Capabilities(
             model=settings.served_name,
             max_context_tokens=started.max_context_tokens if started else settings.engine.max_context_tokens,
             points=pool_points(self.policy, settings.pool),

@@ -10,7 +10,7 @@ import os
 import time
 from pathlib import Path
 
-from trimode_workers.process.book import EngineFailed
+from trimode_workers.process.pending import EngineFailed
 from trimode_workers.sources import Hub, ModelSource, SourceError, fetch
 
 SAY_EVERY_S = 10.0

@@ -17,21 +17,19 @@ import aiohttp
 from trimode_api.modes import Mode, OperatingPoint
 from trimode_api.wire import TOKEN_VARIABLE
 from trimode_workers.engine.messages import Configure, Finish, Started, Stats, Submit, TokenEvent
-from trimode_workers.process.book import Book, EngineFailed, OnEvent
+from trimode_workers.process.pending import EngineFailed, OnEvent, PendingRequests
 from trimode_workers.replica.settings import EngineOptions
-from trimode_workers.sglang.door import Door
-from trimode_workers.sglang.metrics import Figures
-from trimode_workers.sglang.observe import Observer
+from trimode_workers.sglang.command import tiers
+from trimode_workers.sglang.http import BadChunk, Chunks, SglangHttp
+from trimode_workers.sglang.observe import Figures, Observer
 from trimode_workers.sglang.options import SGLangOptions
 from trimode_workers.sglang.server import Server
-from trimode_workers.sglang.stream import BadChunk, Chunks
-from trimode_workers.sglang.tiers import tiers
 from trimode_workers.sglang.watch import until_lost, until_ready
 
 _log = logging.getLogger(__name__)
 
 
-class SGLangClient(Book):
+class SGLangClient(PendingRequests):
     """One server. All methods are for the loop it was started in; they mean what `EngineClient`'s do."""
 
     def __init__(
@@ -44,7 +42,7 @@ class SGLangClient(Book):
     ) -> None:
         super().__init__(on_change)
         self.server = server
-        self.door = Door(server.url)
+        self.door = SglangHttp(server.url)
         self.started: Started | None = None
         self._engine, self._options, self._eos = engine, options, eos
         rows = engine.max_running_requests

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import yaml
 
-from trimode_workers.process.life import die_with_parent
+from trimode_workers.process.spawn import die_with_parent
 from trimode_workers.replica.settings import EngineOptions
 from trimode_workers.sglang.command import launch
 from trimode_workers.sglang.options import SGLangOptions

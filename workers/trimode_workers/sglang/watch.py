@@ -14,12 +14,10 @@ from collections.abc import Callable
 import aiohttp
 
 from trimode_workers.engine.messages import Submit
-from trimode_workers.process.book import EngineFailed
-from trimode_workers.sglang.door import Door
-from trimode_workers.sglang.metrics import Figures
-from trimode_workers.sglang.observe import Observer
+from trimode_workers.process.pending import EngineFailed
+from trimode_workers.sglang.http import BadChunk, Chunks, SglangHttp
+from trimode_workers.sglang.observe import Figures, Observer
 from trimode_workers.sglang.server import Server
-from trimode_workers.sglang.stream import BadChunk, Chunks
 
 POLL_S = 0.25
 """Time between two looks at process and metrics, in seconds."""
@@ -33,7 +31,7 @@ FIRST_TOKENS = 48
 _log = logging.getLogger(__name__)
 
 
-async def until_ready(server: Server, door: Door, observer: Observer) -> None:
+async def until_ready(server: Server, door: SglangHttp, observer: Observer) -> None:
     """Until it has generated, and shown how many tokens come at once. EngineFailed says why it does not."""
     while True:
         _check(server)
@@ -57,7 +55,9 @@ async def until_ready(server: Server, door: Door, observer: Observer) -> None:
     _log.info("SGLang is ready: %.2f tokens per chunk in the first generation", tokens / cycles)
 
 
-async def until_lost(server: Server, door: Door, busy: Callable[[], bool], take: Callable[[Figures], None]) -> str:
+async def until_lost(
+    server: Server, door: SglangHttp, busy: Callable[[], bool], take: Callable[[Figures], None]
+) -> str:
     """Until it is lost; why. `busy`: whether requests are under way; `take` gets its figures as they come."""
     silent, idle_since = 0, time.monotonic()
     while True:

@@ -8,10 +8,9 @@
 Belongs here: parsing, downloading, and the refusal of what no engine here decodes.
 """
 
-from trimode_workers.sources.errors import SourceError
+from trimode_workers.errors import SourceError
 from trimode_workers.sources.hub import Hub
-from trimode_workers.sources.progress import Progress, silent
 from trimode_workers.sources.resolve import fetch
-from trimode_workers.sources.uri import ModelSource
+from trimode_workers.sources.uri import ModelSource, Progress, silent
 
 __all__ = ["Hub", "ModelSource", "Progress", "SourceError", "fetch", "silent"]

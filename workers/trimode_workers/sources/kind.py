@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from trimode_workers.kind import foreign
-from trimode_workers.sources.errors import SourceError
+from trimode_workers.errors import SourceError
+from trimode_workers.model_kind import foreign
 
 
 def check_kind(folder: Path, name: str) -> None:

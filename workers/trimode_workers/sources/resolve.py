@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trimode_workers.sources.errors import SourceError
+from trimode_workers.errors import SourceError
 from trimode_workers.sources.hub import Hub, Parts
 from trimode_workers.sources.kind import check_kind
-from trimode_workers.sources.progress import Progress, silent
-from trimode_workers.sources.uri import ModelSource, Scheme
+from trimode_workers.sources.uri import ModelSource, Progress, Scheme, silent
 
 
 def fetch(

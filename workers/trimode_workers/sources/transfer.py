@@ -11,14 +11,24 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import hf_hub_url
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore[attr-defined]
+from huggingface_hub.utils.tqdm import tqdm
 
-from trimode_workers.sources.errors import SourceError
-from trimode_workers.sources.progress import Progress
-from trimode_workers.sources.silence import Silent
+from trimode_workers.errors import SourceError
+from trimode_workers.sources.uri import Progress
+
+
+class Silent(tqdm):
+    """A bar that draws nothing."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs["disable"] = True
+        super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
+
 
 PARTIAL = ".partial"
 

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import unquote
 
-from trimode_workers.sources.errors import SourceError
+from trimode_workers.errors import SourceError
+
+Progress = Callable[[str, int, int], None]
+"""(file, bytes there, bytes in all) over everything that is downloaded; called for each piece that arrives."""
+
+
+def silent(file: str, done: int, total: int) -> None:
+    """Nobody looks."""
+
 
 ALLOWED = "hf://OWNER/NAME, hf://OWNER/NAME@REVISION, file:///PATH or tiny://"
 _REPOSITORY = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")

@@ -16,7 +16,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from trimode_workers.text.errors import TemplateError, TokenizerError
+from trimode_workers.errors import TemplateError, TokenizerError
 
 Message = Mapping[str, Any]
 MOST_WORDS = 300

@@ -12,8 +12,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from trimode_workers.errors import TemplateError, TokenizerError
 from trimode_workers.text.detokenize import ByteDetokenizer, Detokenizer, WindowDetokenizer, byte_alphabet
-from trimode_workers.text.errors import TemplateError, TokenizerError
 from trimode_workers.text.plain import PlainText
 from trimode_workers.text.template import ChatTemplate
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 
 from trimode_api.modes import OperatingPoint
-from trimode_workers.engine.lawful import lawful
+from trimode_workers.engine.constrained_commit import constrained
 from trimode_workers.engine.primitive import Primitive
 from trimode_workers.engine.sampling import Sampled, pick
 from trimode_workers.engine.sequence import Sequence
@@ -22,4 +22,4 @@ def run(primitive: Primitive, sequences: Seq[Sequence], point: OperatingPoint) -
         sequence.cached += sequence.missing
     logits = primitive.network.logits(hidden)[:, None]
     tokens: list[list[int]] = pick(logits, Sampled.among(sequences, logits.device)).tolist()
-    return lawful(tokens, logits, sequences)
+    return constrained(tokens, logits, sequences)

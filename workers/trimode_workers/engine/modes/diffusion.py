@@ -15,8 +15,7 @@ from torch import Tensor
 from trimode_api.modes import OperatingPoint
 from trimode_workers.engine.law import log_mass
 from trimode_workers.engine.primitive import Attention, Primitive, Window
-from trimode_workers.engine.randomness import Purpose
-from trimode_workers.engine.sampling import Sampled, pick
+from trimode_workers.engine.sampling import Purpose, Sampled, pick
 from trimode_workers.engine.sequence import Sequence
 from trimode_workers.model.decoder import Network
 

@@ -13,12 +13,11 @@ from collections.abc import Sequence as Seq
 import torch
 
 from trimode_api.modes import OperatingPoint
+from trimode_workers.engine.constrained_commit import constrained
 from trimode_workers.engine.law import Law
-from trimode_workers.engine.lawful import lawful
 from trimode_workers.engine.modes.speculation import judge
 from trimode_workers.engine.primitive import Primitive
-from trimode_workers.engine.randomness import Purpose
-from trimode_workers.engine.sampling import Sampled, leading
+from trimode_workers.engine.sampling import Purpose, Sampled, leading
 from trimode_workers.engine.sequence import Draft, Sequence
 from trimode_workers.model.decoder import Network
 
@@ -59,7 +58,7 @@ def run(primitive: Primitive, sequences: Seq[Sequence], point: OperatingPoint) -
     for i, (sequence, row) in enumerate(zip(sequences, rows, strict=True)):
         at = len(sequence.tokens) + row[-1] + 1
         sequence.draft = Draft(at, row[n + 1 : -1] if i not in laws else [], laws.get(i))
-    return lawful([row[: row[-1] + 1] for row in rows], logits, sequences)
+    return constrained([row[: row[-1] + 1] for row in rows], logits, sequences)
 
 
 def _valid(sequence: Sequence, most: int) -> Draft:

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from trimode_api.modes import OperatingPoint
+from trimode_workers.engine.constrained_commit import constrained
 from trimode_workers.engine.law import Law, log_mass
-from trimode_workers.engine.lawful import lawful
 from trimode_workers.engine.primitive import Attention, Primitive, Window
-from trimode_workers.engine.randomness import Purpose
-from trimode_workers.engine.sampling import Sampled, accept, leading
+from trimode_workers.engine.sampling import Purpose, Sampled, accept, leading
 from trimode_workers.engine.sequence import Sequence
 
 DRAFT_STEPS = 3
@@ -41,7 +40,7 @@ def run(primitive: Primitive, sequences: Seq[Sequence], point: OperatingPoint) -
         judge(sampled, sampled.law(logits), q, block, tokens, kept)
     # One transfer to Python for the whole batch: the count rides in the last column.
     rows: list[list[int]] = torch.cat((tokens, kept[:, None]), 1).tolist()
-    return lawful([row[: row[-1] + 1] for row in rows], logits, sequences)
+    return constrained([row[: row[-1] + 1] for row in rows], logits, sequences)
 
 
 def _draft(

@@ -1,0 +1,1 @@
+"""Doubles of what trimode talks to, for unit tests and load."""

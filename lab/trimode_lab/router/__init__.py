@@ -1,0 +1,1 @@
+"""The router under load: benchmarks, rivals, chaos."""

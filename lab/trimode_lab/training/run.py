@@ -1,0 +1,135 @@
+"""The training loop: steps, checkpoints, resuming. Reads the clock; everything it decides with is handed in."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import torch
+from tokenizers import Tokenizer
+from torch import Generator, nn
+
+from trimode_lab.training.batches import collate, draw_rows, encode, split_by_length
+from trimode_lab.training.gradients import Gradients, Part
+from trimode_lab.training.noise import add_noise
+from trimode_lab.training.optimiser import build_optimisers, diffusion_weight, learning_rate
+from trimode_lab.training.progress import Glance, glance
+from trimode_lab.training.settings import TINY, Settings
+from trimode_tools.tasks import held_out_set, stream
+from trimode_workers.model import Decoder
+
+_NO_LIMIT = 10**6
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one step did; losses in nats per token, times in seconds, progress in [0, 1]."""
+
+    step: int
+    progress: float
+    elapsed: float
+    ar_loss: float
+    diffusion_loss: float
+
+
+class Trainer:
+    """Model, optimisers and counters of one run; `step()` is a function of the seed and the step's number."""
+
+    def __init__(self, settings: Settings, tokenizer: Tokenizer) -> None:
+        torch.manual_seed(settings.seed)
+        self.settings, self.tokenizer = settings, tokenizer
+        self.model = Decoder(TINY)
+        _initialise(self.model)
+        self.gradients = Gradients(self.model, settings.threads, settings.bfloat16)
+        self.optimisers = build_optimisers(self.model, settings.peak_rate)
+        self.steps_done, self.elapsed = 0, 0.0
+
+    def step(self) -> StepReport:
+        """One optimiser step over `samples_per_step` fresh samples."""
+        began, s = time.monotonic(), self.settings
+        progress = s.progress(self.steps_done, self.elapsed)
+        rng = Random(f"{s.seed}:{self.steps_done}")
+        noise_rng = Generator().manual_seed(rng.getrandbits(48))
+        limit = s.short_tokens if progress < s.short_share else _NO_LIMIT
+        rows = draw_rows(self.tokenizer, stream(rng, held_out=False), rng, s.samples_per_step, limit)
+        batches = [collate(part) for part in split_by_length(rows, s.samples_per_forward)]
+        noised = [add_noise(batch, noise_rng) for batch in batches]
+        written = sum(int(batch.answer_lengths.sum()) for batch in batches)
+        hidden = max(sum(float(n.weights.sum()) for n in noised), 1.0)
+        weight = diffusion_weight(progress)
+        parts = [Part(b, n, 1.0 / written, weight / hidden) for b, n in zip(batches, noised, strict=True)]
+        ar, diffusion = self.gradients.compute(parts)
+        self._update(learning_rate(s.peak_rate, self.steps_done, progress))
+        self.steps_done += 1
+        self.elapsed += time.monotonic() - began
+        return StepReport(self.steps_done, progress, self.elapsed, ar / written, diffusion / hidden)
+
+    def _update(self, rate: float) -> None:
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            optimiser.step()
+            optimiser.zero_grad()
+
+    def save(self, path: Path) -> None:
+        """Everything needed to go on, written whole or not at all."""
+        state = {
+            "model": self.model.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+            "steps_done": self.steps_done,
+            "elapsed": self.elapsed,
+        }
+        partial = path.with_suffix(".partial")
+        torch.save(state, partial)
+        partial.replace(path)
+
+    def resume(self, path: Path) -> None:
+        """Go on from what `save` wrote."""
+        state = torch.load(path, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        self.steps_done, self.elapsed = state["steps_done"], state["elapsed"]
+
+
+def train(
+    trainer: Trainer,
+    checkpoint: Path,
+    on_step: Callable[[StepReport], None],
+    on_glance: Callable[[Glance], None],
+) -> None:
+    """Step until the settings' end, with checkpoints and glances in between and a checkpoint at the end."""
+    s = trainer.settings
+    looked_at = [(x.task, encode(trainer.tokenizer, x)) for x in held_out_set(s.glance_per_task, seed=1)]
+    saved = glanced = trainer.elapsed
+    while s.progress(trainer.steps_done, trainer.elapsed) < 1.0:
+        report = trainer.step()
+        on_step(report)
+        if not math.isfinite(report.ar_loss + report.diffusion_loss):
+            raise FloatingPointError(f"the loss is not finite at step {report.step}")
+        if trainer.elapsed - saved >= s.checkpoint_seconds:
+            trainer.save(checkpoint)
+            saved = trainer.elapsed
+        if trainer.elapsed - glanced >= s.glance_seconds:
+            on_glance(glance(trainer.model, looked_at))
+            glanced = trainer.elapsed
+    trainer.save(checkpoint)
+    on_glance(glance(trainer.model, looked_at))
+
+
+def _initialise(model: Decoder) -> None:
+    """Normal weights by fan-in; what writes to the residual stream smaller, the head near zero."""
+    for name, p in model.named_parameters():
+        if p.ndim != 2:
+            continue
+        deviation = p.shape[1] ** -0.5
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            deviation /= (2 * model.config.layers) ** 0.5
+        if name.startswith("diffusion_head"):
+            deviation *= 0.1
+        if name.endswith("embed_tokens.weight"):
+            deviation = 0.1
+        nn.init.normal_(p, std=deviation)

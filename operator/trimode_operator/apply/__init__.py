@@ -1,0 +1,1 @@
+"""Effects on the cluster: children applied, deleted, told; status and Events written."""

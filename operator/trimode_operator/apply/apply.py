@@ -1,0 +1,100 @@
+"""Making the children so: server-side apply where something differs, and an end to what is left over.
+
+Belongs here: writes of children. What they should be is the plan's, whether they are is `differ`'s.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from trimode_operator.apply.diff import Differences, differences, with_digest
+from trimode_operator.apply.foreign_fields import additions
+from trimode_operator.errors import ApiFailure, NameTaken, NotMade
+from trimode_operator.kube.cache import Cache, ChildName, Key, owned_by
+from trimode_operator.kube.client import Cluster, Object, name_of
+from trimode_operator.metrics import Metrics
+from trimode_operator.plan import ChildKind, Manifest, Owner, Plan
+from trimode_operator.plan.names import labels
+
+
+class Applier:
+    """Writes children of any resource. Remembers how the API server rewrites what it is given, see `_settled`."""
+
+    def __init__(self, cluster: Cluster, cache: Cache, metrics: Metrics) -> None:
+        self._cluster = cluster
+        self._cache = cache
+        self._metrics = metrics
+        self._settled: dict[Key, dict[ChildName, tuple[Differences, Object]]] = {}
+        """By child: what still differed right after it was applied, such as a quantity in another unit, and what
+        others had added again. As long as exactly that is so, it is as it should be."""
+
+    async def make(self, plan: Plan, owner: Owner) -> None:
+        """Apply what differs, in order, then remove what is left over.
+
+        Raises ApiUnreachable at once, and NotMade after all others were made; then nothing is removed.
+        """
+        key = Key(owner.namespace, owner.name)
+        kinds = {kind.kind: kind for kind in plan.prune_kinds}
+        failures: list[ApiFailure | NameTaken] = []
+        for child in plan.children:
+            try:
+                await self._ensure(kinds[child["kind"]], child, owner, key)
+            except (ApiFailure, NameTaken) as failure:
+                failures.append(failure)
+        if failures:
+            raise NotMade(failures)
+        kept = {(str(child["kind"]), name_of(child)) for child in plan.children}
+        for name, body in list(self._cache.children(key).items()):
+            if name not in kept and name[0] in kinds and owned_by(body, owner.uid) and not _going(body):
+                await self.remove(kinds[name[0]], body)
+
+    async def remove(self, kind: ChildKind, body: Object) -> None:
+        """Ask for the end of a child."""
+        metadata = body["metadata"]
+        await self._cluster.delete(kind, metadata["namespace"], metadata["name"], metadata["uid"])
+        self._metrics.writes.labels("delete", kind.kind).inc()
+        structlog.get_logger("apply").info("deleted", kind=kind.kind, name=metadata["name"], ns=metadata["namespace"])
+
+    def forget(self, key: Key) -> None:
+        self._settled.pop(key, None)
+
+    async def _ensure(self, kind: ChildKind, manifest: Manifest, owner: Owner, key: Key) -> None:
+        """Apply one child where it differs."""
+        desired = with_digest(manifest)
+        name = (kind.kind, name_of(desired))
+        live = self._cache.children(key).get(name)
+        if live is not None and not self._differs(desired, live, key, name):
+            return
+        if live is None or not owned_by(live, owner.uid):
+            await self._check_free(kind, owner, name)
+        if live is not None and (extra := additions(desired, live)):
+            await self._cluster.merge(kind, owner.namespace, name[1], extra)
+            self._metrics.writes.labels("merge", kind.kind).inc()
+        result = await self._cluster.apply(kind, desired)
+        self._metrics.writes.labels("apply", kind.kind).inc()
+        self._settled.setdefault(key, {})[name] = differences(desired, result), additions(desired, result)
+        self._cache.put(result)
+        log = structlog.get_logger("apply")
+        log.info("applied", kind=kind.kind, name=name[1], ns=owner.namespace, new=live is None)
+
+    def _differs(self, desired: Object, live: Object, key: Key, name: ChildName) -> bool:
+        found = differences(desired, live), additions(desired, live)
+        return found != ({}, {}) and found != self._settled.get(key, {}).get(name)
+
+    async def _check_free(self, kind: ChildKind, owner: Owner, name: ChildName) -> None:
+        """A forced apply would take over somebody else's object. One left by a former owner of our name is going."""
+        found = await self._cluster.get(kind, owner.namespace, name[1])
+        if found is not None and not owned_by(found, owner.uid) and not _orphan(found, owner.name):
+            raise NameTaken(
+                f"{kind.kind} {name[1]} exists and does not belong to this resource; delete it, or rename the resource"
+            )
+
+
+def _orphan(body: Object, owner: str) -> bool:
+    """Made for this resource by its labels, and nobody's: its owner has been taken out by hand."""
+    metadata = body["metadata"]
+    return not metadata.get("ownerReferences") and labels(owner).items() <= (metadata.get("labels") or {}).items()
+
+
+def _going(body: Object) -> bool:
+    return body["metadata"].get("deletionTimestamp") is not None

@@ -1,0 +1,1 @@
+"""The Kubernetes API: requests, watches, caches, the Lease, the work queue."""

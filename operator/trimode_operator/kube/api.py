@@ -1,0 +1,162 @@
+"""The real API server, through the official client's asyncio edition.
+
+Belongs here: credentials, requests and the mapping of foreign errors. Its typed models are left aside: manifests are
+plain data throughout, and models of one Kubernetes version would drop what another one knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import urlencode
+
+import aiohttp
+from kubernetes.aio import client, config
+from kubernetes.aio.client.exceptions import ApiException
+from kubernetes.aio.config.config_exception import ConfigException
+
+from trimode_operator.errors import ApiFailure, ApiUnreachable, BadStart
+from trimode_operator.kube.client import Object, collection
+from trimode_operator.plan import ChildKind
+from trimode_operator.plan.names import MANAGER
+
+TIMEOUT_S = 15.0
+CONNECTIONS = 32
+JSON = "application/json"
+MERGE = "application/merge-patch+json"
+OPERATIONS = "application/json-patch+json"
+APPLY = "application/apply-patch+yaml"  # JSON is YAML
+METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+
+
+class ApiServer:
+    """A `Cluster`. Made by `connect`; `close` when done."""
+
+    def __init__(self, configuration: Any) -> None:
+        configuration.connection_pool_maxsize = CONNECTIONS
+        self._client: Any = client.ApiClient(configuration)  # untyped
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def read(self, path: str) -> Object | None:
+        return await self._found("GET", path)
+
+    async def get(self, kind: ChildKind, namespace: str, name: str) -> Object | None:
+        return await self._found("GET", f"{collection(kind, namespace)}/{name}")
+
+    async def exists(self, kind: ChildKind, namespace: str, name: str) -> bool:
+        return await self._found("GET", f"{collection(kind, namespace)}/{name}", accept=METADATA) is not None
+
+    async def listed(self, kind: ChildKind, namespace: str | None, selector: str = "") -> list[Object]:
+        query = {"labelSelector": selector} if selector else {}
+        answer = await self._found("GET", collection(kind, namespace), query=query)
+        items: list[Object] = (answer or {}).get("items") or []
+        return [{"apiVersion": kind.api_version, "kind": kind.kind, **item} for item in items]
+
+    async def apply(self, kind: ChildKind, manifest: Mapping[str, Any]) -> Object:
+        metadata = manifest["metadata"]
+        path = f"{collection(kind, metadata['namespace'])}/{metadata['name']}"
+        query = {"fieldManager": MANAGER, "force": "true"}
+        return await self._request("PATCH", path, manifest, query=query, content_type=APPLY)
+
+    async def merge(
+        self, kind: ChildKind, namespace: str, name: str, patch: Mapping[str, Any], subresource: str = ""
+    ) -> Object:
+        path = f"{collection(kind, namespace)}/{name}" + (f"/{subresource}" if subresource else "")
+        return await self._request("PATCH", path, patch, query={"fieldManager": MANAGER}, content_type=MERGE)
+
+    async def patch(
+        self, kind: ChildKind, namespace: str, name: str, operations: Sequence[Mapping[str, Any]]
+    ) -> Object:
+        path = f"{collection(kind, namespace)}/{name}"
+        return await self._request("PATCH", path, operations, query={"fieldManager": MANAGER}, content_type=OPERATIONS)
+
+    async def create(self, kind: ChildKind, namespace: str, body: Mapping[str, Any]) -> Object:
+        return await self._request("POST", collection(kind, namespace), body, query={"fieldManager": MANAGER})
+
+    async def replace(self, kind: ChildKind, namespace: str, name: str, body: Mapping[str, Any]) -> Object:
+        path = f"{collection(kind, namespace)}/{name}"
+        return await self._request("PUT", path, body, query={"fieldManager": MANAGER})
+
+    async def delete(self, kind: ChildKind, namespace: str, name: str, uid: str) -> None:
+        options = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "propagationPolicy": "Background",
+            "preconditions": {"uid": uid},
+        }
+        try:
+            await self._found("DELETE", f"{collection(kind, namespace)}/{name}", options)
+        except ApiFailure as failure:
+            if failure.status != 409:  # another object of that name: ours is gone
+                raise
+
+    async def _found(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        query: Mapping[str, str] | None = None,
+        accept: str = JSON,
+    ) -> Object | None:
+        try:
+            return await self._request(method, path, body, query=query, accept=accept)
+        except ApiFailure as failure:
+            if failure.status == 404:
+                return None
+            raise
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        *,
+        query: Mapping[str, str] | None = None,
+        content_type: str = JSON,
+        accept: str = JSON,
+    ) -> Object:
+        url = self._client.configuration.host + path + (f"?{urlencode(query)}" if query else "")
+        headers: dict[str, str] = {"Accept": accept, "Content-Type": content_type, "User-Agent": MANAGER}
+        try:
+            await self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+            answer = await self._client.rest_client.request(
+                method, url, headers=headers, body=body, _request_timeout=aiohttp.ClientTimeout(total=TIMEOUT_S)
+            )
+            data = await answer.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise ApiUnreachable(f"{method} {path}: {error or type(error).__name__}") from error
+        except (ApiException, ConfigException) as error:
+            raise ApiUnreachable(f"{method} {path}: {error}") from error
+        if answer.status >= 400:
+            raise _failure(answer.status, method, path, data)
+        result: Object = json.loads(data)
+        return result
+
+
+async def connect() -> ApiServer:
+    """By the pod's ServiceAccount, else by KUBECONFIG or ~/.kube/config. Raises BadStart."""
+    configuration = client.Configuration()
+    load: Any = config  # untyped
+    try:
+        load.load_incluster_config(client_configuration=configuration)
+    except ConfigException as inside:
+        try:
+            await load.load_kube_config(client_configuration=configuration)
+        except ConfigException as outside:
+            raise BadStart(
+                f"no credentials for an API server: not in a pod ({inside}), and no kubeconfig ({outside}); "
+                "set KUBECONFIG"
+            ) from outside
+    return await asyncio.to_thread(ApiServer, configuration)  # reads certificates
+
+
+def _failure(status: int, method: str, path: str, data: bytes) -> ApiFailure:
+    try:
+        answer = json.loads(data)
+        return ApiFailure(status, str(answer.get("reason", "")), str(answer.get("message", "")) or f"HTTP {status}")
+    except (ValueError, AttributeError):
+        return ApiFailure(status, "", f"{method} {path}: HTTP {status}: {data[:200].decode(errors='replace')}")

@@ -1,0 +1,141 @@
+"""Which optional APIs the cluster has, and what the installed KubeRay knows.
+
+Belongs here: discovery requests and their interpretation. APIs come and go while the operator runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from trimode_operator.errors import FIELD_UNKNOWN, ApiFailure, KubeRayTooOld
+from trimode_operator.kube.client import Cluster, Object
+from trimode_operator.plan import Capabilities
+from trimode_operator.plan.kuberay import OLDEST, RAYS_TOKEN, knows, lacking
+from trimode_operator.plan.settings import Settings
+
+APIS = {
+    "kuberay": ("ray.io/v1", "rayservices"),
+    "pdb_v1": ("policy/v1", "poddisruptionbudgets"),
+    "service_monitor": ("monitoring.coreos.com/v1", "servicemonitors"),
+    "http_route": ("gateway.networking.k8s.io/v1", "httproutes"),
+    "inference_pool": ("inference.networking.k8s.io/v1", "inferencepools"),
+}
+SCHEMAS = "/openapi/v3"
+"""Readable by every authenticated user, also where the operator may not look at CustomResourceDefinitions."""
+IMAGE_VOLUMES_SINCE = (1, 35)
+RAY = "apis/ray.io/v1"
+
+EVERY_S, SOON_S = 5.0, 1.0
+"""Seconds between two looks: usually, and at the start or in doubt."""
+STALE = ("NotFound", "Http404", FIELD_UNKNOWN)
+"""Reasons of refusals by which an API shows that has gone (its server then answers 404 in plain text), or changed."""
+
+Schema = Mapping[str, Any]
+ANYTHING: Schema = {}
+
+
+class Discovery:
+    """Looks again and again. Remembers KubeRay's schema, megabytes that are read anew only when they have changed."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._read = ""
+        """Where the schema was read: the address has a hash of its content in it."""
+        self._ray_service: Schema | None = None
+        self._groups: Object | None = None
+        self._image_volumes = True
+        self._doubted = asyncio.Event()
+        self._looked = False
+
+    async def pause(self) -> None:
+        """Until it is time to look again."""
+        await asyncio.sleep(SOON_S)
+        if self._looked:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._doubted.wait(), EVERY_S - SOON_S)
+
+    def failed(self, reason: str) -> None:
+        """A visit failed for this reason; where that is how an API shows that has come or gone, `pause` ends soon."""
+        if reason in STALE:
+            self._doubted.set()
+
+    async def look(self) -> Capabilities:
+        """What there is now. Raises ApiFailure or ApiUnreachable."""
+        self._doubted.clear()
+        found = await self._found()
+        self._looked = True
+        return found
+
+    async def _found(self) -> Capabilities:
+        groups = await self._cluster.read("/apis") or {}
+        served = {version["groupVersion"] for group in groups.get("groups", []) for version in group["versions"]}
+        found: dict[str, Any] = {}
+        for name, (api, plural) in APIS.items():
+            found[name] = api in served and await self._has(api, plural)
+        found["image_volumes"] = await self._has_image_volumes(groups)
+        if not found["kuberay"]:
+            self._read, self._ray_service = "", None
+            return Capabilities(**found)
+        schema = await self._schema()
+        if schema is None:  # published a moment after the API itself
+            return Capabilities(**(found | {"kuberay": False}))
+        return Capabilities(**found, rays_token=knows(schema, RAYS_TOKEN), kuberay_lacks=lacking(schema))
+
+    async def _has_image_volumes(self, groups: Object) -> bool:
+        """By the server's version, read again where its APIs have changed; a version that is not told is new enough."""
+        if self._groups != groups:
+            told = await self._cluster.read("/version") or {}
+            numbers = [re.match(r"\d+", str(told.get(part, ""))) for part in ("major", "minor")]
+            version = tuple(int(number[0]) for number in numbers if number is not None)
+            self._groups, self._image_volumes = groups, len(version) < 2 or version >= IMAGE_VOLUMES_SINCE
+        return self._image_volumes
+
+    async def _has(self, api: str, plural: str) -> bool:
+        answer = await self._cluster.read(f"/apis/{api}") or {}
+        return any(resource["name"] == plural for resource in answer.get("resources", []))
+
+    async def _schema(self) -> Schema | None:
+        """Of RayService's spec; None where the server has none yet. Servers before 1.24 tell none, and some clusters
+        keep it from ServiceAccounts: then anything, and the server's refusal says what is wrong."""
+        try:
+            index = await self._cluster.read(SCHEMAS)
+        except ApiFailure as failure:
+            if failure.status != 403:
+                raise
+            index = None
+        if index is None:
+            return ANYTHING
+        address = ((index.get("paths") or {}).get(RAY) or {}).get("serverRelativeURL", "")
+        if address and address != self._read:
+            found = spec_in(await self._cluster.read(address))
+            if found is not None:
+                self._read, self._ray_service = address, found
+        return self._ray_service
+
+
+def require(capabilities: Capabilities, settings: Settings) -> None:
+    """Before anything is touched. Raises KubeRayTooOld where the installed KubeRay lacks what we cannot do without."""
+    upgrade = "upgrade KubeRay, its CustomResourceDefinitions too (Helm does not)"
+    if capabilities.kuberay and capabilities.kuberay_lacks:
+        fields = ", ".join(f"spec.{path}" for path in capabilities.kuberay_lacks)
+        raise KubeRayTooOld(f"KubeRay's RayService does not know {fields}; KubeRay {OLDEST} and later do: {upgrade}")
+    if capabilities.kuberay and not capabilities.rays_token and not settings.network_policies:
+        # Ray's dashboard runs whatever it is sent.
+        raise KubeRayTooOld(
+            f"KubeRay's RayService does not know spec.{RAYS_TOKEN} (1.5.1 and later do), and settings.networkPolicies "
+            f"is false, so nothing would keep others from Ray's ports: {upgrade}, or set that to true"
+        )
+
+
+def spec_in(document: Object | None) -> Schema | None:
+    """The schema of RayService's spec in an OpenAPI document."""
+    schemas: Mapping[str, Any] = ((document or {}).get("components") or {}).get("schemas") or {}
+    for schema in schemas.values():
+        if any(each.get("kind") == "RayService" for each in schema.get("x-kubernetes-group-version-kind") or []):
+            spec: Schema = (schema.get("properties") or {}).get("spec") or ANYTHING
+            return spec
+    return None

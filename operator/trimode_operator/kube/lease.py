@@ -1,0 +1,215 @@
+"""Leader election with a Lease, by the rules of client-go.
+
+Belongs here: who may lead (`may_take`, pure), the loop that keeps the Lease, and the fence around writes.
+The age of another's claim is measured on our own clock from when we first saw it, so that clocks need not agree.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from trimode_operator.errors import ApiFailure, ApiUnreachable, OperatorError
+from trimode_operator.kube.client import LEASE, Cluster, Object
+from trimode_operator.plan import ChildKind
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """Seconds. A leader that could not renew for `renew_deadline` stops by itself, well before others, who wait
+    `duration` from the last renewal they saw, may take over. Killed leaders are replaced after `duration + retry`.
+    """
+
+    duration: float = 9.0
+    renew_deadline: float = 6.0
+    retry: float = 1.0
+
+
+class NotLeading(OperatorError):
+    """A write was stopped, because another copy may lead by now."""
+
+    reason = "NotLeading"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Somebody's hold on the Lease, and when we first saw exactly this renewal (seconds of our clock)."""
+
+    holder: str
+    renewed: str
+    seen_at: float
+
+
+def claim_of(lease: Mapping[str, Any], last: Claim | None, now: float) -> Claim:
+    """The claim in a Lease; one that we know already keeps the time we first saw it."""
+    spec = lease.get("spec") or {}
+    holder, renewed = spec.get("holderIdentity") or "", spec.get("renewTime") or ""
+    if last is not None and (last.holder, last.renewed) == (holder, renewed):
+        return last
+    return Claim(holder, renewed, now)
+
+
+def may_take(claim: Claim, identity: str, terms: Terms, now: float) -> bool:
+    """Whether the Lease is ours, free, or left to expire."""
+    return claim.holder in ("", identity) or now - claim.seen_at >= terms.duration
+
+
+class Election:
+    """Keeps trying to hold the Lease. `now`: seconds of a monotonic clock; `changed` is called with the new state."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        namespace: str,
+        name: str,
+        identity: str,
+        now: Callable[[], float],
+        changed: Callable[[bool], None],
+        terms: Terms | None = None,
+    ) -> None:
+        self._cluster = cluster
+        self._namespace = namespace
+        self._name = name
+        self._identity = identity
+        self._now = now
+        self._changed = changed
+        self._terms = terms or Terms()
+        self._claim: Claim | None = None
+        self._held_since: float | None = None
+        """When the last successful renewal was begun; None when we do not lead."""
+        self._announced = False
+        self._log: Any = structlog.get_logger("lease")
+
+    @property
+    def leads(self) -> bool:
+        """Whether this copy leads right now. True ends by itself, even where the loop below hangs."""
+        return self._held_since is not None and self._now() - self._held_since < self._terms.renew_deadline
+
+    async def run(self) -> None:
+        """Until cancelled; then the Lease is given back, so that another copy need not wait."""
+        try:
+            while True:
+                await self._step()
+                await asyncio.sleep(self._terms.retry)
+        finally:
+            await self._release()
+
+    async def _step(self) -> None:
+        begun = self._now()
+        try:
+            async with asyncio.timeout(self._terms.renew_deadline / 2):
+                if await self._hold():
+                    self._held_since = begun
+                else:
+                    self._held_since = None
+        except (ApiFailure, ApiUnreachable, TimeoutError) as error:
+            self._log.warning("lease not renewed", error=str(error) or "timeout", leads=self.leads)
+        self._announce()
+
+    async def _hold(self) -> bool:
+        """One attempt to take or renew; False where another copy holds it or was quicker."""
+        lease = await self._cluster.get(LEASE, self._namespace, self._name)
+        try:
+            if lease is None:
+                body = {"apiVersion": LEASE.api_version, "kind": LEASE.kind, "metadata": {"name": self._name}}
+                await self._cluster.create(LEASE, self._namespace, {**body, "spec": self._spec({}, first=True)})
+                return True
+            self._claim = claim_of(lease, self._claim, self._now())
+            if not may_take(self._claim, self._identity, self._terms, self._now()):
+                return False
+            spec = lease.get("spec") or {}
+            first = spec.get("holderIdentity") != self._identity
+            await self._cluster.replace(
+                LEASE, self._namespace, self._name, {**lease, "spec": self._spec(spec, first=first)}
+            )
+        except ApiFailure as failure:
+            if failure.status == 409:
+                return False
+            raise
+        return True
+
+    def _spec(self, old: Mapping[str, Any], *, first: bool) -> Object:
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        return {
+            "holderIdentity": self._identity,
+            "leaseDurationSeconds": int(self._terms.duration),
+            "acquireTime": now if first else old.get("acquireTime", now),
+            "renewTime": now,
+            "leaseTransitions": int(old.get("leaseTransitions") or 0) + (1 if first and old else 0),
+        }
+
+    def _announce(self) -> None:
+        if self.leads != self._announced:
+            self._announced = self.leads
+            self._log.info("leading" if self.leads else "not leading", identity=self._identity)
+            self._changed(self.leads)
+
+    async def _release(self) -> None:
+        if not self.leads:
+            return
+        self._held_since = None
+        try:
+            async with asyncio.timeout(2.0):
+                lease = await self._cluster.get(LEASE, self._namespace, self._name)
+                if lease is not None and (lease.get("spec") or {}).get("holderIdentity") == self._identity:
+                    spec = {**lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1}
+                    await self._cluster.replace(LEASE, self._namespace, self._name, {**lease, "spec": spec})
+        except (ApiFailure, ApiUnreachable, TimeoutError) as error:
+            self._log.warning("lease not given back; others wait for it to expire", error=str(error))
+
+
+class Fenced:
+    """A `Cluster` that refuses to write unless `leads()`; reads pass. For everything but the election itself."""
+
+    def __init__(self, cluster: Cluster, leads: Callable[[], bool]) -> None:
+        self._cluster = cluster
+        self._leads = leads
+
+    async def read(self, path: str) -> Object | None:
+        return await self._cluster.read(path)
+
+    async def get(self, kind: ChildKind, namespace: str, name: str) -> Object | None:
+        return await self._cluster.get(kind, namespace, name)
+
+    async def exists(self, kind: ChildKind, namespace: str, name: str) -> bool:
+        return await self._cluster.exists(kind, namespace, name)
+
+    async def listed(self, kind: ChildKind, namespace: str | None, selector: str = "") -> list[Object]:
+        return await self._cluster.listed(kind, namespace, selector)
+
+    async def apply(self, kind: ChildKind, manifest: Mapping[str, Any]) -> Object:
+        self._check()
+        return await self._cluster.apply(kind, manifest)
+
+    async def merge(
+        self, kind: ChildKind, namespace: str, name: str, patch: Mapping[str, Any], subresource: str = ""
+    ) -> Object:
+        self._check()
+        return await self._cluster.merge(kind, namespace, name, patch, subresource)
+
+    async def patch(
+        self, kind: ChildKind, namespace: str, name: str, operations: Sequence[Mapping[str, Any]]
+    ) -> Object:
+        self._check()
+        return await self._cluster.patch(kind, namespace, name, operations)
+
+    async def create(self, kind: ChildKind, namespace: str, body: Mapping[str, Any]) -> Object:
+        self._check()
+        return await self._cluster.create(kind, namespace, body)
+
+    async def replace(self, kind: ChildKind, namespace: str, name: str, body: Mapping[str, Any]) -> Object:
+        self._check()
+        return await self._cluster.replace(kind, namespace, name, body)
+
+    async def delete(self, kind: ChildKind, namespace: str, name: str, uid: str) -> None:
+        self._check()
+        await self._cluster.delete(kind, namespace, name, uid)
+
+    def _check(self) -> None:
+        if not self._leads():
+            raise NotLeading("this copy does not lead, so it writes nothing")

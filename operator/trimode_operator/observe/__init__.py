@@ -1,0 +1,1 @@
+"""What a reconciliation knows: children, pods, Ray clusters and the routers' answers."""

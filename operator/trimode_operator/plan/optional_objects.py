@@ -1,0 +1,64 @@
+"""Children of other projects' kinds: scraping and ways in.
+
+Belongs here: manifests that are made only where the cluster knows their kind and the settings ask for them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trimode_api.spec import Router
+from trimode_operator.plan.model import Manifest, Owner
+from trimode_operator.plan.names import PUBLIC_PORT, Names, matching
+from trimode_operator.plan.objects import child
+from trimode_operator.plan.settings import EndpointPicker, Gateway
+
+
+def service_monitor(router: Router, owner: Owner, names: Names) -> Manifest:
+    """Prometheus scrapes every router, at the pod's address, which no certificate names."""
+    endpoint: dict[str, Any] = {"port": "http", "path": "/metrics", "interval": "15s"}
+    if router.tls is not None:
+        endpoint |= {"scheme": "https", "tlsConfig": {"insecureSkipVerify": True}}
+    return {
+        **child("monitoring.coreos.com/v1", "ServiceMonitor", names.router, owner, "router"),
+        "spec": {
+            "selector": {"matchLabels": matching(owner.name, "router")},
+            "namespaceSelector": {"matchNames": [owner.namespace]},
+            "endpoints": [endpoint],
+        },
+    }
+
+
+def http_route(owner: Owner, names: Names, gateway: Gateway) -> Manifest:
+    """The API and nothing else of the routers, through the platform's Gateway."""
+    parent: dict[str, Any] = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": gateway.name}
+    if gateway.namespace is not None:
+        parent["namespace"] = gateway.namespace
+    if gateway.section_name is not None:
+        parent["sectionName"] = gateway.section_name
+    backend = {"group": "", "kind": "Service", "name": names.router, "port": PUBLIC_PORT, "weight": 1}
+    spec: dict[str, Any] = {
+        "parentRefs": [parent],
+        "rules": [{"matches": [{"path": {"type": "PathPrefix", "value": "/v1"}}], "backendRefs": [backend]}],
+    }
+    if gateway.hostnames:
+        spec["hostnames"] = list(gateway.hostnames)
+    return {**child("gateway.networking.k8s.io/v1", "HTTPRoute", names.router, owner, "router"), "spec": spec}
+
+
+def inference_pool(owner: Owner, names: Names, picker: EndpointPicker) -> Manifest:
+    """The routers as a pool of endpoints, for gateways that pick by InferencePool."""
+    return {
+        **child("inference.networking.k8s.io/v1", "InferencePool", names.router, owner, "router"),
+        "spec": {
+            "selector": {"matchLabels": matching(owner.name, "router")},
+            "targetPorts": [{"number": PUBLIC_PORT}],
+            "endpointPickerRef": {
+                "group": "",
+                "kind": "Service",
+                "name": picker.name,
+                "port": {"number": picker.port},
+                "failureMode": "FailOpen",
+            },
+        },
+    }

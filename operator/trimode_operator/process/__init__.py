@@ -1,0 +1,1 @@
+"""The operator as a process: options, logs, dependencies, health."""

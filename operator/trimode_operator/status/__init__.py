@@ -1,0 +1,1 @@
+"""What a resource's status says, worked out by pure functions from one observation."""

@@ -1,0 +1,106 @@
+"""Replicas that pools share: a visit's step, and its state as the status has it.
+
+Belongs here: pure translation between `sharing` and the status. The new split is in the status before it is applied, so
+whoever leads next goes on where this copy stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from trimode_api.resource import NemotronDeployment, Spec, SwitchingMode
+from trimode_api.status import MovePhase, MoveStatus, PoolShare, RebalancingStatus, Status
+from trimode_operator.observe.fleets import Fleets
+from trimode_operator.plan.ray import IDLE_POD_STAYS_S
+from trimode_operator.status.times import read, written
+from trimode_policy.rebalance import MoveReason
+from trimode_policy.sharing import Move, Phase, Split, Step, settled, step
+from trimode_policy.sharing_inputs import Samples, demand_of, shared_pools
+
+RELEASE_S = IDLE_POD_STAYS_S + 15.0
+"""Seconds from a replica's end until its pod has gone too: Ray's autoscaler looks every few seconds."""
+
+
+def targets_of(spec: Spec, before: Status | None) -> Mapping[str, int]:
+    """Replicas of each pool that shares them; empty where none does."""
+    pools = shared_pools(spec, ())
+    if spec.rebalancing is None or not pools:
+        return {}
+    return settled(_split(before), pools, spec.rebalancing.total_replicas).targets
+
+
+def rebalanced(
+    deployment: NemotronDeployment, before: Status | None, fleets: Fleets, samples: Samples, now: float
+) -> RebalancingStatus | None:
+    """The status after this visit's step. Where not every router answers nothing moves; None where nothing is shared.
+
+    `now` in Unix seconds; `samples` have a clock of their own.
+    """
+    spec = deployment.spec
+    if spec.rebalancing is None or spec.suspend:
+        return None
+    known = before.rebalancing if before is not None else None
+    split, total = _split(before), spec.rebalancing.total_replicas
+    views = tuple(fleets.views.values())
+    pools = shared_pools(spec, views)
+    if not views or fleets.failures:
+        words = "some router does not answer" if views else "no router answers"
+        taken = Step(settled(split, pools, total), MoveReason.NO_DATA, words)
+    else:
+        taken = step(split, pools, total, demand_of(samples), now, release_s=RELEASE_S, held=_held(spec))
+    return _told(known, taken, now)
+
+
+def under_way(status: Status) -> bool:
+    """Whether a replica is on its way between pools."""
+    shared = status.rebalancing
+    return shared is not None and shared.move is not None and shared.move.phase is not MovePhase.DONE
+
+
+def _held(spec: Spec) -> str:
+    if spec.switching.dry_run:
+        return "dry run"
+    return "switching.policy is Manual" if spec.switching.policy is SwitchingMode.MANUAL else ""
+
+
+def _split(before: Status | None) -> Split:
+    known = before.rebalancing if before is not None else None
+    if known is None:
+        return Split()
+    move = known.move
+    last = None
+    if move is not None:
+        phase = Phase(move.phase.value)
+        last = Move(move.source, move.target, phase, read(move.begun), read(move.since), move.message)
+    return Split({pool.name: pool.replicas for pool in known.pools}, last)
+
+
+def _told(before: RebalancingStatus | None, taken: Step, now: float) -> RebalancingStatus:
+    """Words and time stay as they were while the reason does: figures that waver are no news."""
+    move = taken.split.move
+    status = RebalancingStatus(
+        reason=taken.reason.value,
+        message=taken.detail,
+        since=written(int(now)),
+        pools=tuple(PoolShare(name=name, replicas=count) for name, count in taken.split.targets.items()),
+        move=None if move is None else _move(move),
+    )
+    if before is None or (before.reason, before.move, _about(before)) != (status.reason, status.move, _about(status)):
+        return status
+    return status.model_copy(update={"message": before.message, "since": before.since})
+
+
+def _about(status: RebalancingStatus) -> str:
+    """Which move the words are about."""
+    return status.message.partition(" -> ")[2].partition(":")[0] if " -> " in status.message else ""
+
+
+def _move(move: Move) -> MoveStatus:
+    return MoveStatus(
+        source=move.source,
+        target=move.target,
+        phase=MovePhase(move.phase.value),
+        begun=written(int(move.begun)),
+        since=written(int(move.since)),
+        message=move.detail,
+    )

@@ -1,0 +1,161 @@
+"""The status of a resource: from what was seen, and what the status said before.
+
+Belongs here: `status_of`, pure. Nothing moves that has not changed, so that an idle resource's status is not written.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from trimode_api.fleet import ReplicaState
+from trimode_api.status import Condition, DecisionStatus, PointShare, PoolStatus, Status, TierStatus
+from trimode_operator.observe.observations import Observations, newest
+from trimode_operator.status.conditions import verdicts
+from trimode_operator.status.reasons import MESSAGE_MAX, TRUE, ConditionType, Reason, Verdict
+from trimode_operator.status.rebalancing import under_way
+from trimode_operator.status.times import read, written
+from trimode_policy.sharing_inputs import usable
+
+AT_ONCE_S, SOON_S, STEADY_S = 0.5, 2.0, 10.0
+LIVELY_S = 90.0
+"""How long after its last transition a resource that is not ready is looked at soon, not steadily."""
+
+
+def next_look_s(status: Status, now: float) -> float:
+    """Seconds until the next look at a resource that nothing happens to."""
+    if under_way(status):
+        return SOON_S
+    ready = condition(status, ConditionType.READY)
+    if ready is None or ready.status is TRUE:
+        return STEADY_S
+    moved = max((read(one.last_transition_time) for one in status.conditions), default=0.0)
+    if now - moved >= LIVELY_S:
+        return STEADY_S
+    return AT_ONCE_S if ready.reason == Reason.POLICY_ROLLOUT else SOON_S
+
+
+HISTORY = 10
+SAME_S = 2.0
+"""Two observations of when a point came into force that are nearer than this are of one change: clocks differ."""
+PROBE = "Probe"
+
+
+def status_of(previous: Status | None, seen: Observations, now: float) -> Status:
+    """The status as of `now` (Unix seconds)."""
+    before = previous or Status()
+    if not seen.fleets.views and not seen.suspend and not seen.deleting:
+        # Nobody told otherwise: what was known stays, and MetricsFresh says how old it may be.
+        pools, decision, history = before.pools, before.decision, before.mode_history
+        counts, there = before.replica_summary or _counts(seen), before.replicas
+    else:
+        decision = _decision(before.decision, seen)
+        pools, history, counts = _pools(seen), _history(before, decision, seen), _counts(seen)
+        there = sum(not replica.draining for replica in seen.replicas)
+    return Status(
+        observed_generation=seen.generation,
+        url=seen.url or before.url,
+        conditions=_conditions(before, seen, now),
+        replica_summary=counts,
+        replicas=there,
+        selector=seen.selector or before.selector,
+        pools=pools,
+        tiers=_tiers(before, seen),
+        decision=decision,
+        rebalancing=seen.rebalancing,
+        mode_history=history,
+    )
+
+
+def condition(status: Status | None, kind: ConditionType) -> Condition | None:
+    """A condition by its type."""
+    return next((one for one in status.conditions if one.type == kind), None) if status is not None else None
+
+
+def _conditions(before: Status, seen: Observations, now: float) -> tuple[Condition, ...]:
+    return tuple(
+        _condition(condition(before, kind), kind, verdict, seen.generation, now)
+        for kind, verdict in verdicts(seen).items()
+    )
+
+
+def _condition(
+    before: Condition | None, kind: ConditionType, verdict: Verdict, generation: int, now: float
+) -> Condition:
+    """`lastTransitionTime` moves with the status only, not with the reason."""
+    same = before is not None and before.status is verdict.status
+    return Condition(
+        type=kind,
+        status=verdict.status,
+        reason=verdict.reason,
+        message=verdict.message[:MESSAGE_MAX],
+        observed_generation=generation,
+        last_transition_time=before.last_transition_time if before is not None and same else written(int(now)),
+    )
+
+
+def _pools(seen: Observations) -> tuple[PoolStatus, ...]:
+    """The spec's pools in its order, then those that have replicas still."""
+    names = dict.fromkeys([*seen.minimum, *(replica.pool for replica in seen.replicas)])
+    return tuple(_pool(name, [r for r in seen.replicas if r.pool == name]) for name in names)
+
+
+def _counts(seen: Observations) -> str:
+    """Ready replicas, of those that there should be: each pool's fewest, or more where more have been started."""
+    started = Counter(replica.pool for replica in seen.replicas if not replica.draining)
+    fewest = {} if seen.suspend else seen.minimum
+    wanted = sum(max(started[pool], fewest.get(pool, 0)) for pool in {*started, *fewest})
+    return f"{sum(map(usable, seen.replicas))}/{wanted}"
+
+
+def _pool(name: str, replicas: list[ReplicaState]) -> PoolStatus:
+    ready = [replica for replica in replicas if usable(replica)]
+    points = Counter(replica.decision.point for replica in ready)
+    shares = tuple(
+        PointShare(point=point, share_percent=round(100 * count / len(ready)))
+        for point, count in sorted(points.items(), key=lambda item: (-item[1], item[0]))
+    )
+    return PoolStatus(name=name, replicas=len(replicas), ready=len(ready), points=shares)
+
+
+def _tiers(before: Status, seen: Observations) -> tuple[TierStatus, ...]:
+    """Tiers without recent answers keep what was last known of them."""
+    known = {tier.name: tier.attainment_percent for tier in before.tiers}
+    found = {name: known.get(name) if percent is None else percent for name, percent in seen.attainment.items()}
+    return tuple(TierStatus(name=name, attainment_percent=p) for name, p in found.items() if p is not None)
+
+
+def _decision(before: DecisionStatus | None, seen: Observations) -> DecisionStatus | None:
+    """The point that most replicas run, why, and since when; as before where it is the same change."""
+    deciding = [r for r in seen.replicas if usable(r) and r.decision.reason != PROBE]
+    if not deciding:
+        return before
+    view = newest(seen.fleets)
+    dry = view is not None and view.switching.dry_run
+    points = Counter(r.point if dry else r.decision.point for r in deciding)
+    point = max(points, key=lambda name: (points[name], name))
+    running = [r for r in deciding if (r.point if dry else r.decision.point) == point]
+    time = view.time if view is not None else 0.0
+    since = min(time - r.age_seconds - r.decision.age_seconds for r in running)
+    if before is not None and before.point == point and since < read(before.since) + SAME_S:
+        return before
+    changes = [change for change in (view.decisions if view is not None else ()) if change.to_point == point]
+    reason = changes[-1].reason if changes else running[0].decision.reason
+    return DecisionStatus(point=point, reason=reason, since=written(since))
+
+
+def _history(before: Status, decision: DecisionStatus | None, seen: Observations) -> tuple[DecisionStatus, ...]:
+    """Newest first. Switches of several replicas to one point, one after the other, are one entry."""
+    history = list(before.mode_history)
+    known = read(history[0].since) if history else 0.0
+    view = newest(seen.fleets)
+    entries = [
+        DecisionStatus(point=change.to_point, reason=change.reason, since=written(change.time))
+        for change in sorted(view.decisions if view is not None else (), key=lambda change: change.time)
+        if change.time > known + 0.001
+    ]
+    for entry in entries:
+        if not history or history[0].point != entry.point:
+            history.insert(0, entry)
+    if decision is not None and (not history or history[0].point != decision.point):
+        history.insert(0, decision)
+    return tuple(history[:HISTORY])

@@ -1,0 +1,1 @@
+"""Who may use the router: keys, tenants, certificates, and their reload."""

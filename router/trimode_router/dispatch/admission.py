@@ -1,0 +1,128 @@
+"""The router's door: who is let in, who waits, who is turned away and why.
+
+Belongs here: what becomes of `admit`'s decision, and every refusal's words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from math import inf
+
+from trimode_api.errors import ApiError
+from trimode_policy.admit import (
+    RETRY_UNKNOWN_S,
+    Admission,
+    AdmitReason,
+    Outcome,
+    QueueView,
+    admit,
+    retry_after_seconds,
+)
+from trimode_policy.fair_queue import Ticket
+from trimode_policy.route import RouteReason, SloState, may_serve, spare
+from trimode_router.dispatch.queue import Queue
+from trimode_router.fleet.fleet import Fleet
+from trimode_router.fleet.scale_from_zero import Activator
+from trimode_router.request.exchange import Exchange
+from trimode_router.telemetry.accounting import Accounting
+
+NEWS_S = 2.0
+"""Longest wait of a request for a replica that offers what the policy has offered of late, in seconds: replicas hear of
+a policy with their next report, five times a second. A pool that is away for longer must not fill the queue."""
+
+
+class AdmissionController:
+    """`in_flight` are those with replicas now."""
+
+    def __init__(
+        self, fleet: Fleet, ledger: Accounting, queue: Queue, in_flight: Collection[Exchange], sleepers: Activator
+    ) -> None:
+        self._fleet = fleet
+        self._sleepers = sleepers
+        self._ledger = ledger
+        self._queue = queue
+        self._in_flight = in_flight
+
+    def opens(self, exchange: Exchange, now: float) -> bool:
+        """Whether a newcomer may be placed at once; else it waits from now on, or has been refused."""
+        view = self._queue_view(exchange, now)
+        if not view.ready_replicas and self._sleepers.call(exchange.wish, now) is not None:
+            view = replace(view, waking=True)
+        admission = admit(exchange.wish, view, self._fleet.rules.admission)
+        if admission.outcome is Outcome.REFUSE:
+            self.refuse(exchange, _refusal(admission))
+        elif admission.outcome is Outcome.QUEUE:
+            self.enqueue(exchange, now)
+        elif admission.reason is AdmitReason.SPILLS:
+            exchange.wish = replace(exchange.wish, claim=SloState.LATE)
+        return admission.outcome is Outcome.ACCEPT
+
+    def enqueue(self, exchange: Exchange, now: float, most_s: float = inf) -> None:
+        """It waits, for `most_s` seconds at most; where the queue is full, it or another one is refused."""
+        limits = self._fleet.rules.admission
+        if len(self._queue) >= limits.max_queued:
+            worst = self._queue.room.last()
+            if worst is None or worst.priority >= exchange.tier.priority:
+                message = f"{len(self._queue)} of {limits.max_queued} places are taken"
+                self.refuse(exchange, self._busy(exchange, now, message, "QueueFull"))
+                return
+            message = "a request of higher priority took its place in the queue"
+            self.refuse(worst.item, self._busy(worst.item, now, message, "Displaced"))
+        since = exchange.record.queued_at if exchange.record.queued_at is not None else now
+        exchange.record.queued_at = since
+        self._queue.enter(exchange, since, since + min(limits.max_wait_s, most_s))
+
+    def close_on_late(self, now: float) -> None:
+        """Refuse those who have waited for as long as they may."""
+        for ticket in self._queue.expired(now):
+            self.refuse(ticket.item, self._too_late(ticket, now))
+
+    def refuse(self, exchange: Exchange, error: ApiError) -> None:
+        self._ledger.refused(exchange.tier.name, error)
+        exchange.refuse(error)
+
+    def _too_late(self, ticket: Ticket[Exchange], now: float) -> ApiError:
+        """Why a wait has ended: for want of room, or of a replica that had to be started first."""
+        waited = f"within {now - ticket.since:.1f} s"
+        pool = self._sleepers.awaited(ticket.item.wish, now)
+        if pool is None and not self._offered(ticket.item, now):
+            message = f"no ready replica offers {ticket.item.wish.pin or 'lossless answers'}, and none came {waited}"
+            return ApiError(503, message, code=RouteReason.NOT_OFFERED.value, retry_after_s=RETRY_UNKNOWN_S)
+        if pool is None:
+            return self._busy(ticket.item, now, f"no slot came free {waited}", "QueueTimeout")
+        message = f"pool {pool!r} has no replica yet: none came {waited}, and one is being started"
+        return ApiError(503, message, code="Waking", retry_after_s=RETRY_UNKNOWN_S)
+
+    def _offered(self, exchange: Exchange, now: float) -> bool:
+        """Whether some usable replica may serve it, or there is none to ask."""
+        usable = [view for view in self._fleet.views(now) if self._fleet.usable(view)]
+        return not usable or any(may_serve(exchange.wish, view.points) for view in usable)
+
+    def _busy(self, exchange: Exchange, now: float, message: str, code: str) -> ApiError:
+        retry = retry_after_seconds(self._queue_view(exchange, now))
+        return ApiError(429, message, code=code, retry_after_s=retry)
+
+    def _queue_view(self, exchange: Exchange, now: float) -> QueueView:
+        """The queue as this request sees it: where replicas are shared out by pace, only its own tier stands ahead."""
+        views = self._fleet.views(now, self._fleet.avoided(exchange.asked.model, ()))
+        usable = [view for view in views if self._fleet.usable(view)]
+        tier, oldest = exchange.tier, self._queue.oldest()
+        shared = any(view.rows for view in usable)
+        return QueueView(
+            queued=len(self._queue),
+            queued_below=len(self._queue) - self._queue.room.at_or_above(tier.priority),
+            ahead=self._queue.ahead(tier.priority) if shared else None,
+            oldest_wait_s=0.0 if oldest is None else now - oldest,
+            in_flight=len(self._in_flight),
+            capacity=sum(view.rooms.get(tier.name, view.capacity) for view in usable),
+            drain_rate_rps=self._ledger.drain_rate(len(self._in_flight)),
+            ready_replicas=len(usable),
+            spare=spare(exchange.wish, usable) if shared else 0,
+        )
+
+
+def _refusal(admission: Admission) -> ApiError:
+    return ApiError(
+        admission.status, admission.detail, code=admission.reason.value, retry_after_s=admission.retry_after_s
+    )

@@ -1,0 +1,119 @@
+"""The way to replicas: kept connections by replica, new ones where none is free.
+
+Belongs here: connecting and the request's head. Which replica it is has been decided.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import lru_cache
+from urllib.parse import urlsplit
+
+from trimode_api.stamp import RULES_HEADER, Stamp
+from trimode_api.wire import REQUEST_ID_HEADER, TIER_HEADER
+from trimode_router.fleet.policy import Tier
+from trimode_router.fleet.replica import Replica
+from trimode_router.http.outgoing import fields_bytes
+from trimode_router.http.pool import LinkPool
+from trimode_router.request.exchange import Exchange
+
+_ID = REQUEST_ID_HEADER.encode()
+Unreached = Callable[[Exchange, str], None]
+"""(exchange, why): its replica could not be reached."""
+
+
+class ConnectionPool:
+    """Pools of connections, one by replica id. Replicas are sent `token` as their key, the client's own where this
+    `passes_keys`, or none.
+
+    `unreached` is called for an exchange that still waits for its link.
+    """
+
+    def __init__(self, token: str, connect_seconds: float, unreached: Unreached, *, passes_keys: bool) -> None:
+        self._passes_keys = passes_keys
+        self._authorization = f"authorization: Bearer {token}" if token else ""
+        self._connect_seconds = connect_seconds
+        self._unreached = unreached
+        self._pools: dict[str, LinkPool] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def send(self, exchange: Exchange, replica: Replica) -> None:
+        """Send the request on a kept connection, or on a new one as soon as there is one."""
+        pool = self._pool(replica)
+        link = pool.take()
+        if link is not None:
+            exchange.send(link, self._head(exchange, pool))
+            return
+        task = asyncio.get_running_loop().create_task(self._connect(exchange, pool))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def keep_only(self, known: Callable[[str], bool]) -> None:
+        """Close what leads to replicas that are no longer known."""
+        for replica_id in [replica_id for replica_id in self._pools if not known(replica_id)]:
+            self._pools.pop(replica_id).close()
+
+    def trim(self) -> None:
+        """Let go of connections that are kept for nothing: after a peak, or when others have made up for a dead one."""
+        for pool in self._pools.values():
+            pool.trim()
+
+    async def close(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for pool in self._pools.values():
+            pool.close()
+
+    async def _connect(self, exchange: Exchange, pool: LinkPool) -> None:
+        turn = exchange.turn
+        try:
+            link = await pool.connect(self._connect_seconds)
+        except OSError as error:
+            if exchange.turn == turn:
+                self._unreached(exchange, f"could not be reached ({error or type(error).__name__})")
+            return
+        # Meanwhile the client may have left, or the replica may have been given up for another.
+        if exchange.turn == turn:
+            exchange.send(link, self._head(exchange, pool))
+        else:
+            pool.keep(link)
+
+    def _pool(self, replica: Replica) -> LinkPool:
+        url = replica.report.url
+        pool = self._pools.get(replica.replica_id)
+        if pool is None or pool.url != url:
+            if pool is not None:
+                pool.close()
+            parts = urlsplit(url)
+            pool = self._pools[replica.replica_id] = LinkPool(url, parts.hostname or "", parts.port or 80, parts.path)
+        return pool
+
+    def _head(self, exchange: Exchange, pool: LinkPool) -> bytes:
+        request = exchange.request
+        head = b"%bcontent-length: %d\r\n%b: %b\r\n" % (
+            _fixed(exchange.path, pool.base, pool.authority, exchange.tier, self._authorization),
+            len(exchange.body),
+            _ID,
+            request.request_id.encode(),
+        )
+        if request.passed:
+            head += fields_bytes(request.passed)
+        if self._passes_keys and request.authorization is not None:
+            head += b"authorization: %b\r\n" % request.authorization
+        return head + b"\r\n"
+
+
+@lru_cache(maxsize=1024)
+def _fixed(path: str, base: str, authority: str, tier: Tier, authorization: str) -> bytes:
+    """What the heads of all requests for a path of a replica in a tier have in common."""
+    lines = [
+        f"POST {base}{path} HTTP/1.1",
+        f"host: {authority}",
+        "content-type: application/json",
+        f"{TIER_HEADER}: {tier.name}",
+        f"{RULES_HEADER}: {Stamp(tier.priority, tier.tpot_s).header}",
+        *([authorization] if authorization else []),
+    ]
+    return "".join(f"{line}\r\n" for line in lines).encode("latin-1")

@@ -1,0 +1,116 @@
+"""Several routers on one port: the kernel shares connections out among them (SO_REUSEPORT).
+
+Belongs here: the parent of such processes. They share nothing; replicas report to each (`internalUrls` in the line that
+the parent prints), and policies go to each. Budgets, queues and counters are of each process; whichever answers
+`/metrics` asks the others, whom the parent has told it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from trimode_api.wire import TOKEN_VARIABLE, RouterConfig
+from trimode_router.edge.siblings import introduce
+
+REPLICA_KEY_VARIABLE = "TRIMODE_ROUTER_REPLICA_KEY"
+"""Set for the children only; see `Router`'s `replica_key`."""
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
+
+
+async def run(config: RouterConfig, token: str, replica_key: str | None) -> int:
+    """Start `config.processes` routers, pass signals on, end with them: the highest exit code of any.
+
+    When one ends by itself the others are told to, and whoever started this starts it anew.
+    """
+    with tempfile.TemporaryDirectory() as folder, _reserved(config) as port:
+        children = []
+        for number in range(config.processes):
+            own = config.model_copy(update={"processes": 1, "port": port, **_internal(config, number)})
+            children.append(await _start(own, token, replica_key, Path(folder, f"{number}.json")))
+        end = _Ending(children)
+        lines = [await _listening(child) for child in children]
+        urls = [line["internalUrl"] for line in lines if line is not None]
+        if len(urls) < len(lines) or not await introduce(urls, token):
+            end()
+        else:
+            first = lines[0] or {}
+            bound = {"event": "listening", "address": first["address"], "url": first["url"]}
+            told = {**bound, "internalUrl": urls[0], "internalUrls": urls}
+            print(json.dumps(told), flush=True)  # noqa: T201 - the line a parent process waits for
+        ends = [asyncio.ensure_future(child.wait()) for child in children]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        end()
+        codes = await asyncio.gather(*ends)
+    return max(abs(code) for code in codes)
+
+
+@contextlib.contextmanager
+def _reserved(config: RouterConfig) -> Iterator[int]:
+    """The public port, kept by a socket that never listens, so that all children can find it."""
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    with socket.socket(family) as kept:
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        kept.bind((config.host, config.port))
+        yield kept.getsockname()[1]
+
+
+def _internal(config: RouterConfig, number: int) -> dict[str, int]:
+    """Each has an internal port of its own: any, or one after the other."""
+    return {"internal_port": config.internal_port and config.internal_port + number}
+
+
+async def _start(config: RouterConfig, token: str, replica_key: str | None, file: Path) -> asyncio.subprocess.Process:
+    file.write_bytes(config.to_wire())  # noqa: ASYNC240 - nothing else runs yet
+    environment = os.environ | {TOKEN_VARIABLE: token}
+    if replica_key is not None:
+        environment[REPLICA_KEY_VARIABLE] = replica_key
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "trimode_router", "--config", str(file), "--shared"),
+        stdout=asyncio.subprocess.PIPE,
+        env=environment,
+        preexec_fn=_end_with_parent,
+    )
+
+
+def _end_with_parent() -> None:
+    """Between fork and exec: SIGTERM from the kernel should the parent be killed, or the port would stay taken."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+async def _listening(child: asyncio.subprocess.Process) -> dict[str, str] | None:
+    """What it printed; None where it ended instead."""
+    assert child.stdout is not None
+    line = await child.stdout.readline()
+    value: dict[str, str] | None = json.loads(line) if line else None
+    return value
+
+
+class _Ending:
+    """Tells children to end, once: a second signal could meet one that no longer handles it."""
+
+    def __init__(self, children: list[asyncio.subprocess.Process]) -> None:
+        self._children = children
+        self._told = False
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self)
+
+    def __call__(self) -> None:
+        told, self._told = self._told, True
+        if told:
+            return
+        for child in self._children:
+            if child.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    child.terminate()

@@ -1,0 +1,257 @@
+"""The public port's table: which path and method leads where, and the small answers.
+
+Belongs here: routes of the OpenAI API and the router's own pages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from importlib.resources import files
+
+import structlog
+
+from trimode_api.errors import ApiError, clipped, shown
+from trimode_api.fleet import HISTORY_PATH, PUBLIC_FLEET_PATH
+from trimode_api.wire import REQUEST_ID_HEADER
+from trimode_router.access.access import Access
+from trimode_router.dispatch.dispatcher import Dispatcher
+from trimode_router.edge.origins import Hosts, Origins, preflight
+from trimode_router.edge.siblings import SiblingError, Siblings
+from trimode_router.edge.view import Viewer
+from trimode_router.fleet.catalog import Catalog
+from trimode_router.fleet.fleet import Fleet
+from trimode_router.http.client import ClientConnection
+from trimode_router.http.inflate import inflated
+from trimode_router.http.outgoing import JSON, MethodNotAllowed, answer, connection_field
+from trimode_router.http.request import Request
+from trimode_router.request import responses
+from trimode_router.request.exchange import Exchange
+from trimode_router.request.parse import CHAT_PATH, TEXT_PATH, parse
+from trimode_router.telemetry.accounting import Accounting
+from trimode_router.telemetry.metrics import CONTENT_TYPE, Metrics
+from trimode_router.telemetry.traces import Traces
+
+PAGE = files("trimode_router").joinpath("page.html").read_bytes()
+PAGE_POLICY = (
+    (
+        b"content-security-policy",
+        b"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
+        b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+    (b"cache-control", b"no-cache"),
+    (b"x-content-type-options", b"nosniff"),
+)
+
+
+HTML = b"text/html; charset=utf-8"
+MODELS_PATH = "/v1/models"
+METRICS_PATH = "/metrics"
+COMPLETIONS = (CHAT_PATH, TEXT_PATH)
+MOST_LISTED = 300
+"""Characters of a list of names in a message."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImmediateResponse:
+    """An answer made on the spot."""
+
+    status: int
+    body: bytes
+    content_type: bytes = JSON
+    fields: tuple[tuple[bytes, bytes], ...] = ((b"cache-control", b"no-store"),)
+
+
+class Routes:
+    """Serves one request at a time of a client connection."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        dispatcher: Dispatcher,
+        viewer: Viewer,
+        metrics: Metrics,
+        access: Access,
+        traces: Traces,
+        created: int,
+        *,
+        ledger: Accounting,
+        origins: Origins,
+        hosts: Hosts | None,
+        siblings: Siblings,
+    ) -> None:
+        """`hosts`: the names that it is asked by, where it matters."""
+        self._ledger = ledger
+        self._origins = origins
+        self._hosts = hosts
+        self._siblings = siblings
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._fleet = fleet
+        self._traces = traces
+        self._access = access
+        self._dispatcher = dispatcher
+        self._viewer = viewer
+        self._metrics = metrics
+        self._created = created
+        self._pages: dict[str, Callable[[], ImmediateResponse]] = {
+            "/": lambda: ImmediateResponse(200, PAGE, HTML, PAGE_POLICY),
+            "/healthz": lambda: ImmediateResponse(200, b'{"status":"alive"}'),
+            "/readyz": self._readyz,
+            # The same under the paths that others' probes have fixed: vLLM's and SGLang's, SageMaker's.
+            "/health": self._readyz,
+            "/ping": self._readyz,
+            "/version": lambda: _json(200, {"version": version("trimode")}),
+            METRICS_PATH: lambda: ImmediateResponse(200, metrics.text(viewer.fleet()), CONTENT_TYPE),
+            PUBLIC_FLEET_PATH: lambda: ImmediateResponse(200, viewer.fleet().to_wire()),
+            HISTORY_PATH: lambda: ImmediateResponse(200, viewer.history().to_wire()),
+            MODELS_PATH: lambda: _json(200, {"object": "list", "data": [*map(self._model, fleet.catalog.names)]}),
+        }
+
+    def serve(self, client: ClientConnection, request: Request) -> None:
+        """Answer `request`, now or by an exchange that goes on; `client.finished` is called either way."""
+        try:
+            if request.origin is not None:
+                request.added = self._origins.lines(request.origin)
+            if request.problem is not None:
+                raise request.problem
+            if self._hosts is not None:
+                self._hosts.check(request.host)
+            if request.method == "POST" and request.path in COMPLETIONS:
+                self._complete(client, request)
+                return
+            if request.path == METRICS_PATH and request.method in ("GET", "HEAD") and self._siblings.urls:
+                task = asyncio.get_running_loop().create_task(self._metrics_of_all(client, request))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+                return
+            small = self._small(request)
+        except ApiError as error:
+            self._turn_away(client, request, error)
+            return
+        except Exception:  # noqa: BLE001 - a fault in one request must not cost its connection, or others their turn
+            structlog.get_logger("router").exception("request", id=request.request_id, path=request.path)
+            if client.flight is not None:
+                client.flight.client_gone()
+            if client.current is request:
+                failed = ApiError(500, "the router failed at this request", code="internal")
+                self._turn_away(client, request, failed)
+            return
+        self._tell(client, request, small)
+
+    async def _metrics_of_all(self, client: ClientConnection, request: Request) -> None:
+        """With those of the other processes on this port; no answer but an error without them: counters that fall
+        would be taken for new traffic."""
+        try:
+            others = await self._siblings.shares()
+        except SiblingError as error:
+            message = f"another process of this router does not tell its numbers: {error}"
+            self._turn_away(client, request, ApiError(503, message, code="incomplete", retry_after_s=1))
+            return
+        text = self._metrics.text(self._viewer.fleet(), others)
+        self._tell(client, request, ImmediateResponse(200, text, CONTENT_TYPE))
+
+    def _tell(self, client: ClientConnection, request: Request, small: ImmediateResponse) -> None:
+        bare = request.method == "HEAD"
+        fields = [
+            (REQUEST_ID_HEADER.encode(), request.request_id.encode()),
+            *small.fields,
+            *connection_field(request.keep, request.http10),
+        ]
+        kind, added = small.content_type, request.added
+        client.write(answer(small.status, small.body, fields, content_type=kind, bare=bare, added=added))
+        client.finished()
+
+    def _turn_away(self, client: ClientConnection, request: Request, error: ApiError) -> None:
+        """Refuse what no exchange was made for."""
+        self._ledger.turned_away(request, error, completion=request.path in COMPLETIONS)
+        responses.refuse(client, request, error)
+
+    def refuse(self, method: str, path: str) -> ApiError | None:
+        """What a request would be refused with whatever its body is."""
+        if path in COMPLETIONS:
+            return None if method == "POST" else _not_allowed(method, path, "POST")
+        if path in self._pages or path.startswith(MODELS_PATH + "/"):
+            return None if method in ("GET", "HEAD") else _not_allowed(method, path, "GET, HEAD")
+        return ApiError(404, f"no such path: {method} {path}", code="not_found")
+
+    def _complete(self, client: ClientConnection, request: Request) -> None:
+        if self._viewer.draining:
+            request.keep = False  # served still, as it was on its way; the next one goes elsewhere
+        rules = self._fleet.rules
+        tenant = self._access.tenant_of(request.authorization)
+        tier = rules.tier(request.tier if tenant is None else tenant.tier(request.tier))
+        if request.coding:
+            request.body = inflated(request.coding, request.body, self._dispatcher.limits.body_bytes)
+        asked = parse(request.path, request.body, rules.points)
+        if asked.model not in self._fleet.catalog.names and not self._fleet.catalog.mute:
+            raise _no_model(asked.model, self._fleet.catalog)
+        if tenant is not None:
+            tenant.enter(self._dispatcher.now())
+        exchange = Exchange(client, request, asked, tier, self._dispatcher, tenant)
+        if self._traces.on:
+            context, request.passed = self._traces.begin(request.passed)
+            if context is not None:
+                exchange.ended = partial(self._traces.end, context=context)
+        client.flight = exchange
+        self._dispatcher.submit(exchange)
+
+    def _small(self, request: Request) -> ImmediateResponse:
+        if request.method == "OPTIONS" and request.origin is not None and request.wants[0]:
+            return self._preflight(request, request.origin)
+        refusal = self.refuse(request.method, request.path)
+        if refusal is not None:
+            raise refusal
+        if request.path.startswith("/v1/"):
+            self._access.tenant_of(request.authorization)
+        page = self._pages.get(request.path)
+        if page is not None:
+            return page()
+        name = request.path.removeprefix(MODELS_PATH + "/")
+        if name not in self._fleet.catalog.names:
+            raise _no_model(name, self._fleet.catalog)
+        return _json(200, self._model(name))
+
+    def _preflight(self, request: Request, origin: bytes) -> ImmediateResponse:
+        """A browser asks whether a page of `origin` may ask. It sends no key with that."""
+        methods = "POST" if request.path in COMPLETIONS else "GET, HEAD"
+        refusal = self.refuse(methods.partition(",")[0], request.path)
+        if refusal is not None:
+            raise refusal
+        if not self._origins.lets(origin):
+            message = f"pages of {shown(origin.decode('latin-1'))} may not ask here; see corsOrigins (--cors-origin)"
+            raise ApiError(403, message, code="origin_not_allowed")
+        return ImmediateResponse(204, b"", fields=tuple(preflight(methods, request.wants[1])))
+
+    def _readyz(self) -> ImmediateResponse:
+        if self._viewer.ready():
+            return ImmediateResponse(200, b'{"status":"ready"}')
+        why = "the router is shutting down" if self._viewer.draining else "no replica is ready"
+        if not self._viewer.may_serve():
+            why = "the router cannot read its API keys"
+        raise ApiError(503, why, code="not_ready", retry_after_s=1)
+
+    def _model(self, name: str) -> dict[str, object]:
+        return {"id": name, "object": "model", "created": self._created, "owned_by": "trimode"}
+
+
+def _json(status: int, value: object) -> ImmediateResponse:
+    return ImmediateResponse(status, json.dumps(value).encode())
+
+
+def _no_model(name: str, catalog: Catalog) -> ApiError:
+    """404 once every server has told what it has: until then a client had better ask again."""
+    served = clipped(", ".join(catalog.names), MOST_LISTED) or "none"
+    if catalog.unheard:
+        message = f"no server that has answered has the model {shown(name)} (known: {served}); not yet heard of: "
+        message += clipped(", ".join(catalog.unheard), MOST_LISTED)
+        return ApiError(503, message, code="not_ready", param="model", retry_after_s=1)
+    message = f"the model {shown(name)} does not exist; served here: {served}"
+    return ApiError(404, message, code="model_not_found", param="model")
+
+
+def _not_allowed(method: str, path: str, allowed: str) -> ApiError:
+    return MethodNotAllowed(method, path, allowed)

@@ -1,0 +1,223 @@
+"""The router as a whole: put together, started, drained.
+
+Belongs here: composition and life cycle. Nothing here knows HTTP or policy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+
+from trimode_api.wire import RouterConfig
+from trimode_router.access.access import Access
+from trimode_router.access.certificate import Certificate
+from trimode_router.dispatch.dispatcher import Dispatcher
+from trimode_router.edge.internal import Internal
+from trimode_router.edge.origins import Hosts, Origins
+from trimode_router.edge.routes import Routes
+from trimode_router.edge.siblings import Siblings
+from trimode_router.edge.view import Viewer
+from trimode_router.fleet.fleet import Fleet
+from trimode_router.fleet.health_probe import Prober
+from trimode_router.http.client import ClientConnection, Edge
+from trimode_router.http.limits import Limits
+from trimode_router.telemetry.accounting import Accounting
+from trimode_router.telemetry.metrics import Metrics
+from trimode_router.telemetry.traces import Traces
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+TICK_SECONDS = 0.1
+_TICKS_PER_SECOND = 10
+_SLEPT_SECONDS = 1.0
+
+
+class Router:
+    """One router. `start`, then `stop`; in between are known `address` and `internal_address` (what it is bound to),
+    `url` and `internal_url` (by which this machine reaches it)."""
+
+    def __init__(
+        self,
+        config: RouterConfig,
+        token: str,
+        *,
+        replica_key: str | None = None,
+        shared: bool = False,
+        traces_endpoint: str = "",
+        now: Callable[[], float],
+        wall: Callable[[], float],
+        limits: Limits | None = None,
+    ) -> None:
+        """With `shared` other processes listen on the public port, too. `replica_key` is what replicas are sent: the
+        fleet's token where it is None; where it is empty the client's own key, unless that is a key of this router
+        (`keys_file`) and was not meant to go further (`forward_client_keys`).
+
+        Where the key file or the certificate can not be used it serves nobody until they can: on a cluster both come
+        from Secrets, which may be mended while it runs.
+        """
+        self.limits = limits or Limits(
+            header_bytes=config.header_bytes, body_bytes=config.body_bytes, idle_seconds=config.idle_seconds
+        )
+        self._config = config
+        self._shared = shared
+        self._now = now
+        self._connections: set[ClientConnection] = set()
+        self._ticks = 0
+        key = token if replica_key is None else replica_key
+        self.fleet = Fleet(config.model, config.policy, self.limits.slack)
+        self.metrics = Metrics()
+        self.access = Access(Path(config.keys_file) if config.keys_file else None, now())
+        self.certificate = _certificate(config)
+        self._traces = Traces(traces_endpoint, config.name, now, wall)
+        self.ledger = Accounting(self.metrics, wall, config.access_log_sample)
+        passes_keys = not key and (config.forward_client_keys or not config.keys_file)
+        self.dispatcher = Dispatcher(self.fleet, self.ledger, self.limits, key, now, passes_keys=passes_keys)
+        self.viewer = Viewer(config.name, self.fleet, self.dispatcher, self.ledger, now, wall)
+        self.viewer.watched = (self.access, *(() if self.certificate is None else (self.certificate,)))
+        siblings = Siblings(token)
+        surface = Routes(
+            self.fleet, self.dispatcher, self.viewer, self.metrics, self.access, self._traces, int(wall()),
+            ledger=self.ledger,
+            origins=Origins(config.cors_origins),
+            hosts=_hosts(config),
+            siblings=siblings,
+        )  # fmt: skip
+        serial, prefix = itertools.count(1), os.urandom(6).hex()
+        self._edge = Edge(
+            limits=self.limits,
+            now=now,
+            new_id=lambda: f"req-{prefix}-{next(serial):x}",
+            serve=surface.serve,
+            refuse=surface.refuse,
+            opened=self._connections.add,
+            closed=self._connections.discard,
+        )
+        self._internal = Internal(
+            self.fleet, self.viewer, token, now, wall, self.dispatcher.drain_queue, self.metrics, siblings
+        )
+        self._prober = Prober(
+            config.static_replicas, self.fleet, config.static_max_running, key, now, wall, self.dispatcher.drain_queue
+        )
+        self._idle = asyncio.Event()
+        self._metrics_live()
+
+    async def start(self) -> None:
+        """Listen on both ports. Raises OSError naming neither: `strerror` says what, the caller knows where."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            lambda: ClientConnection(self._edge), self._config.host, self._config.port, backlog=4096,
+            ssl=None if self.certificate is None else self.certificate.context, reuse_port=self._shared or None,
+        )  # fmt: skip
+        self._runner = web.AppRunner(self._internal.app(), access_log=None, shutdown_timeout=1.0)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, self._config.internal_host, self._config.internal_port)
+        try:
+            await site.start()
+        except OSError:
+            self._server.close()
+            await self._runner.cleanup()
+            raise
+        scheme = "http" if self.certificate is None else "https"
+        self.url = reachable_url(scheme, self._config.host, self._server.sockets[0].getsockname()[1])
+        self.internal_url = reachable_url("http", self._config.internal_host, self._runner.addresses[0][1])
+        self.address = bound_address(self._config.host, self.url)
+        self.internal_address = bound_address(self._config.internal_host, self.internal_url)
+        await self._prober.start()
+        await self._traces.start()
+        self._tick_in(TICK_SECONDS)
+
+    async def stop(self, timeout_s: float) -> bool:
+        """Refuse what is new, finish what runs for at most `timeout_s`; whether everything was finished."""
+        self.viewer.draining = True
+        self._server.close()
+        finished = True
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._busy():
+                    self._idle.clear()
+                    await self._idle.wait()
+        except TimeoutError:
+            finished = False
+        self._ticker.cancel()
+        await self._prober.stop()
+        await self.dispatcher.close()
+        await self._traces.stop()
+        for connection in list(self._connections):
+            connection.transport.close()
+        await self._server.wait_closed()
+        await self._runner.cleanup()
+        return finished
+
+    def tick(self) -> None:
+        """What time alone brings about; ten times a second."""
+        now = self._now()
+        self._ticks += 1
+        self.dispatcher.tick(now)
+        if self._ticks % _TICKS_PER_SECOND == 0:
+            self.viewer.sample()
+            self.dispatcher.watch(now)
+            self.access.refresh(now)
+            if self.certificate is not None:
+                self.certificate.refresh()
+            for connection in list(self._connections):
+                connection.expire(now)
+        if self.viewer.draining:
+            for connection in list(self._connections):
+                connection.close_if_idle(now - self.limits.lame_duck_seconds)
+            if not self._busy():
+                self._idle.set()
+
+    def _tick_in(self, seconds: float) -> None:
+        """A timer, as a task that sleeps would take two turns of the loop for each tick."""
+        loop = asyncio.get_running_loop()
+        self._ticker = loop.call_later(seconds, self._on_time, loop.time() + seconds)
+
+    def _on_time(self, due: float) -> None:
+        if asyncio.get_running_loop().time() - due > _SLEPT_SECONDS:
+            # This process itself stood still: reports and bytes wait in its sockets, nobody is silent.
+            self._tick_in(_SLEPT_SECONDS)
+            return
+        try:
+            self.tick()
+        except Exception:  # noqa: BLE001 - a fault in one tick must not end all later ones
+            structlog.get_logger("router").exception("tick")
+        self._tick_in(TICK_SECONDS)
+
+    def _busy(self) -> bool:
+        return bool(self.dispatcher.in_flight or self.dispatcher.queue or self._connections)
+
+    def _metrics_live(self) -> None:
+        self.metrics.in_flight.set_function(lambda: len(self.dispatcher.in_flight))
+        self.metrics.tasks.set_function(lambda: len(asyncio.all_tasks()))
+        self.metrics.queued.set_function(lambda: len(self.dispatcher.queue))
+        self.metrics.connections.set_function(lambda: len(self._connections))
+
+
+def _hosts(config: RouterConfig) -> Hosts | None:
+    """Names that matter where a page of a browser on this machine could ask: without keys, which it has none of, and
+    without a certificate, which would not be for its name."""
+    guarded = config.host in LOOPBACK and not config.keys_file and not config.tls_certificate
+    return Hosts(config.allowed_hosts) if guarded else None
+
+
+def _certificate(config: RouterConfig) -> Certificate | None:
+    if not config.tls_certificate:
+        return None
+    return Certificate(Path(config.tls_certificate), Path(config.tls_key or config.tls_certificate))
+
+
+def bound_address(host: str, url: str) -> str:
+    """Host and port that are listened on."""
+    port = url.rpartition(":")[2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def reachable_url(scheme: str, host: str, port: int) -> str:
+    """By which this machine reaches what listens there."""
+    shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"{scheme}://[{shown}]:{port}" if ":" in shown else f"{scheme}://{shown}:{port}"

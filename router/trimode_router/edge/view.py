@@ -1,0 +1,167 @@
+"""From live state to what `/fleet` shows, and its history.
+
+Belongs here: making the frozen views; no decisions.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable
+
+from trimode_api.fleet import (
+    FleetHistory,
+    FleetSample,
+    FleetView,
+    Freshness,
+    PoolState,
+    ReplicaState,
+    RouterState,
+)
+from trimode_router.access.reload import Watched
+from trimode_router.dispatch.dispatcher import Dispatcher
+from trimode_router.fleet.fleet import Fleet
+from trimode_router.fleet.replica import Replica
+from trimode_router.telemetry.accounting import Accounting
+
+HISTORY_SECONDS = 600
+
+
+class Viewer:
+    """Makes views of the fleet. `now` in seconds of the router's clock, `wall` in Unix seconds.
+
+    `watched`: what the router reads from files that may be bad.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        fleet: Fleet,
+        dispatcher: Dispatcher,
+        ledger: Accounting,
+        now: Callable[[], float],
+        wall: Callable[[], float],
+    ) -> None:
+        self._name = name
+        self._fleet = fleet
+        self._dispatcher = dispatcher
+        self._ledger = ledger
+        self._now = now
+        self._wall = wall
+        self._samples: deque[FleetSample] = deque(maxlen=HISTORY_SECONDS)
+        self.draining = False
+        self.watched: tuple[Watched, ...] = ()
+
+    def fleet(self, *, inside: bool = False) -> FleetView:
+        """Everything, as of now. What is wrong with its files is told `inside` only: the words may name tenants."""
+        policy = self._fleet.rules.policy
+        replicas = tuple(self._replica(replica) for replica in self._fleet)
+        pools = dict.fromkeys([*(pool.name for pool in policy.pools), *(replica.pool for replica in replicas)])
+        return FleetView(
+            name=self._name,
+            model=self._fleet.model,
+            time=self._wall(),
+            policy_version=policy.version,
+            default_tier=self._fleet.rules.default_tier.name,
+            tiers=policy.tiers,
+            switching=policy.switching,
+            drain_timeout_seconds=policy.drain_timeout_seconds,
+            pools=tuple(self._pool(name, replicas) for name in pools),
+            replicas=replicas,
+            router=self._router(inside),
+            objectives=self._ledger.objectives(),
+            decisions=tuple(self._fleet.changes),
+            refusals=tuple(self._ledger.refusals),
+        )
+
+    def sample(self) -> None:
+        """Note this second for the history."""
+        rules, now = self._fleet.rules, self._now()
+        alive = [r.report for r in self._fleet if r.freshness(rules, now) is not Freshness.DEAD]
+        self._samples.append(
+            FleetSample(
+                time=self._wall(),
+                in_flight=len(self._dispatcher.in_flight),
+                queued=len(self._dispatcher.queue),
+                running=sum(report.running for report in alive),
+                waiting=sum(report.waiting for report in alive),
+                tokens_per_second=sum(report.tokens_per_second for report in alive),
+                points=dict(Counter(report.point for report in alive if report.ready)),
+            )
+        )
+
+    def history(self) -> FleetHistory:
+        return FleetHistory(samples=tuple(self._samples))
+
+    def ready(self) -> bool:
+        """Whether requests would be served: not draining, keys and certificate are there, and some replica takes them
+        or can be woken."""
+        if self.draining or not self.may_serve():
+            return False
+        now = self._now()
+        awake = any(self._fleet.usable(view) for view in self._fleet.views(now))
+        return awake or bool(self._dispatcher.sleepers.asleep(now))
+
+    def may_serve(self) -> bool:
+        return all(each.usable for each in self.watched)
+
+    def _replica(self, replica: Replica) -> ReplicaState:
+        report, now = replica.report, self._now()
+        return ReplicaState(
+            replica_id=report.replica_id,
+            pool=report.pool,
+            url=report.url,
+            ready=report.ready,
+            draining=replica.draining,
+            freshness=replica.freshness(self._fleet.rules, now),
+            cooling=now < replica.cool_until,
+            age_seconds=round(now - replica.heard_at, 3),
+            in_flight=replica.in_flight,
+            running=report.running,
+            waiting=report.waiting,
+            max_running=report.max_running,
+            queued_prompt_tokens=report.queued_prompt_tokens,
+            cached_tokens=report.cached_tokens,
+            capacity_tokens=report.capacity_tokens,
+            point=report.point,
+            decision=report.decision,
+            allowed_points=report.allowed_points,
+            points=report.points,
+            switches=report.switches,
+            preemptions=report.preemptions,
+            prompt_tokens_computed=report.prompt_tokens_computed,
+            prompt_tokens_shared=report.prompt_tokens_shared,
+            stored_pages=report.stored_pages,
+            store_pages=report.store_pages,
+            tokens_per_second=report.tokens_per_second,
+            policy_version=report.policy_version,
+            paces=report.paces,
+        )
+
+    def _pool(self, name: str, replicas: tuple[ReplicaState, ...]) -> PoolState:
+        own = [r for r in replicas if r.pool == name and r.freshness is not Freshness.DEAD]
+        ready = [replica for replica in own if replica.ready and not replica.draining]
+        points = Counter(replica.point for replica in ready)
+        return PoolState(
+            name=name,
+            points=tuple(str(point) for point in self._fleet.rules.pools.get(name, ())),
+            replicas=len(own),
+            ready=len(ready),
+            running=sum(replica.running for replica in own),
+            waiting=sum(replica.waiting for replica in own),
+            tokens_per_second=sum(replica.tokens_per_second for replica in own),
+            shares={point: round(100 * count / len(ready), 1) for point, count in points.items()},
+            asleep=name in self._dispatcher.sleepers.asleep(self._now()),
+            wanted=self._dispatcher.sleepers.wanted(name, self._now()),
+        )
+
+    def _router(self, inside: bool) -> RouterState:
+        oldest = self._dispatcher.queue.oldest()
+        return RouterState(
+            in_flight=len(self._dispatcher.in_flight),
+            queued=len(self._dispatcher.queue),
+            oldest_wait_seconds=0.0 if oldest is None else round(self._now() - oldest, 3),
+            finished_total=self._ledger.finished_total,
+            refused_total=self._ledger.refused_total,
+            draining=self.draining,
+            problems={each.field: each.problem for each in self.watched if inside and each.problem},
+        )

@@ -1,0 +1,1 @@
+"""What the router knows of replicas: reports, policy, health probes, scale from zero."""

@@ -1,0 +1,164 @@
+"""Replicas that do not report: any OpenAI-compatible server, named at the start and asked now and then.
+
+Belongs here: what is known of them, put into the words of a report, so that nothing else need know the difference.
+Their load is what this router itself sends them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from urllib.parse import urlsplit
+
+import aiohttp
+import msgspec
+import structlog
+
+from trimode_api.wire import DecisionReport, ReplicaReport
+from trimode_router.fleet.catalog import Catalog
+from trimode_router.fleet.fleet import Fleet
+
+MODELS_PATH = "/v1/models"
+PROBE_SECONDS = 1.0
+_TIMEOUT_SECONDS = 5.0
+POOL = "static"
+_POINT = "AR"
+
+
+class _Model(msgspec.Struct):
+    id: str
+
+
+class _Models(msgspec.Struct):
+    data: list[_Model]
+
+
+_MODELS = msgspec.json.Decoder(_Models)
+
+
+def base_of(url: str) -> str:
+    """What stands before `/v1` in a server's paths."""
+    return url.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+def id_of(base: str) -> str:
+    """Its name as a replica: servers of one host differ by their path."""
+    parts = urlsplit(base)
+    return parts.netloc + parts.path
+
+
+class Prober:
+    """Asks each of `urls` for its models every second; `max_running` requests are sent to one at a time."""
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        fleet: Fleet,
+        max_running: int,
+        key: str,
+        now: Callable[[], float],
+        wall: Callable[[], float],
+        changed: Callable[[], None],
+    ) -> None:
+        self._targets = list(dict.fromkeys(map(base_of, urls)))
+        self._fleet = fleet
+        self._max_running = max_running
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._now, self._wall, self._changed = now, wall, changed
+        self._lists: dict[str, tuple[str, ...]] = {}
+        self._mute: set[str] = set()
+        self._sequence = 0
+        self._tasks: list[asyncio.Task[None]] = []
+        self._log = structlog.get_logger("probe")
+
+    async def start(self) -> None:
+        if not self._targets:
+            return
+        self._know()
+        timeout = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
+        self._session = aiohttp.ClientSession(headers=self._headers, timeout=timeout)
+        self._tasks = [asyncio.ensure_future(self._watch(url)) for url in self._targets]
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._tasks:
+            await self._session.close()
+
+    async def _watch(self, url: str) -> None:
+        well: bool | None = None
+        while True:
+            problem = await self._probe(url)
+            if well is not (problem == ""):
+                well = problem == ""
+                self._log.info("replica", url=url, ready=well, problem=problem or None)
+            await asyncio.sleep(PROBE_SECONDS)
+
+    async def _probe(self, url: str) -> str:
+        """What is wrong with it, or nothing."""
+        try:
+            async with self._session.get(url + MODELS_PATH) as response:
+                body = await response.read()
+                wants_key = response.status in (401, 403)
+                if wants_key and self._headers:
+                    raise aiohttp.ClientError(f"status {response.status}: it does not take the router's key")
+                if response.status != 200 and not wants_key:
+                    raise aiohttp.ClientError(f"status {response.status}")
+            models = () if wants_key else tuple(model.id for model in _MODELS.decode(body).data)
+        except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError) as error:
+            if self._heard(url) and not isinstance(error, TimeoutError):
+                self._report(url, ready=False)  # one that is merely slow to answer may be busy: it only grows stale
+            return str(error) or type(error).__name__
+        self._learn(url, models, mute=wants_key)
+        self._report(url, ready=True)
+        return ""
+
+    def _heard(self, url: str) -> bool:
+        return url in self._lists or url in self._mute
+
+    def _learn(self, url: str, models: tuple[str, ...], *, mute: bool) -> None:
+        """What a server lists. One that wants a key, and is to get the clients', lists nothing to the router: it is
+        there, and may have any model."""
+        if mute == (url in self._mute) and (mute or self._lists.get(url) == models):
+            return
+        if mute:
+            self._mute.add(url)
+            self._lists.pop(url, None)
+        else:
+            self._mute.discard(url)
+            self._lists[url] = models
+        self._know()
+
+    def _know(self) -> None:
+        self._fleet.catalog = Catalog.of_servers(
+            {id_of(url): models for url, models in self._lists.items()},
+            [id_of(url) for url in self._mute],
+            [url for url in self._targets if not self._heard(url)],
+        )
+
+    def _report(self, url: str, *, ready: bool) -> None:
+        self._sequence += 1
+        report = ReplicaReport(
+            replica_id=id_of(url),
+            pool=POOL,
+            url=url,
+            model=self._fleet.model,
+            sequence=self._sequence,
+            ready=ready,
+            running=0,
+            waiting=0,
+            max_running=self._max_running,
+            queued_prompt_tokens=0,
+            cached_tokens=0,
+            capacity_tokens=0,
+            max_context_tokens=1,
+            point=_POINT,
+            decision=DecisionReport(point=_POINT, reason="Static", age_seconds=0),
+            allowed_points=(_POINT,),
+            switches=0,
+            tokens_per_second=0,
+            policy_version=self._fleet.rules.policy.version,
+        )
+        self._fleet.take_report(report, self._now(), self._wall())
+        self._changed()

@@ -1,0 +1,1 @@
+"""One request: parsing, its exchange with a replica, what was sent, how it ends."""

@@ -1,0 +1,1 @@
+"""What the router tells: metrics, logs, traces, accounting."""

@@ -1,0 +1,192 @@
+"""Every metric of the router: names, units, labels.
+
+Belongs here: all of them, and nothing else; a test pins the names. Times are in seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from trimode_api.fleet import FleetView, Freshness
+from trimode_router.telemetry.fast_metrics import Counts, Spreads
+from trimode_router.telemetry.shares import Share, Sum, of_all, share_of
+
+CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
+
+_FAST = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_WHOLE = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_PER_TOKEN = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
+
+
+class Metrics:
+    """The router's own numbers, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry(auto_describe=True)
+        registry = self.registry
+        self.requests = Counts(
+            "trimode_router_requests",
+            "Completion requests by how they ended; status is the HTTP status, or what cut the answer short.",
+            ["tier", "status"],
+            registry=registry,
+        )
+        self.first_byte = Spreads(
+            "trimode_router_time_to_first_token_seconds",
+            "From the whole request read to the first byte of the answer's body.",
+            ["tier", "mode", "workload"],
+            buckets=_FAST,
+            registry=registry,
+        )
+        self.whole = Spreads(
+            "trimode_router_request_seconds",
+            "From the whole request read to the end of the answer.",
+            ["tier", "mode", "workload"],
+            buckets=_WHOLE,
+            registry=registry,
+        )
+        self.per_token = Spreads(
+            "trimode_router_time_per_output_token_seconds",
+            "Of a stream: time after the first token, by token.",
+            ["tier", "mode", "workload"],
+            buckets=_PER_TOKEN,
+            registry=registry,
+        )
+        self.objectives = Counts(
+            "trimode_router_objectives",
+            "Answers by whether they met their tier's objective.",
+            ["tier", "objective", "met"],
+            registry=registry,
+        )
+        self.tokens = Counts("trimode_router_output_tokens", "Tokens in finished answers.", ["tier"], registry=registry)
+        self.queue_wait = Spreads(
+            "trimode_router_queue_wait_seconds",
+            "Time in the queue of requests that had to wait, however they left it.",
+            ["tier"],
+            buckets=_FAST,
+            registry=registry,
+        )
+        self.retries = Counter(
+            "trimode_router_retries", "Requests sent again before their first byte.", registry=registry
+        )
+        self.pauses = Histogram(
+            "trimode_router_resumption_seconds",
+            "Of streams that broke off and went on from another replica: the pause.",
+            buckets=_FAST,
+            registry=registry,
+        )
+        self.refusals = Counter(
+            "trimode_router_refusals", "Requests not served, by reason.", ["reason"], registry=registry
+        )
+        self.in_flight = Gauge("trimode_router_in_flight", "Requests at replicas, by this router.", registry=registry)
+        self.queued = Gauge("trimode_router_queued", "Requests waiting in this router.", registry=registry)
+        self.tasks = Gauge("trimode_router_tasks", "Tasks in the event loop.", registry=registry)
+        self.connections = Gauge("trimode_router_client_connections", "Open client connections.", registry=registry)
+
+    @property
+    def times(self) -> tuple[Spreads, Spreads, Spreads]:
+        """To the first token, of the whole request, per token."""
+        return self.first_byte, self.whole, self.per_token
+
+    def text(self, view: FleetView, others: Sequence[Share] = ()) -> bytes:
+        """The exposition: these numbers, and the fleet's as of `view`; with those of `others` on the same port."""
+        own = self.registry
+        if others:
+            own = CollectorRegistry()
+            own.register(Sum([self.share(view), *others]))
+        fleet = CollectorRegistry()
+        fleet.register(_FleetCollector(of_all(view, others) if others else view))
+        return generate_latest(own) + generate_latest(fleet)
+
+    def share(self, view: FleetView) -> Share:
+        """For another process to add to its own."""
+        return share_of(self.registry.collect(), view)
+
+
+class _FleetCollector(Collector):
+    """What replicas reported, made afresh at each scrape, so that a gone replica leaves no series behind."""
+
+    def __init__(self, view: FleetView) -> None:
+        self._view = view
+
+    def collect(self) -> Iterator[Metric]:
+        yield from _policy(self._view)
+        yield from _pools(self._view)
+        yield from _replicas(self._view)
+        yield from _points(self._view)
+
+
+def _policy(view: FleetView) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "trimode_router_policy_version", "Version of the policy in force.", value=view.policy_version
+    )
+
+
+def _pools(view: FleetView) -> Iterator[Metric]:
+    asleep = GaugeMetricFamily("trimode_pool_asleep", "1: no replica, and a request wakes it.", labels=["pool"])
+    for pool in view.pools:
+        asleep.add_metric([pool.name], float(pool.asleep))
+    yield asleep
+
+
+def _replicas(view: FleetView) -> Iterable[Metric]:
+    labels = ["pool", "replica"]
+    ready = GaugeMetricFamily("trimode_replica_ready", "1: takes requests.", labels=labels)
+    running = GaugeMetricFamily("trimode_replica_running", "Requests that decode.", labels=labels)
+    waiting = GaugeMetricFamily("trimode_replica_waiting", "Requests not yet in the batch.", labels=labels)
+    in_flight = GaugeMetricFamily("trimode_replica_in_flight", "Requests sent by this router.", labels=labels)
+    speed = GaugeMetricFamily("trimode_replica_tokens_per_second", "Tokens emitted.", labels=labels)
+    age = GaugeMetricFamily("trimode_replica_report_age_seconds", "Since the last report.", labels=labels)
+    cached = GaugeMetricFamily("trimode_replica_cached_tokens", "Tokens in the KV cache.", labels=labels)
+    switches = CounterMetricFamily("trimode_replica_switches", "Changes of the decided operating point.", labels=labels)
+    preemptions = CounterMetricFamily("trimode_replica_preemptions", "Requests put back.", labels=labels)
+    prompt = CounterMetricFamily(
+        "trimode_replica_prompt_tokens",
+        "Prompt tokens by where their state came from: computed, or shared with an earlier request.",
+        labels=[*labels, "source"],
+    )
+    stored = GaugeMetricFamily(
+        "trimode_replica_stored_pages", "Pages of prompts and answers kept to be shared.", labels=labels
+    )
+    for replica in view.replicas:
+        names = [replica.pool, replica.replica_id]
+        usable = replica.ready and not replica.draining and replica.freshness is not Freshness.DEAD
+        ready.add_metric(names, float(usable))
+        running.add_metric(names, replica.running)
+        waiting.add_metric(names, replica.waiting)
+        in_flight.add_metric(names, replica.in_flight)
+        speed.add_metric(names, replica.tokens_per_second)
+        age.add_metric(names, replica.age_seconds)
+        cached.add_metric(names, replica.cached_tokens)
+        switches.add_metric(names, replica.switches)
+        preemptions.add_metric(names, replica.preemptions)
+        prompt.add_metric([*names, "computed"], replica.prompt_tokens_computed)
+        prompt.add_metric([*names, "shared"], replica.prompt_tokens_shared)
+        stored.add_metric(names, replica.stored_pages)
+    return (ready, running, waiting, in_flight, speed, age, cached, switches, preemptions, prompt, stored)
+
+
+def _points(view: FleetView) -> Iterable[Metric]:
+    labels = ["pool", "replica", "point"]
+    info = GaugeMetricFamily("trimode_replica_point_info", "1: the point that runs now.", labels=labels)
+    cycle = GaugeMetricFamily("trimode_replica_cycle_seconds", "Predicted at the present batch.", labels=labels)
+    acceptance = GaugeMetricFamily("trimode_replica_tokens_per_cycle", "Tokens per request and cycle.", labels=labels)
+    predicted = GaugeMetricFamily(
+        "trimode_replica_predicted_tokens_per_second", "Of the whole batch, predicted.", labels=labels
+    )
+    cycles = CounterMetricFamily("trimode_replica_cycles", "Cycles run.", labels=labels)
+    tokens = CounterMetricFamily("trimode_replica_tokens", "Tokens emitted.", labels=labels)
+    for replica in view.replicas:
+        names = [replica.pool, replica.replica_id]
+        for point in dict.fromkeys([*replica.allowed_points, replica.point]):
+            info.add_metric([*names, point], float(point == replica.point))
+        for report in replica.points:
+            cycle.add_metric([*names, report.point], report.cycle_seconds)
+            acceptance.add_metric([*names, report.point], report.tokens_per_cycle)
+            predicted.add_metric([*names, report.point], report.tokens_per_second)
+            cycles.add_metric([*names, report.point], report.cycles)
+            tokens.add_metric([*names, report.point], report.tokens)
+    return (info, cycle, acceptance, predicted, cycles, tokens)

@@ -1,0 +1,1 @@
+"""What measures and simulates a deployment: simulate, profile, eval, bench."""

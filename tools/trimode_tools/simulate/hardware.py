@@ -1,0 +1,168 @@
+"""Hardware and models: from `--profile` and the resource to a true curve and a prior.
+
+Belongs here: what a profile (a known device's name, a measured file, a CSV) means, and the shapes of known models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trimode_api.modes import OperatingPoint, speculation
+from trimode_api.resource import NemotronDeployment
+from trimode_local.errors import BadInput
+from trimode_policy.profiles import PROFILES, HardwareProfile, generic_cpu
+from trimode_policy.roofline import Roofline
+from trimode_tools.simulate.csv_rows import rows
+from trimode_tools.simulate.profile_file import DEFAULT_GPU, Profile, ProfileCycle, read_profile
+from trimode_tools.simulator.cost_model import Hardware
+from trimode_tools.simulator.profiled import ProfiledHardware
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the roofline needs of a model."""
+
+    parameters: int
+    layers: int
+    kv_heads: int
+    head_dim: int
+    bytes_per_value: int
+
+
+_SHAPES = (
+    ("14b", Shape(13_600_000_000, 40, 8, 128, 2)),
+    ("3b", Shape(3_850_000_000, 26, 8, 128, 2)),
+    ("tiny", Shape(1_770_000, 4, 2, 32, 4)),
+    ("8b", Shape(8_600_000_000, 34, 8, 128, 2)),
+)
+"""By what the model's uri contains; bf16 sizes of the published checkpoints."""
+NOISE = 0.05
+"""Standard deviation of the logarithm of one cycle's seconds, where it was not measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """`truth`: real seconds. `prior`: what a policy starts from. `cached_tokens`: room for keys and values.
+
+    `tokens`: per cycle, by point, where they were measured; `kinds`: the same by kind of request. `noise`: standard
+    deviation of the logarithm of one cycle's seconds. `model`: the one it was measured with, None for priors.
+    """
+
+    name: str
+    truth: Hardware
+    prior: Roofline
+    cached_tokens: float
+    gpu: bool
+    tokens: Mapping[OperatingPoint, float] = field(default_factory=dict)
+    kinds: Mapping[str, Mapping[OperatingPoint, float]] = field(default_factory=dict)
+    noise: float = NOISE
+    model: str | None = None
+
+
+def machine(deployment: NemotronDeployment, profile: str | None) -> Machine:
+    """The machine under one replica. Raises BadInput or InvalidInput for a profile that cannot be used."""
+    shape = shape_of(deployment.spec.model.uri)
+    gpus = max(pool.resources.gpus for pool in deployment.spec.pools)
+    if profile is None:
+        device = PROFILES[DEFAULT_GPU] if gpus else generic_cpu(2, shape.layers)
+        return _assembled(Profile(name=f"{device.name} (prior)"), device, shape, gpus > 0)
+    if profile in PROFILES:
+        return _assembled(Profile(name=f"{profile} (prior)"), PROFILES[profile], shape, True)
+    return assembled(_read(Path(profile), shape), shape)
+
+
+def assembled(profile: Profile, shape: Shape) -> Machine:
+    """The machine that a profile tells of; `shape` where it does not tell the model's. Raises BadInput."""
+    if profile.shape is not None:
+        shape = Shape(**profile.shape.model_dump())
+    if profile.device == "cpu":
+        return _assembled(profile, generic_cpu(2, shape.layers), shape, False)
+    known = PROFILES.get(profile.device)
+    if known is None:
+        known = _own(profile)
+    return _assembled(profile, known, shape, True)
+
+
+def _own(profile: Profile) -> HardwareProfile:
+    """A device that nobody knows but the profile itself."""
+    values = (profile.bytes_per_s, profile.flops_per_s, profile.memory_bytes, profile.overhead_s)
+    bytes_per_s, flops_per_s, memory_bytes, overhead_s = values
+    if bytes_per_s is None or flops_per_s is None or memory_bytes is None or overhead_s is None:
+        raise BadInput(
+            f"profile {profile.name}: device is {profile.device!r}, must be cpu or one of {', '.join(PROFILES)}, or "
+            "any other where bytes_per_s, flops_per_s, overhead_s and memory_bytes are given"
+        )
+    return HardwareProfile(profile.device, bytes_per_s, flops_per_s, memory_bytes, overhead_s, True, profile.name)
+
+
+def shape_of(uri: str) -> Shape:
+    """The shape of a known model by its uri; the 8B one where nothing fits."""
+    return next((shape for part, shape in _SHAPES if part in uri.lower()), _SHAPES[-1][1])
+
+
+def _assembled(profile: Profile, device: HardwareProfile, shape: Shape, gpu: bool) -> Machine:
+    roofline = Roofline.for_model(
+        parameters=shape.parameters,
+        layers=shape.layers,
+        kv_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        bytes_per_value=shape.bytes_per_value,
+        flops_per_s=profile.flops_per_s or device.flops_per_s,
+        bytes_per_s=profile.bytes_per_s or device.bytes_per_s,
+        overhead_s=device.overhead_s if profile.overhead_s is None else profile.overhead_s,
+    )
+    truth = ProfiledHardware.measured(
+        roofline,
+        [(OperatingPoint.parse(c.point), c.batch, profile.context_of(c), c.seconds) for c in profile.cycles],
+        [(p.mode, p.tokens, p.seconds) for p in profile.prompts],
+    )
+    free = 0.9 * (profile.memory_bytes or device.memory_bytes) - roofline.weight_bytes
+    if free <= 0:
+        raise BadInput(
+            f"{profile.name}: the model's {roofline.weight_bytes / 1e9:.1f} GB of weights do not fit; "
+            "take a profile with more memory_bytes"
+        )
+    return Machine(
+        profile.name,
+        truth if profile.cycles or profile.prompts else roofline,
+        roofline,
+        free / roofline.kv_bytes_per_token,
+        gpu,
+        _points(profile.tokens_per_cycle),
+        {kind: _points(tokens) for kind, tokens in profile.kinds.items()},
+        NOISE if profile.noise is None else profile.noise,
+        profile.model,
+    )
+
+
+def _points(tokens: Mapping[str, float]) -> dict[OperatingPoint, float]:
+    return {OperatingPoint.parse(name): value for name, value in tokens.items()}
+
+
+def _read(path: Path, shape: Shape) -> Profile:
+    if path.suffix == ".csv":
+        return _read_csv(path, shape)
+    if not path.exists():
+        raise BadInput(f"--profile {path}: is neither one of {', '.join(PROFILES)} nor a file that exists")
+    return read_profile(path)
+
+
+def _read_csv(path: Path, shape: Shape) -> Profile:
+    """Columns model, block_length, concurrency, cycle_ms: draft and verify cycles of one B200, as published."""
+    wanted = next(part for part, known in _SHAPES if known is shape).upper()
+    cycles, models = [], set()
+    for row in rows(path, ("model", "block_length", "concurrency", "cycle_ms")):
+        models.add(row.values["model"])
+        if row.values["model"].upper() != wanted:
+            continue
+        try:
+            point = speculation(int(row.number("block_length", 1)))
+        except ValueError as error:
+            raise row.wrong("block_length", "4, 8, 16, 32 or 64") from error
+        batch = int(row.number("concurrency", 1))
+        cycles.append(ProfileCycle(point=str(point), batch=batch, seconds=row.number("cycle_ms", 1e-6) / 1e3))
+    if not cycles:
+        raise BadInput(f"{path}: has no rows of model {wanted}; found {', '.join(sorted(models)) or 'none'}")
+    return Profile(name=path.name, device="B200", cycles=tuple(cycles))

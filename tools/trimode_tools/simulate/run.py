@@ -1,0 +1,120 @@
+"""Running the comparison: every policy under every load and switching cost.
+
+Belongs here: the order of runs, their seeds and their progress. Nothing here prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from random import Random
+
+from trimode_tools.simulate.results import LoadResult, policy_result
+from trimode_tools.simulate.world import NamedLoad
+from trimode_tools.simulator.bound import upper_bound
+from trimode_tools.simulator.measures import Account, Series
+from trimode_tools.simulator.oracle import Search, best_found, searches
+from trimode_tools.simulator.policies import ORACLE, SPLIT, fleet_for
+from trimode_tools.simulator.scenario import Scenario
+
+SLICES = 200
+REPORT_EVERY = 500
+"""Requests between two updates of the progress bar."""
+
+Progress = Callable[[str, float], None]
+"""Told what is running and how much of it (0 to 1) is done."""
+CaseProgress = Callable[[int, str, float], None]
+"""The same, with the number of the case in front."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One load in one world."""
+
+    load: NamedLoad
+    scenario: Scenario
+
+
+@dataclass(slots=True)
+class Detail:
+    """What one case leaves for the table and the plots, beyond the contract.
+
+    `bound_rps`: the proven upper bound on goodput, None where it was not computed.
+    """
+
+    case: Case
+    accounts: dict[str, Account] = field(default_factory=dict)
+    series: dict[str, Series] = field(default_factory=dict)
+    bound_rps: float | None = None
+
+
+Known = dict[tuple[str, str], tuple[Account, Series]]
+"""Runs by load and policy that hold for every switching cost, because nothing is ever converted."""
+
+
+def compare(
+    case: Case, policies: Sequence[str], seed: int, search: Search, progress: Progress, known: Known | None = None
+) -> tuple[LoadResult, Detail]:
+    """All `policies` under one load. The oracle is the best of its own searches and of all other policies run."""
+    detail, known = Detail(case), {} if known is None else known
+    for policy in policies:
+        if policy != ORACLE:
+            key = (case.load.name, policy)
+            run = known.get(key) or _run(case, policy, seed, progress)
+            progress(policy, 1.0)
+            detail.accounts[policy], detail.series[policy] = run
+            if policy.startswith("static:") or policy == SPLIT:
+                known[key] = run
+    if ORACLE in policies:
+        detail.accounts[ORACLE], detail.series[ORACLE] = _search(case, seed, search, progress)
+        best = max(detail.accounts, key=lambda name: sum(detail.accounts[name].good))
+        detail.accounts[ORACLE], detail.series[ORACLE] = detail.accounts[best], detail.series[best]
+        bound = upper_bound(case.scenario, list(case.load.jobs()))
+        detail.bound_rps = None if bound is None else bound / case.load.duration_s
+    oracle = detail.accounts.get(ORACLE)
+    rows = tuple(
+        policy_result(name, detail.accounts[name], case.load.duration_s, case.scenario.replicas, oracle)
+        for name in policies
+    )
+    return LoadResult(name=case.load.name, switch_cost_s=case.scenario.switch_s, policies=rows), detail
+
+
+def compare_all(
+    cases: Sequence[Case], policies: Sequence[str], seed: int, search: Search, progress: CaseProgress
+) -> Iterator[tuple[LoadResult, Detail]]:
+    """Every case in turn, each as soon as it is done."""
+    known: Known = {}
+    for number, case in enumerate(cases):
+        yield compare(case, policies, seed, search, partial(progress, number), known)
+
+
+def _series(case: Case) -> Series:
+    return Series(case.load.duration_s / SLICES, SLICES)
+
+
+def _run(case: Case, policy: str, seed: int, progress: Progress) -> tuple[Account, Series]:
+    """One policy; requests are drawn as they come, so memory does not grow with the load."""
+    series = _series(case)
+    fleet = fleet_for(policy, case.scenario, Random(seed + 1), series)
+    progress(policy, 0.0)
+    for number, job in enumerate(case.load.jobs()):
+        fleet.offer(job)
+        if number % REPORT_EVERY == 0:
+            progress(policy, job.at / case.load.duration_s)
+    fleet.settle()
+    return fleet.account, series
+
+
+def _search(case: Case, seed: int, search: Search, progress: Progress) -> tuple[Account, Series]:
+    jobs = list(case.load.jobs())
+    total, done = searches(case.scenario, search, case.load.duration_s), 0
+
+    def advanced() -> None:
+        nonlocal done
+        done += 1
+        progress(ORACLE, min(1.0, done / total))
+
+    progress(ORACLE, 0.0)
+    best = best_found(case.scenario, jobs, search, lambda: Random(seed + 1), lambda: _series(case), advanced)
+    return best.account, best.series or _series(case)

@@ -1,0 +1,160 @@
+"""One run of `trimode simulate`.
+
+Belongs here: checks of the options, the progress bar and what is written where.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from random import Random
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from trimode_local import console
+from trimode_local.errors import BadInput
+from trimode_local.resource_file import load as load_deployment
+from trimode_tools.simulate.acceptance import acceptance_of
+from trimode_tools.simulate.hardware import machine
+from trimode_tools.simulate.results import LoadResult, Results
+from trimode_tools.simulate.run import Case, Detail, compare_all
+from trimode_tools.simulate.table import table_of
+from trimode_tools.simulate.traces import TraceFormat, as_jobs, read_trace
+from trimode_tools.simulate.world import NamedLoad, generated, scenario_of, stressed
+from trimode_tools.simulator.oracle import Search
+from trimode_tools.simulator.policies import COLD, ORACLE, TRUE_POINTS, policy_names
+from trimode_tools.simulator.scenario import Scenario
+
+GENERATED_BY_DEFAULT = ("steps", "diurnal", "spikes")
+MEAN_PROMPT, MEAN_OUTPUT = 1200.0, 200.0
+"""Tokens of a typical request, from which the rate of generated loads is derived."""
+WIDTH = 150
+"""Columns of the table, wherever it is printed: a narrow terminal wraps lines rather than hiding numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line says; see `command` for each."""
+
+    file: str
+    out: Path
+    trace: Path | None
+    trace_format: str
+    load: list[str] | None
+    time_scale: float
+    profile: str | None
+    switch_cost: list[float] | None
+    seed: int
+    duration: float
+    rate: float | None
+    premium: float
+    acceptance: Path | None
+    drafter: str
+    stress: bool
+    policies: str | None
+    window: float
+    width: int
+    gpu_hour_price: float
+    plots: bool
+
+
+def run(options: Options) -> None:
+    """Check the options, simulate, print and write. Raises BadInput or InvalidInput before anything runs."""
+    costs = options.switch_cost or [0.0]
+    _at_least("time-scale", options.time_scale, 1e-9)
+    _at_least("duration", options.duration, 1.0)
+    _at_least("window", options.window, 1.0)
+    for cost in costs:
+        _at_least("switch-cost", cost, 0.0)
+    if options.rate is not None:
+        _at_least("rate", options.rate, 1e-9)
+    if not 0 <= options.premium <= 1:
+        raise BadInput(f"--premium is {options.premium:g}, must be between 0 and 1")
+    deployment = load_deployment(options.file)
+    hardware = machine(deployment, options.profile)
+    if hardware.model not in (None, deployment.spec.model.uri):
+        console.err.print(
+            f"note: {options.profile} was measured with {hardware.model}, {options.file} serves "
+            f"{deployment.spec.model.uri}",
+            soft_wrap=True,
+        )
+    scenario = scenario_of(deployment, hardware, acceptance_of(hardware, options.acceptance, options.drafter))
+    chosen = _chosen(options.policies, scenario)
+    loads = [*_recorded(options, scenario), *_generated(options, scenario)]
+    cases = [_case(each, scenario, cost, options.stress) for each in loads for cost in costs]
+    options.out.mkdir(parents=True, exist_ok=True)
+    _compare(cases, chosen, options)
+
+
+def _at_least(name: str, value: float, least: float) -> None:
+    if not least <= value < float("inf"):
+        raise BadInput(f"--{name} is {value:g}, must be a number of at least {least:g}")
+
+
+def _recorded(options: Options, scenario: Scenario) -> Iterator[NamedLoad]:
+    if options.trace_format not in list(TraceFormat):
+        raise BadInput(f"--trace-format is {options.trace_format!r}, must be one of {', '.join(TraceFormat)}")
+    if options.trace is None:
+        return
+    arrivals = read_trace(options.trace, TraceFormat(options.trace_format))
+    tiers, kinds = len(scenario.goals), scenario.truth.kinds
+    jobs = as_jobs(arrivals, options.time_scale, options.premium, tiers, kinds, Random(options.seed))
+    yield NamedLoad(options.trace.stem, max(1.0, jobs[-1].at), lambda: chain(jobs))
+
+
+def _generated(options: Options, scenario: Scenario) -> Iterator[NamedLoad]:
+    rate = options.rate or scenario.carried_rps(MEAN_PROMPT, MEAN_OUTPUT)
+    for name in options.load or (GENERATED_BY_DEFAULT if options.trace is None else ()):
+        yield generated(name, scenario, rate, options.duration, options.seed)
+
+
+def _chosen(policies: str | None, scenario: Scenario) -> tuple[str, ...]:
+    allowed = policy_names(scenario)
+    wanted = allowed if policies is None else tuple(name.strip() for name in policies.split(","))
+    for name in wanted:
+        if name not in (*allowed, TRUE_POINTS, COLD):
+            raise BadInput(f"--policies names {name!r}, must be one of {', '.join(allowed)}")
+    return wanted
+
+
+def _case(load: NamedLoad, scenario: Scenario, cost: float, stress: bool) -> Case:
+    world = replace(stressed(scenario, load.duration_s) if stress else scenario, switch_s=cost)
+    return Case(replace(load, name=f"{load.name}+stress") if stress else load, world)
+
+
+def _compare(cases: list[Case], policies: tuple[str, ...], options: Options) -> None:
+    wide = Console(width=max(console.out.width, WIDTH), highlight=False)
+    path, results, details = options.out / "results.json", list[LoadResult](), list[Detail]()
+    search = Search(options.window, options.width)
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
+    with Progress(*columns, TimeElapsedColumn(), console=console.err, transient=True) as bar:
+        task = bar.add_task("starting", total=len(cases) * len(policies))
+
+        def progress(number: int, policy: str, share: float) -> None:
+            done = number * len(policies) + policies.index(policy) + share
+            bar.update(task, description=f"{cases[number].load.name}, {policy}", completed=done)
+
+        for result, detail in compare_all(cases, policies, options.seed, search, progress):
+            results.append(result)
+            details.append(detail)
+            # Written after each load: a long comparison that is interrupted leaves what it has.
+            path.write_text(Results(loads=tuple(results)).model_dump_json(indent=2) + "\n", encoding="utf-8")
+            wide.print(table_of(result, detail, options.gpu_hour_price))
+            if ORACLE in policies:
+                console.out.print(_about(detail), style="dim", soft_wrap=True)
+    written = [path]
+    if options.plots:
+        from trimode_tools.simulate.plots import draw
+
+        written += draw(results, details, options.out)
+    console.out.print(f"wrote {', '.join(str(each) for each in written)}", soft_wrap=True)
+
+
+def _about(detail: Detail) -> str:
+    return (
+        "regret is against the best run found by someone who knows the future (beam search over routing plans and "
+        f"pool sizes, {detail.case.scenario.replicas} replicas)"
+    )

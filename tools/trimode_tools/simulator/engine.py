@@ -1,0 +1,263 @@
+"""One simulated replica: iteration-level continuous batching in macro-steps.
+
+Belongs here: rows, prefill, decoding, preemption. Who gets a request, and who is killed, is the fleet's business.
+
+While nothing changes, k cycles are advanced at once. Requests of one kind progress alike, so each kind has one
+progress counter, and a request ends when the counter reaches a target fixed as it joins: a step costs the same for
+one row and for hundreds. Cycles are whole: a request ends with the cycle that emits its last token.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
+from math import ceil, exp, inf, sqrt
+
+from trimode_api.modes import AR, OperatingPoint
+from trimode_policy.capacity import PromptPrice, needed_seconds
+from trimode_policy.curves import Observation
+from trimode_tools.simulator.cost_model import Truth
+from trimode_tools.simulator.measures import Account, Series
+from trimode_tools.simulator.point_policies import PointPolicy
+from trimode_tools.simulator.prefix_cache import Kept
+from trimode_tools.simulator.randomness import Randomness
+from trimode_tools.simulator.rows import EngineLimits, Request, Step
+
+_EPSILON = 1e-6
+SAMPLES = 2
+"""Cycles of a macro-step whose noisy measurement the policy sees; production sees all of them."""
+STALL_S = 2.0
+"""Seconds over which `stalled` is averaged."""
+TOKENS_SPREAD = 0.6
+"""Standard deviation over mean of one request's tokens in one cycle."""
+
+
+@dataclass(slots=True)
+class Engine:
+    """Mutable. `context`: cached tokens of all decoding rows. By kind: `progress`, `counts` and `ends` (a heap).
+
+    `stalled`: share of the last seconds that went to prompts, which only a clairvoyant reads. `decoded`: tokens that
+    the last cycle ran to decode; prompts may take as many.
+    """
+
+    truth: Truth
+    limits: EngineLimits
+    pilot: PointPolicy
+    chance: Randomness
+    priorities: tuple[int, ...]
+    tpots: tuple[float, ...] = ()
+    waiting: list[tuple[int, int, Request]] = field(default_factory=list)
+    behind: deque[Request] = field(default_factory=deque)
+    joined: list[Request] = field(default_factory=list)
+    progress: list[float] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+    ends: list[list[tuple[float, int, Request]]] = field(default_factory=list)
+    tiers: list[int] = field(default_factory=list)
+    running: int = 0
+    context: float = 0.0
+    reserved: int = 0
+    step: Step | None = None
+    version: int = 0
+    preemptions: int = 0
+    stalled: float = 0.0
+    prompts: PromptPrice = field(default_factory=PromptPrice)
+    kept: Kept = field(init=False)
+    decoded: int = 0
+
+    def __post_init__(self) -> None:
+        self.kept = Kept(self.limits.kept)
+        kinds = self.truth.kinds
+        self.tiers = [0] * len(self.priorities)
+        self.progress, self.counts, self.ends = [0.0] * kinds, [0] * kinds, [[] for _ in range(kinds)]
+
+    @property
+    def in_flight(self) -> int:
+        """Requests held: waiting, prefilling and decoding."""
+        return len(self.waiting) + len(self.behind) + self.running
+
+    @property
+    def queued_tokens(self) -> int:
+        """Prompt tokens not computed yet."""
+        return sum(r.cached - r.known for _, _, r in self.waiting) + sum(r.missing for r in self.behind)
+
+    def accept(self, request: Request, now: float) -> bool:
+        """Take a request; returns whether the fleet must (re)schedule this engine's next event."""
+        request.known = self.kept.of(request.job)
+        heappush(self.waiting, (-self.priorities[request.job.tier], request.order, request))
+        if self.step is None:
+            return self.begin(now)
+        if self.running + len(self.behind) >= self.limits.rows or self.step.cycles == 1:
+            return False
+        cut = max(1, ceil((now - self.step.began) / self.step.seconds - _EPSILON))
+        if cut >= self.step.cycles:
+            return False
+        self.step.cycles = cut
+        self.version += 1
+        self.step.version = self.version
+        return True
+
+    def begin(self, now: float) -> bool:
+        """Plan the next macro-step; False where there is nothing to do."""
+        self._make_room()
+        self._admit()
+        prefill = self._prefill()
+        if not (prefill or self.running):
+            self.step = None
+            return False
+        seconds, cycles, point, self.decoded = 0.0, 1, None, 0
+        if self.running:
+            context = self.context / self.running
+            point, most = self.pilot.point(self.running, context, self.counts, now, self._needed())
+            seconds = self.truth.hardware.seconds(point, self.running, context)
+            self.decoded = point.width * self.running
+            if not prefill:
+                cycles = self._until_change(point, min(most, int(self.limits.longest_s / seconds) or 1), now)
+        prompts = self.truth.hardware.prefill_seconds(prefill, point) if prefill else 0.0
+        mean = seconds + prompts
+        real = mean * max(0.2, 1.0 + self.limits.noise / sqrt(cycles) * self.chance.gauss(0.0, 1.0))
+        self.version += 1
+        self.step = Step(now, real, cycles, point, prefill, prompts / mean, mean, self.version)
+        return True
+
+    def finish(self, now: float, account: Account, series: Series | None) -> list[Request]:
+        """End the macro-step at `now`: returns the requests that are done, with what was measured learned."""
+        step = self.step
+        assert step is not None, "finish without a step"
+        account.busy_s += now - step.began
+        self.stalled += min(1.0, (now - step.began) / STALL_S) * (step.prefill_share - self.stalled)
+        if step.point is None:
+            self.prompts.spent(now - step.began, step.prefill, 0.0, now - step.began)
+            return []
+        account.seconds_at[step.point] = account.seconds_at.get(step.point, 0.0) + now - step.began
+        if series is not None:
+            series.ran(step.point, step.began, now - step.began)
+        rates = self.truth.tokens(step.point, step.began)
+        mean = sum(count * rate for count, rate in zip(self.counts, rates, strict=True))
+        busy_s = now - step.began
+        self.prompts.spent(busy_s * step.prefill_share, step.prefill, step.cycles * mean, busy_s)
+        if self.pilot.learns:
+            self._learn(step, mean, now)
+        for request in self.joined:
+            if request.first_at < 0:
+                request.first_at = now
+        self.joined.clear()
+        self.context += step.cycles * mean
+        done: list[Request] = []
+        for kind, count in enumerate(self.counts):
+            if count:
+                self.progress[kind] += step.cycles * rates[kind]
+                self._collect(kind, done)
+        return done
+
+    def evict_all(self) -> list[Request]:
+        """The replica died: everything it held, with the tokens already emitted."""
+        out = [r for _, _, r in self.waiting] + list(self.behind)
+        for kind, heap in enumerate(self.ends):
+            for _, _, request in heap:
+                self._leave(request, kind)
+                out.append(request)
+            heap.clear()
+        self.waiting.clear()
+        self.kept.clear()
+        self.behind.clear()
+        self.joined.clear()
+        self.reserved, self.context, self.step = 0, 0.0, None
+        self.version += 1
+        return sorted(out, key=lambda r: r.order)
+
+    def _needed(self) -> float:
+        tpot = min((t for t, count in zip(self.tpots, self.tiers, strict=False) if count), default=inf)
+        return needed_seconds(tpot, self.running, self.prompts.per_token)
+
+    def _admit(self) -> None:
+        limits = self.limits
+        while self.waiting and self.running + len(self.behind) < limits.rows:
+            request = self.waiting[0][2]
+            held = self.context + self.reserved
+            rows = self.running + len(self.behind)
+            if rows and held + request.cached + 64.0 * (rows + 1) > limits.capacity:
+                return
+            heappop(self.waiting)
+            request.known = self.kept.of(request.job)
+            request.missing = request.cached - request.known
+            self.reserved += request.cached
+            self.behind.append(request)
+
+    def _prefill(self) -> int:
+        """Spend the cycle's budget of prompt tokens; requests whose prompt is complete join the batch."""
+        budget = most = max(self.limits.prefill_budget, self.decoded)
+        while self.behind and budget:
+            request = self.behind[0]
+            spent = min(budget, request.missing)
+            request.missing -= spent
+            budget -= spent
+            if request.missing:
+                break
+            self.behind.popleft()
+            self._join(request)
+        return most - budget
+
+    def _join(self, request: Request) -> None:
+        kind = request.job.kind
+        self.reserved -= request.cached
+        self.context += request.cached
+        request.start = self.progress[kind]
+        target = request.start + max(1.0, request.job.output - request.emitted)
+        heappush(self.ends[kind], (target, request.order, request))
+        self.counts[kind] += 1
+        self.tiers[request.job.tier] += 1
+        self.running += 1
+        self.joined.append(request)
+
+    def _collect(self, kind: int, done: list[Request]) -> None:
+        heap, progress = self.ends[kind], self.progress[kind]
+        while heap and heap[0][0] <= progress + _EPSILON:
+            request = heappop(heap)[2]
+            self._leave(request, kind)
+            self.kept.add(request.job, self.limits.capacity - self.context - self.reserved)
+            done.append(request)
+
+    def _leave(self, request: Request, kind: int) -> None:
+        """Take a decoding request out; `emitted` becomes what it has by now."""
+        grown = self.progress[kind] - request.start
+        self.context -= request.cached + grown
+        request.emitted += grown
+        self.counts[kind] -= 1
+        self.tiers[request.job.tier] -= 1
+        self.running -= 1
+
+    def _make_room(self) -> None:
+        """Preempt the least urgent (lowest priority, then youngest) while the cache is over full."""
+        while self.running > 1 and self.context + self.reserved > self.limits.capacity:
+            rows = (r for heap in self.ends for _, _, r in heap)
+            victim = max(rows, key=lambda r: (-self.priorities[r.job.tier], r.order))
+            heap = self.ends[victim.job.kind]
+            heap[:] = [entry for entry in heap if entry[2] is not victim]
+            heapify(heap)
+            self._leave(victim, victim.job.kind)
+            self.preemptions += 1
+            heappush(self.waiting, (-self.priorities[victim.job.tier], victim.order, victim))
+
+    def _until_change(self, point: OperatingPoint, most: int, now: float) -> int:
+        """Cycles until the first request ends, at most `most`."""
+        rates = self.truth.tokens(point, now)
+        cycles = float(most)
+        for kind, count in enumerate(self.counts):
+            if count:
+                cycles = min(cycles, (self.ends[kind][0][0] - self.progress[kind]) / rates[kind])
+        return max(1, ceil(cycles - _EPSILON))
+
+    def _learn(self, step: Step, mean_tokens: float, now: float) -> None:
+        point, batch = step.point, self.running
+        assert point is not None, "nothing was decoded"
+        context = self.context / batch
+        for _ in range(min(step.cycles, SAMPLES)):
+            tokens = mean_tokens
+            if point != AR:
+                tokens += TOKENS_SPREAD * mean_tokens / sqrt(batch) * self.chance.gauss(0.0, 1.0)
+                tokens = min(max(tokens, batch), batch * point.block_length)
+            # As the engine does it: what prompts cost is taken off first, so that points are compared by decoding.
+            decoding = step.mean_s * (1.0 - step.prefill_share)
+            seconds = decoding * exp(self.limits.noise * self.chance.gauss(0.0, 1.0))
+            self.pilot.learn(Observation(point, batch, context, 0, seconds, round(tokens)), now)

@@ -1,0 +1,195 @@
+"""The oracle: the best of many searches by someone who knows everything.
+
+Belongs here: the beam search over the clairvoyant's plans. It pays the same switching cost and obeys the same engine.
+What it finds is achievable, hence a lower bound of the optimum; a proven upper bound is in `bound`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+
+from trimode_api.modes import AR
+from trimode_tools.simulator.clairvoyant import ClairvoyantDispatcher, Plan
+from trimode_tools.simulator.fleet import Fleet
+from trimode_tools.simulator.measures import Account, Series
+from trimode_tools.simulator.point_policies import Clairvoyant
+from trimode_tools.simulator.policies import assemble
+from trimode_tools.simulator.pools import AR_POOL, FAST_POOL, FLEX_POOL, PoolSpec, conversion, fixed_seat
+from trimode_tools.simulator.ports import Phase
+from trimode_tools.simulator.randomness import Randomness
+from trimode_tools.simulator.scenario import Scenario
+from trimode_tools.simulator.workload import Job
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """`window_s`: how long a plan holds; at least 1.5 switching times. `width`: plans kept after each window."""
+
+    window_s: float = 30.0
+    width: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """What one window does: a routing plan, and with pools how many replicas are fast."""
+
+    plan: Plan
+    fast_replicas: int = 0
+
+
+PATIENT = Plan(fast=1, slack=0.8, hold=True)
+"""What is hard to beat by hand: one replica at the strictest pace, and who fits nowhere waits."""
+
+
+def searches(scenario: Scenario, search: Search, duration_s: float) -> int:
+    """How many windows are simulated: what a progress bar counts to."""
+    windows = -(-duration_s // _window(scenario, search))
+    return len(_constant(scenario)) + int(windows) - 1
+
+
+def best_found(
+    scenario: Scenario,
+    jobs: Sequence[Job],
+    search: Search,
+    chance: Callable[[], Randomness],
+    series: Callable[[], Series],
+    advanced: Callable[[], None],
+) -> Fleet:
+    """The run with the most good requests among all constant moves and a beam search over changing ones."""
+    finished = []
+    for move in _constant(scenario):
+        fleet = _fleet(scenario, move, chance(), series())
+        for job in jobs:
+            fleet.offer(job)
+        fleet.settle()
+        finished.append(fleet)
+        advanced()
+    finished += _beam(scenario, jobs, search, chance, series, advanced)
+    return max(finished, key=lambda fleet: sum(fleet.account.good))
+
+
+def _beam(
+    scenario: Scenario,
+    jobs: Sequence[Job],
+    search: Search,
+    chance: Callable[[], Randomness],
+    series: Callable[[], Series],
+    advanced: Callable[[], None],
+) -> list[Fleet]:
+    windows = list(_windows(jobs, _window(scenario, search)))
+    beam = [_fleet(scenario, move, chance(), series()) for move in _constant(scenario)]
+    for number, (until, part) in enumerate(windows):
+        tried = []
+        for fleet in beam:
+            moves = [None] if number == 0 else _moves(scenario, fleet)
+            for move in moves:
+                branch = deepcopy(fleet) if len(moves) > 1 else fleet
+                if move is not None:
+                    _apply(branch, move, scenario)
+                for job in part:
+                    branch.offer(job)
+                branch.advance(until)
+                tried.append(branch)
+        tried.sort(key=promise, reverse=True)
+        beam = tried[: search.width]
+        advanced()
+    for fleet in beam:
+        fleet.settle()
+    return beam
+
+
+def promise(fleet: Fleet) -> float:
+    """Good requests so far, and those under way that may still become so."""
+    hopeful = 0
+    for member in fleet.members:
+        engine = member.engine
+        for _, _, request in engine.waiting:
+            hopeful += fleet.now - request.job.at <= fleet.goals[request.job.tier].ttft_s
+        hopeful += len(engine.behind)
+        for kind, heap in enumerate(engine.ends):
+            for _, _, request in heap:
+                goal = fleet.goals[request.job.tier]
+                emitted = max(1.0, request.emitted + engine.progress[kind] - request.start)
+                in_time = request.first_at < 0 or request.first_at - request.job.at <= goal.ttft_s
+                hopeful += in_time and fleet.now - request.first_at <= 1.05 * emitted * goal.tpot_s
+    return sum(fleet.account.good) + 0.9 * hopeful
+
+
+def _window(scenario: Scenario, search: Search) -> float:
+    return max(search.window_s, 1.5 * scenario.switch_s)
+
+
+def _windows(jobs: Sequence[Job], each_s: float) -> Iterator[tuple[float, Sequence[Job]]]:
+    start, until = 0, each_s
+    while start < len(jobs):
+        end = start
+        while end < len(jobs) and jobs[end].at < until:
+            end += 1
+        yield until, jobs[start:end]
+        start, until = end, until + each_s
+
+
+def _constant(scenario: Scenario) -> list[Move]:
+    """Moves that may hold from beginning to end."""
+    count = scenario.replicas
+    if scenario.free:
+        fast = sorted({0, 1, count // 2, count - 1, count} - {-1})
+        plans = [Plan(fast=n) for n in fast] + [
+            Plan(fast=0, drop=False),
+            Plan(fast=0, hold=True),
+            PATIENT,
+        ]
+        return [Move(plan) for plan in plans]
+    sizes = range(count + 1) if count <= 4 else sorted({0, 1, count // 4, count // 2, count})
+    return [Move(plan, size) for size in sizes for plan in (Plan(fast=0), PATIENT)]
+
+
+def _moves(scenario: Scenario, fleet: Fleet) -> list[Move]:
+    """What a beam tries at a window's end."""
+    if scenario.free:
+        count = scenario.replicas
+        return [Move(Plan(fast=n, slack=0.8, hold=True)) for n in sorted({0, 1, count // 2})] + [
+            Move(Plan(fast=0, drop=False))
+        ]
+    now = sum(1 for m in fleet.members if (m.then.pool if m.then is not None else m.pool) == FAST_POOL)
+    return [Move(PATIENT, size) for size in (now - 1, now, now + 1) if 0 <= size <= scenario.replicas]
+
+
+def _seats(scenario: Scenario) -> tuple[PoolSpec, PoolSpec, PoolSpec]:
+    """Flexible, AR-only and speculation-only, all clairvoyant."""
+    truth, points, fast = scenario.truth, scenario.points, scenario.speculative or (AR,)
+    return (
+        PoolSpec(FLEX_POOL, points, lambda: Clairvoyant(points, truth)),
+        fixed_seat(AR_POOL, AR),
+        PoolSpec(FAST_POOL, fast, lambda: Clairvoyant(fast, truth)),
+    )
+
+
+def _fleet(scenario: Scenario, move: Move, chance: Randomness, series: Series) -> Fleet:
+    flex, slow, fast = _seats(scenario)
+    size = move.fast_replicas
+    seats = [flex] * scenario.replicas if scenario.free else [fast] * size + [slow] * (scenario.replicas - size)
+    dispatcher = ClairvoyantDispatcher(scenario.truth, scenario.goals, move.plan)
+    return assemble(scenario, seats, dispatcher, None, chance, series)
+
+
+def _apply(fleet: Fleet, move: Move, scenario: Scenario) -> None:
+    """Change the plan; with pools, convert the emptiest replicas towards the wanted size."""
+    assert isinstance(fleet.dispatcher, ClairvoyantDispatcher), "an oracle's fleet"
+    fleet.dispatcher.plan = replace(move.plan)
+    if scenario.free:
+        return
+    _, slow, fast = _seats(scenario)
+    pools = [m.then.pool if m.then is not None else m.pool for m in fleet.members]
+    missing = move.fast_replicas - pools.count(FAST_POOL)
+    source, seat = (AR_POOL, fast) if missing > 0 else (FAST_POOL, slow)
+    ready = [m for m in fleet.members if m.phase is Phase.READY and m.pool == source]
+    for member in sorted(ready, key=lambda m: (m.engine.in_flight, m.index))[: abs(missing)]:
+        fleet.convert(member, conversion(seat))
+
+
+def better(found: Account, other: Account) -> bool:
+    """Whether `other` has more good requests: then the oracle could have done the same."""
+    return sum(other.good) > sum(found.good)

@@ -1,0 +1,96 @@
+"""Answers that follow a grammar: what a mode has chosen, cut where the grammar refuses it.
+
+Every mode draws its tokens as if there were no grammar. A token that is allowed stands; at the first that is not, one
+is drawn anew among those that are. The outcome is distributed as the model's own choice among what is allowed: x
+comes with p(x) + (1 - Z) p(x) / Z = p(x) / Z, where Z is the mass of all that is allowed. So a model that follows the
+grammar by itself pays for no mask, a speculated row is looked at no further than it was accepted, and requests without
+a grammar pay for nothing.
+
+Temperature and top-p come first, then the grammar; where they leave nothing that is allowed, the grammar comes first.
+Belongs here: that, and how a grammar ends a request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trimode_workers.engine.commit import Commit
+from trimode_workers.engine.law import invert
+from trimode_workers.engine.messages import Finish
+from trimode_workers.engine.sampling import Purpose, Sampled
+from trimode_workers.engine.sequence import Sequence
+
+
+def constrained(rows: list[list[int]], logits: Tensor, sequences: Seq[Sequence]) -> list[list[int]]:
+    """Of `rows`, tokens chosen for each sequence, what grammars allow, and one token more where they allow less.
+
+    Token j of row i was chosen from `logits[i, j]`. Moves the grammars on; changes `rows`. Where a grammar is complete,
+    its end follows.
+    """
+    bound = [i for i, sequence in enumerate(sequences) if sequence.grammar is not None]
+    if not bound:
+        return rows
+    refused: list[tuple[int, int]] = []
+    masks: list[NDArray[np.bool_]] = []
+    for i in bound:
+        grammar = sequences[i].grammar
+        assert grammar is not None
+        taken = grammar.accept(rows[i])
+        if taken < len(rows[i]) and not (grammar.complete or grammar.failure):
+            mask = grammar.allowed(logits.shape[-1])
+            if mask.any():
+                refused.append((i, taken))
+                masks.append(mask)
+            else:
+                grammar.stuck()
+        rows[i] = rows[i][:taken]
+    if refused:
+        chosen = _again(logits, refused, torch.from_numpy(np.stack(masks)), [sequences[i] for i, _ in refused])
+        for (i, _), token in zip(refused, chosen, strict=True):
+            grammar = sequences[i].grammar
+            assert grammar is not None
+            if grammar.accept([token]):
+                rows[i].append(token)
+            else:
+                grammar.stuck()
+    for i in bound:
+        grammar = sequences[i].grammar
+        if grammar is not None and grammar.complete:
+            rows[i].append(grammar.end)
+    return rows
+
+
+def _again(logits: Tensor, at: list[tuple[int, int]], allowed: Tensor, sequences: Seq[Sequence]) -> list[int]:
+    """A token for each of the places `at` (row, position), among `allowed` `[r, vocab]`."""
+    rows, places = torch.tensor(at, device=logits.device).unbind(1)
+    allowed = allowed.to(logits.device)
+    free = logits[rows, places][:, None]
+    bound = free.masked_fill(~allowed[:, None], -torch.inf)
+    tokens = bound.argmax(-1)[:, 0]
+    sampled = Sampled.among(sequences, logits.device)
+    if sampled is not None:
+        here = torch.zeros_like(sampled.at)
+        p = sampled.law(free).whole(here) * allowed[sampled.at]
+        p = torch.where(p.sum(-1, keepdim=True) > 0, p, sampled.law(bound).whole(here))
+        places = places[sampled.at, None]
+        u = sampled.uniform(int(places.max()) + 1, Purpose.AGAIN).gather(1, places)[:, 0]
+        tokens[sampled.at] = invert(p, u)
+    chosen: list[int] = tokens.tolist()
+    return chosen
+
+
+def ended(committed: Commit, proposed: int, sequence: Sequence) -> Commit:
+    """What a grammar makes of a commit of `proposed` tokens: an answer that is complete has not been cut off."""
+    grammar = sequence.grammar
+    if grammar is None:
+        return committed
+    if grammar.failure:
+        return Commit(committed.tokens, Finish.ERROR)
+    if committed.finish is Finish.LENGTH and grammar.complete and proposed == len(committed.tokens) + 1:
+        return Commit(committed.tokens, Finish.STOP)
+    return committed

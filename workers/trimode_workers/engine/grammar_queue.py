@@ -1,0 +1,71 @@
+"""Requests that wait for their grammars.
+
+Belongs here: the port to whoever compiles, and the desk between the engine's door and its queue.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, wait
+from typing import NamedTuple, Protocol
+
+from trimode_workers.engine.messages import Grammar
+from trimode_workers.engine.sequence import Sequence
+from trimode_workers.errors import GrammarError
+from trimode_workers.grammar.matcher import Matcher
+
+LOOK_EVERY_S = 0.02
+"""With nothing else to do, how long the engine waits for a grammar before it looks for commands again."""
+
+
+class Grammars(Protocol):
+    """Compiles in a thread of its own."""
+
+    def matcher(self, grammar: Grammar) -> Future[Matcher]:
+        """The future raises GrammarError where the schema cannot be followed."""
+        ...
+
+
+class Ready(NamedTuple):
+    """A request whose grammar stands behind what is emitted of its answer, or that cannot have one: `problem`."""
+
+    sequence: Sequence
+    problem: str
+
+
+class GrammarQueue:
+    """Sequences by the future of their grammar, in order of arrival."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[Sequence, tuple[Future[Matcher], int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, sequence: Sequence, grammar: Future[Matcher], emitted: int) -> None:
+        """The last `emitted` tokens of the sequence are its answer's."""
+        self._waiting[sequence] = grammar, emitted
+
+    def remove(self, sequence: Sequence) -> bool:
+        """Whether it was here."""
+        return self._waiting.pop(sequence, None) is not None
+
+    def ready(self, *, patient: bool) -> list[Ready]:
+        """Those whose grammars are there; they leave. `patient`: waits a moment for the first."""
+        if patient:
+            wait([future for future, _ in self._waiting.values()], LOOK_EVERY_S, "FIRST_COMPLETED")
+        done = [(sequence, *found) for sequence, found in self._waiting.items() if found[0].done()]
+        for sequence, _, _ in done:
+            del self._waiting[sequence]
+        return [Ready(sequence, _begin(sequence, future, emitted)) for sequence, future, emitted in done]
+
+
+def _begin(sequence: Sequence, grammar: Future[Matcher], emitted: int) -> str:
+    """Give the sequence its grammar; what is wrong, empty where nothing is."""
+    try:
+        matcher = grammar.result()
+    except GrammarError as exc:
+        return f"response_format: {exc}"
+    if matcher.accept(sequence.tokens[len(sequence.tokens) - emitted :]) < emitted:
+        return matcher.failure or "response_format: the answer so far does not follow the schema"
+    sequence.grammar = matcher
+    return ""

@@ -1,0 +1,99 @@
+"""The policy that Ray Serve's autoscaler asks: an adapter of `trimode_policy.capacity`.
+
+Belongs here: Serve's types. Serve sees no requests of its own, since they do not pass through it, so the figures are
+the replicas' (`Replica.load`); of a pool without replicas the routers tell (`waking`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import aiohttp
+from pydantic import ValidationError
+
+from trimode_api.fleet import FleetView
+from trimode_api.wire import FLEET_PATH, TOKEN_VARIABLE
+from trimode_policy.capacity import PoolLoad, size_pool
+from trimode_workers.replica.addresses import Routers
+
+ASK_S = 0.5
+"""Between two questions to the routers while there is no replica, in seconds."""
+TIMEOUT_S = 2.0
+
+_log = logging.getLogger(__name__)
+
+
+class Ear:
+    """Hears whether a pool is wanted. `asleep` is the policy's to set, `wanted` the thread's."""
+
+    def __init__(self, routers: Sequence[str], pool: str, token: str) -> None:
+        self.asleep = True
+        self.wanted = False
+        self.ended = threading.Event()
+        self._routers = Routers(routers)
+        self._pool = pool
+        self._token = token
+
+    def listen(self) -> None:
+        """Until `ended`; for a thread of its own."""
+        asyncio.run(self._follow())
+
+    async def _follow(self) -> None:
+        headers = {"Authorization": f"Bearer {self._token}"}
+        timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+        async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
+            while not self.ended.is_set():
+                if self.asleep:
+                    await self._routers.look_up()
+                    answers = await asyncio.gather(*(self._ask(session, url) for url in self._routers.urls))
+                    self.wanted = any(answers)
+                else:
+                    self.wanted = False
+                await asyncio.sleep(ASK_S)
+
+    async def _ask(self, session: aiohttp.ClientSession, url: str) -> bool:
+        """Whether this router's requests want the pool. One that does not answer wants nothing."""
+        try:
+            async with session.get(url + FLEET_PATH) as response:
+                if response.status != 200:
+                    raise aiohttp.ClientError(f"status {response.status}")
+                view = FleetView.from_wire(await response.read())
+        except (aiohttp.ClientError, TimeoutError, OSError, ValidationError) as exc:
+            _log.debug("router %s: %s", url, exc)
+            return False
+        return any(pool.name == self._pool and pool.wanted for pool in view.pools)
+
+
+class Scaler:
+    """Ray Serve's policy class: `Scaler(routers, pool)(AutoscalingContext) -> (replicas, state)`.
+
+    One for all pools, whether they may sleep or not: Serve replaces the replicas of a pool that gets another policy.
+    """
+
+    def __init__(self, routers: Sequence[str], pool: str) -> None:
+        self._ear = Ear(routers, pool, os.environ.get(TOKEN_VARIABLE, ""))
+        self._listens = False
+
+    def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
+        self._ear.asleep = context.target_num_replicas == 0
+        if self._ear.asleep and not self._listens:
+            self._listens = True
+            threading.Thread(target=self._ear.listen, name="waking", daemon=True).start()
+            # The thread must not keep a policy alive that Serve has replaced.
+            weakref.finalize(self, self._ear.ended.set)
+        metrics = context.aggregated_metrics or {}
+        load = PoolLoad(
+            utilization=list((metrics.get("occupancy") or {}).values()),
+            running=context.current_num_replicas,
+            ordered=context.target_num_replicas,
+            lowest=context.capacity_adjusted_min_replicas,
+            highest=context.capacity_adjusted_max_replicas,
+            wanted=self._ear.wanted,
+        )
+        return size_pool(load), {}

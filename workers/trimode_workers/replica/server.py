@@ -1,0 +1,255 @@
+"""The replica's HTTP port: OpenAI's API for routers, with the fleet's token.
+
+Belongs here: aiohttp handlers, each a short way from bytes to `Generation` and back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Protocol
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from trimode_api.errors import ApiError
+from trimode_api.openai import ChatRequest, CompletionRequest, GenerationRequest
+from trimode_api.stamp import RULES_HEADER, Stamp
+from trimode_api.wire import CONTINUE_PATH, REQUEST_ID_HEADER, TIER_HEADER
+from trimode_workers.openai.continuation import NOTHING, ResumePoint, behind, parse_continuation, seed_of
+from trimode_workers.openai.parse import parse
+from trimode_workers.openai.prepare import Capabilities, Identity, prepare_choices
+from trimode_workers.openai.render import Chunks, Head, Kind, Outcome, whole
+from trimode_workers.process.handle import EngineHandle
+from trimode_workers.replica.generation import Generation
+from trimode_workers.replica.stream import EventStream
+from trimode_workers.text.answer import AnswerText
+from trimode_workers.text.tokenizer import TextModel
+
+MAX_BODY_BYTES = 32 * 1024 * 1024
+LONG_BODY_BYTES = 64 * 1024
+"""From this size on a request is tokenized in a thread, so that open streams do not stutter; schemas always are
+compiled there."""
+
+_log = logging.getLogger(__name__)
+
+
+class Host(Protocol):
+    """What the shell needs of its replica."""
+
+    engine: EngineHandle
+    text: TextModel
+
+    def offer(self) -> Capabilities: ...
+
+    def refusal(self) -> ApiError | None:
+        """Why no new request is taken now, None where one is."""
+        ...
+
+
+def build_shell(host: Host, token: str) -> web.Application:
+    """The application. Every path but /health needs `Authorization: Bearer <token>`."""
+    shell = _Shell(host)
+    app = web.Application(middlewares=[_errors, _guard(token)], client_max_size=MAX_BODY_BYTES)
+    app.router.add_post("/v1/chat/completions", shell.chat)
+    app.router.add_post("/v1/completions", shell.completions)
+    app.router.add_post(CONTINUE_PATH, shell.go_on)
+    app.router.add_get("/v1/models", shell.models)
+    app.router.add_get("/health", shell.health)
+    return app
+
+
+class _Shell:
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        return await self._answer(request, parse(ChatRequest, await request.read()), _new_head(Kind.CHAT))
+
+    async def completions(self, request: web.Request) -> web.StreamResponse:
+        return await self._answer(request, parse(CompletionRequest, await request.read()), _new_head(Kind.TEXT))
+
+    async def go_on(self, request: web.Request) -> web.StreamResponse:
+        """The rest of a stream that broke off elsewhere."""
+        return await self._answer(request, *parse_continuation(await request.read()))
+
+    async def models(self, _: web.Request) -> web.Response:
+        offer = self._host.offer()
+        model = {"id": offer.model, "object": "model", "created": 0, "owned_by": "trimode"}
+        return web.json_response({"object": "list", "data": [model]})
+
+    async def health(self, _: web.Request) -> web.Response:
+        refusal = self._host.refusal()
+        if refusal is not None:
+            raise refusal
+        return web.json_response({"status": "ok"})
+
+    async def _answer(
+        self, request: web.Request, wanted: GenerationRequest, head: Head, pasts: Sequence[ResumePoint] = ()
+    ) -> web.StreamResponse:
+        head = replace(head, model=wanted.model)
+        pasts = pasts or [NOTHING] * wanted.choices
+        generations, prompts = await self._begin(request, wanted, head, pasts)
+        running = list(generations.values())
+        try:
+            # Until the engine has spoken, an error can still be a status.
+            await running[0].begun
+            if wanted.stream and not running[0].failed:
+                chunks = _chunks(wanted, head)
+                lines = [_Line(generations[k], chunks[k], pasts[k].begun, prompts[k] > 0) for k in generations]
+                return await _stream(request, lines, _before(pasts, prompts))
+            choices = [await _whole(generations[k], counted=prompts[k] > 0) for k in generations]
+            return web.Response(body=whole(head, choices), content_type="application/json")
+        finally:
+            for generation in running:
+                generation.abandon()
+
+    async def _begin(
+        self, request: web.Request, wanted: GenerationRequest, head: Head, pasts: Sequence[ResumePoint]
+    ) -> tuple[dict[int, Generation], list[int]]:
+        """One for each choice that has not ended; and by choice the tokens of its prompt, 0 where an earlier choice has
+        the same one."""
+        host = self._host
+        refusal = host.refusal()
+        if refusal is not None:
+            raise refusal
+        # In the engine every attempt has an id of its own: the broken one may still be there.
+        tier, stamp = request.headers.get(TIER_HEADER, ""), Stamp.read(request.headers.get(RULES_HEADER))
+        identity = Identity(secrets.token_hex(12), tier, seed_of(head.id), stamp)
+        if (request.content_length or 0) > LONG_BODY_BYTES or wanted.formed:
+            submits = await asyncio.to_thread(prepare_choices, wanted, host.text, host.offer(), identity)
+        else:
+            submits = prepare_choices(wanted, host.text, host.offer(), identity)
+        generations: dict[int, Generation] = {}
+        try:
+            for index, (each, past) in enumerate(zip(submits, pasts, strict=True)):
+                if past.ended is not None:
+                    continue
+                answer = AnswerText(host.text.detokenizer(), wanted.stop)
+                generations[index] = Generation(host.engine, behind(each, past.emitted), answer, past.emitted)
+                generations[index].start()
+        except ApiError:
+            for generation in generations.values():
+                generation.abandon()
+            raise
+        count = wanted.n or 1
+        return generations, [0 if index % count else len(each.tokens) for index, each in enumerate(submits)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A choice on its way to the client, who may have had its beginning from elsewhere. `counted`: usage counts its
+    prompt, as no choice before it has the same one."""
+
+    generation: Generation
+    chunks: Chunks
+    begun: bool
+    counted: bool
+
+
+def _new_head(kind: Kind) -> Head:
+    return Head(kind, f"{kind}-{secrets.token_hex(12)}", int(time.time()), "")
+
+
+def _chunks(wanted: GenerationRequest, head: Head) -> list[Chunks]:
+    """For each choice."""
+    usage = wanted.stream_options is not None and wanted.stream_options.include_usage
+    count = wanted.choices
+    return [Chunks(head, usage_chunk=usage, index=index, one_of_many=count > 1) for index in range(count)]
+
+
+async def _whole(generation: Generation, *, counted: bool) -> tuple[str, Outcome]:
+    text, outcome = await generation.whole()
+    return text, outcome if counted else outcome.without_prompt()
+
+
+def _before(pasts: Sequence[ResumePoint], prompts: Sequence[int]) -> Outcome | None:
+    """The account of choices that ended before this replica was asked; `prompts` by choice, in tokens."""
+    ended = [
+        Outcome(past.ended, prompt, past.tokens, resumed_after=past.tokens)
+        for past, prompt in zip(pasts, prompts, strict=True)
+        if past.ended is not None
+    ]
+    return reduce(Outcome.plus, ended) if ended else None
+
+
+async def _stream(request: web.Request, lines: Sequence[_Line], total: Outcome | None) -> web.StreamResponse:
+    """The events of all `lines` as they come; `total` is the account of choices that have ended."""
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
+    if request.version < (1, 1):
+        raise ApiError(400, "streams need HTTP/1.1", code="http_version", param="stream")
+    response.enable_chunked_encoding()
+    _name(request, response)
+    await response.prepare(request)
+    transport = request.transport
+    if transport is None:
+        raise ConnectionResetError("the client left")
+    running = {}
+    for line in lines:
+        stream = EventStream(transport, line.chunks, begun=line.begun)
+        running[line.generation.done] = stream, line.counted
+        line.generation.listen(stream.text)
+    try:
+        while running:
+            ended, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for future in ended:
+                stream, counted = running.pop(future)
+                outcome = future.result() if counted else future.result().without_prompt()
+                total = outcome if total is None else total.plus(outcome)
+                stream.end(outcome, None if running else total)
+    except ApiError as exc:
+        # No proper end, and no word to the client: the router goes on elsewhere, from the tokens it has.
+        _log.warning("a stream breaks off: %s", exc.message)
+        transport.close()
+        return response
+    await response.write_eof()
+    return response
+
+
+def _name(request: web.Request, response: web.StreamResponse) -> None:
+    """The router's id of the request goes back with every answer, so that logs can be matched."""
+    request_id = request.headers.get(REQUEST_ID_HEADER)
+    if request_id is not None and not response.prepared:
+        response.headers[REQUEST_ID_HEADER] = request_id
+
+
+def _guard(token: str) -> Middleware:
+    expected = f"Bearer {token}".encode()
+
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        given = request.headers.get("Authorization", "").encode()
+        if request.path != "/health" and not hmac.compare_digest(given, expected):
+            raise ApiError(401, "the fleet's token is missing or wrong", code="invalid_token")
+        return await handler(request)
+
+    return guard
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every error in OpenAI's shape; only what nobody foresaw is logged."""
+    try:
+        response = await handler(request)
+    except ApiError as exc:
+        response = _error_response(exc)
+    except web.HTTPException as exc:
+        response = _error_response(ApiError(exc.status, exc.reason, code="http_error"))
+    except ConnectionError:
+        raise
+    except Exception:  # noqa: BLE001 - the client gets an answer whatever the bug
+        _log.exception("a request failed")
+        response = _error_response(ApiError(500, "internal error; the replica's log has more"))
+    _name(request, response)
+    return response
+
+
+def _error_response(error: ApiError) -> web.Response:
+    headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+    return web.json_response(error.body(), status=error.status, headers=headers)

@@ -1,0 +1,140 @@
+"""HTTP to one SGLang server.
+
+Belongs here: its endpoints, a method each. What follows from an answer is for others to say.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from trimode_workers.engine.messages import Finish, Submit
+from trimode_workers.sglang.observe import Figures, parse
+
+
+def body_of(request: Submit) -> dict[str, Any]:
+    """The request to /generate."""
+    form = {} if request.grammar is None else {"json_schema": request.grammar.schema}
+    return {
+        "rid": request.request_id,
+        "input_ids": request.tokens,
+        "stream": True,
+        "sampling_params": {
+            "max_new_tokens": request.max_new_tokens,
+            "temperature": request.sampling.temperature,
+            "top_p": request.sampling.top_p,
+            "ignore_eos": request.ignore_eos,
+            "skip_special_tokens": False,
+            **form,
+        },
+    }
+
+
+class BadChunk(Exception):
+    """The server said what cannot be understood, or refused; the message is fit for a client."""
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """New tokens (with `ended`, the end of sequence counted in `produced` but not among them) and how it ended."""
+
+    tokens: list[int]
+    produced: int
+    finish: Finish | None = None
+
+
+class Chunks:
+    """Follows one stream. `eos`: ids that end an answer."""
+
+    def __init__(self, eos: frozenset[int]) -> None:
+        self._eos = eos
+        self._seen = 0
+
+    def feed(self, chunk: Mapping[str, Any]) -> News:
+        """The news of one chunk. Raises BadChunk."""
+        if "error" in chunk:
+            error = chunk["error"]
+            raise BadChunk(str(error.get("message", error) if isinstance(error, dict) else error))
+        try:
+            ids, meta = chunk["output_ids"], chunk["meta_info"]
+            total = int(meta["completion_tokens"])
+            reason = meta.get("finish_reason")
+        except (KeyError, TypeError, ValueError) as exc:
+            raise BadChunk(f"a chunk without output_ids and meta_info.completion_tokens: {exc!r}") from exc
+        fresh = total - self._seen
+        if fresh < 0 or fresh > len(ids):
+            raise BadChunk(f"a chunk with {len(ids)} ids where {total} tokens follow {self._seen}")
+        tokens = [int(id) for id in ids[len(ids) - fresh :]]
+        self._seen = total
+        if reason is None:
+            return News(tokens, fresh)
+        kind = reason.get("type")
+        if kind == "abort":
+            raise BadChunk(str(reason.get("message") or "the server has aborted the request"))
+        if kind == "stop":
+            if tokens and (tokens[-1] == reason.get("matched") or tokens[-1] in self._eos):
+                tokens.pop()
+            return News(tokens, fresh, Finish.STOP)
+        return News(tokens, fresh, Finish.LENGTH)
+
+
+HEALTH_TIMEOUT_S = 10.0
+FIGURES_TIMEOUT_S = 5.0
+PROBE_TIMEOUT_S = 60.0
+_AWAY = (aiohttp.ClientError, TimeoutError, OSError)
+
+
+class SglangHttp:
+    """For the loop it was made in. `close` when done."""
+
+    def __init__(self, url: str) -> None:
+        self._session = aiohttp.ClientSession(
+            url,
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
+            read_bufsize=1 << 20,
+        )
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    async def healthy(self) -> bool:
+        """Whether it says that it has started."""
+        return await self._says_yes("/health", HEALTH_TIMEOUT_S)
+
+    async def generates(self) -> bool:
+        """Whether it generates a token when asked to."""
+        return await self._says_yes("/health_generate", PROBE_TIMEOUT_S)
+
+    async def figures(self) -> Figures | None:
+        """Its metrics, None where it does not answer."""
+        try:
+            timeout = aiohttp.ClientTimeout(total=FIGURES_TIMEOUT_S)
+            async with self._session.get("/metrics", timeout=timeout) as response:
+                return parse(await response.text())
+        except (*_AWAY, ValueError):
+            return None
+
+    async def chunks(self, request: Submit) -> AsyncIterator[dict[str, Any]]:
+        """The stream's chunks. Leaving it early aborts the request: the server notices the closed connection.
+
+        Raises BadChunk where it refuses, ValueError for what is no JSON, aiohttp.ClientError where it breaks off.
+        """
+        async with self._session.post("/generate", json=body_of(request)) as response:
+            if response.status != 200:
+                words = (await response.text())[:500]
+                raise BadChunk(f"the SGLang server answered {response.status}: {words}")
+            async for line in response.content:
+                if line.startswith(b"data: ") and not line.startswith(b"data: [DONE]"):
+                    yield json.loads(line[6:])
+
+    async def _says_yes(self, path: str, timeout_s: float) -> bool:
+        try:
+            async with self._session.get(path, timeout=aiohttp.ClientTimeout(total=timeout_s)) as response:
+                return response.status == 200
+        except _AWAY:
+            return False

@@ -1,6 +1,0 @@
-"""Checkable text tasks, made by seeded generators: what the tiny model learns and is marked on. Pure."""
-
-from trimode_workers.tasks.sample import Sample, check
-from trimode_workers.tasks.suite import HELD_OUT_SHARE, TASKS, held_out_set, is_held_out, stream
-
-__all__ = ["HELD_OUT_SHARE", "TASKS", "Sample", "check", "held_out_set", "is_held_out", "stream"]
