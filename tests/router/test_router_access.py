@@ -7,7 +7,6 @@ import json
 import socket
 import ssl
 import subprocess
-from collections import Counter
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -21,7 +20,6 @@ from hypothesis import strategies as st
 from trimode_api.fleet import FleetView
 from trimode_api.wire import FLEET_PATH, RouterConfig
 from trimode_lab.doubles.replica.replica import FakeReplica
-from trimode_policy.fair_queue import WaitingRoom
 from trimode_router.access.access import Access, AccessError, Budget, KeyFile, new_key, read
 from trimode_router.access.certificate import Certificate, CertificateError
 from trimode_router.access.certificate import read as read_certificate
@@ -225,49 +223,6 @@ def test_no_more_is_spent_than_a_minutes_worth_and_what_flows_in(
             budget.spend(units)
             spent, last = spent + units, units
     assert spent - last <= per_minute * (1 + now / 60) + 1e-3
-
-
-# Fairness.
-
-
-@given(st.lists(st.sampled_from("abc"), max_size=40), st.integers(0, 40))
-def test_tenants_take_turns(arrivals: list[str], served: int) -> None:
-    """Among tenants that wait, nobody is served more than one request ahead of another."""
-    room: WaitingRoom[str] = WaitingRoom()
-    for index, tenant in enumerate(arrivals):
-        room.enter(tenant, 0, float(index), 1e9, tenant)
-    left, got = Counter(arrivals), Counter[str]()
-    for _ in range(min(served, len(arrivals))):
-        ticket = next(iter(room.in_order()))
-        room.serve(ticket)
-        got[ticket.item] += 1
-        left[ticket.item] -= 1
-        waiting = [tenant for tenant in "abc" if left[tenant]]
-        for tenant in waiting:
-            assert max(got.values()) - got[tenant] <= 1
-
-
-def test_a_flood_does_not_delay_a_newcomer() -> None:
-    room: WaitingRoom[str] = WaitingRoom()
-    for index in range(50):
-        room.enter(f"flood-{index}", 0, 0.0, 1e9, "flood")
-    for _ in range(10):
-        room.serve(next(iter(room.in_order())))
-    room.enter("newcomer", 0, 1.0, 1e9, "other")
-    order = []
-    for _ in range(3):
-        ticket = next(iter(room.in_order()))
-        order.append(ticket.item)
-        room.serve(ticket)
-    assert "newcomer" in order[:2]
-
-
-def test_priority_goes_before_turns() -> None:
-    room: WaitingRoom[str] = WaitingRoom()
-    room.enter("low", 0, 0.0, 1e9, "a")
-    for _ in range(3):
-        room.enter("high", 5, 1.0, 1e9, "b")
-    assert [ticket.item for ticket in room.in_order()] == ["high", "high", "high", "low"]
 
 
 # TLS.

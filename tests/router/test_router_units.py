@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from trimode_api.errors import ApiError
 from trimode_api.modes import AR, Mode, Wish, diffusion, speculation
-from trimode_policy.fair_queue import WaitingRoom
 from trimode_router.edge.server import bound_address, reachable_url
 from trimode_router.http.limits import Limits
 from trimode_router.http.reader import RequestReader
@@ -152,41 +151,6 @@ def test_no_value_crashes_the_parser(name: str, value: object) -> None:
 )
 def test_targets(target: bytes, path: str, query: str) -> None:
     assert split_target(target) == (path, query)
-
-
-@given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=60))
-def test_the_waiting_room_keeps_its_order(people: list[tuple[int, bool]]) -> None:
-    room: WaitingRoom[int] = WaitingRoom()
-    tickets = [room.enter(index, priority, float(index), 1e9) for index, (priority, _) in enumerate(people)]
-    for ticket, (_, leaves) in zip(tickets, people, strict=True):
-        if leaves:
-            room.leave(ticket)
-            room.leave(ticket)
-    stay = [index for index, (_, leaves) in enumerate(people) if not leaves]
-    expected = sorted(stay, key=lambda index: (-people[index][0], index))
-    assert [ticket.item for ticket in room.in_order()] == expected
-    assert [ticket.item for ticket in room.in_order()] == expected  # looking changes nothing
-    assert len(room) == len(stay)
-    assert room.oldest() == (float(min(stay)) if stay else None)
-    last = room.last()
-    assert (last.item if last else None) == (expected[-1] if expected else None)
-    for priority in range(4):
-        assert room.at_or_above(priority) == sum(people[index][0] >= priority for index in stay)
-
-
-def test_the_waiting_room_forgets_those_who_left() -> None:
-    room: WaitingRoom[int] = WaitingRoom()
-    for index in range(10_000):
-        room.leave(room.enter(index, 0, float(index), 0.0))
-    assert len(room._heap) < 200
-
-
-def test_waiting_ends_at_its_time() -> None:
-    room: WaitingRoom[str] = WaitingRoom()
-    room.enter("a", 0, 0.0, 2.0)
-    room.enter("b", 5, 1.0, 3.0)
-    assert [ticket.item for ticket in room.expired(2.0)] == ["a"]
-    assert len(room) == 1
 
 
 def test_defaults_of_the_limits_are_pinned() -> None:

@@ -11,13 +11,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from trimode_api.modes import AR, OperatingPoint
+from trimode_policy.fair_queue import FairQueue
 from trimode_tools.simulator.cost_model import Truth
 from trimode_tools.simulator.fleet import Fleet
 from trimode_tools.simulator.policies import fleet_for, policy_names
 from trimode_tools.simulator.ports import Outage
 from trimode_tools.simulator.rows import EngineLimits, Request
 from trimode_tools.simulator.scenario import Scenario
-from trimode_tools.simulator.waiting import Line
+from trimode_tools.simulator.waiting import is_late, join
 from trimode_tools.simulator.workload import Goal, Job, spikes, steps
 
 Run = Any
@@ -187,18 +188,18 @@ def test_priority_goes_first_in_the_router_queue(scenario: Scenario) -> None:
     fleet.offer(Job(0.0, 10, 200, 1, 0))
     fleet.offer(Job(0.001, 10, 5, 1, 0))
     fleet.offer(Job(0.002, 10, 5, 0, 0))
-    assert [request.job.tier for request in fleet.queue] == [0, 1]
+    assert sorted(ticket.item.job.tier for ticket in fleet.queue) == [0, 1]
     fleet.settle()
     assert fleet.account.refused == [0, 0]
 
 
-def test_the_line_serves_by_claim_then_priority_and_passes_by_who_fits_nowhere() -> None:
+def test_who_waits_is_served_by_claim_then_priority_and_passes_by_who_fits_nowhere() -> None:
     goals = (Goal("premium", 0.5, 0.004, 10), Goal("standard", 1.0, 0.012, 0))
-    line = Line(goals)
+    queue: FairQueue[Request] = FairQueue()
     asked = [Request(Job(at, 10, 5, tier, 0), order) for order, (at, tier) in enumerate([(0.0, 1), (9.8, 1), (9.9, 0)])]
     resumed = Request(Job(0.0, 10, 5, 1, 0), 3, emitted=2.0, first_at=0.5)
     for request in (*asked, resumed):
-        line.join(request)
+        join(queue, request, goals[request.job.tier], max_wait_s=0.2)
     served: list[int] = []
 
     def put(request: Request) -> bool:
@@ -207,12 +208,12 @@ def test_the_line_serves_by_claim_then_priority_and_passes_by_who_fits_nowhere()
         served.append(request.order)
         return True
 
-    line.place(put, now=10.0)
+    queue.offer(lambda request: is_late(request, goals[request.job.tier], 10.0), put)
     assert served == [3, 1, 0]  # in mid-sentence, in time, late
-    assert [request.order for request in line] == [2]
-    assert line.below(10) == 0
-    assert [request.order for request in line.expire(10.0)] == [2]
-    assert len(line) == 0
+    assert [ticket.item.order for ticket in queue] == [2]
+    assert queue.below(10) == 0
+    assert [ticket.item.order for ticket in queue.expired(10.2)] == [2]
+    assert len(queue) == 0
 
 
 def test_premium_requests_get_their_pace_beside_standard_ones(scenario: Scenario, run: Run) -> None:

@@ -111,7 +111,7 @@ class AdmissionController:
         shared = any(view.rows for view in usable)
         return QueueView(
             queued=len(self._queue),
-            queued_below=len(self._queue) - self._queue.room.at_or_above(tier.priority),
+            queued_below=self._queue.room.below(tier.priority),
             ahead=self._queue.ahead(tier.priority) if shared else None,
             oldest_wait_s=0.0 if oldest is None else now - oldest,
             in_flight=len(self._in_flight),

@@ -1,6 +1,6 @@
 """The router's queue at work: who enters, who is served when a slot comes free, whose time is over.
 
-Belongs here: exchanges and their tickets. The order is the waiting room's, the decision where one goes is `route`'s.
+Belongs here: exchanges and their tickets. The order is `FairQueue`'s, the decision where one goes is `route`'s.
 """
 
 from __future__ import annotations
@@ -9,14 +9,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Protocol
 
-from trimode_policy.fair_queue import Ticket, WaitingRoom
+from trimode_policy.fair_queue import FIRST_IN_LINE, FairQueue, Ticket
 from trimode_policy.route import RequestView, SloState
 from trimode_policy.tier_fairness import StarvationGuard, claim
 from trimode_router.fleet.fleet import Fleet
 from trimode_router.request.exchange import Exchange
-
-_FIRST_IN_LINE = 2**31
-"""Priority of streams that wait to go on: their clients have waited before, and are in mid-sentence."""
 
 
 class Place(Protocol):
@@ -30,7 +27,7 @@ class Queue:
     """`turns` is told of every exchange that is sent, from the queue or not."""
 
     def __init__(self, fleet: Fleet, now: Callable[[], float], place: Place) -> None:
-        self.room: WaitingRoom[Exchange] = WaitingRoom()
+        self.room: FairQueue[Exchange] = FairQueue()
         self.turns = StarvationGuard()
         self._fleet = fleet
         self._now = now
@@ -58,15 +55,20 @@ class Queue:
 
     def ahead(self, priority: int) -> int:
         """Of the same priority, and broken streams."""
-        return self.room.at(priority) + self.room.at(_FIRST_IN_LINE)
+        return self.room.at(priority) + self.room.at(FIRST_IN_LINE)
 
     def enter(self, exchange: Exchange, since: float, until: float) -> None:
         tenant = "" if exchange.tenant is None else exchange.tenant.name
-        self._tickets[exchange] = self.room.enter(exchange, exchange.tier.priority, since, until, tenant)
+        wish = exchange.wish
+        plain = wish.pin is None and not wish.lossy_ok and not exchange.tried
+        kind = (exchange.tier.name, exchange.asked.model) if plain else None
+        self._tickets[exchange] = self.room.enter(
+            exchange, exchange.tier.priority, since, until, tenant=tenant, kind=kind
+        )
 
     def enter_first(self, exchange: Exchange, since: float, until: float) -> None:
         """A broken stream waits for somebody who goes on with it."""
-        self._tickets[exchange] = self.room.enter(exchange, _FIRST_IN_LINE, since, until)
+        self._tickets[exchange] = self.room.enter(exchange, FIRST_IN_LINE, since, until)
 
     def leave(self, exchange: Exchange) -> bool:
         """It is over; whether it was waiting."""
@@ -95,50 +97,32 @@ class Queue:
             self._pumping = False
 
     def _pump(self, now: float) -> None:
-        late: list[Ticket[Exchange]] = []
-        full: set[tuple[str, SloState]] = set()
         self._serve_starved(now)
-        for ticket in self.room.in_order():
-            if not self._has_slot(now):
-                break
-            if ticket.item.not_before > now:
-                continue
-            if wish_of(ticket.item, now).claim is SloState.LATE:
-                late.append(ticket)  # what those in time leave over
-            else:
-                self._serve(ticket, full, now)
-        for ticket in late:
-            if not self._has_slot(now):
-                break
-            self._serve(ticket, full, now)
+        self.room.offer(
+            late=lambda exchange: wish_of(exchange, now).claim is SloState.LATE,
+            # `route` for each of a long queue would be asked in vain while every replica is full.
+            place=lambda exchange: self._has_slot(now) and self._take(exchange, now),
+        )
 
     def _serve_starved(self, now: float) -> None:
         """A tier that got no place for long goes first, late or not, with the one who has waited longest."""
         for tier in self._fleet.rules.tiers.values():
             if not self.room.at(tier.priority) or not self.turns.starved(tier.name, now):
                 continue
-            waiting = (t for t in self.room.by_age() if t.item.tier.name == tier.name and t.item.not_before <= now)
+            waiting = (t for t in self.room if t.item.tier.name == tier.name and t.item.not_before <= now)
             ticket = next(waiting, None)
             if ticket is not None and self._place(ticket.item, now, in_turn=True):
-                self._sent(ticket)
+                self.room.serve(ticket)
+                self._tickets.pop(ticket.item, None)
+                self._waited(ticket.item)
 
-    def _serve(self, ticket: Ticket[Exchange], full: set[tuple[str, SloState]], now: float) -> None:
-        """Send it, unless one like it found no place just now; `full` remembers those."""
-        exchange = ticket.item
-        wish = wish_of(exchange, now)
-        plain = wish.pin is None and not wish.lossy_ok and not exchange.tried and not self._fleet.catalog.split
-        if plain and (wish.tier, wish.claim) in full:
-            return
-        if self._place(exchange, now):
-            self._sent(ticket)
-        elif plain:
-            full.add((wish.tier, wish.claim))
-
-    def _sent(self, ticket: Ticket[Exchange]) -> None:
-        """It waits no longer."""
-        self.room.serve(ticket)
-        self._tickets.pop(ticket.item, None)
-        self._waited(ticket.item)
+    def _take(self, exchange: Exchange, now: float) -> bool:
+        """Send it, where there is a way."""
+        if not self._place(exchange, now):
+            return False
+        self._tickets.pop(exchange, None)
+        self._waited(exchange)
+        return True
 
     def _has_slot(self, now: float) -> bool:
         """Whether `route` could place anything at all; spares asking it for each of a long queue."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from math import inf
 
 from trimode_api.modes import OperatingPoint
+from trimode_policy.fair_queue import Ticket
 from trimode_tools.simulator.cost_model import Truth
 from trimode_tools.simulator.fleet import Fleet
 from trimode_tools.simulator.ports import Member, Phase, Placement
@@ -57,7 +58,7 @@ class ClairvoyantDispatcher:
         objectives."""
         return self._least(fleet) if request.first_at >= 0 or not self.plan.hold else self._pick(request.job, fleet)
 
-    def starved(self, fleet: Fleet) -> Request | None:
+    def starved(self, fleet: Fleet) -> Ticket[Request] | None:
         """Who knows the future lets nobody go first for fairness."""
         return None
 

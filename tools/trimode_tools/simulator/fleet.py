@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from heapq import heappop, heappush
 
+from trimode_policy.fair_queue import FairQueue
 from trimode_tools.simulator.measures import Account, Series
 from trimode_tools.simulator.ports import Controller, Conversion, Dispatcher, Member, Outage, Phase, Placement
 from trimode_tools.simulator.rows import Request
-from trimode_tools.simulator.waiting import Line
+from trimode_tools.simulator.waiting import is_late, join
 from trimode_tools.simulator.workload import Goal, Job
 
 TICK_S = 1.0
@@ -54,13 +55,12 @@ class Fleet:
     now: float = 0.0
     orders: int = 0
     service_s: float = 0.0
-    queue: Line = field(init=False)
+    queue: FairQueue[Request] = field(default_factory=FairQueue)
     events: list[tuple[float, int, Kind, int, int]] = field(default_factory=list)
     _sequence: int = 0
 
     def __post_init__(self) -> None:
         self.account = Account.empty(self.goals)
-        self.queue = Line(self.goals)
         self._push(TICK_S, Kind.TICK, 0, 0)
 
     def fail(self, outages: Sequence[Outage]) -> None:
@@ -105,9 +105,9 @@ class Fleet:
         limit = self.now + PATIENCE_S
         while self.busy and self.now < limit:
             self.advance(self.events[0][0])
-        for request in self.queue:
-            self.account.refused[request.job.tier] += 1
-        self.queue = Line(self.goals)
+        for ticket in self.queue:
+            self.account.refused[ticket.item.job.tier] += 1
+        self.queue = FairQueue()
         for member in self.members:
             for request in member.engine.evict_all():
                 self.account.refused[request.job.tier] += 1
@@ -174,7 +174,7 @@ class Fleet:
         elif placement.refused:
             self.account.refused[request.job.tier] += 1
         else:
-            self.queue.join(request)
+            join(self.queue, request, self.goals[request.job.tier], self.max_wait_s)
 
     def _put(self, request: Request) -> bool:
         index = self.dispatcher.again(request, self)
@@ -185,9 +185,9 @@ class Fleet:
     def _drain_queue(self) -> None:
         if self.queue:
             first = self.dispatcher.starved(self)
-            if first is not None and self._put(first):
-                self.queue.leave(first)
-            self.queue.place(self._put, self.now)
+            if first is not None and self._put(first.item):
+                self.queue.serve(first)
+            self.queue.offer(lambda request: is_late(request, self.goals[request.job.tier], self.now), self._put)
 
     def _tick(self, now: float) -> None:
         self._push(now + TICK_S, Kind.TICK, 0, 0)
@@ -197,8 +197,8 @@ class Fleet:
                 member.report(now, self.goals)
         if self.controller is not None:
             self.controller.tick(self, now)
-        for request in self.queue.expire(now - self.max_wait_s):
-            self.account.refused[request.job.tier] += 1
+        for ticket in self.queue.expired(now):
+            self.account.refused[ticket.item.job.tier] += 1
         self._drain_queue()
 
     def _when_drained(self, member: Member, now: float) -> None:

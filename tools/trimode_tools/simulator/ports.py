@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from trimode_api.modes import OperatingPoint
 from trimode_policy.capacity import max_concurrency_within
+from trimode_policy.fair_queue import Ticket
 from trimode_tools.simulator.engine import Engine
 from trimode_tools.simulator.point_policies import PointPolicy
 from trimode_tools.simulator.rows import Request
@@ -113,7 +114,7 @@ class Dispatcher(Protocol):
         """The member for a request that waits in the router or was on a replica that died; None: it waits on."""
         ...
 
-    def starved(self, fleet: Fleet) -> Request | None:
+    def starved(self, fleet: Fleet) -> Ticket[Request] | None:
         """One that waits and goes before all others now, if any."""
         ...
 
@@ -127,7 +128,7 @@ class OnlyReplica:
     def again(self, request: Request, fleet: Fleet) -> int | None:
         return 0
 
-    def starved(self, fleet: Fleet) -> Request | None:
+    def starved(self, fleet: Fleet) -> Ticket[Request] | None:
         return None
 
 

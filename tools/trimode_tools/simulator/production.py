@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from trimode_policy.admit import AdmissionLimits, AdmitReason, Outcome, QueueView, admit
 from trimode_policy.affinity import Beginning, Beginnings
+from trimode_policy.fair_queue import FIRST_IN_LINE, Ticket
 from trimode_policy.route import ReplicaView, RequestView, SloState, Staleness, route, spare
 from trimode_policy.tier_fairness import StarvationGuard, TierMix, reservations
 from trimode_tools.simulator.fleet import Fleet
@@ -70,12 +71,14 @@ class ProductionDispatcher:
         """Route it, if there is room."""
         return self._route(asked, self._request(asked, fleet.now), self._all_views(fleet), fleet)
 
-    def starved(self, fleet: Fleet) -> Request | None:
+    def starved(self, fleet: Fleet) -> Ticket[Request] | None:
         """One of a tier that has got no place for long; it is treated as if it had just come."""
         for tier, goal in enumerate(self.goals):
-            first = fleet.queue.oldest(tier)
+            if not fleet.queue.at(goal.priority):
+                continue
+            first = next((each for each in fleet.queue if each.item.job.tier == tier and each.item.first_at < 0), None)
             if first is not None and self.turns.starved(goal.name, fleet.now):
-                self._due = first
+                self._due = first.item
                 return first
         return None
 
@@ -100,18 +103,18 @@ class ProductionDispatcher:
     def _queue(self, asked: Request, request: RequestView, views: list[ReplicaView], fleet: Fleet) -> QueueView:
         """The queue as one tier sees it: where replicas are shared out by pace, only its own stand ahead."""
         ready = [view for view in views if view.ready]
-        oldest = min((waiting.job.at for waiting in fleet.queue), default=fleet.now)
-        tier, shared = asked.job.tier, any(view.rows for view in ready)
+        oldest = fleet.queue.oldest()
+        shared = any(view.rows for view in ready)
         running = sum(view.in_flight for view in ready)
         return QueueView(
             queued=len(fleet.queue),
-            oldest_wait_s=fleet.now - oldest,
+            oldest_wait_s=0.0 if oldest is None else fleet.now - oldest,
             in_flight=running,
             capacity=sum(view.rooms.get(request.tier, view.capacity) for view in ready),
             drain_rate_rps=running / fleet.service_s if fleet.service_s > 0 else 0.0,
             ready_replicas=len(ready),
             queued_below=fleet.queue.below(request.priority),
-            ahead=len(fleet.queue.tiers[tier]) + len(fleet.queue.resumed) if shared else None,
+            ahead=fleet.queue.at(request.priority) + fleet.queue.at(FIRST_IN_LINE) if shared else None,
             spare=spare(request, ready) if shared else 0,
         )
 
