@@ -1,4 +1,6 @@
-"""Faults of a control plane of ours: each is a `with` block, at whose end everything is as it was.
+"""Faults of a control plane of ours and of what runs on its node: each is a `with` block.
+
+At its end everything is as it was, but for what the fault has killed.
 
 Belongs here: how a fault is made. What has to survive it is the tests' matter.
 """
@@ -7,6 +9,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +23,14 @@ from trimode_e2e.node.node import RealNode
 
 ETCD_STOPS_S, ETCD_GOES_ON_S = 1.5, 0.5
 """Shorter than any client's timeout: all is slow, and nothing fails at once."""
+_HOG = """
+import sys
+with open(sys.argv[1], "w") as group:
+    group.write("0")
+kept = []
+while True:
+    kept.append(b"x" * (32 << 20))
+"""
 
 
 @contextmanager
@@ -86,6 +97,30 @@ def paused(node: RealNode, program: str) -> Iterator[None]:
         yield
     finally:
         node.go_on(program)
+
+
+@contextmanager
+def no_memory_left(node: RealNode, pod: Object, container: str) -> Iterator[None]:
+    """Something takes all memory of a container, up to its limit, and the kernel kills its processes for it: those
+    of pods before others, because kubelet marks them so (oom_score_adj above 900)."""
+    command = [sys.executable, "-c", _HOG, str(node.memory_group(pod, container) / "cgroup.procs")]
+    hog = subprocess.Popen(command)
+    try:
+        yield
+    finally:
+        hog.kill()
+        hog.wait()
+
+
+@contextmanager
+def drained(kubectl: Kubectl, name: str, selector: str, patience_s: int) -> Iterator[str]:
+    """`kubectl drain` of pods with these labels, as far as budgets let it within that time; its words where it ends
+    without having drained all. The node takes pods again at the end."""
+    words = ("--ignore-daemonsets", "--delete-emptydir-data", f"--pod-selector={selector}", f"--timeout={patience_s}s")
+    try:
+        yield kubectl.attempt("drain", name, *words).stderr
+    finally:
+        kubectl("uncordon", name)
 
 
 def _iptables(node: RealNode, *words: str) -> None:

@@ -167,11 +167,12 @@ class World:
         return lines
 
     def identities(self, name: str, namespace: str) -> frozenset[str]:
-        """What a change of policy must not replace: every pod, and every restart of a container in it."""
+        """What a change of policy must not replace: every pod, and every restart of a container in it, once started."""
         return frozenset(
             f"{each['metadata']['name']} {status['containerID']}"
             for each in self.pods(namespace, instance=name)
             for status in each["status"].get("containerStatuses") or ()
+            if "containerID" in status
         )
 
     def url(self, name: str, namespace: str) -> str:
