@@ -87,7 +87,7 @@ class ReplicaView:
         return max(self.in_flight, self.running + self.waiting)
 
     @property
-    def rooms(self) -> dict[str, int]:
+    def tier_capacity(self) -> dict[str, int]:
         """By tier, requests beyond which that tier, or the one it is kept fast for, would fall behind."""
         return {tier: min(rows, self.floor) for tier, rows in self.rows.items()}
 
@@ -115,7 +115,7 @@ class RequestView:
     prompt_tokens: int = 0
     lossy_ok: bool = False
     pin: Wish | None = None
-    claim: SloState = SloState.ON_TIME
+    slo_state: SloState = SloState.ON_TIME
     left_s: float = inf
     held: Mapping[str, int] = field(default_factory=dict)
 
@@ -244,7 +244,7 @@ def _pick_stale(request: RequestView, doubtful: Sequence[ReplicaView], seed: int
 def _unpaced(request: RequestView, replica: ReplicaView) -> Rank:
     """The rank for a request that has no pace to keep: it is late, or goes on, or no replica reaches its tier's."""
     load, queued = replica.load, replica.queued_prompt_tokens
-    if not replica.rows or request.claim == SloState.RESUMED:
+    if not replica.rows or request.slo_state == SloState.RESUMED:
         return False, _share(load, replica.capacity), queued
     return replica.reserved_for != request.tier, _share(load, _leftover(request, replica)), queued
 
@@ -254,7 +254,7 @@ def _keeps_pace(request: RequestView, replicas: Sequence[ReplicaView], staleness
 
     Where none can it takes what the others leave.
     """
-    if request.claim != SloState.ON_TIME:
+    if request.slo_state != SloState.ON_TIME:
         return False
     return any(r.rows.get(request.tier, 1) and _able(request, r, staleness) for r in replicas)
 
@@ -280,14 +280,14 @@ def _nobody(request: RequestView, replicas: Sequence[ReplicaView], staleness: St
 
 def _leftover(request: RequestView, replica: ReplicaView) -> int:
     """Room for a request whose own objective is lost, be it late or out of reach of all replicas."""
-    if request.claim == SloState.LATE and replica.floor < replica.capacity:
+    if request.slo_state == SloState.LATE and replica.floor < replica.capacity:
         return max(1, int(LATE_SHARE * replica.floor))
     return replica.floor
 
 
 def spare(request: RequestView, replicas: Iterable[ReplicaView]) -> int:
     """Places that `request` could have now if it were late: beside those that keep its tier's pace, if slower."""
-    late = replace(request, claim=SloState.LATE)
+    late = replace(request, slo_state=SloState.LATE)
     able = (r for r in replicas if r.open and may_serve(late, r.points))
     return sum(max(0, _leftover(late, r) - r.load) for r in able)
 

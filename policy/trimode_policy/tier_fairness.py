@@ -87,6 +87,6 @@ class StarvationGuard:
         return now - since >= STARVED_S
 
 
-def claim(waited_s: float, ttft_s: float) -> SloState:
+def slo_state_of(waited_s: float, ttft_s: float) -> SloState:
     """What a request that has no token yet may ask for after `waited_s`."""
     return SloState.ON_TIME if waited_s <= TTFT_USE * ttft_s else SloState.LATE

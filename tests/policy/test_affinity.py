@@ -71,7 +71,7 @@ fleets = st.lists(
 )  # fmt: skip
 asked = st.builds(
     RequestView, tier=st.sampled_from(("standard", "premium")), prompt_tokens=st.integers(0, 5000),
-    claim=st.sampled_from(tuple(SloState)), left_s=st.sampled_from((0.1, 1.0, math.inf)),
+    slo_state=st.sampled_from(tuple(SloState)), left_s=st.sampled_from((0.1, 1.0, math.inf)),
 )  # fmt: skip
 holdings = st.dictionaries(st.text("abcd", min_size=1, max_size=2), st.integers(1, 10_000), max_size=5)
 

@@ -22,7 +22,15 @@ from trimode_policy.capacity import (
 from trimode_policy.curves import Curves
 from trimode_policy.roofline import Roofline
 from trimode_policy.route import LATE_SHARE, ReplicaView, RequestView, RouteReason, SloState, Staleness, route
-from trimode_policy.tier_fairness import MIX_S, STARVED_S, TTFT_USE, StarvationGuard, TierMix, claim, reservations
+from trimode_policy.tier_fairness import (
+    MIX_S,
+    STARVED_S,
+    TTFT_USE,
+    StarvationGuard,
+    TierMix,
+    reservations,
+    slo_state_of,
+)
 
 STALENESS = Staleness(2.0, 10.0)
 FAST, SLOW = "premium", "standard"
@@ -169,8 +177,8 @@ def test_the_mix_follows_and_survives_a_clock_that_jumps() -> None:
 
 
 def test_a_request_is_late_once_its_wait_has_used_up_its_objective() -> None:
-    assert claim(TTFT_USE * 0.5 - 0.01, 0.5) is SloState.ON_TIME
-    assert claim(TTFT_USE * 0.5 + 0.01, 0.5) is SloState.LATE
+    assert slo_state_of(TTFT_USE * 0.5 - 0.01, 0.5) is SloState.ON_TIME
+    assert slo_state_of(TTFT_USE * 0.5 + 0.01, 0.5) is SloState.LATE
 
 
 def test_a_tier_that_waits_gets_a_place_each_second() -> None:
@@ -220,7 +228,7 @@ def test_where_no_replica_reaches_the_pace_a_request_takes_what_is_left() -> Non
 
 
 def test_who_is_late_leaves_room_for_those_in_time_and_who_is_in_mid_sentence_always_goes_on() -> None:
-    late, resumed = replace(STANDARD, claim=SloState.LATE), replace(STANDARD, claim=SloState.RESUMED)
+    late, resumed = replace(STANDARD, slo_state=SloState.LATE), replace(STANDARD, slo_state=SloState.RESUMED)
     half = int(LATE_SHARE * 40)
     assert picked(late, replica("a", half - 1)) == "a"
     assert picked(late, replica("a", half)) is None
@@ -252,20 +260,20 @@ tiered = st.builds(
 fleets = st.lists(tiered, max_size=6, unique_by=lambda r: r.replica_id)
 asked = st.builds(
     RequestView, tier=st.sampled_from((FAST, SLOW)), prompt_tokens=st.integers(1, 5000),
-    claim=st.sampled_from(tuple(SloState)), left_s=st.sampled_from((0.1, 1.0, math.inf)),
+    slo_state=st.sampled_from(tuple(SloState)), left_s=st.sampled_from((0.1, 1.0, math.inf)),
 )  # fmt: skip
 
 
 @given(asked, fleets, st.integers(0, 9))
 def test_nobody_is_made_to_fall_behind(request: RequestView, fleet: list[ReplicaView], seed: int) -> None:
     decision = route(request, fleet, STALENESS, seed)
-    if decision.replica_id is None or request.claim is SloState.RESUMED:
+    if decision.replica_id is None or request.slo_state is SloState.RESUMED:
         return
     view = next(view for view in fleet if view.replica_id == decision.replica_id)
     if view.age_s <= 2.0 and view.rows:
         kept = view.rows.get(view.reserved_for or "", 0)
         assert not kept or view.in_flight < kept
-        if request.claim is SloState.ON_TIME and any(
+        if request.slo_state is SloState.ON_TIME and any(
             not v.rows or v.rows[request.tier] for v in fleet if v.age_s <= 10
         ):
             assert view.in_flight < view.rows[request.tier]
@@ -283,7 +291,7 @@ def test_work_conserving(request: RequestView, fleet: list[ReplicaView], seed: i
 def test_in_mid_sentence_no_objective_stands_in_the_way(
     request: RequestView, fleet: list[ReplicaView], seed: int
 ) -> None:
-    resumed = replace(request, claim=SloState.RESUMED)
+    resumed = replace(request, slo_state=SloState.RESUMED)
     room = any(v.in_flight < v.capacity and v.age_s <= 10 for v in fleet)
     decision = route(resumed, fleet, STALENESS, seed)
     assert (decision.replica_id is not None) == room

@@ -42,8 +42,8 @@ def report(name: str, sequence: int = 1, paces: tuple[tuple[int, float], ...] = 
     )  # fmt: skip
 
 
-def rooms(fleet: Fleet, now: float) -> dict[str, tuple[str | None, dict[str, int]]]:
-    return {view.replica_id: (view.reserved_for, dict(view.rooms)) for view in fleet.views(now)}
+def kept_for(fleet: Fleet, now: float) -> dict[str, tuple[str | None, dict[str, int]]]:
+    return {view.replica_id: (view.reserved_for, dict(view.tier_capacity)) for view in fleet.views(now)}
 
 
 def test_paces_become_rooms_and_replicas_are_shared_out() -> None:
@@ -53,7 +53,7 @@ def test_paces_become_rooms_and_replicas_are_shared_out() -> None:
     for i in range(10):
         fleet.asked("premium" if i < 3 else "standard", 0.1)
     fleet.keep(0.2)
-    kept = rooms(fleet, 0.2)
+    kept = kept_for(fleet, 0.2)
     assert sorted(str(reserved_for) for reserved_for, _ in kept.values()) == [
         "premium",
         "standard",
@@ -73,7 +73,7 @@ def test_a_replica_without_paces_is_limited_by_its_capacity_only() -> None:
     fleet.asked("premium", 0.0)
     fleet.keep(0.0)
     (view,) = fleet.views(0.0)
-    assert (dict(view.rooms), view.floor) == ({}, 64)
+    assert (dict(view.tier_capacity), view.floor) == ({}, 64)
 
 
 def test_a_new_policy_and_a_dead_replica_change_the_rooms() -> None:
@@ -81,11 +81,14 @@ def test_a_new_policy_and_a_dead_replica_change_the_rooms() -> None:
     for name in "ab":
         fleet.take_report(report(name), 0.0, 0.0)
     fleet.put_policy(policy(version=2, premium_ms=8))
-    assert all(known["premium"] == 19 for _, known in rooms(fleet, 0.0).values())
+    assert all(known["premium"] == 19 for _, known in kept_for(fleet, 0.0).values())
     fleet.asked("premium", 0.0)
     fleet.take_report(report("a", 2), 11.0, 11.0)  # b is silent
     fleet.keep(11.0 + KEEP_SECONDS)
-    assert {name: reserved_for for name, (reserved_for, _) in rooms(fleet, 12.0).items()} == {"a": "premium", "b": None}
+    assert {name: reserved_for for name, (reserved_for, _) in kept_for(fleet, 12.0).items()} == {
+        "a": "premium",
+        "b": None,
+    }
 
 
 async def test_a_conversation_goes_on_where_it_began(open_house: Any) -> None:

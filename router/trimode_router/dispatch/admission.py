@@ -55,7 +55,7 @@ class AdmissionController:
         elif admission.outcome is Outcome.QUEUE:
             self.enqueue(exchange, now)
         elif admission.reason is AdmitReason.SPILLS:
-            exchange.wish = replace(exchange.wish, claim=SloState.LATE)
+            exchange.wish = replace(exchange.wish, slo_state=SloState.LATE)
         return admission.outcome is Outcome.ACCEPT
 
     def enqueue(self, exchange: Exchange, now: float, most_s: float = inf) -> None:
@@ -115,7 +115,7 @@ class AdmissionController:
             ahead=self._queue.ahead(tier.priority) if shared else None,
             oldest_wait_s=0.0 if oldest is None else now - oldest,
             in_flight=len(self._in_flight),
-            capacity=sum(view.rooms.get(tier.name, view.capacity) for view in usable),
+            capacity=sum(view.tier_capacity.get(tier.name, view.capacity) for view in usable),
             drain_rate_rps=self._ledger.drain_rate(len(self._in_flight)),
             ready_replicas=len(usable),
             spare=spare(exchange.wish, usable) if shared else 0,

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from trimode_policy.fair_queue import FIRST_IN_LINE, FairQueue, Ticket
 from trimode_policy.route import RequestView, SloState
-from trimode_policy.tier_fairness import StarvationGuard, claim
+from trimode_policy.tier_fairness import StarvationGuard, slo_state_of
 from trimode_router.fleet.fleet import Fleet
 from trimode_router.request.exchange import Exchange
 
@@ -99,7 +99,7 @@ class Queue:
     def _pump(self, now: float) -> None:
         self._serve_starved(now)
         self.room.offer(
-            late=lambda exchange: wish_of(exchange, now).claim is SloState.LATE,
+            late=lambda exchange: wish_of(exchange, now).slo_state is SloState.LATE,
             # `route` for each of a long queue would be asked in vain while every replica is full.
             place=lambda exchange: self._has_slot(now) and self._take(exchange, now),
         )
@@ -142,8 +142,8 @@ def wish_of(exchange: Exchange, now: float) -> RequestView:
     """What the request may ask for by now."""
     since = exchange.record.queued_at
     if exchange.begun:
-        return replace(exchange.wish, claim=SloState.RESUMED)
+        return replace(exchange.wish, slo_state=SloState.RESUMED)
     if since is None or now <= since:
         return exchange.wish
     ttft_s = exchange.tier.ttft_s
-    return replace(exchange.wish, claim=claim(now - since, ttft_s), left_s=ttft_s - (now - since))
+    return replace(exchange.wish, slo_state=slo_state_of(now - since, ttft_s), left_s=ttft_s - (now - since))

@@ -40,7 +40,7 @@ class Phase(IntEnum):
 @dataclass(slots=True)
 class Member:
     """A replica and its last report. `then`: what it becomes once drained. `paced_in`: its engine's state when its
-    rooms were last worked out: one that idles since has the same. `news`: reports so far that said something new."""
+    tier capacities were last worked out: one that idles since has the same. `news`: reports that said something new."""
 
     index: int
     engine: Engine

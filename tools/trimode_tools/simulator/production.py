@@ -16,7 +16,7 @@ from trimode_policy.tier_fairness import StarvationGuard, TierMix, reservations
 from trimode_tools.simulator.fleet import Fleet
 from trimode_tools.simulator.ports import Member, Phase, Placement
 from trimode_tools.simulator.rows import Request
-from trimode_tools.simulator.waiting import claim_of
+from trimode_tools.simulator.waiting import slo_state
 from trimode_tools.simulator.workload import Goal, Job
 
 LEAST_BEGINNING = 256
@@ -64,7 +64,7 @@ class ProductionDispatcher:
         if decision.outcome is Outcome.QUEUE:
             return Placement()
         if decision.reason is AdmitReason.SPILLS:
-            request = replace(request, claim=SloState.LATE)
+            request = replace(request, slo_state=SloState.LATE)
         return Placement(self._route(asked, request, views, fleet))
 
     def again(self, asked: Request, fleet: Fleet) -> int | None:
@@ -98,7 +98,7 @@ class ProductionDispatcher:
         if asked is self._due:
             return RequestView(goal.name, goal.priority, asked.cached)
         left = goal.ttft_s - (now - asked.job.at)
-        return RequestView(goal.name, goal.priority, asked.cached, claim=claim_of(asked, goal, now), left_s=left)
+        return RequestView(goal.name, goal.priority, asked.cached, slo_state=slo_state(asked, goal, now), left_s=left)
 
     def _queue(self, asked: Request, request: RequestView, views: list[ReplicaView], fleet: Fleet) -> QueueView:
         """The queue as one tier sees it: where replicas are shared out by pace, only its own stand ahead."""
@@ -110,7 +110,7 @@ class ProductionDispatcher:
             queued=len(fleet.queue),
             oldest_wait_s=0.0 if oldest is None else fleet.now - oldest,
             in_flight=running,
-            capacity=sum(view.rooms.get(request.tier, view.capacity) for view in ready),
+            capacity=sum(view.tier_capacity.get(request.tier, view.capacity) for view in ready),
             drain_rate_rps=running / fleet.service_s if fleet.service_s > 0 else 0.0,
             ready_replicas=len(ready),
             queued_below=fleet.queue.below(request.priority),
