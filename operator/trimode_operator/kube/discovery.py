@@ -29,8 +29,8 @@ SCHEMAS = "/openapi/v3"
 IMAGE_VOLUMES_SINCE = (1, 35)
 RAY = "apis/ray.io/v1"
 
-EVERY_S, SOON_S = 5.0, 1.0
-"""Seconds between two looks: usually, and at the start or in doubt."""
+EVERY_S, SOON_S = 15.0, 1.0
+"""Seconds between two looks: usually, and at the start or in doubt. Each look is up to seven requests."""
 STALE = ("NotFound", "Http404", FIELD_UNKNOWN)
 """Reasons of refusals by which an API shows that has gone (its server then answers 404 in plain text), or changed."""
 

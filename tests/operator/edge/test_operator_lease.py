@@ -10,7 +10,7 @@ import pytest
 from trimode_lab.doubles.kubernetes.cluster import MemoryCluster
 from trimode_operator.errors import ApiUnreachable
 from trimode_operator.kube.client import RESOURCE
-from trimode_operator.kube.lease import Claim, Election, Fenced, NotLeading, Terms, claim_of, may_take
+from trimode_operator.kube.lease import Claim, Election, Fenced, NotLeading, Terms, claim_of, may_take, next_try_s
 from trimode_operator.plan import ChildKind
 
 TERMS = Terms(duration=9.0, renew_deadline=6.0, retry=0.001)
@@ -36,6 +36,21 @@ def test_a_claim_ages_from_when_we_first_saw_it_whatever_its_clock_says() -> Non
     assert claim_of(lease, first, 15.0).seen_at == 10.0
     renewed = {"spec": {"holderIdentity": "other", "renewTime": "2001-01-01T00:00:02Z"}}
     assert claim_of(renewed, first, 15.0).seen_at == 15.0
+
+
+@pytest.mark.parametrize(
+    ("claim", "now", "expected"),
+    [
+        (None, 0.0, 2.0),
+        (Claim("", "t", 0.0), 8.5, 2.0),
+        (Claim("other", "t", 0.0), 1.0, 2.0),
+        (Claim("other", "t", 0.0), 8.5, 0.5),
+        (Claim("other", "t", 0.0), 9.0, 2.0),
+    ],
+    ids=["nothing-known", "free", "fresh", "about-to-expire", "expired-and-not-taken"],
+)
+def test_when_it_is_tried_again(claim: Claim | None, now: float, expected: float) -> None:
+    assert next_try_s(claim, Terms(), now) == expected
 
 
 class Clock:
@@ -118,6 +133,57 @@ async def test_a_leader_that_cannot_renew_stops_before_others_begin() -> None:
     assert leader.news == [True, False]
     cluster.refuse = lambda *_: None
     await leader.until(True)
+    await leader.stop()
+
+
+async def test_a_leader_renews_without_reading() -> None:
+    cluster, clock = MemoryCluster(), Clock()
+    leader = Candidate(cluster, clock, "one")
+    leader.start()
+    await leader.until(True)
+    cluster.refuse = lambda verb, *_: ApiUnreachable("no reads") if verb == "get" else None
+    for _ in range(3):
+        clock.now += TERMS.renew_deadline - 1.0
+        await written(cluster, "replace")
+    assert leader.election.leads
+    assert leader.news == [True]
+    await leader.stop()
+
+
+async def written(cluster: MemoryCluster, verb: str) -> None:
+    """Until the Lease was written this way twice: the first of them may have been begun before."""
+    before = len(cluster.writes)
+    async with asyncio.timeout(10):
+        while cluster.writes[before:].count((verb, "Lease", "lock")) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
+async def test_a_lease_that_others_have_edited_or_deleted_is_renewed_in_the_same_attempt() -> None:
+    cluster, clock = MemoryCluster(), Clock()
+    leader = Candidate(cluster, clock, "one")
+    leader.start()
+    await leader.until(True)
+    edited = cluster.named("Lease", "lock")
+    cluster.put({**edited, "metadata": {**edited["metadata"], "annotations": {"seen-by": "a person"}}})
+    await written(cluster, "replace")
+    assert cluster.named("Lease", "lock")["metadata"]["annotations"] == {"seen-by": "a person"}
+    del cluster.objects["Lease", "default", "lock"]
+    await written(cluster, "replace")
+    assert cluster.named("Lease", "lock")["spec"]["holderIdentity"] == "one"
+    assert leader.news == [True]
+    await leader.stop()
+
+
+async def test_a_lease_that_another_has_taken_is_lost_at_once() -> None:
+    """As after a machine that slept: the other waited, and this copy has not read anything since."""
+    cluster, clock = MemoryCluster(), Clock()
+    leader = Candidate(cluster, clock, "one")
+    leader.start()
+    await leader.until(True)
+    held = cluster.named("Lease", "lock")
+    cluster.put({**held, "spec": {**held["spec"], "holderIdentity": "two", "renewTime": "later"}})
+    await leader.until(False)
+    assert cluster.named("Lease", "lock")["spec"]["holderIdentity"] == "two"
     await leader.stop()
 
 
