@@ -1,4 +1,4 @@
-"""The words of choosing a point: what is asked, what is answered, and what is remembered in between.
+"""What choosing a point is asked with, what it answers, and what is remembered in between.
 
 Belongs here: frozen values only. The rule itself is in `choose`.
 """
@@ -79,14 +79,14 @@ class PointState:
 
     `point`: the chosen one (a probe does not change it). `since`: when it was chosen. `switches` and `probes`
     count since the start; `switches` leaves probes out. `at_batch` and `left`: the load of the last switch by
-    prediction, and where it came from. `lost_s`: seconds lost, of late, against the best other point, as of `asked_at`.
+    prediction, and where it came from. `lost_s`: seconds lost recently against the best other point, as of `asked_at`.
     `recent`: switches, each counting less with time, as of `since`.
     """
 
     point: OperatingPoint
     since: float
     probe: Probe | None = None
-    purse: ProbeBudget = field(default_factory=ProbeBudget)
+    budget: ProbeBudget = field(default_factory=ProbeBudget)
     switches: int = 0
     probes: int = 0
     at_batch: int = 0
@@ -97,12 +97,13 @@ class PointState:
 
     @classmethod
     def initial(cls, fallback: OperatingPoint, now: float) -> PointState:
-        """A fresh engine: runs `fallback`, free to switch at once, with a full purse for exploring."""
-        return cls(point=fallback, since=now - 1e6, purse=ProbeBudget(at=now))
+        """A fresh engine: runs `fallback`, free to switch at once, with a full budget for probes."""
+        return cls(point=fallback, since=now - 1e6, budget=ProbeBudget(at=now))
 
-    def counted(self, lost_s: float, now: float) -> PointState:
-        """The same with another account. Written out, because `replace` would cost a fifth of a decision."""
+    def with_loss(self, lost_s: float, now: float) -> PointState:
+        """The same with another `lost_s`, as of `now`."""
+        # Written out: `replace` would take a fifth of a decision's time, and this runs in each of them.
         return PointState(
-            self.point, self.since, self.probe, self.purse, self.switches, self.probes, self.at_batch, self.left,
+            self.point, self.since, self.probe, self.budget, self.switches, self.probes, self.at_batch, self.left,
             lost_s, now, self.recent,
         )  # fmt: skip

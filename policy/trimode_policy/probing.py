@@ -1,9 +1,9 @@
-"""When it is worth a few cycles to look at a point that is not running, and what that may cost.
+"""When it is worth a few cycles to probe a point that is not running, and what that may cost.
 
-Belongs here: the budget and the choice of what to look at. Whether to switch is decided in `choose`.
+Belongs here: the budget and the choice of what to probe. Whether to switch is decided in `choose`.
 
 A probe's price is its regret: the seconds by which its cycles are expected to be slower, token for token, than those
-of the running point. A rival that is about as good costs nothing to look at; a hopeless one is never looked at.
+of the running point. A rival that is about as good costs next to nothing to probe; a hopeless one is not probed.
 """
 
 from __future__ import annotations
@@ -16,46 +16,73 @@ from trimode_api.modes import OperatingPoint
 from trimode_policy.curves import Estimate
 
 OPTIMISM_SIGMAS = 1.5
-"""A point may win if it does so when its doubt is resolved in its favour by this many standard deviations."""
-HOPE_NEW = 2.0
-"""The same for a point that was never measured at this batch: its first look is short if it disappoints."""
+"""A point may win if it does so when it is better than predicted by this many standard deviations."""
+NEW_OPTIMISM_SIGMAS = 2.0
+"""The same for a point that was never measured at this batch: its first probe is short if it disappoints."""
 PROBE_CYCLES = 4
 """Measured cycles of a probe at least, unless it turns out hopeless; the first counts for less (see `speed`)."""
 HERE_CYCLES = 8
-"""Measured cycles of the running point at this batch before anything that is known better is compared with it."""
-PROBE_MOST = 32
-"""Cycles after which a probe ends, whatever it measured; it goes beyond `PROBE_CYCLES` only while the race is open."""
-SHARE = 0.01
+"""Measured cycles of the running point at this batch before a point with a smaller variance is compared with it."""
+MAX_PROBE_CYCLES = 32
+"""Cycles after which a probe ends, whatever it measured; it goes beyond `PROBE_CYCLES` only while it is open which
+point is faster."""
+BUDGET_SHARE = 0.01
 """Share of busy time that may be spent on regret."""
-FULL_S = 0.6
+MAX_BUDGET_S = 0.6
 """Seconds of regret that can be saved up: a minute's worth, and what a fresh engine starts with."""
+# A fresh engine spends it at once: it reaches 0.87 to 0.95 of the best in its first five seconds at batch 1
+# (tests/policy/test_closed_loop.py).
 REVISIT_S = 60.0
-"""Seconds without a mode after which it is looked at again, even if it seems hopeless: what was learned of it may
-be out of date, and nothing else would ever show that."""
+"""Seconds without a mode after which it is probed again, even if it seems hopeless: what was learned of it may be out
+of date, and nothing else would ever show that."""
 RIVAL, RIVAL_S = 0.35, 15.0
 """A point whose pace is within this (logarithm) of the running one's is compared side by side each so many seconds:
 a few unlucky cycles must not hide a rival for long."""
 GAP_S = 0.25
 """Seconds between two probes of points already measured at this batch."""
-BARREN_S = 5.0
-"""Seconds before another probe of whatever point after one that measured nothing."""
+INCONCLUSIVE_PAUSE_S = 5.0
+"""Seconds before another probe of any point after one that measured nothing."""
+# Where every cycle carries prompts no probe measures anything; without this pause they would follow one another.
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
     """A probe in progress: the point, its measured cycles at the start, and cycles asked for so far.
 
-    `patient`: it is not cut short, because what it goes by is old.
+    `revisit`: a first cycle that disappoints does not end it, because it checks what was measured long ago.
     """
 
     point: OperatingPoint
     seen_before: int
-    patient: bool = False
+    revisit: bool = False
     asked: int = 1
 
     def cycles(self, observed: int) -> int:
         """Cycles it took so far: measured ones, or as many as were asked for if prefill hid them."""
         return max(self.asked, observed - self.seen_before)
+
+    def goes_on(self, here: Estimate, target: Estimate, observed: int, available: float, margin: float) -> bool:
+        """Whether it takes another cycle, after `observed` measured ones of its point since the start.
+
+        Always up to `PROBE_CYCLES` measured, unless they leave no hope; then only while it is open which point is
+        faster, and the budget bears it.
+        """
+        cycles = observed - self.seen_before
+        better, stddev = advantage(here, target)
+        # A single cycle has to be clearer: the first after a change of point pays for cold caches.
+        optimism = OPTIMISM_SIGMAS if cycles > 1 else 2 * OPTIMISM_SIGMAS
+        hopeless = cycles >= (PROBE_CYCLES if self.revisit else 1) and better + optimism * stddev < 0
+        if hopeless or self.cycles(observed) >= MAX_PROBE_CYCLES:
+            return False
+        if cycles < PROBE_CYCLES:
+            return True
+        # Beyond that only while it is the probed point that needs to be known better, not the running one.
+        is_open = (
+            better + OPTIMISM_SIGMAS * stddev > margin
+            and better - OPTIMISM_SIGMAS * stddev < margin
+            and target.variance >= here.variance
+        )
+        return is_open and (self.cycles(observed) + 1) * regret_seconds(here, target) <= available
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,43 +90,46 @@ class ProbeBudget:
     """Seconds of regret that may be spent; `at`: when that was counted; `probed_at`: end of the last probe;
     `inconclusive`: it measured nothing."""
 
-    seconds: float = FULL_S
+    seconds: float = MAX_BUDGET_S
     at: float = 0.0
     probed_at: float = float("-inf")
     inconclusive: bool = False
 
     def available(self, now: float) -> float:
         """What may be spent now; a clock that jumps fills it at most once."""
-        return min(FULL_S, self.seconds + SHARE * max(0.0, now - self.at))
+        return min(MAX_BUDGET_S, self.seconds + BUDGET_SHARE * max(0.0, now - self.at))
 
     def pause(self, now: float) -> ProbeBudget:
         """No busy time since `at`: nothing is earned for it."""
         return replace(self, at=now)
 
     def pay(self, cost: float, now: float, inconclusive: bool) -> ProbeBudget:
-        """After a probe that cost this much; the purse may go below zero and is then filled again first."""
+        """After a probe that cost this much; the budget may go below zero and is then filled again first."""
         return ProbeBudget(self.available(now) - cost, now, now, inconclusive)
 
     def in_cooldown(self, now: float, new: bool) -> bool:
-        """Whether it is too soon for another probe; of a point that is `new` here only after a barren one."""
-        rest_s = BARREN_S if self.inconclusive else 0.0 if new else GAP_S
+        """Whether it is too soon for another probe; of a point that is `new` here only after an inconclusive one."""
+        rest_s = INCONCLUSIVE_PAUSE_S if self.inconclusive else 0.0 if new else GAP_S
         return 0 <= now - self.probed_at < rest_s
 
 
 def regret_seconds(here: Estimate, other: Estimate) -> float:
     """Seconds that one cycle of `other` is expected to lose against making the same tokens at `here`'s pace.
 
-    The expectation of the positive part under doubt, with a hyperbola for the normal distribution's tail: a rival
-    that looks as good but may be worse costs something, one that looks far better costs next to nothing.
+    The expectation of the loss's positive part: a rival that looks as good but may be worse costs something, one that
+    looks far better costs next to nothing.
     """
+    # A hyperbola in place of the normal distribution's tail: the same at both ends, and no erf for every point in
+    # every cycle. 0.8 is the mean distance of a normal variable from its mean, in standard deviations.
     loss = other.seconds - other.tokens * here.pace
     spread = 0.8 * other.seconds * stddev_between(here, other)
     return 0.5 * (loss + sqrt(loss * loss + spread * spread))
 
 
 def affordable(available: float, cost: float) -> bool:
-    """A full purse may be overdrawn, so that on a slow machine too every point finds its way back."""
-    return cost <= available or available >= FULL_S
+    """Whether a probe of this cost fits into what is available; a full budget may be overdrawn."""
+    # Without the overdraft a machine whose cycles take seconds could never afford one probe.
+    return cost <= available or available >= MAX_BUDGET_S
 
 
 def advantage(here: Estimate, other: Estimate) -> tuple[float, float]:
@@ -112,31 +142,8 @@ def stddev_between(one: Estimate, other: Estimate) -> float:
     return sqrt(one.variance + other.variance + abs(one.shared - other.shared))
 
 
-def goes_on(here: Estimate, target: Estimate, probe: Probe, observed: int, available: float, margin: float) -> bool:
-    """Whether a probe under way takes another cycle.
-
-    Always up to `PROBE_CYCLES` measured, unless they leave no hope (one alone has to be clearer); then only while
-    it is open who is faster, and the purse bears it.
-    """
-    cycles = observed - probe.seen_before
-    better, stddev = advantage(here, target)
-    hope = OPTIMISM_SIGMAS if cycles > 1 else 2 * OPTIMISM_SIGMAS
-    hopeless = cycles >= (PROBE_CYCLES if probe.patient else 1) and better + hope * stddev < 0
-    if hopeless or probe.cycles(observed) >= PROBE_MOST:
-        return False
-    if cycles < PROBE_CYCLES:
-        return True
-    # Beyond that only while it is the probed point that needs to be known better, not the running one.
-    is_open = (
-        better + OPTIMISM_SIGMAS * stddev > margin
-        and better - OPTIMISM_SIGMAS * stddev < margin
-        and target.variance >= here.variance
-    )
-    return is_open and (probe.cycles(observed) + 1) * regret_seconds(here, target) <= available
-
-
 def is_old(here: Estimate, other: Estimate) -> bool:
-    """Whether a probe of `other` is a check of old knowledge, which a first cycle that disappoints does not end."""
+    """Whether a probe of `other` checks what was measured long ago."""
     return _due(here, other) or REVISIT_S <= other.idle_s < float("inf")
 
 
@@ -145,12 +152,12 @@ def _due(here: Estimate, other: Estimate) -> bool:
 
 
 def candidate(
-    here: Estimate, known: Iterable[Estimate], margin: float, purse: ProbeBudget, now: float
+    here: Estimate, known: Iterable[Estimate], margin: float, budget: ProbeBudget, now: float
 ) -> Estimate | None:
-    """The point most worth a look, or None: the one with the best pace if its doubt went its way.
+    """The point most worth a probe, or None: the one with the best pace if it is as much better as it may well be.
 
     The running point must have been measured at this batch first, else there is nothing to compare with. A close
-    rival that was not run for `RIVAL_S` is looked at in any case. Where there is none and no point may win, the best
+    rival that was not run for `RIVAL_S` is probed in any case. Where there is none and no point may win, the best
     of the other modes has its turn once it is `REVISIT_S` out of use.
     """
     if here.seen < 2:
@@ -159,21 +166,21 @@ def candidate(
     best_better = margin
     other_mode: Estimate | None = None
     mode, young = here.point.mode, here.seen < HERE_CYCLES
-    in_cooldown, rests_new = purse.in_cooldown(now, new=False), purse.in_cooldown(now, new=True)
+    in_cooldown, new_in_cooldown = budget.in_cooldown(now, new=False), budget.in_cooldown(now, new=True)
     for other in known:
         if other is here:
             continue
         if other.point.mode is not mode and (other_mode is None or other.pace < other_mode.pace):
             other_mode = other
-        if (in_cooldown if other.seen else rests_new) or (young and here.variance > other.variance):
+        if (in_cooldown if other.seen else new_in_cooldown) or (young and here.variance > other.variance):
             continue
         better, stddev = advantage(here, other)
-        better += (OPTIMISM_SIGMAS if other.seen else HOPE_NEW) * stddev
+        better += (OPTIMISM_SIGMAS if other.seen else NEW_OPTIMISM_SIGMAS) * stddev
         if (better > best_better or (best is None and _due(here, other))) and affordable(
-            purse.available(now), PROBE_CYCLES * regret_seconds(here, other)
+            budget.available(now), PROBE_CYCLES * regret_seconds(here, other)
         ):
             best, best_better = other, max(better, margin)
     if best is None and other_mode is not None and other_mode.idle_s >= REVISIT_S and not in_cooldown:
-        affords = affordable(purse.available(now), PROBE_CYCLES * regret_seconds(here, other_mode))
+        affords = affordable(budget.available(now), PROBE_CYCLES * regret_seconds(here, other_mode))
         best = other_mode if affords else None
     return best

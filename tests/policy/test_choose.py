@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from trimode_api.modes import AR, Mode, OperatingPoint, diffusion, speculation
 from trimode_policy.choose import (
-    FREE,
+    FREE_SWITCHES,
     PRICE_S,
-    URGENT,
+    URGENT_SHARE,
     Batch,
     PointDecision,
     PointState,
@@ -21,7 +21,7 @@ from trimode_policy.choose import (
     choose_point,
 )
 from trimode_policy.curves import Curves, Observation
-from trimode_policy.probing import FULL_S, PROBE_MOST, ProbeBudget
+from trimode_policy.probing import MAX_BUDGET_S, MAX_PROBE_CYCLES, ProbeBudget
 from trimode_policy.roofline import Roofline
 
 S8, S16, S32, D32 = speculation(8), speculation(16), speculation(32), diffusion(32, 0.9)
@@ -40,7 +40,7 @@ def taught(prior: Roofline, seconds: dict[OperatingPoint, float], batch: int = 8
 
 
 def settled(point: OperatingPoint, since: float = -100.0) -> PointState:
-    return replace(PointState.initial(point, 0.0), since=since, purse=ProbeBudget(at=0.0, probed_at=0.0))
+    return replace(PointState.initial(point, 0.0), since=since, budget=ProbeBudget(at=0.0, probed_at=0.0))
 
 
 def ask(
@@ -103,12 +103,12 @@ def held_until(curves: Curves, state: PointState, needed_s: float = math.inf) ->
 
 def test_after_many_switches_the_next_one_must_have_cost_something_first(tiny_prior: Roofline) -> None:
     curves = taught(tiny_prior, {AR: 0.003, S8: 0.010})  # a third of AR's time is lost
-    calm, restless = settled(AR), replace(settled(AR, since=-1.0), recent=FREE + 2.0)
+    calm, restless = settled(AR), replace(settled(AR, since=-1.0), recent=FREE_SWITCHES + 2.0)
     assert held_until(curves, calm) == 0.0
     price = PRICE_S * 2.0**2
     assert held_until(curves, restless) == pytest.approx(3 * price, rel=0.2)
     # Where someone in the batch misses the objective, a tenth of that is enough.
-    assert held_until(curves, restless, needed_s=0.0025) == pytest.approx(3 * URGENT * price, abs=0.15)
+    assert held_until(curves, restless, needed_s=0.0025) == pytest.approx(3 * URGENT_SHARE * price, abs=0.15)
     assert held_until(curves, replace(restless, since=-5000.0)) == 0.0  # long ago
 
 
@@ -238,18 +238,18 @@ def test_a_hopeless_probe_ends_early_and_is_paid_for(tiny_prior: Roofline) -> No
         now += cycle
         curves.observe(Observation(decision.point, 8, 100.0, 0, cycle, 40), now)
     assert 1 <= asked <= 3
-    assert state.purse.seconds < FULL_S - 0.3
+    assert state.budget.seconds < MAX_BUDGET_S - 0.3
     assert (state.point, state.switches) == (S8, 0)
 
 
 def test_a_probe_that_measures_nothing_ends(tiny_prior: Roofline) -> None:
     curves = taught(tiny_prior, {AR: 0.003, S8: 0.010})
     state, reasons = settled(S8), []
-    for i in range(3 * PROBE_MOST):
+    for i in range(3 * MAX_PROBE_CYCLES):
         decision, state = ask(curves, state, now=200.0 + i / 1000, points=POINTS)
         reasons.append(decision.reason)
     assert reasons[0] is Reason.PROBE
-    assert reasons.count(Reason.PROBE) == PROBE_MOST
+    assert reasons.count(Reason.PROBE) == MAX_PROBE_CYCLES
     assert ask(curves, state, now=206.0, points=POINTS)[0].reason is Reason.PROBE
 
 
@@ -275,7 +275,7 @@ def test_a_clock_that_jumps_back_or_far_ahead_does_no_harm(tiny_prior: Roofline)
         decision, state = ask(curves, state, now=now)
         assert decision.point in (AR, S8)
         curves.observe(Observation(decision.point, 8, 100.0, 0, 0.010, 40), now)
-    assert state.purse.seconds <= FULL_S
+    assert state.budget.seconds <= MAX_BUDGET_S
 
 
 # Properties.
@@ -335,16 +335,16 @@ def test_switches_are_bounded_by_time_over_dwell(load: list[tuple[int, float, in
 
 @COSTLY
 @given(st.lists(st.tuples(st.floats(-1e9, 1e9), st.integers(0, 300), seconds), min_size=1, max_size=60), st.booleans())
-def test_whatever_the_clock_does_a_point_is_chosen_and_the_purse_stays_bounded(
+def test_whatever_the_clock_does_a_point_is_chosen_and_the_budget_stays_bounded(
     load: list[tuple[float, int, float]], mad_machine: bool
 ) -> None:
     """What is best is promised to be found soon only where the machine was itself: one that was ten times slower for a
-    moment is believed for as long as the purse needs to fill."""
+    moment is believed for as long as the budget needs to fill."""
     curves, state = Curves(POINTS, Roofline(1e10, 8e10, 2e-3, 7e6, 3.5e6, 2048)), PointState.initial(AR, 0.0)
     for now, batch, cycle in load:
         decision, state = choose_point(Batch(batch, 100.0), POINTS, curves, state, SWITCHING, now)
         assert decision.point in POINTS
-        assert state.purse.seconds <= FULL_S
+        assert state.budget.seconds <= MAX_BUDGET_S
         took = cycle if mad_machine else 0.1 if decision.point == AR else 0.5
         curves.observe(Observation(decision.point, batch, 100.0, 0, took, batch), now + took)
     after = load[-1][0]
