@@ -51,6 +51,7 @@ class ReplicaState(WireModel):
     prompt_tokens_shared: int = 0
     stored_pages: int = 0
     store_pages: int = 0
+    shortages: int = 0
     tokens_per_second: float
     policy_version: int
     paces: tuple[tuple[int, float], ...] = Field(

@@ -121,6 +121,7 @@ class ReplicaReport(WireModel):
     prompt_tokens_shared: int = Field(default=0, ge=0, description="copied instead, since start")
     stored_pages: int = Field(default=0, ge=0, description="pages of prompts and answers kept to be shared")
     store_pages: int = Field(default=0, ge=0, description="pages that may be kept")
+    shortages: int = Field(default=0, ge=0, description="times that the device's memory ran out, since start")
     tokens_per_second: float = Field(ge=0, description="emitted by the replica over the last seconds")
     paces: tuple[tuple[int, float], ...] = Field(
         default=(),

@@ -20,6 +20,7 @@ from scipy.stats import chisquare
 from tokenizers import Tokenizer
 
 import trimode_workers
+from trimode_workers.engine import constrained_commit
 from trimode_workers.engine.engine import Engine, EngineSettings
 from trimode_workers.engine.messages import Configure, Finish, Grammar, Sampling, Submit
 from trimode_workers.errors import GrammarError, RequestRefused
@@ -358,6 +359,33 @@ def test_any_schema_is_followed(tiny: Tiny, tools: Any, schema: Any, point: str,
         event, text = outcome.last[submit.request_id], tiny.text(outcome.tokens[submit.request_id])
         assert event.finish is Finish.STOP, (event, text)
         jsonschema.validate(json.loads(text), schema)
+
+
+@pytest.mark.parametrize("point", ["AR", "S8", "Q4"])
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_memory_that_runs_out_while_tokens_are_drawn_again_changes_no_answer(
+    point: str, temperature: float, tiny: Tiny, tools: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By then the grammars have taken the tokens that were allowed; the cycle is run again all the same."""
+    asked = requests(tiny, sampling=Sampling(temperature, 0.9, 5))
+    expected = run(tiny.engine([point]), asked, tools)
+    again = constrained_commit._again
+
+    def tight(logits: torch.Tensor, *args: Any) -> list[int]:
+        if logits.shape[0] > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory (not really)")
+        return again(logits, *args)
+
+    monkeypatch.setattr(constrained_commit, "_again", tight)
+    engine = tiny.engine([point])
+    outcome = run(engine, asked, tools)
+    assert engine.stats().shortages_total > 5
+    assert {e.finish for e in outcome.last.values()} == {e.finish for e in expected.last.values()}
+    for name, tokens in outcome.tokens.items():
+        if name.startswith("bound") and outcome.last[name].finish is Finish.STOP:
+            jsonschema.validate(json.loads(tiny.text(tokens)), PERSON)
+        if temperature == 0.0 or point != "Q4":  # a quadratic draft that is lost costs a cycle, and moves the draws
+            assert tokens == expected.tokens[name], name
 
 
 def test_a_schema_that_only_the_model_cannot_spell_ends_in_an_error(tiny: Tiny, tools: Any) -> None:

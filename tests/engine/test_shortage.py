@@ -50,7 +50,7 @@ def test_what_does_not_fit_at_once_is_run_in_parts(
     for request in asked:
         engine.submit(request)
     outcome = tools.drain(engine)
-    assert engine._shortage.count > 0
+    assert engine.stats().shortages_total > 0
     assert {event.finish for event in outcome.last.values()} == {Finish.LENGTH}
     greedy = [r for r in asked if r.sampling.greedy or point == "AR"]
     for request in greedy:

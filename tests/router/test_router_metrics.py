@@ -36,6 +36,7 @@ NAMES = {
     "trimode_replica_preemptions": ("counter", ("pool", "replica")),
     "trimode_replica_prompt_tokens": ("counter", ("pool", "replica", "source")),
     "trimode_replica_stored_pages": ("gauge", ("pool", "replica")),
+    "trimode_replica_shortages": ("counter", ("pool", "replica")),
     "trimode_replica_point_info": ("gauge", ("point", "pool", "replica")),
     "trimode_replica_cycle_seconds": ("gauge", ("point", "pool", "replica")),
     "trimode_replica_tokens_per_cycle": ("gauge", ("point", "pool", "replica")),

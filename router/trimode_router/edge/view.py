@@ -132,6 +132,7 @@ class Viewer:
             prompt_tokens_shared=report.prompt_tokens_shared,
             stored_pages=report.stored_pages,
             store_pages=report.store_pages,
+            shortages=report.shortages,
             tokens_per_second=report.tokens_per_second,
             policy_version=report.policy_version,
             paces=report.paces,

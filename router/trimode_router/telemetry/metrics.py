@@ -151,6 +151,9 @@ def _replicas(view: FleetView) -> Iterable[Metric]:
     stored = GaugeMetricFamily(
         "trimode_replica_stored_pages", "Pages of prompts and answers kept to be shared.", labels=labels
     )
+    shortages = CounterMetricFamily(
+        "trimode_replica_shortages", "Times that the device's memory ran out.", labels=labels
+    )
     for replica in view.replicas:
         names = [replica.pool, replica.replica_id]
         usable = replica.ready and not replica.draining and replica.freshness is not Freshness.DEAD
@@ -166,7 +169,8 @@ def _replicas(view: FleetView) -> Iterable[Metric]:
         prompt.add_metric([*names, "computed"], replica.prompt_tokens_computed)
         prompt.add_metric([*names, "shared"], replica.prompt_tokens_shared)
         stored.add_metric(names, replica.stored_pages)
-    return (ready, running, waiting, in_flight, speed, age, cached, switches, preemptions, prompt, stored)
+        shortages.add_metric(names, replica.shortages)
+    return (ready, running, waiting, in_flight, speed, age, cached, switches, preemptions, prompt, stored, shortages)
 
 
 def _points(view: FleetView) -> Iterable[Metric]:

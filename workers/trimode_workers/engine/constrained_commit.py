@@ -24,43 +24,44 @@ from trimode_workers.engine.law import invert
 from trimode_workers.engine.messages import Finish
 from trimode_workers.engine.sampling import Purpose, Sampled
 from trimode_workers.engine.sequence import Sequence
+from trimode_workers.grammar.matcher import Matcher
 
 
 def constrained(rows: list[list[int]], logits: Tensor, sequences: Seq[Sequence]) -> list[list[int]]:
-    """Of `rows`, tokens chosen for each sequence, what grammars allow, and one token more where they allow less.
+    """`rows` with each sequence's tokens cut at the first one that its grammar refuses, and another token drawn there.
 
-    Token j of row i was chosen from `logits[i, j]`. Moves the grammars on; changes `rows`. Where a grammar is complete,
-    its end follows.
+    Token j of row i was chosen from `logits[i, j]`. Advances the grammars; changes `rows`. A grammar that is complete
+    adds its end. Where there is no memory to draw again (torch.OutOfMemoryError) the grammars are as before, because
+    the cycle is then run again in parts (`shortage`).
     """
-    bound = [i for i, sequence in enumerate(sequences) if sequence.grammar is not None]
-    if not bound:
-        return rows
-    refused: list[tuple[int, int]] = []
+    bound = [(i, s.grammar) for i, s in enumerate(sequences) if s.grammar is not None]
+    refused: list[tuple[int, int, Matcher]] = []
     masks: list[NDArray[np.bool_]] = []
-    for i in bound:
-        grammar = sequences[i].grammar
-        assert grammar is not None
+    for i, grammar in bound:
         taken = grammar.accept(rows[i])
         if taken < len(rows[i]) and not (grammar.complete or grammar.failure):
             mask = grammar.allowed(logits.shape[-1])
             if mask.any():
-                refused.append((i, taken))
+                refused.append((i, taken, grammar))
                 masks.append(mask)
             else:
                 grammar.stuck()
         rows[i] = rows[i][:taken]
     if refused:
-        chosen = _again(logits, refused, torch.from_numpy(np.stack(masks)), [sequences[i] for i, _ in refused])
-        for (i, _), token in zip(refused, chosen, strict=True):
-            grammar = sequences[i].grammar
-            assert grammar is not None
+        at = [(i, taken) for i, taken, _ in refused]
+        try:
+            chosen = _again(logits, at, torch.from_numpy(np.stack(masks)), [sequences[i] for i, _ in at])
+        except torch.OutOfMemoryError:
+            for i, grammar in bound:
+                grammar.undo(len(rows[i]))
+            raise
+        for (i, _, grammar), token in zip(refused, chosen, strict=True):
             if grammar.accept([token]):
                 rows[i].append(token)
             else:
                 grammar.stuck()
-    for i in bound:
-        grammar = sequences[i].grammar
-        if grammar is not None and grammar.complete:
+    for i, grammar in bound:
+        if grammar.complete:
             rows[i].append(grammar.end)
     return rows
 

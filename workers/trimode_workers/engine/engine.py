@@ -206,6 +206,7 @@ class Engine:
             prompt_total=dict(counters.prompt),
             stored_pages=self._store.index.used,
             store_pages=self._store.index.count,
+            shortages_total=self._shortage.count,
             utilization=helm.utilization([*self._running, *self._waiting], self.settings.max_running_requests, now),
         )
 

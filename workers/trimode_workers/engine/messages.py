@@ -137,7 +137,7 @@ class Stats(msgspec.Struct, frozen=True):
     decided point. `paces` (requests decoding, seconds per token of one) and what prompts cost tell the router how much
     load leaves everyone in time; `utilization` is the share of that which is in use, None where nobody knows.
     `prompt_total`: tokens brought into rows before decoding, `computed` and `shared`; `stored_pages` of `store_pages`
-    of the page store hold something.
+    of the page store hold something. `shortages_total`: how often the device's memory ran out, since start.
     """
 
     running: int
@@ -166,6 +166,7 @@ class Stats(msgspec.Struct, frozen=True):
     prompt_total: dict[str, int] = {}
     stored_pages: int = 0
     store_pages: int = 0
+    shortages_total: int = 0
     utilization: float | None = None
 
 

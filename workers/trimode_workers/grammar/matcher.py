@@ -28,6 +28,11 @@ class Matcher:
         self._note()
         return taken
 
+    def undo(self, count: int) -> None:
+        """Forget the last `count` tokens that were accepted, and what failed since then."""
+        self._matcher.rollback(count)
+        self.failure = ""
+
     def allowed(self, size: int) -> NDArray[np.bool_]:
         """What may come next, `[size]`, as the library offers it: of several spellings of a text that is certain,
         only the tokenizer's own, while `accept` takes them all."""

@@ -84,6 +84,7 @@ def build_report(who: Self, now: Moment, engine: Started, stats: Stats) -> Repli
         prompt_tokens_shared=stats.prompt_total.get("shared", 0),
         stored_pages=stats.stored_pages,
         store_pages=stats.store_pages,
+        shortages=stats.shortages_total,
         paces=tuple(stats.paces),
         prompt_seconds_per_token=stats.prompt_s_per_token,
         prompt_tokens_per_second=stats.prompt_tokens_per_s,
