@@ -1,25 +1,25 @@
-"""A visit: observe, plan, apply, tell.
+"""One reconciliation: plan, apply, observe, judge, publish.
 
-Belongs here: the order of a visit's steps and what is remembered of a resource between visits. Deciding is the plan's,
-`status`' and `ending`'s; reading and writing is `observe`'s, `apply`'s and `routers`'.
+The order of the steps and what is remembered of a resource between them. Deciding is in `plan`, `status` and
+`apply.deletion`; reading and writing is in `observe` and `apply`.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass
 
 from trimode_api.errors import InvalidInput
 from trimode_api.resource import NemotronDeployment
 from trimode_operator.apply import deletion
 from trimode_operator.apply.apply import Applier
-from trimode_operator.apply.policy_push import push
+from trimode_operator.apply.router_orders import order_drain, push_policy
 from trimode_operator.apply.status_writer import Writer, status_in
 from trimode_operator.errors import KubeRayTooOld, NotMade
 from trimode_operator.kube.cache import Key
 from trimode_operator.kube.client import Object
 from trimode_operator.kube.discovery import require
 from trimode_operator.observe.fleets import Fleets
-from trimode_operator.observe.observations import Failure, Observations, Ray, minimum_of, overdue, ray_of, rollout_of
+from trimode_operator.observe.observations import Failure, Observations, minimum_of, overdue, ray_of, rollout_of
 from trimode_operator.observe.observer import Observer, fresh_token
 from trimode_operator.observe.ray_clusters import NO_CLUSTERS, RayClusters, RunningClusters, unpromoted
 from trimode_operator.plan import Names, Observed, Owner, Plan, make_plan
@@ -27,221 +27,209 @@ from trimode_operator.plan.make import RAY_SERVICE, prunable
 from trimode_operator.plan.names import matching, selector_text
 from trimode_operator.plan.queue import queue_metadata
 from trimode_operator.process.dependencies import Dependencies, ResourceState
-from trimode_operator.status.conditions import BY_PODS, ready
-from trimode_operator.status.objectives import attainment, kept, sample_of
+from trimode_operator.status.objectives import attainment
+from trimode_operator.status.readiness import readiness_of
 from trimode_operator.status.rebalancing import rebalanced, targets_of
-from trimode_operator.status.status import next_look_s
-from trimode_policy.sharing_inputs import sampled, sharing_pools
+from trimode_operator.status.status import requeue_after_s
 
 RELIST_S = 300.0
 """How often a resource's children are listed afresh, whatever the watches said."""
-SILENT_S = 60.0
-"""KubeRay looks every two seconds; a status that is older than the spec for longer than this has a cause."""
+DELETION_REQUEUE_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a spec. `plan` was applied, unless there are `problems` with the spec or a `failure`; `deleting`
+    says how far a deletion is."""
+
+    deployment: NemotronDeployment | None
+    problems: tuple[str, ...] = ()
+    plan: Plan | None = None
+    failure: NotMade | KubeRayTooOld | None = None
+    clusters: RunningClusters = NO_CLUSTERS
+    deleting: str = ""
 
 
 class Reconciler:
-    """Visits resources. `reconcile` is what the work queue calls."""
+    """Reconciles resources. `reconcile` is what the work queue calls."""
 
-    def __init__(self, parts: Dependencies) -> None:
-        self._parts = parts
-        self._cache = parts.cache
-        self._observer = Observer(parts.cluster, parts.cache, parts.routers)
-        self._applier = Applier(parts.cluster, parts.cache, parts.metrics)
-        self._writer = Writer(parts.cluster, parts.cache, parts.metrics, parts.now)
-        self._ray_clusters = RayClusters(parts.cluster, parts.cache, parts.metrics)
-        self._memories: dict[Key, ResourceState] = {}
+    def __init__(self, deps: Dependencies) -> None:
+        self._deps = deps
+        self._cache = deps.cache
+        self._observer = Observer(deps.cluster, deps.cache, deps.routers)
+        self._applier = Applier(deps.cluster, deps.cache, deps.metrics)
+        self._writer = Writer(deps.cluster, deps.cache, deps.metrics, deps.now)
+        self._ray_clusters = RayClusters(deps.cluster, deps.cache, deps.metrics)
+        self._states: dict[Key, ResourceState] = {}
         self._relist_s = RELIST_S
 
     def list_always(self) -> None:
-        """List children at every visit: some kind of them is not watched."""
+        """List children at every reconciliation: some kind of them is not watched."""
         self._relist_s = 0.0
 
-    def list_anew(self) -> None:
-        """List children at the next visit: a kind has come or gone, and ends of its objects may not have been told."""
-        for memory in self._memories.values():
-            memory.listed_at = None
+    def relist(self) -> None:
+        """List children at the next reconciliation: a kind has come or gone, and no watch may have reported the end of
+        its objects."""
+        for state in self._states.values():
+            state.listed_at = None
 
-    def start_over(self) -> None:
+    def reset(self) -> None:
         """Trust nothing remembered: another copy may have led meanwhile."""
-        self._memories.clear()
+        self._states.clear()
 
     async def reconcile(self, key: Key) -> float | None:
-        """Make one resource so; seconds until the next look. Raises ApiFailure, ApiUnreachable, NotMade."""
+        """Make the cluster agree with one resource; seconds until the next time, None for never.
+
+        Raises ApiFailure, ApiUnreachable, NotMade.
+        """
         body = self._cache.resource(key)
         if body is None:
-            self._forget(key)
+            self._states.pop(key, None)
+            self._applier.forget(key)
+            self._cache.forget(key)
             return None
-        memory = self._memories.setdefault(key, ResourceState())
-        kinds = prunable(self._parts.capabilities())
-        if memory.listed_at is None and not body.get("status"):
-            memory.listed_at = self._parts.monotonic()  # nothing was made of it yet that the watches could have missed
-        if memory.listed_at is None or self._parts.monotonic() - memory.listed_at > self._relist_s:
-            await self._observer.list_children(key, kinds)
-            memory.listed_at, memory.made = self._parts.monotonic(), None
+        state = self._states.setdefault(key, ResourceState())
+        clock = self._deps.monotonic()
+        if state.listed_at is None and not body.get("status"):
+            state.listed_at = clock  # nothing was made of it yet that the watches could have missed
+        if state.listed_at is None or clock - state.listed_at > self._relist_s:
+            await self._observer.list_children(key, prunable(self._deps.capabilities()))
+            state.listed_at, state.applied = self._deps.monotonic(), None
         if body["metadata"].get("deletionTimestamp") is not None:
-            return await self._end(key, body)
+            return await self._delete(key, body, state)
         if deletion.FINALIZER not in (body["metadata"].get("finalizers") or []):
             body = await self._writer.set_finalizer(key, body, present=True)
-        return await self._keep(key, body, memory)
+        return await self._update(key, body, state)
 
-    async def _keep(self, key: Key, body: Object, memory: ResourceState) -> float:
-        """A resource that stays."""
+    async def _update(self, key: Key, body: Object, state: ResourceState) -> float:
+        """A resource that is not being deleted."""
         names = self._names(key)
-        deployment, problems = _parsed(body)
-        token = memory.token = memory.token or await self._observer.token(key, names) or fresh_token()
-        failure: NotMade | KubeRayTooOld | None = None
-        plan: Plan | None = None
-        running = NO_CLUSTERS
-        if deployment is not None:
-            try:
-                plan = await self._make(key, body, deployment, token, memory)
-                running = await self._ray_clusters.fit(key, self._ray_service(key))
-                memory.groups = running.groups
-            except InvalidInput as invalid:
-                problems = tuple(map(str, invalid.problems))
-            except (NotMade, KubeRayTooOld) as error:
-                failure, plan = error, memory.plan
-        routers = await self._observer.routers(key, names)
-        fleets = await self._observer.fleets(routers, token)
-        if plan is not None and failure is None and await push(self._parts, fleets, token, plan.policy):
-            fleets = await self._observer.fleets(routers, token)
-        seen = self._seen(key, body, deployment, plan, fleets, problems)
-        seen = replace(seen, ray=self._ray(key, running, memory))
-        if deployment is not None:
-            seen = self._judged(key, seen, deployment, memory)
-            seen = replace(seen, secrets=await self._observer.secrets(key, deployment.spec.router, fleets))
-        if failure is not None:
-            seen = replace(seen, failure=Failure(failure.reason, str(failure)))
-        if ready(seen).reason in BY_PODS:
-            seen = replace(seen, pods=await self._observer.pods(key))
-        status = await self._writer.tell(key, seen)
-        if isinstance(failure, NotMade):
-            raise failure
-        return next_look_s(status, self._parts.now())
+        token = state.token = state.token or await self._observer.token(key, names) or fresh_token()
+        outcome = await self._apply(key, body, token, state)
+        fleets = await self._observer.fleets(await self._observer.routers(key, names), token)
+        if outcome.plan is not None and outcome.failure is None:
+            fleets = await push_policy(self._deps, fleets, token, outcome.plan.policy)
+        seen = await self._observe(key, body, outcome, fleets, state)
+        readiness = readiness_of(seen)
+        if readiness.needs_pods:
+            readiness = readiness.explained_by(await self._observer.pods(key))
+        status = await self._writer.publish(key, seen, readiness)
+        if isinstance(outcome.failure, NotMade):
+            raise outcome.failure  # the status says it already; the work queue backs off
+        return requeue_after_s(status, readiness, self._deps.now())
 
-    async def _make(
-        self, key: Key, body: Object, deployment: NemotronDeployment, token: str, memory: ResourceState
+    async def _apply(self, key: Key, body: Object, token: str, state: ResourceState) -> Outcome:
+        """Plan and apply, and write what KubeRay leaves undone. What goes wrong is told by the status."""
+        deployment, problems = _parsed(body)
+        if deployment is None:
+            return Outcome(None, problems)
+        try:
+            plan = await self._apply_plan(key, body, deployment, token, state)
+            clusters = await self._ray_clusters.fit(key, self._ray_service(key))
+        except InvalidInput as invalid:
+            return Outcome(deployment, tuple(map(str, invalid.problems)))
+        except (NotMade, KubeRayTooOld) as error:
+            return Outcome(deployment, plan=state.plan, failure=error)
+        state.groups = clusters.groups
+        return Outcome(deployment, plan=plan, clusters=clusters)
+
+    async def _apply_plan(
+        self, key: Key, body: Object, deployment: NemotronDeployment, token: str, state: ResourceState
     ) -> Plan:
-        """Plan and apply; nothing where all that a plan depends on is as it was after the last one."""
-        capabilities = self._parts.capabilities()
-        require(capabilities, self._parts.settings)
+        """The plan in force; nothing is compared or written where all that it depends on is as it was."""
+        capabilities = self._deps.capabilities()
+        require(capabilities, self._deps.settings)
         owner = Owner(key.name, key.namespace, body["metadata"]["uid"], body["metadata"]["generation"])
-        # What the status says is done: it was written first, see `rebalancing`.
+        # What the status says is applied: it was written first, see `rebalancing`.
         before, service = status_in(body), self._ray_service(key)
         targets = targets_of(deployment.spec, before)
-        waits = unpromoted(before, service, self._parts.now())
-        queue = queue_metadata(deployment.metadata)  # no part of the generation
-        basis = (owner, capabilities, token, targets, waits, memory.groups, queue)
-        if memory.plan is not None and memory.made == (basis, self._versions(key)):
-            return memory.plan
-        observed = Observed(token, service, targets, memory.groups, waits)
-        plan = make_plan(deployment, owner, self._parts.settings, capabilities, observed)
+        waits = unpromoted(before, service, self._deps.now())
+        queue = queue_metadata(deployment.metadata)  # labels: no part of the generation
+        basis = (owner, capabilities, token, targets, waits, state.groups, queue)
+        if state.plan is not None and state.applied == (basis, self._versions(key)):
+            return state.plan
+        observed = Observed(token, service, targets, state.groups, waits)
+        plan = make_plan(deployment, owner, self._deps.settings, capabilities, observed)
         await self._applier.make(plan, owner)
-        memory.plan, memory.made = plan, (basis, self._versions(key))
+        state.plan, state.applied = plan, (basis, self._versions(key))
         return plan
 
-    async def _end(self, key: Key, body: Object) -> float | None:
-        """A resource that goes."""
+    async def _observe(
+        self, key: Key, body: Object, outcome: Outcome, fleets: Fleets, state: ResourceState
+    ) -> Observations:
+        """Everything that the status is made from. The children are read after they were applied."""
+        names, before = self._names(key), status_in(body)
+        deployment, plan, failure = outcome.deployment, outcome.plan, outcome.failure
+        spec = deployment.spec if deployment is not None else None
+        service, clock = self._ray_service(key), self._deps.monotonic()
+        owed = service["metadata"].get("generation") if service is not None and overdue(service) else None
+        active, pending = outcome.clusters.active, outcome.clusters.pending
+        tiers: dict[str, int] = {}
+        rebalancing = before.rebalancing if before is not None else None
+        if deployment is not None and not outcome.deleting:
+            state.sample(deployment.spec, fleets, clock)
+            tiers = {tier.name: tier.percentile for tier in deployment.spec.tiers}
+            rebalancing = rebalanced(deployment, before, fleets, state.loads, self._deps.now())
+        named = spec.router if spec is not None and not outcome.deleting else None
+        return Observations(
+            generation=body["metadata"]["generation"],
+            suspend=spec is not None and spec.suspend,
+            kuberay=self._deps.capabilities().kuberay,
+            routers=rollout_of(self._cache.children(key).get(("Deployment", names.router))),
+            ray=ray_of(service, active, pending, silent=state.silent(owed, clock)),
+            fleets=fleets,
+            minimum=minimum_of(deployment, service),
+            policy_version=plan.policy.version if plan is not None else None,
+            url=names.url(tls=spec.router.tls is not None) if spec is not None else None,
+            problems=outcome.problems,
+            failure=Failure(failure.reason, str(failure)) if failure is not None else None,
+            deleting=outcome.deleting,
+            notes=plan.notes if plan is not None else (),
+            secrets=await self._observer.secrets(key, named, fleets) if named is not None else (),
+            attainment=attainment(state.samples, tuple(tiers)),
+            objectives=tiers,
+            rebalancing=rebalancing,
+            scaled=spec.replicas if spec is not None else None,
+            selector=selector_text(matching(key.name, "worker")),
+        )
+
+    async def _delete(self, key: Key, body: Object, state: ResourceState) -> float | None:
+        """A resource that is being deleted: one step of `deletion`."""
         if deletion.FINALIZER not in (body["metadata"].get("finalizers") or []):
-            return None  # others hold it still
+            return None  # finalizers of others hold it still
         names = self._names(key)
         token = await self._observer.token(key, names)
         fleets = await self._observer.fleets(await self._observer.routers(key, names), token)
         workers = self._ray_service(key)
         deadline = deletion.deadline_of(body)
-        step = deletion.next_step(fleets, workers, self._parts.now(), deadline)
+        step = deletion.next_step(fleets, workers, self._deps.now(), deadline)
         if step is deletion.Step.RELEASE:
             await self._writer.set_finalizer(key, body, present=False)
             return None
-        deployment, _ = _parsed(body)
-        seen = self._seen(key, body, deployment, None, fleets, ())
-        await self._writer.tell(key, replace(seen, deleting=deletion.words(step, deadline)))
+        outcome = Outcome(_parsed(body)[0], deleting=deletion.message_of(step, deadline))
+        seen = await self._observe(key, body, outcome, fleets, state)
+        await self._writer.publish(key, seen, readiness_of(seen))
         if step is deletion.Step.DRAIN and token is not None:
-            await deletion.order_drain(self._parts.routers, fleets, token)
+            await order_drain(self._deps.routers, fleets, token)
         elif step is deletion.Step.END_WORKERS and workers is not None:
             await self._applier.remove(RAY_SERVICE, workers)
-            self._refresh(await self._parts.cluster.get(RAY_SERVICE, key.namespace, names.ray_service), workers)
-        return 0.5
-
-    def _refresh(self, found: Object | None, known: Object) -> None:
-        """What a read says of an object that was just deleted."""
-        if found is None:
-            self._cache.drop(known)
-        else:
-            self._cache.put(found)
-
-    def _seen(
-        self,
-        key: Key,
-        body: Object,
-        deployment: NemotronDeployment | None,
-        plan: Plan | None,
-        fleets: Fleets,
-        problems: tuple[str, ...],
-    ) -> Observations:
-        names, children = self._names(key), self._cache.children(key)
-        ray_service = self._ray_service(key)
-        before = status_in(body)
-        return Observations(
-            generation=body["metadata"]["generation"],
-            suspend=deployment is not None and deployment.spec.suspend,
-            kuberay=self._parts.capabilities().kuberay,
-            routers=rollout_of(children.get(("Deployment", names.router))),
-            ray=ray_of(ray_service),
-            fleets=fleets,
-            minimum=minimum_of(deployment, ray_service),
-            policy_version=plan.policy.version if plan is not None else None,
-            url=names.url(tls=deployment.spec.router.tls is not None) if deployment is not None else None,
-            problems=problems,
-            notes=plan.notes if plan is not None else (),
-            rebalancing=before.rebalancing if before is not None else None,
-            scaled=deployment.spec.replicas if deployment is not None else None,
-            selector=selector_text(matching(key.name, "worker")),
-        )
-
-    def _ray(self, key: Key, running: RunningClusters, memory: ResourceState) -> Ray | None:
-        """The workers as KubeRay tells of them, and for how long it has told nothing."""
-        service, clock = self._ray_service(key), self._parts.monotonic()
-        late = service["metadata"].get("generation") if service is not None and overdue(service) else None
-        if memory.behind is None or memory.behind[0] != late:
-            memory.behind = late, clock
-        silent = late is not None and clock - memory.behind[1] > SILENT_S
-        return ray_of(service, running.active, running.pending, silent=silent)
-
-    def _judged(
-        self, key: Key, seen: Observations, deployment: NemotronDeployment, memory: ResourceState
-    ) -> Observations:
-        """With how the tiers' objectives were met of late, and what follows for the replicas that pools share."""
-        clock = self._parts.monotonic()
-        memory.samples = kept(memory.samples, sample_of(seen.fleets, clock))
-        tiers = {tier.name: tier.percentile for tier in deployment.spec.tiers}
-        pools = [pool.name for pool in sharing_pools(deployment.spec)]
-        views = tuple(seen.fleets.views.values())
-        memory.loads = sampled(memory.loads, views, pools, clock) if pools and not seen.fleets.failures else ()
-        before = status_in(self._cache.resource(key))
-        return replace(
-            seen,
-            attainment=attainment(memory.samples, tuple(tiers)),
-            objectives=tiers,
-            rebalancing=rebalanced(deployment, before, seen.fleets, memory.loads, self._parts.now()),
-        )
+            left = await self._deps.cluster.get(RAY_SERVICE, key.namespace, names.ray_service)
+            if left is None:
+                self._cache.drop(workers)
+            else:
+                self._cache.put(left)
+        return DELETION_REQUEUE_S
 
     def _versions(self, key: Key) -> frozenset[tuple[object, str]]:
-        return frozenset(
-            (name, child["metadata"]["resourceVersion"]) for name, child in self._cache.children(key).items()
-        )
+        """The children as they are known now: an edit by hand, or a missing one, is another set."""
+        children = self._cache.children(key)
+        return frozenset((name, child["metadata"]["resourceVersion"]) for name, child in children.items())
 
     def _ray_service(self, key: Key) -> Object | None:
-        """The live one."""
         return self._cache.children(key).get((RAY_SERVICE.kind, self._names(key).ray_service))
 
     def _names(self, key: Key) -> Names:
-        return Names(key.name, key.namespace, self._parts.settings.cluster_domain)
-
-    def _forget(self, key: Key) -> None:
-        self._memories.pop(key, None)
-        self._applier.forget(key)
-        self._cache.forget(key)
+        return Names(key.name, key.namespace, self._deps.settings.cluster_domain)
 
 
 def _parsed(body: Object) -> tuple[NemotronDeployment | None, tuple[str, ...]]:

@@ -146,7 +146,7 @@ class Operation:
             else:
                 if found != self._capabilities:
                     self._log.info("capabilities", **{name: getattr(found, name) for name in found.__slots__})
-                    self._reconciler.list_anew()
+                    self._reconciler.relist()
                     if self._capabilities is not None and self._options.namespaces:
                         # Without the right to look at CRDs kopf watches what there was when it began.
                         self._reconciler.list_always()
@@ -160,7 +160,7 @@ class Operation:
     def _leadership(self, leads: bool) -> None:
         self._queue.clear()
         if leads:
-            self._reconciler.start_over()
+            self._reconciler.reset()
             self._everything()
 
     def _everything(self) -> None:

@@ -1,31 +1,27 @@
-"""The end of a resource: drain, workers, then everything else.
+"""Deletion of a resource: drain, end the workers, then release the finalizer.
 
-Belongs here: the steps and their order (`next_step`, pure), and taking them. The finalizer is ours alone; what is left
-when it goes is the garbage collector's, by ownerReferences.
+Pure. Everything else that was made is left to the garbage collector, by ownerReferences.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
 from trimode_api.fleet import FleetView
-from trimode_operator.errors import RouterFailure
-from trimode_operator.observe.fleets import Address, Fleets
-from trimode_operator.observe.routers import Routers
+from trimode_operator.observe.fleets import Fleets
 from trimode_operator.status.times import read, written
 
 FINALIZER = "trimode.dev/drain"
 WORKERS_MAY_TAKE_S = 30.0
-"""How long after the drain's end a RayService may take to go before the resource is let go without it."""
+"""How long after the drain's end a RayService may take to go. Then the finalizer is released without it: KubeRay may
+have been uninstalled, and a namespace must not hang in Terminating for it."""
 DEFAULT_DRAIN_S = 300.0
 
 
 class Step(StrEnum):
-    """What a resource that goes is at."""
+    """How far a deletion is."""
 
     DRAIN = "Drain"
     END_WORKERS = "EndWorkers"
@@ -53,23 +49,11 @@ def next_step(fleets: Fleets, workers: Mapping[str, Any] | None, now: float, dea
     return Step.END_WORKERS
 
 
-def words(step: Step, deadline: float) -> str:
+def message_of(step: Step, deadline: float) -> str:
     """For the status; the same as long as the step is."""
     if step is Step.DRAIN:
         return f"requests in flight finish, until {written(int(deadline))} at the latest; no new ones are taken"
     return "drained; workers and routers go"
-
-
-async def order_drain(routers: Routers, fleets: Fleets, token: str) -> None:
-    """Tell every replica through every router. A router that fails at it is asked again at the next visit."""
-
-    async def order(router: Address, view: FleetView) -> None:
-        for replica in view.replicas:
-            if not replica.draining:
-                with contextlib.suppress(RouterFailure):
-                    await routers.drain(router, token, replica.replica_id)
-
-    await asyncio.gather(*(order(router, view) for router, view in fleets.views.items()))
 
 
 def _busy(view: FleetView) -> bool:

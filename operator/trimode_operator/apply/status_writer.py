@@ -16,6 +16,7 @@ from trimode_operator.kube.cache import Cache, Key
 from trimode_operator.kube.client import RESOURCE, Cluster, Object
 from trimode_operator.metrics import Metrics
 from trimode_operator.observe.observations import Observations
+from trimode_operator.status.readiness import Readiness
 from trimode_operator.status.status import status_of
 
 
@@ -28,12 +29,12 @@ class Writer:
         self._metrics = metrics
         self._now = now
 
-    async def tell(self, key: Key, seen: Observations) -> Status:
-        """Write the status where it differs, then tell of what moved."""
+    async def publish(self, key: Key, seen: Observations, readiness: Readiness) -> Status:
+        """Write the status where it differs, then post Events about its transitions."""
         body = self._cache.resource(key)
         raw = (body or {}).get("status") or {}
         before = status_in(body)
-        status = status_of(before, seen, self._now())
+        status = status_of(before, seen, readiness, self._now())
         new = status.model_dump(mode="json", by_alias=True, exclude_none=True)
         if new == raw or body is None:
             return status
@@ -41,9 +42,9 @@ class Writer:
         result = await self._cluster.merge(RESOURCE, key.namespace, key.name, {"status": {**gone, **new}}, "status")
         self._metrics.writes.labels("status", RESOURCE.kind).inc()
         self._cache.put(result)
-        for told in events.transitions(before, status):
+        for record in events.transitions(before, status):
             self._metrics.writes.labels("create", "Event").inc()
-            await events.post(self._cluster, body, told)
+            await events.post(self._cluster, body, record)
         return status
 
     async def set_finalizer(self, key: Key, body: Object, *, present: bool) -> Object:

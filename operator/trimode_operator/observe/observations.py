@@ -15,7 +15,6 @@ from trimode_api.fleet import FleetView, ReplicaState
 from trimode_api.resource import NemotronDeployment
 from trimode_api.status import RebalancingStatus
 from trimode_operator.observe.fleets import NO_FLEETS, Fleets
-from trimode_operator.observe.pods import NO_PODS, PodsSeen
 from trimode_operator.plan import Note
 from trimode_operator.plan.queue import queue_of
 from trimode_operator.plan.router import UserSecret
@@ -74,9 +73,8 @@ class Observations:
     `policy_version` is None where the spec is invalid, and so has no policy. `attainment`: by tier with an objective,
     percent of recent answers that met it, None without answers; `objectives`: percent that must. `rebalancing`: how
     replicas that pools share are split from now on, None where they share none. `secrets`: what is wrong with Secrets
-    that the spec names. `pods`: what keeps them from running; looked at where the fleet is not as it should be.
-    `scaled`: replicas that others ask for by the scale subresource, None where sizes are ours. `selector`: labels of
-    the workers' pods.
+    that the spec names. `scaled`: replicas that others ask for by the scale subresource, None where sizes are ours.
+    `selector`: labels of the workers' pods.
     """
 
     generation: int
@@ -96,7 +94,6 @@ class Observations:
     attainment: Mapping[str, int | None] = field(default_factory=dict)
     objectives: Mapping[str, int] = field(default_factory=dict)
     rebalancing: RebalancingStatus | None = None
-    pods: PodsSeen = NO_PODS
     scaled: int | None = None
     selector: str | None = None
 

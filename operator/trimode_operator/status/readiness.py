@@ -1,19 +1,134 @@
-"""Conditions of the parts: routers, workers, what is known of them, objectives, and whether anything runs at all.
+"""Is the resource ready? Worked out once per reconciliation, from one observation.
 
-Belongs here: one pure function per condition that looks at one part only.
+Conditions, the status and the time of the next reconciliation all read the same `Readiness`: before, Ready, Serving and
+Progressing each asked the parts anew, and every new reason had to be thought of in all of them.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass, replace
 
-from trimode_api.fleet import Freshness
 from trimode_operator.observe.observations import Observations
-from trimode_operator.status.reasons import FALSE, TRUE, UNKNOWN, Reason, Verdict, lines, replicas
+from trimode_operator.observe.pods import PodsSeen
+from trimode_operator.status.reasons import FALSE, TRUE, UNKNOWN, Reason, Verdict, lines
 from trimode_policy.sharing_inputs import usable
 
+BY_PODS = (
+    Reason.NOT_OBSERVED,
+    Reason.POOLS_NOT_READY,
+    Reason.RAY_SERVICE_NOT_READY,
+    Reason.WORKERS_ROLLOUT,
+    Reason.HEAD_NOT_READY,
+    Reason.ROUTER_ROLLOUT,
+    Reason.NO_ROUTER_READY,
+    Reason.SOME_ROUTERS_NOT_READY,
+)
+"""Reasons that a pod which cannot run explains better."""
 
-def router_ready(seen: Observations) -> Verdict:
+OF_CONDITIONS = (Reason.KUBERAY_MISSING, Reason.RECREATING)
+"""Notes that are a condition's reason by themselves."""
+
+VALIDATION_FAILED = "ValidationFailed"
+"""KubeRay's reason, since 1.6, for refusing the RayService as it is written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """The verdict on one observation: of the parts, and of the whole that follows from them.
+
+    `ready`: everything is as the latest spec says, and runs. An edit that is not in force yet, such as a change of
+    model whose new workers still load, is not ready, although the old workers serve. `progressing`: something is on its
+    way; False where all is done, or where it cannot go on without help.
+    """
+
+    routers: Verdict
+    workers: Verdict
+    suspended: Verdict
+    ready: Verdict
+    progressing: Verdict
+
+    @property
+    def needs_pods(self) -> bool:
+        """Whether the pods may say why it is not ready. They are listed only then: it is a request per
+        reconciliation, and the pods of a fleet that is as specified explain nothing."""
+        return self.ready.reason in BY_PODS
+
+    def explained_by(self, pods: PodsSeen) -> Readiness:
+        """With what keeps pods from running. A failing pod needs a person, and so is a reason of its own; a missing
+        node may come by itself, and only adds to the message."""
+        if not self.needs_pods:
+            return self
+        verdict = self.ready
+        reason = Reason.PODS_FAILING if pods.failing else verdict.reason
+        status = FALSE if pods.failing else verdict.status
+        message = lines((verdict.message, *pods.failing, *pods.unplaced))
+        return replace(self, ready=Verdict(status, reason, message))
+
+
+def readiness_of(seen: Observations) -> Readiness:
+    """Ready asks the parts first and then what is on its way; Progressing the other way round, because what is on its
+    way explains parts that are not there yet."""
+    routers, workers, suspended = _routers(seen), _workers(seen), _suspended(seen)
+    if (known := _without_parts(seen, suspended)) is not None:
+        return Readiness(routers, workers, suspended, *known)
+    under_way, late = _rollout(seen), _without_policy(seen)
+    if workers.status is not TRUE:
+        ready = workers
+    elif routers.status is not TRUE:
+        ready = routers
+    elif under_way is not None:
+        ready = under_way
+    elif late:
+        ready = Verdict(FALSE, Reason.POLICY_ROLLOUT, late)
+    else:
+        # What the cluster is not able to have keeps nothing from being ready, and is said all the same.
+        left_out = (f"{note.kind}: {note.message}" for note in seen.notes if note.reason not in OF_CONDITIONS)
+        ready = Verdict(TRUE, Reason.AS_SPECIFIED, lines((workers.message, *left_out)))
+    if under_way is not None:
+        stopped = under_way.reason == Reason.DEPLOY_FAILED
+        progressing = Verdict(FALSE if stopped else TRUE, under_way.reason, under_way.message)
+    elif not seen.kuberay:
+        progressing = workers
+    elif late:
+        progressing = Verdict(TRUE, Reason.POLICY_ROLLOUT, late)
+    elif workers.reason == Reason.DEPLOY_FAILED:
+        progressing = workers
+    elif workers.status is not TRUE or routers.status is not TRUE:
+        progressing = Verdict(TRUE, Reason.WAITING_FOR_WORKERS, workers.message)
+    else:
+        progressing = Verdict(FALSE, Reason.AS_SPECIFIED, "nothing is left to do")
+    return Readiness(routers, workers, suspended, ready, progressing)
+
+
+def _without_parts(seen: Observations, suspended: Verdict) -> tuple[Verdict, Verdict] | None:
+    """Ready and Progressing where something settles both, whatever the parts are."""
+    if seen.deleting:
+        return Verdict(FALSE, Reason.DRAINING, seen.deleting), Verdict(TRUE, Reason.DRAINING, seen.deleting)
+    if seen.problems:
+        return (
+            Verdict(FALSE, Reason.INVALID_SPEC, lines(seen.problems)),
+            Verdict(FALSE, Reason.INVALID_SPEC, "the last valid spec stays in force"),
+        )
+    if seen.failure is not None:
+        failed = Verdict(FALSE, seen.failure.reason, seen.failure.message)
+        return failed, failed
+    if seen.suspend:
+        on_its_way = FALSE if suspended.status is TRUE else TRUE
+        return (
+            Verdict(FALSE, Reason.SUSPENDED, "spec.suspend is true"),
+            Verdict(on_its_way, suspended.reason, suspended.message),
+        )
+    if seen.secrets:
+        return _of_secrets(seen), _of_secrets(seen)
+    if making_room := _note(seen, Reason.RECREATING):
+        return Verdict(FALSE, Reason.RECREATING, making_room), Verdict(TRUE, Reason.RECREATING, making_room)
+    if (stuck := _stuck(seen)) is not None:
+        return stuck, stuck
+    return None
+
+
+def _routers(seen: Observations) -> Verdict:
     """All routers are ready, which they are only while some replica takes requests."""
     if seen.routers is None:
         return Verdict(UNKNOWN, Reason.NOT_OBSERVED, "the routers' Deployment has not been seen yet")
@@ -24,73 +139,38 @@ def router_ready(seen: Observations) -> Verdict:
     if there >= wanted:
         return Verdict(TRUE, Reason.ROUTERS_READY, message)
     if seen.secrets:
-        return by_secrets(seen)
+        return _of_secrets(seen)
     return Verdict(FALSE, Reason.SOME_ROUTERS_NOT_READY if there else Reason.NO_ROUTER_READY, message)
 
 
-def by_secrets(seen: Observations) -> Verdict:
-    """A person (or a certificate's issuer) has to act; what serves goes on with the content it has."""
-    return Verdict(FALSE, seen.secrets[0].reason, lines(tuple(note.message for note in seen.secrets)))
-
-
-def workers_ready(seen: Observations) -> Verdict:
-    """Every pool has its fewest replicas. By what the routers hear; where none answers, by what KubeRay says."""
+def _workers(seen: Observations) -> Verdict:
+    """Every pool has its minimum of replicas: by what the routers hear, or where no router answers, by KubeRay."""
     if seen.suspend:
         return Verdict(FALSE, Reason.SUSPENDED, "spec.suspend is true")
     if not seen.kuberay:
-        return Verdict(FALSE, Reason.KUBERAY_MISSING, note_of(seen, Reason.KUBERAY_MISSING))
+        return Verdict(FALSE, Reason.KUBERAY_MISSING, _note(seen, Reason.KUBERAY_MISSING))
+    failed = seen.ray.failed if seen.ray is not None else ()
     if seen.fleets.views:
-        return _by_reports(seen)
+        there = Counter(replica.pool for replica in seen.replicas if usable(replica))
+        counts = [f"{pool} has {there[pool]} of at least {least}" for pool, least in seen.minimum.items()]
+        message = "replicas that take requests: " + ", ".join(counts)
+        if all(there[pool] >= least for pool, least in seen.minimum.items()):
+            return Verdict(TRUE, Reason.POOLS_READY, message)
+        if failed:
+            return Verdict(FALSE, Reason.DEPLOY_FAILED, lines((message, *failed)))
+        return Verdict(FALSE, Reason.POOLS_NOT_READY, message)
     if seen.ray is None or seen.ray.ready is None:
         return Verdict(UNKNOWN, Reason.NOT_OBSERVED, "KubeRay has not said anything about the workers yet")
-    told = ": ".join(part for part in (seen.ray.reason, seen.ray.message) if part)
+    said = ": ".join(part for part in (seen.ray.reason, seen.ray.message) if part)
     if seen.ray.ready:
-        return Verdict(
-            TRUE, Reason.RAY_SERVICE_READY, f"no router answers the operator; KubeRay says {told or 'Ready'}"
-        )
-    if seen.ray.failed:
-        return Verdict(FALSE, Reason.DEPLOY_FAILED, lines(seen.ray.failed))
-    return Verdict(FALSE, Reason.RAY_SERVICE_NOT_READY, told)
+        message = f"no router answers the operator; KubeRay says {said or 'Ready'}"
+        return Verdict(TRUE, Reason.RAY_SERVICE_READY, message)
+    if failed:
+        return Verdict(FALSE, Reason.DEPLOY_FAILED, lines(failed))
+    return Verdict(FALSE, Reason.RAY_SERVICE_NOT_READY, said)
 
 
-def _by_reports(seen: Observations) -> Verdict:
-    there = Counter(replica.pool for replica in seen.replicas if usable(replica))
-    counts = [f"{pool} has {there[pool]} of at least {least}" for pool, least in seen.minimum.items()]
-    message = "replicas that take requests: " + ", ".join(counts)
-    if all(there[pool] >= least for pool, least in seen.minimum.items()):
-        return Verdict(TRUE, Reason.POOLS_READY, message)
-    if seen.ray is not None and seen.ray.failed:
-        return Verdict(FALSE, Reason.DEPLOY_FAILED, lines((message, *seen.ray.failed)))
-    return Verdict(FALSE, Reason.POOLS_NOT_READY, message)
-
-
-def metrics_fresh(seen: Observations) -> Verdict:
-    """What the status shows of the fleet is of now: every router answers and hears every replica."""
-    if not seen.fleets.asked:
-        return Verdict(UNKNOWN, Reason.NOT_OBSERVED, "there is no router to ask")
-    if seen.fleets.failures:
-        return Verdict(FALSE, Reason.ROUTERS_UNREACHABLE, lines(tuple(seen.fleets.failures.values())))
-    silent = [r.replica_id for v in seen.fleets.views.values() for r in v.replicas if _silent(r.freshness, r.draining)]
-    if silent:
-        names = ", ".join(sorted(set(silent)))
-        return Verdict(FALSE, Reason.REPORTS_STALE, f"some router has not heard of {names} for too long")
-    if not seen.replicas:
-        return Verdict(UNKNOWN, Reason.NO_REPLICA, "no replica reports")
-    return Verdict(TRUE, Reason.REPORTS_FRESH, f"reports of {replicas(len(seen.replicas))} come in")
-
-
-def slo_met(seen: Observations) -> Verdict:
-    """Every tier's objective is met by as many recent answers as the tier asks for."""
-    known = {tier: percent for tier, percent in seen.attainment.items() if percent is not None}
-    if not known:
-        return Verdict(UNKNOWN, Reason.NO_TRAFFIC, "no answers lately to judge by")
-    words = [f"{tier}: {percent} % of answers, {seen.objectives[tier]} % wanted" for tier, percent in known.items()]
-    if all(percent >= seen.objectives[tier] for tier, percent in known.items()):
-        return Verdict(TRUE, Reason.OBJECTIVES_MET, ", ".join(words))
-    return Verdict(FALSE, Reason.OBJECTIVES_MISSED, ", ".join(words))
-
-
-def suspended(seen: Observations) -> Verdict:
+def _suspended(seen: Observations) -> Verdict:
     """Nothing is asked to run, because the spec says so."""
     if not seen.suspend:
         return Verdict(FALSE, Reason.NOT_SUSPENDED, "spec.suspend is false")
@@ -101,19 +181,62 @@ def suspended(seen: Observations) -> Verdict:
     return Verdict(FALSE, Reason.SUSPENDING, "routers and workers finish what they have and go")
 
 
-def externally_scaled(seen: Observations) -> Verdict:
-    """One writer per number: where `spec.replicas` is set, its writer sizes the pool, and trimode's sizing rests."""
-    if seen.problems:
-        return Verdict(UNKNOWN, Reason.INVALID_SPEC, "the last valid spec stays in force")
-    if seen.scaled is None:
-        return Verdict(FALSE, Reason.OWN_SIZING, "trimode sizes the pools; others do where spec.replicas is set")
-    words = "is set: its writer sizes the pool, trimode does not, and pools[0].replicas has no effect"
-    return Verdict(TRUE, Reason.REPLICAS_SET, f"spec.replicas {words}")
+def _of_secrets(seen: Observations) -> Verdict:
+    """A person (or a certificate's issuer) has to act; what serves goes on with the content it has."""
+    return Verdict(FALSE, seen.secrets[0].reason, lines(tuple(note.message for note in seen.secrets)))
 
 
-def _silent(freshness: Freshness, draining: bool) -> bool:
-    return freshness is not Freshness.FRESH and not draining
+def _stuck(seen: Observations) -> Verdict | None:
+    """KubeRay cannot, or does not, do what is asked; its own status shows nothing of it but this."""
+    ray = seen.ray
+    if ray is None or not seen.kuberay:
+        return None
+    if ray.reason == VALIDATION_FAILED and ray.ready is False:
+        return Verdict(FALSE, Reason.VALIDATION_FAILED, f"KubeRay refuses the RayService: {ray.message}")
+    if ray.queue:
+        command = f"kubectl get workloads.kueue.x-k8s.io -n {ray.namespace}"
+        words = f"Kueue has not admitted the workers: they wait for quota in the queue {ray.queue}; see: {command}"
+        return Verdict(FALSE, Reason.WAITING_FOR_QUOTA, words)
+    if ray.silent:
+        # Where Serve refuses the configuration or the dashboard is away, KubeRay leaves its status as it was and
+        # posts an Event only.
+        command = f"kubectl get events --field-selector involvedObject.name={ray.name} -n {ray.namespace}"
+        words = f"KubeRay has not taken over the RayService's latest spec for more than a minute; see why: {command}"
+        return Verdict(FALSE, Reason.KUBERAY_BEHIND, words)
+    return None
 
 
-def note_of(seen: Observations, reason: str) -> str:
+def _rollout(seen: Observations) -> Verdict | None:
+    """What the spec asks for and is not so yet, although what was there before may serve; None where it is.
+
+    Without it a resource would be Ready the moment that it was edited, and `kubectl wait` and Argo CD would go on at
+    once.
+    """
+    if seen.routers is None or not seen.routers.current:
+        return Verdict(FALSE, Reason.ROUTER_ROLLOUT, "routers are being replaced or added")
+    if not seen.kuberay:
+        return None
+    if seen.ray is None or not seen.ray.current:
+        return Verdict(FALSE, Reason.WORKERS_ROLLOUT, "KubeRay is making the workers so")
+    if seen.ray.upgrading and seen.ray.failed_upgrade:
+        words = "what was there before serves on; in the Ray cluster that is to take over"
+        return Verdict(FALSE, Reason.DEPLOY_FAILED, lines((words, *seen.ray.failed_upgrade)))
+    if seen.ray.upgrading:
+        words = "KubeRay is making another Ray cluster ready to take over from the one that serves"
+        return Verdict(FALSE, Reason.WORKERS_ROLLOUT, words)
+    if seen.ray.headless:
+        return Verdict(FALSE, Reason.HEAD_NOT_READY, f"Ray's head is not ready: {seen.ray.headless}")
+    return None
+
+
+def _without_policy(seen: Observations) -> str:
+    """Routers and replicas that do not run the latest policy, in words; empty where all do."""
+    if seen.policy_version is None:
+        return ""
+    late = [f"router {a}" for a, v in seen.fleets.views.items() if v.policy_version < seen.policy_version]
+    late += [f"replica {r.replica_id}" for r in seen.replicas if usable(r) and r.policy_version < seen.policy_version]
+    return f"policy version {seen.policy_version} has not reached {', '.join(late)}" if late else ""
+
+
+def _note(seen: Observations, reason: str) -> str:
     return next((note.message for note in seen.notes if note.reason == reason), "")

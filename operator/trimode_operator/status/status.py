@@ -11,6 +11,7 @@ from trimode_api.fleet import ReplicaState
 from trimode_api.status import Condition, DecisionStatus, PointShare, PoolStatus, Status, TierStatus
 from trimode_operator.observe.observations import Observations, newest
 from trimode_operator.status.conditions import verdicts
+from trimode_operator.status.readiness import Readiness
 from trimode_operator.status.reasons import MESSAGE_MAX, TRUE, ConditionType, Reason, Verdict
 from trimode_operator.status.rebalancing import under_way
 from trimode_operator.status.times import read, written
@@ -18,29 +19,26 @@ from trimode_policy.sharing_inputs import usable
 
 AT_ONCE_S, SOON_S, STEADY_S = 0.5, 2.0, 10.0
 LIVELY_S = 90.0
-"""How long after its last transition a resource that is not ready is looked at soon, not steadily."""
-
-
-def next_look_s(status: Status, now: float) -> float:
-    """Seconds until the next look at a resource that nothing happens to."""
-    if under_way(status):
-        return SOON_S
-    ready = condition(status, ConditionType.READY)
-    if ready is None or ready.status is TRUE:
-        return STEADY_S
-    moved = max((read(one.last_transition_time) for one in status.conditions), default=0.0)
-    if now - moved >= LIVELY_S:
-        return STEADY_S
-    return AT_ONCE_S if ready.reason == Reason.POLICY_ROLLOUT else SOON_S
-
-
+"""How long after its last transition a resource that is not ready is reconciled soon, not steadily."""
 HISTORY = 10
 SAME_S = 2.0
 """Two observations of when a point came into force that are nearer than this are of one change: clocks differ."""
 PROBE = "Probe"
 
 
-def status_of(previous: Status | None, seen: Observations, now: float) -> Status:
+def requeue_after_s(status: Status, readiness: Readiness, now: float) -> float:
+    """Seconds until a resource is reconciled again to which nothing happens meanwhile."""
+    if under_way(status):
+        return SOON_S
+    if readiness.ready.status is TRUE:
+        return STEADY_S
+    moved = max((read(one.last_transition_time) for one in status.conditions), default=0.0)
+    if now - moved >= LIVELY_S:
+        return STEADY_S
+    return AT_ONCE_S if readiness.ready.reason == Reason.POLICY_ROLLOUT else SOON_S
+
+
+def status_of(previous: Status | None, seen: Observations, readiness: Readiness, now: float) -> Status:
     """The status as of `now` (Unix seconds)."""
     before = previous or Status()
     if not seen.fleets.views and not seen.suspend and not seen.deleting:
@@ -54,7 +52,10 @@ def status_of(previous: Status | None, seen: Observations, now: float) -> Status
     return Status(
         observed_generation=seen.generation,
         url=seen.url or before.url,
-        conditions=_conditions(before, seen, now),
+        conditions=tuple(
+            _condition(condition(before, kind), kind, verdict, seen.generation, now)
+            for kind, verdict in verdicts(seen, readiness).items()
+        ),
         replica_summary=counts,
         replicas=there,
         selector=seen.selector or before.selector,
@@ -69,13 +70,6 @@ def status_of(previous: Status | None, seen: Observations, now: float) -> Status
 def condition(status: Status | None, kind: ConditionType) -> Condition | None:
     """A condition by its type."""
     return next((one for one in status.conditions if one.type == kind), None) if status is not None else None
-
-
-def _conditions(before: Status, seen: Observations, now: float) -> tuple[Condition, ...]:
-    return tuple(
-        _condition(condition(before, kind), kind, verdict, seen.generation, now)
-        for kind, verdict in verdicts(seen).items()
-    )
 
 
 def _condition(

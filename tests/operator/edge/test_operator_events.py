@@ -11,6 +11,7 @@ from trimode_lab.doubles.kubernetes.fleet import fleets, replica, view
 from trimode_operator.apply.events import EventRecord, post, transitions
 from trimode_operator.errors import ApiFailure
 from trimode_operator.observe.observations import Observations, Ray, Rollout
+from trimode_operator.status.readiness import readiness_of
 from trimode_operator.status.status import status_of
 
 WELL = Observations(
@@ -25,8 +26,9 @@ BAD = replace(WELL, problems=("spec.pools: wrong",), generation=2)
 
 
 def told(before: Observations | None, after: Observations) -> list[tuple[bool, str]]:
-    old = None if before is None else status_of(None, before, 1.0)
-    return [(one.warning, one.reason) for one in transitions(old, status_of(old, after, 2.0))]
+    old = None if before is None else status_of(None, before, readiness_of(before), 1.0)
+    new = status_of(old, after, readiness_of(after), 2.0)
+    return [(one.warning, one.reason) for one in transitions(old, new)]
 
 
 @pytest.mark.parametrize(

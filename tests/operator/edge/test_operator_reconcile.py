@@ -223,7 +223,7 @@ async def test_kinds_that_are_not_watched_are_listed_at_every_visit(stage: Stage
 async def test_after_a_kind_has_come_or_gone_children_are_listed_once(stage: Stage) -> None:
     await serving(stage)
     del stage.cluster.objects["RayService", "default", "nemo"]  # its kind went and came back, and nobody tells
-    stage.reconciler.list_anew()
+    stage.reconciler.relist()
     await stage.reconcile()
     assert ("apply", "RayService", "nemo") in stage.cluster.writes
     del stage.cluster.objects["RayService", "default", "nemo"]
@@ -233,9 +233,12 @@ async def test_after_a_kind_has_come_or_gone_children_are_listed_once(stage: Sta
 
 async def test_a_change_of_mode_goes_to_the_routers_and_touches_no_pod(stage: Stage) -> None:
     await serving(stage)
+    asked = stage.routers.asked
     stage.resource(switching={"marginPercent": 9})
     await stage.reconcile()
     assert stage.routers.policies == [2]
+    assert stage.routers.asked == asked + 1
+    assert stage.conditions()["Ready"] == ("False", "PolicyRollout")  # replicas hear of it with their next report
     applied = [write for write in stage.cluster.writes if write[0] == "apply"]
     assert applied == [("apply", "ConfigMap", "nemo-policy")]
     assert stage.conditions()["Serving"][0] == "True"

@@ -19,10 +19,9 @@ import pytest
 
 from trimode_lab.doubles.kubernetes.fleet import fleets, replica, view
 from trimode_operator.observe.observations import Observations, minimum_of, ray_of, rollout_of
-from trimode_operator.observe.pods import pods_seen
+from trimode_operator.observe.pods import PodsSeen, pods_seen
 from trimode_operator.observe.ray_clusters import RunningClusters, bounds_operations, cluster_name, superfluous, to_fit
-from trimode_operator.status.conditions import verdicts
-from trimode_operator.status.reasons import ConditionType
+from trimode_operator.status.readiness import readiness_of
 
 FOLDER = Path(__file__).parents[1] / "recorded"
 SEQUENCES = sorted(file.stem for file in FOLDER.glob("*.json"))
@@ -64,12 +63,15 @@ class Moment:
             fleets=fleets(view(*replicas, policy_version=generation)),
             minimum=minimum,
             policy_version=generation,
-            pods=pods_seen(self.of("Pod")),
         )
 
     @property
+    def pods(self) -> PodsSeen:
+        return pods_seen(self.of("Pod"))
+
+    @property
     def ready(self) -> tuple[str, str]:
-        verdict = verdicts(self.seen)[ConditionType.READY]
+        verdict = readiness_of(self.seen).explained_by(self.pods).ready
         return verdict.status.value, str(verdict.reason)
 
     def _named(self, part: str) -> Object | None:
@@ -163,7 +165,7 @@ def test_bounds_are_written_where_kuberay_leaves_them_and_then_no_more(sequence:
 
 @pytest.mark.parametrize("sequence", SEQUENCES)
 def test_a_pod_that_merely_starts_or_ends_is_not_said_to_fail(sequence: str) -> None:
-    failing = {line for each in moments(sequence) for line in each.seen.pods.failing}
+    failing = {line for each in moments(sequence) for line in each.pods.failing}
     if sequence != "no-image":
         assert failing == set()
     else:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
 from trimode_lab.doubles.kubernetes.fleet import fleets, replica, view
 from trimode_operator.observe.observations import Observations, Rollout, overdue, ray_of
-from trimode_operator.status.conditions import verdicts
-from trimode_operator.status.reasons import ConditionType
+from trimode_operator.status import conditions
+from trimode_operator.status.readiness import readiness_of
+from trimode_operator.status.reasons import ConditionType, Verdict
+
+
+def verdicts(seen: Observations) -> Mapping[ConditionType, Verdict]:
+    return conditions.verdicts(seen, readiness_of(seen))
+
 
 APPLICATIONS = {"flex": {"status": "RUNNING", "serveDeploymentStatuses": {"flex": {"status": "HEALTHY"}}}}
 

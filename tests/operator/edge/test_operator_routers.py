@@ -12,7 +12,7 @@ import pytest
 from trimode_api.policy_of import policy_of
 from trimode_api.resource import NemotronDeployment
 from trimode_api.wire import DecisionReport, PolicyConfig, ReplicaReport, RouterConfig
-from trimode_operator.apply.deletion import order_drain
+from trimode_operator.apply.router_orders import order_drain
 from trimode_operator.errors import RouterFailure
 from trimode_operator.observe.fleets import Address, addresses
 from trimode_operator.observe.routers import Routers

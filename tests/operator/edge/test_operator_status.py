@@ -17,6 +17,8 @@ from trimode_operator.observe.observations import (
     ray_of,
     rollout_of,
 )
+from trimode_operator.status import status as made
+from trimode_operator.status.readiness import readiness_of
 from trimode_operator.status.reasons import ConditionType
 from trimode_operator.status.status import (
     AT_ONCE_S,
@@ -25,10 +27,14 @@ from trimode_operator.status.status import (
     SOON_S,
     STEADY_S,
     condition,
-    next_look_s,
-    status_of,
+    requeue_after_s,
 )
 from trimode_operator.status.times import read, written
+
+
+def status_of(before: Status | None, seen: Observations, now: float) -> Status:
+    return made.status_of(before, seen, readiness_of(seen), now)
+
 
 SEEN = Observations(
     generation=1,
@@ -271,6 +277,7 @@ def test_the_last_good_pools_count_while_the_spec_is_bad() -> None:
         ({"minimum": {"flex": 2}}, LIVELY_S + 1.0, STEADY_S),
     ],
 )
-def test_what_is_on_its_way_is_looked_at_soon(changes: dict[str, Any], later: float, expected: float) -> None:
-    status: Status = status_of(None, replace(SEEN, **changes), 2000.0)
-    assert next_look_s(status, 2000.0 + later) == expected
+def test_what_is_on_its_way_is_reconciled_soon(changes: dict[str, Any], later: float, expected: float) -> None:
+    seen = replace(SEEN, **changes)
+    status = status_of(None, seen, 2000.0)
+    assert requeue_after_s(status, readiness_of(seen), 2000.0 + later) == expected

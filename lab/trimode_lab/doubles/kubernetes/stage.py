@@ -39,8 +39,10 @@ class Known(Routers):
         self.policies: list[int] = []
         self.drained: list[str] = []
         self.refuse: RouterFailure | None = None
+        self.asked = 0
 
     async def fleet(self, router: Address, token: str) -> FleetView:
+        self.asked += 1
         if router not in self.views:
             raise RouterFailure(f"router {router} does not answer")
         return self.views[router]
