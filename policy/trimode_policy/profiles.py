@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from trimode_policy.roofline import Roofline
+from trimode_policy.roofline import ModelShape, Roofline
 
 BANDWIDTH_REACHED = 0.85
 """Share of the data sheet's bandwidth that a decoding step reaches."""
@@ -34,17 +34,10 @@ class HardwareProfile:
     measured: bool
     source: str
 
-    def roofline(self, *, parameters: int, layers: int, kv_heads: int, head_dim: int, bytes_per_value: int) -> Roofline:
-        """This device's roofline for a model of that shape; see `Roofline.for_model`."""
+    def roofline(self, shape: ModelShape) -> Roofline:
+        """This device's roofline for a model of that shape."""
         return Roofline.for_model(
-            parameters=parameters,
-            layers=layers,
-            kv_heads=kv_heads,
-            head_dim=head_dim,
-            bytes_per_value=bytes_per_value,
-            flops_per_s=self.flops_per_s,
-            bytes_per_s=self.bytes_per_s,
-            overhead_s=self.overhead_s,
+            shape, flops_per_s=self.flops_per_s, bytes_per_s=self.bytes_per_s, overhead_s=self.overhead_s
         )
 
 

@@ -10,7 +10,7 @@ rest could carry the load meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -90,6 +90,25 @@ class MoveState:
     moved_at: float = float("-inf")
 
 
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What one decision is asked with; `paces`: mean seconds per token as the pools are, when calm and busy."""
+
+    pools: Sequence[PoolView]
+    demand: Demand
+    moves: Moves
+    paces: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class _Option:
+    """A move that is possible, and its predicted gain in pace (share)."""
+
+    gain: float
+    source: PoolView
+    target: PoolView
+
+
 def rebalance(
     pools: Sequence[PoolView], demand: Demand, moves: Moves, state: MoveState, now: float
 ) -> tuple[MoveDecision, MoveState]:
@@ -97,66 +116,63 @@ def rebalance(
     if any(pool.moving for pool in pools):
         return _stay(MoveReason.IN_TRANSITION, "a replica is on its way between pools"), state
     if demand.busy <= 0:
-        return _stay(MoveReason.IDLE, "nobody asks for anything"), state
+        return _stay(MoveReason.IDLE, "no request is running or waiting"), state
     since = now - state.moved_at
     if 0 <= since < moves.every_s:
         return _stay(MoveReason.DWELL, f"the last move was {since:.0f} s ago, one per {moves.every_s:g} s"), state
-    present = _paces(pools, demand)
-    if present is None:
+    paces = _paces(pools, demand)
+    if paces is None:
         return _stay(MoveReason.NO_DATA, "the pace of some pool cannot be predicted"), state
-    options: list[tuple[float, PoolView, PoolView]] = []
-    for source in pools:
-        for target in pools:
-            full = target.most is not None and target.replicas >= target.most
-            if source.name != target.name and source.replicas > source.least and not full:
-                paces = _paces(_moved(pools, source, target), demand)
-                if paces is not None:
-                    # The worse of the two gains counts: a move that helps one half of the minute only is a gamble.
-                    options.append((min(_gains(present, paces)), source, target))
-    best = max(options, key=lambda option: option[0], default=None)
-    if best is None or best[0] <= moves.margin:
-        found = "none is possible" if best is None else f"the best one gains {best[0]:.1%}"
+    question = _Question(pools, demand, moves, paces)
+    best = max(_options(question), key=lambda option: option.gain, default=None)
+    if best is None or best.gain <= moves.margin:
+        found = "none is possible" if best is None else f"the best one gains {best.gain:.1%}"
         return _stay(MoveReason.KEPT, f"no move is worth it: {found}"), state
-    gain, source, target = best
-    return _checked(pools, source, target, gain, present, demand, moves, state, now)
+    decision = _checked(question, best)
+    return decision, state if decision.source is None else MoveState(now)
 
 
-def _checked(
-    pools: Sequence[PoolView],
-    source: PoolView,
-    target: PoolView,
-    gain: float,
-    present: tuple[float, float],
-    demand: Demand,
-    moves: Moves,
-    state: MoveState,
-    now: float,
-) -> tuple[MoveDecision, MoveState]:
-    """Could the rest carry it, and does it pay?"""
-    rest = [replace(p, replicas=p.replicas - 1) if p.name == source.name else p for p in pools]
+def _options(question: _Question) -> Iterator[_Option]:
+    """Every move within the pools' bounds whose outcome can be predicted."""
+    for source in question.pools:
+        for target in question.pools:
+            full = target.most is not None and target.replicas >= target.most
+            if source.name == target.name or source.replicas <= source.least or full:
+                continue
+            change = {source.name: -1, target.name: 1}
+            moved = [replace(pool, replicas=pool.replicas + change.get(pool.name, 0)) for pool in question.pools]
+            paces = _paces(moved, question.demand)
+            if paces is not None:
+                # The worse of the two gains counts: a move that helps at one end of the load only would be undone by
+                # the other, and each costs minutes of a replica.
+                yield _Option(min(_gains(question.paces, paces)), source, target)
+
+
+def _checked(question: _Question, option: _Option) -> MoveDecision:
+    """The move, unless the other replicas could not carry the load meanwhile, or it does not pay."""
+    pools, demand, moves = question.pools, question.demand, question.moves
+    source, target, gain = option.source.name, option.target.name, option.gain
+    rest = [replace(pool, replicas=pool.replicas - 1) if pool.name == source else pool for pool in pools]
     if demand.busy > sum(pool.replicas * pool.capacity for pool in rest):
-        return _stay(MoveReason.REST_CANNOT_CARRY, f"{demand.busy:.0f} requests exceed what the others can run"), state
+        return _stay(MoveReason.REST_CANNOT_CARRY, f"{demand.busy:.0f} requests exceed what the others can run")
     away = _paces(rest, demand)
     if away is None:
-        return _stay(MoveReason.REST_CANNOT_CARRY, "the others could not carry the load meanwhile"), state
-    loss = max(0.0, -min(_gains(present, away)))
+        return _stay(MoveReason.REST_CANNOT_CARRY, "the others could not carry the load meanwhile")
+    # While it is away (minutes: it drains, and a server starts) the fleet is smaller. That loss is certain, the gain
+    # lasts only as long as the load does; hence a horizon instead of a comparison of the two splits alone.
+    loss = max(0.0, -min(_gains(question.paces, away)))
     if gain * moves.horizon_s <= loss * moves.switch_s:
         detail = f"{gain:.1%} for {moves.horizon_s:g} s does not outweigh {loss:.1%} for {moves.switch_s:g} s"
-        return _stay(MoveReason.NOT_WORTH_IT, detail), state
+        return _stay(MoveReason.NOT_WORTH_IT, detail)
     detail = (
-        f"{source.name} -> {target.name}: tokens come {gain:.0%} faster at {demand.calm:.0f} to {demand.busy:.0f} "
+        f"{source} -> {target}: tokens come {gain:.0%} faster at {demand.calm:.0f} to {demand.busy:.0f} "
         "requests in flight"
     )
-    return MoveDecision(source.name, target.name, MoveReason.PREDICTED_GAIN, detail), MoveState(now)
+    return MoveDecision(source, target, MoveReason.PREDICTED_GAIN, detail)
 
 
 def _stay(reason: MoveReason, detail: str) -> MoveDecision:
     return MoveDecision(None, None, reason, detail)
-
-
-def _moved(pools: Sequence[PoolView], source: PoolView, target: PoolView) -> list[PoolView]:
-    change = {source.name: -1, target.name: 1}
-    return [replace(pool, replicas=pool.replicas + change.get(pool.name, 0)) for pool in pools]
 
 
 def _gains(before: tuple[float, float], after: tuple[float, float]) -> tuple[float, float]:

@@ -17,6 +17,18 @@ STEPPED_FORWARDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
+class ModelShape:
+    """What the roofline needs of a dense decoder: `parameters` weights of `bytes_per_value` bytes each, and per layer
+    keys and values of `kv_heads * head_dim` values for each token."""
+
+    parameters: int
+    layers: int
+    kv_heads: int
+    head_dim: int
+    bytes_per_value: int
+
+
+@dataclass(frozen=True, slots=True)
 class Roofline:
     """Seconds per cycle from bandwidth, arithmetic and a fixed cost per forward.
 
@@ -46,29 +58,15 @@ class Roofline:
                 raise ValueError(f"roofline: {field.name} is {value}, must be {allowed}")
 
     @classmethod
-    def for_model(
-        cls,
-        *,
-        parameters: int,
-        layers: int,
-        kv_heads: int,
-        head_dim: int,
-        bytes_per_value: int,
-        flops_per_s: float,
-        bytes_per_s: float,
-        overhead_s: float,
-    ) -> Roofline:
-        """The roofline of a dense decoder with `parameters` weights of `bytes_per_value` bytes each.
-
-        Two operations per parameter and token; keys and values of `kv_heads * head_dim` per layer.
-        """
+    def for_model(cls, shape: ModelShape, *, flops_per_s: float, bytes_per_s: float, overhead_s: float) -> Roofline:
+        """The roofline of a model of that shape: two operations per parameter and token."""
         return cls(
             bytes_per_s=bytes_per_s,
             flops_per_s=flops_per_s,
             overhead_s=overhead_s,
-            weight_bytes=float(parameters * bytes_per_value),
-            flops_per_token=2.0 * parameters,
-            kv_bytes_per_token=2.0 * layers * kv_heads * head_dim * bytes_per_value,
+            weight_bytes=float(shape.parameters * shape.bytes_per_value),
+            flops_per_token=2.0 * shape.parameters,
+            kv_bytes_per_token=2.0 * shape.layers * shape.kv_heads * shape.head_dim * shape.bytes_per_value,
         )
 
     def read_seconds(self, rows: float, context_tokens: float) -> float:
@@ -85,7 +83,7 @@ class Roofline:
         return forwards(point) * self.bound_seconds(self.read_seconds(batch, context_tokens), batch * point.width)
 
     def prefill_seconds(self, tokens: int, point: OperatingPoint | None = None) -> float:
-        """Seconds of one forward over `tokens` prompt tokens, beside whichever `point`."""
+        """Seconds of one forward over `tokens` prompt tokens; the same beside any `point`."""
         return self.bound_seconds(self.read_seconds(1, 0.0), tokens)
 
 

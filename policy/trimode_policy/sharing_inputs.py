@@ -1,6 +1,6 @@
-"""What `sharing` is asked with, made from what routers show of the fleet.
+"""`sharing`, asked about a resource with what routers show of its fleet.
 
-Belongs here: pure reading of `/fleet` views, by those who own the number of a pool's replicas.
+Pure. The operator and `trimode up` own the number of a pool's replicas, and both decide it here.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from statistics import fmean
 
 from trimode_api.fleet import FleetView, Freshness, ReplicaState
 from trimode_api.modes import Mode
-from trimode_api.resource import Pool, Spec
+from trimode_api.resource import Pool, Spec, SwitchingMode
 from trimode_policy.capacity import Paces
 from trimode_policy.rebalance import Demand
-from trimode_policy.sharing import SharedPool
+from trimode_policy.sharing import SharedPool, Split, Step, settled, step
 
 SAMPLE_S, WINDOW_S, LEAST_S = 2.0, 120.0, 60.0
 """Seconds between two samples of the load, as far back as they go, and the least that they must span."""
@@ -49,6 +49,27 @@ def demand_of(samples: Samples) -> Demand | None:
         return None
     ordered = sorted(sample.requests for sample in samples)
     return Demand(ordered[len(ordered) // 10], ordered[len(ordered) * 9 // 10])
+
+
+def current_split(spec: Spec, split: Split) -> Split:
+    """The split as the spec's bounds and total are now; an empty one where no pools share replicas."""
+    pools = shared_pools(spec, ())
+    if spec.rebalancing is None or not pools:
+        return Split()
+    return settled(split, pools, spec.rebalancing.total_replicas)
+
+
+def next_split(
+    spec: Spec, split: Split, views: Sequence[FleetView], samples: Samples, now: float, *, release_s: float = 0.0
+) -> Step | None:
+    """The next step, see `sharing.step`; None where no pools share replicas. `samples` have a clock of their own."""
+    pools = shared_pools(spec, views)
+    if spec.rebalancing is None or not pools:
+        return None
+    held = "switching.policy is Manual" if spec.switching.policy is SwitchingMode.MANUAL else ""
+    held = "dry run" if spec.switching.dry_run else held
+    total = spec.rebalancing.total_replicas
+    return step(split, pools, total, demand_of(samples), now, release_s=release_s, held=held)
 
 
 def sharing_pools(spec: Spec) -> tuple[Pool, ...]:

@@ -17,7 +17,7 @@ from trimode_policy.acceptance import log_odds_for
 from trimode_policy.choose import Batch, PointDecision, PointState, Reason, Switching, choose_point
 from trimode_policy.curves import Curves, Observation
 from trimode_policy.profiles import generic_cpu
-from trimode_policy.roofline import Roofline
+from trimode_policy.roofline import ModelShape, Roofline
 
 # A busy machine is no reason to fail a property.
 settings.register_profile("policy", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -36,7 +36,7 @@ CYCLE_MS = {
     64: (6.3, 36.3, 71.3, 173.7),
 }
 TOKENS = {AR: 1.0, speculation(8): 5.2, speculation(16): 6.6, speculation(32): 7.1}
-TINY = {"parameters": 1_770_000, "layers": 4, "kv_heads": 2, "head_dim": 32, "bytes_per_value": 4}
+TINY = ModelShape(parameters=1_770_000, layers=4, kv_heads=2, head_dim=32, bytes_per_value=4)
 
 
 def true_seconds(point: OperatingPoint, batch: int) -> float:
@@ -85,7 +85,7 @@ class SyntheticEngine:
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
         self.now, self.level = 1000.0, 0.0
-        self.curves = Curves(self.points, self.prior or generic_cpu(2, 4).roofline(**TINY))
+        self.curves = Curves(self.points, self.prior or generic_cpu(2, 4).roofline(TINY))
         self.state = PointState.initial(AR, self.now)
         self.decisions: list[tuple[float, PointDecision]] = []
 
@@ -137,4 +137,4 @@ def engine() -> Callable[..., SyntheticEngine]:
 
 @pytest.fixture
 def tiny_prior() -> Roofline:
-    return generic_cpu(2, 4).roofline(**TINY)
+    return generic_cpu(2, 4).roofline(TINY)

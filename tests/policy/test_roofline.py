@@ -9,24 +9,24 @@ from hypothesis import strategies as st
 
 from trimode_api.modes import AR, diffusion, quadratic, speculation
 from trimode_policy.profiles import PROFILES, generic_cpu, known_gpu
-from trimode_policy.roofline import Roofline
+from trimode_policy.roofline import ModelShape, Roofline
 
-EIGHT_B = {"parameters": 8_000_000_000, "layers": 34, "kv_heads": 8, "head_dim": 128, "bytes_per_value": 2}
+EIGHT_B = ModelShape(parameters=8_000_000_000, layers=34, kv_heads=8, head_dim=128, bytes_per_value=2)
 positive = st.floats(1e-3, 1e15)
 
 
 def test_ar_at_batch_one_is_bound_by_reading_the_weights() -> None:
-    roofline = Roofline.for_model(**EIGHT_B, flops_per_s=790e12, bytes_per_s=4.8e12, overhead_s=0.0)
+    roofline = Roofline.for_model(EIGHT_B, flops_per_s=790e12, bytes_per_s=4.8e12, overhead_s=0.0)
     assert roofline.seconds(AR, 1, 0.0) == pytest.approx(16e9 / 4.8e12)
 
 
 def test_a_large_speculating_batch_is_bound_by_arithmetic() -> None:
-    roofline = Roofline.for_model(**EIGHT_B, flops_per_s=790e12, bytes_per_s=4.8e12, overhead_s=0.0)
+    roofline = Roofline.for_model(EIGHT_B, flops_per_s=790e12, bytes_per_s=4.8e12, overhead_s=0.0)
     assert roofline.seconds(speculation(32), 128, 0.0) == pytest.approx(2 * 16e9 * 128 * 32 / 790e12)
 
 
 def test_context_costs_bandwidth() -> None:
-    roofline = Roofline.for_model(**EIGHT_B, flops_per_s=1e30, bytes_per_s=1e12, overhead_s=0.0)
+    roofline = Roofline.for_model(EIGHT_B, flops_per_s=1e30, bytes_per_s=1e12, overhead_s=0.0)
     per_token = 2 * 34 * 8 * 128 * 2
     more = roofline.seconds(AR, 10, 1000.0) - roofline.seconds(AR, 10, 0.0)
     assert more == pytest.approx(10 * 1000 * per_token / 1e12)
@@ -53,7 +53,7 @@ def test_zero_bandwidth_is_refused() -> None:
 
 
 def test_a_quadratic_cycle_is_one_wide_forward() -> None:
-    compute_bound = Roofline.for_model(**EIGHT_B, flops_per_s=790e12, bytes_per_s=1e30, overhead_s=0.0)
+    compute_bound = Roofline.for_model(EIGHT_B, flops_per_s=790e12, bytes_per_s=1e30, overhead_s=0.0)
     assert compute_bound.seconds(quadratic(8), 4, 0.0) == pytest.approx(16e9 * 4 * 8 * 9 / 790e12)
     by_overhead = Roofline(1e30, 1e30, 1.0, 1.0, 1.0, 0.0)
     assert by_overhead.seconds(quadratic(8), 1, 0.0) == pytest.approx(1.0)
@@ -84,14 +84,14 @@ def test_profiles_are_marked_as_priors_with_their_source() -> None:
 
 
 def test_on_an_h200_speculation_wins_alone_and_loses_in_a_crowd() -> None:
-    roofline = PROFILES["H200"].roofline(**EIGHT_B)
+    roofline = PROFILES["H200"].roofline(EIGHT_B)
     s32, tokens = speculation(32), 6.8
     assert roofline.seconds(s32, 1, 1500.0) / tokens < roofline.seconds(AR, 1, 1500.0) / 2
     assert roofline.seconds(s32, 128, 1500.0) / tokens > roofline.seconds(AR, 128, 1500.0)
 
 
 def test_the_generic_cpu_is_near_the_packaged_model() -> None:
-    tiny = generic_cpu(2, 4).roofline(parameters=1_770_000, layers=4, kv_heads=2, head_dim=32, bytes_per_value=4)
+    tiny = generic_cpu(2, 4).roofline(ModelShape(1_770_000, layers=4, kv_heads=2, head_dim=32, bytes_per_value=4))
     assert tiny.seconds(AR, 1, 150.0) == pytest.approx(2.0e-3, rel=0.5)
     assert tiny.seconds(speculation(32), 64, 150.0) == pytest.approx(174e-3, rel=0.3)
 

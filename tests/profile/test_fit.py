@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimode_api.modes import AR, Mode, speculation
-from trimode_policy.roofline import Roofline
+from trimode_policy.roofline import ModelShape, Roofline
 from trimode_tools.profile.fit import Answered, Cell, fit_errors, fit_roofline, spread_of, whole_cycle_tokens
 from trimode_tools.simulate.profile_file import ProfileShape
 from trimode_tools.simulator.profiled import ProfiledHardware
@@ -21,7 +21,7 @@ GRID = [(point, batch, context) for point in POINTS for batch in (1, 4, 16, 64, 
 
 def roofline(bytes_per_s: float, flops_per_s: float, overhead_s: float) -> Roofline:
     return Roofline.for_model(
-        **SHAPE.model_dump(), bytes_per_s=bytes_per_s, flops_per_s=flops_per_s, overhead_s=overhead_s
+        ModelShape(**SHAPE.model_dump()), bytes_per_s=bytes_per_s, flops_per_s=flops_per_s, overhead_s=overhead_s
     )
 
 

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from trimode_api.modes import AR, speculation
-from trimode_policy.roofline import Roofline
+from trimode_policy.roofline import ModelShape, Roofline
 from trimode_tools.simulator.cost_model import Truth
 from trimode_tools.simulator.fleet import Fleet
 from trimode_tools.simulator.policies import fleet_for
@@ -17,11 +17,7 @@ from trimode_tools.simulator.scenario import Scenario
 from trimode_tools.simulator.workload import Goal, Job
 
 ROOFLINE = Roofline.for_model(
-    parameters=8_000_000_000,
-    layers=34,
-    kv_heads=8,
-    head_dim=128,
-    bytes_per_value=2,
+    ModelShape(parameters=8_000_000_000, layers=34, kv_heads=8, head_dim=128, bytes_per_value=2),
     flops_per_s=6e14,
     bytes_per_s=4e12,
     overhead_s=2e-4,

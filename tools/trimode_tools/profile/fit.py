@@ -12,7 +12,7 @@ from math import ceil, exp, log
 from statistics import median
 
 from trimode_api.modes import OperatingPoint
-from trimode_policy.roofline import Roofline, forwards
+from trimode_policy.roofline import ModelShape, Roofline, forwards
 from trimode_tools.simulate.profile_file import ProfileShape
 
 STEP, LEAST_STEP = 0.5, 1e-3
@@ -76,7 +76,7 @@ def _starts(cells: Sequence[Cell], shape: ProfileShape) -> tuple[tuple[float, ..
 def _roofline(logs: tuple[float, ...], shape: ProfileShape) -> Roofline:
     bytes_per_s, flops_per_s, overhead_s = map(exp, logs)
     return Roofline.for_model(
-        **shape.model_dump(), bytes_per_s=bytes_per_s, flops_per_s=flops_per_s, overhead_s=overhead_s
+        ModelShape(**shape.model_dump()), bytes_per_s=bytes_per_s, flops_per_s=flops_per_s, overhead_s=overhead_s
     )
 
 

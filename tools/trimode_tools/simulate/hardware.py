@@ -13,29 +13,17 @@ from trimode_api.modes import OperatingPoint, speculation
 from trimode_api.resource import NemotronDeployment
 from trimode_local.errors import BadInput
 from trimode_policy.profiles import PROFILES, HardwareProfile, generic_cpu
-from trimode_policy.roofline import Roofline
+from trimode_policy.roofline import ModelShape, Roofline
 from trimode_tools.simulate.csv_rows import rows
 from trimode_tools.simulate.profile_file import DEFAULT_GPU, Profile, ProfileCycle, read_profile
 from trimode_tools.simulator.cost_model import Hardware
 from trimode_tools.simulator.profiled import ProfiledHardware
 
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What the roofline needs of a model."""
-
-    parameters: int
-    layers: int
-    kv_heads: int
-    head_dim: int
-    bytes_per_value: int
-
-
 _SHAPES = (
-    ("14b", Shape(13_600_000_000, 40, 8, 128, 2)),
-    ("3b", Shape(3_850_000_000, 26, 8, 128, 2)),
-    ("tiny", Shape(1_770_000, 4, 2, 32, 4)),
-    ("8b", Shape(8_600_000_000, 34, 8, 128, 2)),
+    ("14b", ModelShape(13_600_000_000, 40, 8, 128, 2)),
+    ("3b", ModelShape(3_850_000_000, 26, 8, 128, 2)),
+    ("tiny", ModelShape(1_770_000, 4, 2, 32, 4)),
+    ("8b", ModelShape(8_600_000_000, 34, 8, 128, 2)),
 )
 """By what the model's uri contains; bf16 sizes of the published checkpoints."""
 NOISE = 0.05
@@ -73,10 +61,10 @@ def machine(deployment: NemotronDeployment, profile: str | None) -> Machine:
     return assembled(_read(Path(profile), shape), shape)
 
 
-def assembled(profile: Profile, shape: Shape) -> Machine:
+def assembled(profile: Profile, shape: ModelShape) -> Machine:
     """The machine that a profile tells of; `shape` where it does not tell the model's. Raises BadInput."""
     if profile.shape is not None:
-        shape = Shape(**profile.shape.model_dump())
+        shape = ModelShape(**profile.shape.model_dump())
     if profile.device == "cpu":
         return _assembled(profile, generic_cpu(2, shape.layers), shape, False)
     known = PROFILES.get(profile.device)
@@ -97,18 +85,14 @@ def _own(profile: Profile) -> HardwareProfile:
     return HardwareProfile(profile.device, bytes_per_s, flops_per_s, memory_bytes, overhead_s, True, profile.name)
 
 
-def shape_of(uri: str) -> Shape:
+def shape_of(uri: str) -> ModelShape:
     """The shape of a known model by its uri; the 8B one where nothing fits."""
     return next((shape for part, shape in _SHAPES if part in uri.lower()), _SHAPES[-1][1])
 
 
-def _assembled(profile: Profile, device: HardwareProfile, shape: Shape, gpu: bool) -> Machine:
+def _assembled(profile: Profile, device: HardwareProfile, shape: ModelShape, gpu: bool) -> Machine:
     roofline = Roofline.for_model(
-        parameters=shape.parameters,
-        layers=shape.layers,
-        kv_heads=shape.kv_heads,
-        head_dim=shape.head_dim,
-        bytes_per_value=shape.bytes_per_value,
+        shape,
         flops_per_s=profile.flops_per_s or device.flops_per_s,
         bytes_per_s=profile.bytes_per_s or device.bytes_per_s,
         overhead_s=device.overhead_s if profile.overhead_s is None else profile.overhead_s,
@@ -141,7 +125,7 @@ def _points(tokens: Mapping[str, float]) -> dict[OperatingPoint, float]:
     return {OperatingPoint.parse(name): value for name, value in tokens.items()}
 
 
-def _read(path: Path, shape: Shape) -> Profile:
+def _read(path: Path, shape: ModelShape) -> Profile:
     if path.suffix == ".csv":
         return _read_csv(path, shape)
     if not path.exists():
@@ -149,7 +133,7 @@ def _read(path: Path, shape: Shape) -> Profile:
     return read_profile(path)
 
 
-def _read_csv(path: Path, shape: Shape) -> Profile:
+def _read_csv(path: Path, shape: ModelShape) -> Profile:
     """Columns model, block_length, concurrency, cycle_ms: draft and verify cycles of one B200, as published."""
     wanted = next(part for part, known in _SHAPES if known is shape).upper()
     cycles, models = [], set()

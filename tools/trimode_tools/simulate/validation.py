@@ -22,9 +22,9 @@ from statistics import fmean
 
 from trimode_api.modes import OperatingPoint, speculation
 from trimode_policy.profiles import PROFILES
-from trimode_policy.roofline import Roofline
+from trimode_policy.roofline import ModelShape, Roofline
 from trimode_tools.simulate.csv_rows import rows
-from trimode_tools.simulate.hardware import Shape, shape_of
+from trimode_tools.simulate.hardware import shape_of
 from trimode_tools.simulator.cost_model import GAIN_BY_LENGTH, Hardware, MeasuredHardware, Truth
 from trimode_tools.simulator.fleet import Fleet
 from trimode_tools.simulator.measures import Account
@@ -104,14 +104,8 @@ def gpu_of(data: Path) -> MeasuredHardware:
     return MeasuredHardware(large.roofline, {**small.ratios, **large.ratios})
 
 
-def _roofline(shape: Shape) -> Roofline:
-    return PROFILES["B200"].roofline(
-        parameters=shape.parameters,
-        layers=shape.layers,
-        kv_heads=shape.kv_heads,
-        head_dim=shape.head_dim,
-        bytes_per_value=shape.bytes_per_value,
-    )
+def _roofline(shape: ModelShape) -> Roofline:
+    return PROFILES["B200"].roofline(shape)
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from trimode_api.modes import AR, OperatingPoint
 from trimode_policy.choose import Batch, PointDecision, PointState, Reason, Switching, choose_point
 from trimode_policy.curves import Curves
 from trimode_policy.profiles import PROFILES, known_gpu
-from trimode_policy.roofline import Roofline
+from trimode_policy.roofline import ModelShape, Roofline
 from trimode_workers.engine.messages import Configure, Switched
 from trimode_workers.engine.points import Points
 from trimode_workers.model.config import ModelConfig
@@ -87,12 +87,9 @@ def prior(config: ModelConfig, gpu: str = "", bytes_per_value: int = 4) -> Roofl
     wide, head = config.hidden_size, config.head_dim
     layer = wide * head * (2 * config.heads + 2 * config.kv_heads) + 3 * wide * config.intermediate_size
     device = (known_gpu(gpu) or PROFILES["H100"]) if gpu else None
+    parameters = config.layers * layer + config.vocab_size * wide
     return Roofline.for_model(
-        parameters=config.layers * layer + config.vocab_size * wide,
-        layers=config.layers,
-        kv_heads=config.kv_heads,
-        head_dim=head,
-        bytes_per_value=bytes_per_value,
+        ModelShape(parameters, config.layers, config.kv_heads, head, bytes_per_value),
         flops_per_s=device.flops_per_s if device else _CPU_FLOPS_PER_S,
         bytes_per_s=device.bytes_per_s if device else _CPU_BYTES_PER_S,
         overhead_s=device.overhead_s if device else _CPU_OVERHEAD_S,
