@@ -14,7 +14,8 @@ from trimode_api.modes import Mode
 from trimode_api.resource import EngineType, NemotronDeployment, Pool
 from trimode_api.sglang import reserved
 from trimode_api.values import cores, size_bytes
-from trimode_local.rebalancing import begun
+from trimode_policy.sharing import Split
+from trimode_policy.sharing_inputs import current_split
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ def plan(deployment: NemotronDeployment, targets: Mapping[str, int] | None = Non
     problems = tuple(_unsupported(deployment))
     if problems:
         raise InvalidInput(problems, f"{deployment.metadata.name} on one machine")
-    shared = begun(deployment.spec).targets if targets is None else targets
+    shared = current_split(deployment.spec, Split()).targets if targets is None else targets
     return () if deployment.spec.suspend else tuple(_pool(pool, shared) for pool in deployment.spec.pools)
 
 

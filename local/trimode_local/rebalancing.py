@@ -1,7 +1,7 @@
-"""Replicas that pools share, on one machine: asked at every look at the fleet.
+"""Replicas that pools share, on one machine: asked each time the fleet is looked at.
 
-Belongs here: what is remembered between two looks, and the words for a person. The decision is `sharing`'s, making the
-pools so is `stack`'s. What `up` decides is forgotten with it: it begins anew with a split that is heavy on AR.
+What is remembered in between, and the words for a person. What `up` decides is forgotten with it: it begins anew with
+most replicas in the pool of AR. The decision is policy's, the same as the operator's.
 """
 
 from __future__ import annotations
@@ -10,18 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from trimode_api.fleet import FleetView
-from trimode_api.resource import Spec, SwitchingMode
+from trimode_api.resource import Spec
 from trimode_policy.rebalance import MoveReason
-from trimode_policy.sharing import Split, settled, step
-from trimode_policy.sharing_inputs import Samples, demand_of, sampled, shared_pools
-
-
-def begun(spec: Spec, split: Split | None = None) -> Split:
-    """The split as the resource has it now; without pools that share replicas, an empty one."""
-    pools = shared_pools(spec, ())
-    if spec.rebalancing is None or not pools:
-        return Split()
-    return settled(split or Split(), pools, spec.rebalancing.total_replicas)
+from trimode_policy.sharing import Split
+from trimode_policy.sharing_inputs import Samples, current_split, next_split, sampled, sharing_pools
 
 
 @dataclass(slots=True)
@@ -34,20 +26,15 @@ class Balance:
 
     def targets(self, spec: Spec) -> Mapping[str, int]:
         """Replicas of each pool that shares them."""
-        return begun(spec, self.split).targets
+        return current_split(spec, self.split).targets
 
-    def look(self, spec: Spec, fleet: FleetView, now: float) -> str:
+    def step(self, spec: Spec, fleet: FleetView, now: float) -> str:
         """Take the next step; what to say of it, empty for nothing new."""
-        pools = shared_pools(spec, [fleet])
-        if spec.rebalancing is None or not pools:
+        self.loads = sampled(self.loads, [fleet], [pool.name for pool in sharing_pools(spec)], now)
+        taken = next_split(spec, self.split, [fleet], self.loads, now)
+        if taken is None:
             self.split, self.loads, self.reason = Split(), (), None
             return ""
-        self.loads = sampled(self.loads, [fleet], [pool.name for pool in pools], now)
-        held = "dry run" if spec.switching.dry_run else ""
-        if spec.switching.policy is SwitchingMode.MANUAL:
-            held = "switching.policy is Manual"
-        demand = demand_of(self.loads)
-        taken = step(self.split, pools, spec.rebalancing.total_replicas, demand, now, held=held)
         moved = taken.split.move != self.split.move or (taken.reason != self.reason and taken.reason is MoveReason.HELD)
         self.split, self.reason = taken.split, taken.reason
         return f"rebalancing: {taken.detail}" if moved else ""

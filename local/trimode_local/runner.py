@@ -78,7 +78,7 @@ class Stack:
         from trimode_workers import app
 
         before = self.balance.targets(self.deployment.spec)
-        words = self.balance.look(self.deployment.spec, fleet, now)
+        words = self.balance.step(self.deployment.spec, fleet, now)
         after = self.balance.targets(self.deployment.spec)
         if changed := [pool for pool in self._pools() if before.get(pool.pool) != after.get(pool.pool)]:
             app.deploy(changed)

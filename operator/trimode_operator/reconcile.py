@@ -169,7 +169,7 @@ class Reconciler:
         if deployment is not None and not outcome.deleting:
             state.sample(deployment.spec, fleets, clock)
             tiers = {tier.name: tier.percentile for tier in deployment.spec.tiers}
-            rebalancing = rebalanced(deployment, before, fleets, state.loads, self._deps.now())
+            rebalancing = rebalanced(deployment.spec, before, fleets, state.loads, self._deps.now())
         named = spec.router if spec is not None and not outcome.deleting else None
         return Observations(
             generation=body["metadata"]["generation"],

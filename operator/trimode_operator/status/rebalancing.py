@@ -1,21 +1,21 @@
-"""Replicas that pools share: a visit's step, and its state as the status has it.
+"""Replicas that pools share: a reconciliation's step, and its state as the status has it.
 
-Belongs here: pure translation between `sharing` and the status. The new split is in the status before it is applied, so
-whoever leads next goes on where this copy stopped.
+Pure translation between `sharing` and the status. The new split is in the status before it is applied, so that another
+copy of the operator goes on where this one stopped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from trimode_api.resource import NemotronDeployment, Spec, SwitchingMode
+from trimode_api.resource import Spec
 from trimode_api.status import MovePhase, MoveStatus, PoolShare, RebalancingStatus, Status
 from trimode_operator.observe.fleets import Fleets
 from trimode_operator.plan.ray import IDLE_POD_STAYS_S
 from trimode_operator.status.times import read, written
 from trimode_policy.rebalance import MoveReason
-from trimode_policy.sharing import Move, Phase, Split, Step, settled, step
-from trimode_policy.sharing_inputs import Samples, demand_of, shared_pools
+from trimode_policy.sharing import Move, Phase, Split, Step
+from trimode_policy.sharing_inputs import Samples, current_split, next_split, sharing_pools
 
 RELEASE_S = IDLE_POD_STAYS_S + 15.0
 """Seconds from a replica's end until its pod has gone too: Ray's autoscaler looks every few seconds."""
@@ -23,44 +23,32 @@ RELEASE_S = IDLE_POD_STAYS_S + 15.0
 
 def targets_of(spec: Spec, before: Status | None) -> Mapping[str, int]:
     """Replicas of each pool that shares them; empty where none does."""
-    pools = shared_pools(spec, ())
-    if spec.rebalancing is None or not pools:
-        return {}
-    return settled(_split(before), pools, spec.rebalancing.total_replicas).targets
+    return current_split(spec, _split(before)).targets
 
 
 def rebalanced(
-    deployment: NemotronDeployment, before: Status | None, fleets: Fleets, samples: Samples, now: float
+    spec: Spec, before: Status | None, fleets: Fleets, samples: Samples, now: float
 ) -> RebalancingStatus | None:
-    """The status after this visit's step. Where not every router answers nothing moves; None where nothing is shared.
-
-    `now` in Unix seconds; `samples` have a clock of their own.
-    """
-    spec = deployment.spec
-    if spec.rebalancing is None or spec.suspend:
+    """The status after this reconciliation's step. Where not every router answers nothing moves; None where nothing is
+    shared. `now` in Unix seconds; `samples` have a clock of their own."""
+    if not sharing_pools(spec):
         return None
-    known = before.rebalancing if before is not None else None
-    split, total = _split(before), spec.rebalancing.total_replicas
-    views = tuple(fleets.views.values())
-    pools = shared_pools(spec, views)
+    split, views = _split(before), tuple(fleets.views.values())
     if not views or fleets.failures:
         words = "some router does not answer" if views else "no router answers"
-        taken = Step(settled(split, pools, total), MoveReason.NO_DATA, words)
+        taken = Step(current_split(spec, split), MoveReason.NO_DATA, words)
     else:
-        taken = step(split, pools, total, demand_of(samples), now, release_s=RELEASE_S, held=_held(spec))
-    return _told(known, taken, now)
+        decided = next_split(spec, split, views, samples, now, release_s=RELEASE_S)
+        if decided is None:
+            return None
+        taken = decided
+    return _status(before.rebalancing if before is not None else None, taken, now)
 
 
 def under_way(status: Status) -> bool:
     """Whether a replica is on its way between pools."""
     shared = status.rebalancing
     return shared is not None and shared.move is not None and shared.move.phase is not MovePhase.DONE
-
-
-def _held(spec: Spec) -> str:
-    if spec.switching.dry_run:
-        return "dry run"
-    return "switching.policy is Manual" if spec.switching.policy is SwitchingMode.MANUAL else ""
 
 
 def _split(before: Status | None) -> Split:
@@ -75,7 +63,7 @@ def _split(before: Status | None) -> Split:
     return Split({pool.name: pool.replicas for pool in known.pools}, last)
 
 
-def _told(before: RebalancingStatus | None, taken: Step, now: float) -> RebalancingStatus:
+def _status(before: RebalancingStatus | None, taken: Step, now: float) -> RebalancingStatus:
     """Words and time stay as they were while the reason does: figures that waver are no news."""
     move = taken.split.move
     status = RebalancingStatus(
