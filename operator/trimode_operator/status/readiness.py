@@ -18,6 +18,7 @@ BY_PODS = (
     Reason.NOT_OBSERVED,
     Reason.POOLS_NOT_READY,
     Reason.RAY_SERVICE_NOT_READY,
+    Reason.DEPLOY_FAILED,  # Serve says that a replica died, and not that its pod was killed for memory or evicted
     Reason.WORKERS_ROLLOUT,
     Reason.HEAD_NOT_READY,
     Reason.ROUTER_ROLLOUT,

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from trimode_lab.doubles.kubernetes.fleet import replica
+from trimode_lab.doubles.kubernetes.fleet import fleets, replica, view
 from trimode_lab.doubles.kubernetes.stage import Stage
+from trimode_operator.observe.observations import Observations, Ray, Rollout
 from trimode_operator.observe.pods import NO_PODS, PodsSeen, pods_seen
+from trimode_operator.status.readiness import readiness_of
 
 PULL = 'Back-off pulling image "registry.invalid/none:1": ErrImagePull: no such host'
 NODES = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
@@ -82,6 +84,36 @@ def test_a_line_and_their_number_are_bounded() -> None:
     many = pods_seen(pod(f"p{n}", waiting("RunContainerError", f"{n}" * 9000)) for n in range(9)).failing
     assert len(many) == 4
     assert all(len(line) < 400 for line in many)
+
+
+DIED = "flex UNHEALTHY: The actor died unexpectedly before finishing this task."
+SERVES_ONE = Observations(
+    generation=1,
+    routers=Rollout(wanted=1, ready=1, current=True),
+    ray=Ray(ready=True, failed=(DIED,)),
+    fleets=fleets(view(replica())),
+    minimum={"flex": 2},
+)
+
+
+@pytest.mark.parametrize(
+    ("pods", "reason", "last_line"),
+    [
+        (PodsSeen((f"pod a: {KILLED}",)), "PodsFailing", f"pod a: {KILLED}"),
+        (
+            PodsSeen(unplaced=(f"pod a: no node takes it: {NODES}",)),
+            "DeployFailed",
+            f"pod a: no node takes it: {NODES}",
+        ),
+        (NO_PODS, "DeployFailed", DIED),
+    ],
+    ids=["killed-for-memory", "no-node", "pods-run"],
+)
+def test_a_replica_that_died_is_explained_by_its_pod(pods: PodsSeen, reason: str, last_line: str) -> None:
+    ready = readiness_of(SERVES_ONE).explained_by(pods).ready
+    assert (ready.status.value, str(ready.reason)) == ("False", reason)
+    assert ready.message.splitlines()[1] == DIED
+    assert ready.message.splitlines()[-1] == last_line
 
 
 async def serving(stage: Stage) -> None:
