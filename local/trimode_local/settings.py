@@ -10,14 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trimode_api.modes import Mode
-from trimode_api.policy_of import policy_of, pool_points
-from trimode_api.resource import EngineType, NemotronDeployment, Pool, Spec
+from trimode_api.policy_of import policy_of
+from trimode_api.pool_args import pool_args
+from trimode_api.resource import NemotronDeployment
 from trimode_local.plan import plan
 
 if TYPE_CHECKING:
     from trimode_workers.replica.settings import PoolSettings
-    from trimode_workers.sglang.options import SGLangOptions
 
 _ERROR = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Failed|Refused|Died)\b[^:]*: (?P<words>.+)$")
 
@@ -30,25 +29,14 @@ def pools(
     targets: Mapping[str, int] | None = None,
 ) -> list[PoolSettings]:
     """Settings of every pool, in the resource's order. `targets` as in `plan`."""
-    from trimode_workers.replica.settings import EngineOptions, PoolSettings
+    from trimode_workers.replica.settings import PoolSettings
 
-    spec = deployment.spec
-    engine = EngineOptions(
-        model=str(model),
-        draft_adapter=spec.model.draft_adapter,
-        dtype=spec.engine.dtype.value,
-        max_context_tokens=spec.engine.max_context_tokens,
-        max_running_requests=spec.engine.max_running_requests,
-    )
-    sglang = {pool.name: _sglang(spec, pool) for pool in spec.pools}
+    policy = policy_of(deployment, version)
+    args = {pool.name: pool_args(deployment, pool, str(model), list(router_urls)) for pool in deployment.spec.pools}
     return [
         PoolSettings(
-            pool=pool.name,
-            served_name=deployment.served_name,
-            # One thread per core given: on shared cores a second one waits for the first at every operation.
-            engine=engine.model_copy(update={"threads": max(1, int(pool.cores)), "sglang": sglang[pool.name]}),
-            policy=policy_of(deployment, version),
-            router_urls=router_urls,
+            **args[pool.name],
+            policy=policy,
             min_replicas=pool.replicas,
             max_replicas=pool.most,
             idle_s=pool.idle_s,
@@ -57,22 +45,6 @@ def pools(
         )
         for pool in plan(deployment, targets)
     ]
-
-
-def _sglang(spec: Spec, pool: Pool) -> SGLangOptions | None:
-    """What the pool's servers are told; None where the engine is our own."""
-    from trimode_workers.sglang.options import SGLangOptions
-
-    if spec.engine.type is EngineType.NATIVE:
-        return None
-    points = pool_points(pool, spec)
-    return SGLangOptions(
-        mode=pool.modes[0],
-        block_lengths=tuple(point.block_length for point in points if point.mode is not Mode.AR),
-        threshold=points[0].threshold,
-        gpus=max(1, pool.resources.gpus),
-        args=spec.engine.args or (),
-    )
 
 
 def cause(message: str) -> str:

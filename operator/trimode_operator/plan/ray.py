@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from trimode_api.pool_args import pool_args
 from trimode_api.resource import NemotronDeployment, Pool
 from trimode_api.values import cores
 from trimode_operator.plan.model import Manifest, Observed, Owner
@@ -34,7 +35,7 @@ from trimode_operator.plan.pods import (
 )
 from trimode_operator.plan.pool_pods import pool_placement, pool_resources, unnoticed
 from trimode_operator.plan.queue import queue_metadata
-from trimode_operator.plan.serve import application_args, placement_resource, serve_config
+from trimode_operator.plan.serve import placement_resource, serve_config
 from trimode_operator.plan.settings import Settings
 from trimode_operator.plan.shape import SHAPE_ANNOTATION, shape_of
 from trimode_operator.plan.weights import Weights, weights
@@ -191,7 +192,7 @@ def _group(
                 "labels": labels(owner.name, "worker") | {POOL_LABEL: pool.name},
                 "annotations": {
                     ROLL_ANNOTATION: digest(
-                        application_args(deployment, pool, names, source), observed.token, *unnoticed(pool)
+                        pool_args(deployment, pool, source.uri, [names.reports_url]), observed.token, *unnoticed(pool)
                     )
                 },
             },

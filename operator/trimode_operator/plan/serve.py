@@ -12,10 +12,8 @@ from typing import Any
 
 import yaml
 
-from trimode_api.modes import Mode
-from trimode_api.policy_of import pool_points
-from trimode_api.resource import EngineType, NemotronDeployment, Pool
-from trimode_api.values import cores
+from trimode_api.pool_args import pool_args
+from trimode_api.resource import NemotronDeployment, Pool
 from trimode_operator.plan.model import Observed
 from trimode_operator.plan.names import SERVE_PORT, Names
 from trimode_operator.plan.pods import grace_seconds
@@ -43,38 +41,6 @@ def serve_config(
     return text
 
 
-def application_args(deployment: NemotronDeployment, pool: Pool, names: Names, weights: Weights) -> dict[str, Any]:
-    """What a pool's replicas are started with; running ones cannot take over a change of it."""
-    engine, adapter = deployment.spec.engine, deployment.spec.model.draft_adapter
-    return {
-        "pool": pool.name,
-        "served_name": deployment.served_name,
-        "engine": {
-            "model": weights.uri,
-            **({} if adapter is None else {"draft_adapter": adapter}),
-            "dtype": engine.dtype.value,
-            "max_context_tokens": engine.max_context_tokens,
-            "max_running_requests": engine.max_running_requests,
-            # One thread per core given: on shared cores a second one waits for the first at every operation.
-            "threads": max(1, int(cores(pool.resources.cpu))),
-            **({} if engine.type is EngineType.NATIVE else {"sglang": _sglang(deployment, pool)}),
-        },
-        "router_urls": [names.reports_url],
-    }
-
-
-def _sglang(deployment: NemotronDeployment, pool: Pool) -> dict[str, Any]:
-    """What the pool's servers are told. Their mode is fixed when they start: a change of it replaces them."""
-    points = pool_points(pool, deployment.spec)
-    return {
-        "mode": pool.modes[0].value,
-        "block_lengths": [point.block_length for point in points if point.mode is not Mode.AR],
-        "threshold": points[0].threshold,
-        "gpus": max(1, pool.resources.gpus),
-        "args": list(deployment.spec.engine.args or ()),
-    }
-
-
 def placement_resource(pool: str) -> str:
     """Ray resource that only the pool's own pods have, one each: a replica per pod, and never in another's."""
     return f"trimode-{pool}"
@@ -87,7 +53,7 @@ def _application(
         "name": pool.name,
         "route_prefix": f"/{pool.name}",
         "import_path": IMPORT_PATH,
-        "args": application_args(deployment, pool, names, weights),
+        "args": pool_args(deployment, pool, weights.uri, [names.reports_url]),
         "deployments": [
             {
                 "name": pool.name,

@@ -1,0 +1,47 @@
+"""From the resource to what a pool's replicas are started with, on a cluster and on one machine.
+
+Pure. Only what a running replica cannot take over: Ray Serve replaces every replica of an application whose arguments
+change. Mode, tiers and policy are not among them; replicas hear those from the routers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trimode_api.modes import Mode
+from trimode_api.policy_of import pool_points
+from trimode_api.resource import EngineType, NemotronDeployment, Pool
+from trimode_api.values import cores
+
+
+def pool_args(deployment: NemotronDeployment, pool: Pool, model: str, router_urls: list[str]) -> dict[str, Any]:
+    """Fields of the workers' `PoolArgs`, plain and in a fixed order. `model`: the folder, or its URI on a cluster."""
+    engine, adapter = deployment.spec.engine, deployment.spec.model.draft_adapter
+    return {
+        "pool": pool.name,
+        "served_name": deployment.served_name,
+        "engine": {
+            "model": model,
+            # Absent, not null: a field that an installed resource does not have must not replace its replicas.
+            **({} if adapter is None else {"draft_adapter": adapter}),
+            "dtype": engine.dtype.value,
+            "max_context_tokens": engine.max_context_tokens,
+            "max_running_requests": engine.max_running_requests,
+            # One thread per core given: on shared cores a second one waits for the first at every operation.
+            "threads": max(1, int(cores(pool.resources.cpu))),
+            **({} if engine.type is EngineType.NATIVE else {"sglang": _sglang(deployment, pool)}),
+        },
+        "router_urls": router_urls,
+    }
+
+
+def _sglang(deployment: NemotronDeployment, pool: Pool) -> dict[str, Any]:
+    """What the pool's SGLang servers are started with. Their mode is fixed then: a change of it replaces them."""
+    points = pool_points(pool, deployment.spec)
+    return {
+        "mode": pool.modes[0].value,
+        "block_lengths": [point.block_length for point in points if point.mode is not Mode.AR],
+        "threshold": points[0].threshold,
+        "gpus": max(1, pool.resources.gpus),
+        "args": list(deployment.spec.engine.args or ()),
+    }
