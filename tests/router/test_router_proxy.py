@@ -341,7 +341,7 @@ async def test_connections_that_nobody_needs_any_longer_are_let_go(open_house: A
     for _ in requests:
         (await replica.next_call()).go.set()
     assert all(response.status_code == 200 for response in await asyncio.gather(*requests))
-    (pool,) = house.router.dispatcher._links._pools.values()
+    (pool,) = house.router.dispatcher._connections._pools.values()
     kept = []
     for _ in range(6):
         kept.append(len(pool._idle))

@@ -11,7 +11,7 @@ import pytest
 from trimode_api.fleet import FleetView
 from trimode_api.wire import FLEET_PATH, AdmissionPolicy, PoolPolicy
 from trimode_lab.doubles.replica.replica import FakeReplica
-from trimode_router.fleet.scale_from_zero import WAKE_AFTER_S, WANTED_S
+from trimode_router.fleet.scale_from_zero import ACTIVATE_AFTER_S, WANTED_S
 
 CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
 FLEX = PoolPolicy(name="flex", points=("AR", "S8"), sleeps=True)
@@ -125,7 +125,7 @@ async def test_who_waits_for_room_calls_a_sleeping_pool_after_a_while(open_house
             lambda c=count: len(house.router.dispatcher.in_flight) + len(house.router.dispatcher.queue) > c
         )
     await queued(house, 1)
-    house.pass_time(WAKE_AFTER_S / 2)
+    house.pass_time(ACTIVATE_AFTER_S / 2)
     assert await wanted(house) == set()
-    house.pass_time(WAKE_AFTER_S)
+    house.pass_time(ACTIVATE_AFTER_S)
     assert await wanted(house) == {"deep"}

@@ -14,7 +14,7 @@ from trimode_api.wire import (
     SwitchingPolicy,
     TierPolicy,
 )
-from trimode_router.fleet.fleet import KEEP_SECONDS, Fleet
+from trimode_router.fleet.fleet import RESERVE_SECONDS, Fleet
 
 PACES = ((1, 0.001), (8, 0.003), (64, 0.02))
 
@@ -52,7 +52,7 @@ def test_paces_become_rooms_and_replicas_are_shared_out() -> None:
         fleet.take_report(report(name), 0.0, 0.0)
     for i in range(10):
         fleet.asked("premium" if i < 3 else "standard", 0.1)
-    fleet.keep(0.2)
+    fleet.reserve(0.2)
     kept = kept_for(fleet, 0.2)
     assert sorted(str(reserved_for) for reserved_for, _ in kept.values()) == [
         "premium",
@@ -71,7 +71,7 @@ def test_a_replica_without_paces_is_limited_by_its_capacity_only() -> None:
     fleet = Fleet("tiny", policy(), slack=0)
     fleet.take_report(report("a", paces=()), 0.0, 0.0)
     fleet.asked("premium", 0.0)
-    fleet.keep(0.0)
+    fleet.reserve(0.0)
     (view,) = fleet.views(0.0)
     assert (dict(view.tier_capacity), view.floor) == ({}, 64)
 
@@ -84,7 +84,7 @@ def test_a_new_policy_and_a_dead_replica_change_the_rooms() -> None:
     assert all(known["premium"] == 19 for _, known in kept_for(fleet, 0.0).values())
     fleet.asked("premium", 0.0)
     fleet.take_report(report("a", 2), 11.0, 11.0)  # b is silent
-    fleet.keep(11.0 + KEEP_SECONDS)
+    fleet.reserve(11.0 + RESERVE_SECONDS)
     assert {name: reserved_for for name, (reserved_for, _) in kept_for(fleet, 12.0).items()} == {
         "a": "premium",
         "b": None,

@@ -1,7 +1,4 @@
-"""The router's door: who is let in, who waits, who is turned away and why.
-
-Belongs here: what becomes of `admit`'s decision, and every refusal's words.
-"""
+"""Admission: which request is placed, which waits, which is refused, and with what words. `admit` decides."""
 
 from __future__ import annotations
 
@@ -27,77 +24,78 @@ from trimode_router.fleet.scale_from_zero import Activator
 from trimode_router.request.exchange import Exchange
 from trimode_router.telemetry.accounting import Accounting
 
-NEWS_S = 2.0
-"""Longest wait of a request for a replica that offers what the policy has offered of late, in seconds: replicas hear of
-a policy with their next report, five times a second. A pool that is away for longer must not fill the queue."""
+POLICY_DELAY_S = 2.0
+"""Longest wait for a replica that offers what the policy offers, in seconds: replicas get a new policy with their next
+report, five times a second. A pool that is away for longer must not fill the queue."""
 
 
 class AdmissionController:
-    """`in_flight` are those with replicas now."""
+    """`in_flight` are the exchanges that replicas have now."""
 
     def __init__(
-        self, fleet: Fleet, ledger: Accounting, queue: Queue, in_flight: Collection[Exchange], sleepers: Activator
+        self,
+        fleet: Fleet,
+        accounting: Accounting,
+        queue: Queue,
+        in_flight: Collection[Exchange],
+        activator: Activator,
     ) -> None:
         self._fleet = fleet
-        self._sleepers = sleepers
-        self._ledger = ledger
+        self._accounting = accounting
         self._queue = queue
         self._in_flight = in_flight
+        self._activator = activator
 
-    def opens(self, exchange: Exchange, now: float) -> bool:
-        """Whether a newcomer may be placed at once; else it waits from now on, or has been refused."""
+    def admits(self, exchange: Exchange, now: float) -> bool:
+        """Whether a new request may be placed at once; else it waits from now on, or has been refused."""
         view = self._queue_view(exchange, now)
-        if not view.ready_replicas and self._sleepers.call(exchange.wish, now) is not None:
+        if not view.ready_replicas and self._activator.activate(exchange.view, now) is not None:
             view = replace(view, waking=True)
-        admission = admit(exchange.wish, view, self._fleet.rules.admission)
+        admission = admit(exchange.view, view, self._fleet.rules.admission)
         if admission.outcome is Outcome.REFUSE:
-            self.refuse(exchange, _refusal(admission))
+            exchange.refuse(_refusal(admission))
         elif admission.outcome is Outcome.QUEUE:
             self.enqueue(exchange, now)
         elif admission.reason is AdmitReason.SPILLS:
-            exchange.wish = replace(exchange.wish, slo_state=SloState.LATE)
+            exchange.view = replace(exchange.view, slo_state=SloState.LATE)
         return admission.outcome is Outcome.ACCEPT
 
     def enqueue(self, exchange: Exchange, now: float, most_s: float = inf) -> None:
-        """It waits, for `most_s` seconds at most; where the queue is full, it or another one is refused."""
+        """The one way into the queue: it waits, for `most_s` seconds at most. Where the queue is full, it or a request
+        of lower priority is refused; a broken stream always gets in, as its client has half of an answer."""
+        if exchange.phase.begun:
+            self._queue.enter(exchange, now, now + most_s)
+            return
         limits = self._fleet.rules.admission
         if len(self._queue) >= limits.max_queued:
-            worst = self._queue.room.last()
+            worst = self._queue.last()
             if worst is None or worst.priority >= exchange.tier.priority:
                 message = f"{len(self._queue)} of {limits.max_queued} places are taken"
-                self.refuse(exchange, self._busy(exchange, now, message, "QueueFull"))
+                exchange.refuse(self._busy(exchange, now, message, "QueueFull"))
                 return
             message = "a request of higher priority took its place in the queue"
-            self.refuse(worst.item, self._busy(worst.item, now, message, "Displaced"))
+            worst.item.refuse(self._busy(worst.item, now, message, "Displaced"))
         since = exchange.record.queued_at if exchange.record.queued_at is not None else now
         exchange.record.queued_at = since
         self._queue.enter(exchange, since, since + min(limits.max_wait_s, most_s))
 
-    def close_on_late(self, now: float) -> None:
-        """Refuse those who have waited for as long as they may."""
+    def refuse_expired(self, now: float) -> None:
+        """Refuse those that have waited for as long as they may."""
         for ticket in self._queue.expired(now):
-            self.refuse(ticket.item, self._too_late(ticket, now))
-
-    def refuse(self, exchange: Exchange, error: ApiError) -> None:
-        self._ledger.refused(exchange.tier.name, error)
-        exchange.refuse(error)
+            ticket.item.refuse(self._too_late(ticket, now))
 
     def _too_late(self, ticket: Ticket[Exchange], now: float) -> ApiError:
-        """Why a wait has ended: for want of room, or of a replica that had to be started first."""
-        waited = f"within {now - ticket.since:.1f} s"
-        pool = self._sleepers.awaited(ticket.item.wish, now)
-        if pool is None and not self._offered(ticket.item, now):
-            message = f"no ready replica offers {ticket.item.wish.pin or 'lossless answers'}, and none came {waited}"
+        """Why a wait has ended: no slot came free, or no replica that had to be started first."""
+        waited, view = f"within {now - ticket.since:.1f} s", ticket.item.view
+        pool = self._activator.starting_for(view, now)
+        usable = [each for each in self._fleet.views(now) if self._fleet.usable(each)]
+        if pool is None and usable and not any(may_serve(view, each.points) for each in usable):
+            message = f"no ready replica offers {view.pin or 'lossless answers'}, and none came {waited}"
             return ApiError(503, message, code=RouteReason.NOT_OFFERED.value, retry_after_s=RETRY_UNKNOWN_S)
         if pool is None:
             return self._busy(ticket.item, now, f"no slot came free {waited}", "QueueTimeout")
         message = f"pool {pool!r} has no replica yet: none came {waited}, and one is being started"
         return ApiError(503, message, code="Waking", retry_after_s=RETRY_UNKNOWN_S)
-
-    def _offered(self, exchange: Exchange, now: float) -> bool:
-        """Whether some usable replica may serve it, or there is none to ask."""
-        usable = [view for view in self._fleet.views(now) if self._fleet.usable(view)]
-        return not usable or any(may_serve(exchange.wish, view.points) for view in usable)
 
     def _busy(self, exchange: Exchange, now: float, message: str, code: str) -> ApiError:
         retry = retry_after_seconds(self._queue_view(exchange, now))
@@ -111,14 +109,14 @@ class AdmissionController:
         shared = any(view.rows for view in usable)
         return QueueView(
             queued=len(self._queue),
-            queued_below=self._queue.room.below(tier.priority),
+            queued_below=self._queue.below(tier.priority),
             ahead=self._queue.ahead(tier.priority) if shared else None,
             oldest_wait_s=0.0 if oldest is None else now - oldest,
             in_flight=len(self._in_flight),
             capacity=sum(view.tier_capacity.get(tier.name, view.capacity) for view in usable),
-            drain_rate_rps=self._ledger.drain_rate(len(self._in_flight)),
+            drain_rate_rps=self._accounting.drain_rate(len(self._in_flight)),
             ready_replicas=len(usable),
-            spare=spare(exchange.wish, usable) if shared else 0,
+            spare=spare(exchange.view, usable) if shared else 0,
         )
 
 

@@ -1,12 +1,10 @@
-"""The way to replicas: kept connections by replica, new ones where none is free.
-
-Belongs here: connecting and the request's head. Which replica it is has been decided.
-"""
+"""Connections to replicas, kept by replica, new ones where none is free; and the head that a request is sent with."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import urlsplit
 
@@ -19,22 +17,23 @@ from trimode_router.http.pool import LinkPool
 from trimode_router.request.exchange import Exchange
 
 _ID = REQUEST_ID_HEADER.encode()
-Unreached = Callable[[Exchange, str], None]
-"""(exchange, why): its replica could not be reached."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaKey:
+    """What replicas are sent as their key: `token`, the client's own where it `passes_clients_own`, or none."""
+
+    token: str = ""
+    passes_clients_own: bool = False
 
 
 class ConnectionPool:
-    """Pools of connections, one by replica id. Replicas are sent `token` as their key, the client's own where this
-    `passes_keys`, or none.
+    """Pools of connections, one by replica id."""
 
-    `unreached` is called for an exchange that still waits for its link.
-    """
-
-    def __init__(self, token: str, connect_seconds: float, unreached: Unreached, *, passes_keys: bool) -> None:
-        self._passes_keys = passes_keys
-        self._authorization = f"authorization: Bearer {token}" if token else ""
+    def __init__(self, key: ReplicaKey, connect_seconds: float) -> None:
+        self._key = key
+        self._authorization = f"authorization: Bearer {key.token}" if key.token else ""
         self._connect_seconds = connect_seconds
-        self._unreached = unreached
         self._pools: dict[str, LinkPool] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -55,7 +54,7 @@ class ConnectionPool:
             self._pools.pop(replica_id).close()
 
     def trim(self) -> None:
-        """Let go of connections that are kept for nothing: after a peak, or when others have made up for a dead one."""
+        """Close connections that are not needed: after a peak, or when others have made up for a dead one."""
         for pool in self._pools.values():
             pool.trim()
 
@@ -67,15 +66,15 @@ class ConnectionPool:
             pool.close()
 
     async def _connect(self, exchange: Exchange, pool: LinkPool) -> None:
-        turn = exchange.turn
+        attempt = exchange.record.attempts
         try:
             link = await pool.connect(self._connect_seconds)
         except OSError as error:
-            if exchange.turn == turn:
-                self._unreached(exchange, f"could not be reached ({error or type(error).__name__})")
+            if exchange.awaits(attempt):
+                exchange.unreached(f"could not be reached ({error or type(error).__name__})")
             return
         # Meanwhile the client may have left, or the replica may have been given up for another.
-        if exchange.turn == turn:
+        if exchange.awaits(attempt):
             exchange.send(link, self._head(exchange, pool))
         else:
             pool.keep(link)
@@ -93,20 +92,20 @@ class ConnectionPool:
     def _head(self, exchange: Exchange, pool: LinkPool) -> bytes:
         request = exchange.request
         head = b"%bcontent-length: %d\r\n%b: %b\r\n" % (
-            _fixed(exchange.path, pool.base, pool.authority, exchange.tier, self._authorization),
+            _common_head(exchange.path, pool.base, pool.authority, exchange.tier, self._authorization),
             len(exchange.body),
             _ID,
             request.request_id.encode(),
         )
         if request.passed:
             head += fields_bytes(request.passed)
-        if self._passes_keys and request.authorization is not None:
+        if self._key.passes_clients_own and request.authorization is not None:
             head += b"authorization: %b\r\n" % request.authorization
         return head + b"\r\n"
 
 
 @lru_cache(maxsize=1024)
-def _fixed(path: str, base: str, authority: str, tier: Tier, authorization: str) -> bytes:
+def _common_head(path: str, base: str, authority: str, tier: Tier, authorization: str) -> bytes:
     """What the heads of all requests for a path of a replica in a tier have in common."""
     lines = [
         f"POST {base}{path} HTTP/1.1",

@@ -1,6 +1,6 @@
-"""The router's queue at work: who enters, who is served when a slot comes free, whose time is over.
+"""The router's queue: which exchanges wait, and which is sent when a slot comes free.
 
-Belongs here: exchanges and their tickets. The order is `FairQueue`'s, the decision where one goes is `route`'s.
+The order is `FairQueue`'s; where an exchange goes is `route`'s decision.
 """
 
 from __future__ import annotations
@@ -24,108 +24,97 @@ class Place(Protocol):
 
 
 class Queue:
-    """`turns` is told of every exchange that is sent, from the queue or not."""
+    """`starvation` is told of every exchange that is sent, from the queue or not."""
 
     def __init__(self, fleet: Fleet, now: Callable[[], float], place: Place) -> None:
-        self.room: FairQueue[Exchange] = FairQueue()
-        self.turns = StarvationGuard()
+        self.starvation = StarvationGuard()
+        self._fair: FairQueue[Exchange] = FairQueue()
         self._fleet = fleet
         self._now = now
         self._place = place
         self._tickets: dict[Exchange, Ticket[Exchange]] = {}
-        self._pumping = False
+        self._draining = False
+        self.last = self._fair.last
+        self.below = self._fair.below
+        self.oldest = self._fair.oldest
 
     def __len__(self) -> int:
-        return len(self.room)
+        return len(self._fair)
 
     def holds_up(self, exchange: Exchange) -> bool:
-        """Whether a newcomer has to wait its turn. Where servers have models of their own, behind those that want the
-        same one: the queue before another server is not its concern."""
-        if not self.room or not self._fleet.catalog.split:
-            return len(self.room) > 0
-        return any(ticket.item.asked.model == exchange.asked.model for ticket in self.room)
-
-    def oldest(self) -> float | None:
-        """When the longest waiting entered."""
-        return self.room.oldest()
+        """Whether a new request has to wait its turn. Where servers have models of their own, behind those that want
+        the same one: the queue before another server is not its concern."""
+        if not self._fair or not self._fleet.catalog.split:
+            return len(self._fair) > 0
+        return any(ticket.item.asked.model == exchange.asked.model for ticket in self._fair)
 
     def waiting(self) -> Iterator[tuple[RequestView, float]]:
-        """What those who wait want, and since when, as they came."""
-        return ((ticket.item.wish, ticket.since) for ticket in self.room)
+        """What the requests that wait ask for, and since when, as they came."""
+        return ((ticket.item.view, ticket.since) for ticket in self._fair)
 
     def ahead(self, priority: int) -> int:
         """Of the same priority, and broken streams."""
-        return self.room.at(priority) + self.room.at(FIRST_IN_LINE)
+        return self._fair.at(priority) + self._fair.at(FIRST_IN_LINE)
 
     def enter(self, exchange: Exchange, since: float, until: float) -> None:
-        tenant = "" if exchange.tenant is None else exchange.tenant.name
-        wish = exchange.wish
-        plain = wish.pin is None and not wish.lossy_ok and not exchange.tried
-        kind = (exchange.tier.name, exchange.asked.model) if plain else None
-        self._tickets[exchange] = self.room.enter(
-            exchange, exchange.tier.priority, since, until, tenant=tenant, kind=kind
-        )
-
-    def enter_first(self, exchange: Exchange, since: float, until: float) -> None:
-        """A broken stream waits for somebody who goes on with it."""
-        self._tickets[exchange] = self.room.enter(exchange, FIRST_IN_LINE, since, until)
+        """A broken stream goes before all others; called by admission only."""
+        view = exchange.view
+        priority, tenant, kind = FIRST_IN_LINE, "", None
+        if not exchange.phase.begun:
+            priority = exchange.tier.priority
+            tenant = "" if exchange.tenant is None else exchange.tenant.name
+            plain = view.pin is None and not view.lossy_ok and not exchange.tried
+            kind = (exchange.tier.name, exchange.asked.model) if plain else None
+        self._tickets[exchange] = self._fair.enter(exchange, priority, since, until, tenant=tenant, kind=kind)
 
     def leave(self, exchange: Exchange) -> bool:
         """It is over; whether it was waiting."""
-        ticket = self._tickets.pop(exchange, None)
+        ticket = self._tickets.get(exchange)
         if ticket is None:
             return False
-        self.room.leave(ticket)
-        self._waited(exchange)
+        self._fair.leave(ticket)
+        self._left(exchange)
         return True
 
     def expired(self, now: float) -> Iterator[Ticket[Exchange]]:
         """Take out those whose time is over."""
-        for ticket in self.room.expired(now):
-            self._tickets.pop(ticket.item, None)
-            self._waited(ticket.item)
+        for ticket in self._fair.expired(now):
+            self._left(ticket.item)
             yield ticket
 
     def drain_queue(self) -> None:
         """Send waiting requests while there are slots: after each answer, and after each report."""
-        if self._pumping or not self.room:
+        if self._draining or not self._fair:
             return
-        self._pumping = True
-        try:
-            self._pump(self._now())
-        finally:
-            self._pumping = False
+        now = self._now()
 
-    def _pump(self, now: float) -> None:
-        self._serve_starved(now)
-        self.room.offer(
-            late=lambda exchange: wish_of(exchange, now).slo_state is SloState.LATE,
+        def place(exchange: Exchange) -> bool:
             # `route` for each of a long queue would be asked in vain while every replica is full.
-            place=lambda exchange: self._has_slot(now) and self._take(exchange, now),
-        )
+            if not self._has_slot(now) or not self._place(exchange, now):
+                return False
+            self._left(exchange)
+            return True
+
+        self._draining = True
+        try:
+            self._serve_starved(now)
+            self._fair.offer(late=lambda exchange: request_view(exchange, now).slo_state is SloState.LATE, place=place)
+        finally:
+            self._draining = False
 
     def _serve_starved(self, now: float) -> None:
-        """A tier that got no place for long goes first, late or not, with the one who has waited longest."""
+        """A tier that got no slot for long goes first, late or not, with its longest waiting request."""
         for tier in self._fleet.rules.tiers.values():
-            if not self.room.at(tier.priority) or not self.turns.starved(tier.name, now):
+            if not self._fair.at(tier.priority) or not self.starvation.starved(tier.name, now):
                 continue
-            waiting = (t for t in self.room if t.item.tier.name == tier.name and t.item.not_before <= now)
+            waiting = (t for t in self._fair if t.item.tier.name == tier.name and t.item.not_before <= now)
             ticket = next(waiting, None)
             if ticket is not None and self._place(ticket.item, now, in_turn=True):
-                self.room.serve(ticket)
-                self._tickets.pop(ticket.item, None)
-                self._waited(ticket.item)
-
-    def _take(self, exchange: Exchange, now: float) -> bool:
-        """Send it, where there is a way."""
-        if not self._place(exchange, now):
-            return False
-        self._tickets.pop(exchange, None)
-        self._waited(exchange)
-        return True
+                self._fair.serve(ticket)
+                self._left(ticket.item)
 
     def _has_slot(self, now: float) -> bool:
-        """Whether `route` could place anything at all; spares asking it for each of a long queue."""
+        """Whether `route` could place anything at all."""
         stale_after_s = self._fleet.rules.staleness.stale_after_s
         for view in self._fleet.views(now):
             load = view.in_flight if view.age_s > stale_after_s else view.running + view.waiting
@@ -133,17 +122,19 @@ class Queue:
                 return True
         return False
 
-    def _waited(self, exchange: Exchange) -> None:
+    def _left(self, exchange: Exchange) -> None:
+        """It waits no longer."""
+        self._tickets.pop(exchange, None)
         if exchange.record.queued_at is not None:
             exchange.record.queue_wait = self._now() - exchange.record.queued_at
 
 
-def wish_of(exchange: Exchange, now: float) -> RequestView:
-    """What the request may ask for by now."""
+def request_view(exchange: Exchange, now: float) -> RequestView:
+    """The request as routing sees it by now: how late it is."""
     since = exchange.record.queued_at
-    if exchange.begun:
-        return replace(exchange.wish, slo_state=SloState.RESUMED)
+    if exchange.phase.begun:
+        return replace(exchange.view, slo_state=SloState.RESUMED)
     if since is None or now <= since:
-        return exchange.wish
+        return exchange.view
     ttft_s = exchange.tier.ttft_s
-    return replace(exchange.wish, slo_state=slo_state_of(now - since, ttft_s), left_s=ttft_s - (now - since))
+    return replace(exchange.view, slo_state=slo_state_of(now - since, ttft_s), left_s=ttft_s - (now - since))

@@ -32,6 +32,7 @@ from trimode_router.http.request import Request
 from trimode_router.request import responses
 from trimode_router.request.exchange import Exchange
 from trimode_router.request.parse import CHAT_PATH, TEXT_PATH, parse
+from trimode_router.request.record import Caller
 from trimode_router.telemetry.accounting import Accounting
 from trimode_router.telemetry.metrics import CONTENT_TYPE, Metrics
 from trimode_router.telemetry.traces import Traces
@@ -79,13 +80,13 @@ class Routes:
         traces: Traces,
         created: int,
         *,
-        ledger: Accounting,
+        accounting: Accounting,
         origins: Origins,
         hosts: Hosts | None,
         siblings: Siblings,
     ) -> None:
         """`hosts`: the names that it is asked by, where it matters."""
-        self._ledger = ledger
+        self._accounting = accounting
         self._origins = origins
         self._hosts = hosts
         self._siblings = siblings
@@ -167,7 +168,7 @@ class Routes:
 
     def _turn_away(self, client: ClientConnection, request: Request, error: ApiError) -> None:
         """Refuse what no exchange was made for."""
-        self._ledger.turned_away(request, error, completion=request.path in COMPLETIONS)
+        self._accounting.turned_away(request, error, completion=request.path in COMPLETIONS)
         responses.refuse(client, request, error)
 
     def refuse(self, method: str, path: str) -> ApiError | None:
@@ -191,11 +192,11 @@ class Routes:
             raise _no_model(asked.model, self._fleet.catalog)
         if tenant is not None:
             tenant.enter(self._dispatcher.now())
-        exchange = Exchange(client, request, asked, tier, self._dispatcher, tenant)
+        exchange = Exchange(self._dispatcher, client, request, asked, Caller(tier, tenant))
         if self._traces.on:
             context, request.passed = self._traces.begin(request.passed)
             if context is not None:
-                exchange.ended = partial(self._traces.end, context=context)
+                exchange.on_over = partial(self._traces.end, context=context)
         client.flight = exchange
         self._dispatcher.submit(exchange)
 

@@ -17,6 +17,7 @@ from aiohttp import web
 from trimode_api.wire import RouterConfig
 from trimode_router.access.access import Access
 from trimode_router.access.certificate import Certificate
+from trimode_router.dispatch.connections import ReplicaKey
 from trimode_router.dispatch.dispatcher import Dispatcher
 from trimode_router.edge.internal import Internal
 from trimode_router.edge.origins import Hosts, Origins
@@ -74,15 +75,15 @@ class Router:
         self.access = Access(Path(config.keys_file) if config.keys_file else None, now())
         self.certificate = _certificate(config)
         self._traces = Traces(traces_endpoint, config.name, now, wall)
-        self.ledger = Accounting(self.metrics, wall, config.access_log_sample)
+        self.accounting = Accounting(self.metrics, wall, config.access_log_sample)
         passes_keys = not key and (config.forward_client_keys or not config.keys_file)
-        self.dispatcher = Dispatcher(self.fleet, self.ledger, self.limits, key, now, passes_keys=passes_keys)
-        self.viewer = Viewer(config.name, self.fleet, self.dispatcher, self.ledger, now, wall)
+        self.dispatcher = Dispatcher(self.fleet, self.accounting, self.limits, ReplicaKey(key, passes_keys), now)
+        self.viewer = Viewer(config.name, self.fleet, self.dispatcher, self.accounting, now, wall)
         self.viewer.watched = (self.access, *(() if self.certificate is None else (self.certificate,)))
         siblings = Siblings(token)
         surface = Routes(
             self.fleet, self.dispatcher, self.viewer, self.metrics, self.access, self._traces, int(wall()),
-            ledger=self.ledger,
+            accounting=self.accounting,
             origins=Origins(config.cors_origins),
             hosts=_hosts(config),
             siblings=siblings,

@@ -37,14 +37,14 @@ class Viewer:
         name: str,
         fleet: Fleet,
         dispatcher: Dispatcher,
-        ledger: Accounting,
+        accounting: Accounting,
         now: Callable[[], float],
         wall: Callable[[], float],
     ) -> None:
         self._name = name
         self._fleet = fleet
         self._dispatcher = dispatcher
-        self._ledger = ledger
+        self._accounting = accounting
         self._now = now
         self._wall = wall
         self._samples: deque[FleetSample] = deque(maxlen=HISTORY_SECONDS)
@@ -68,9 +68,9 @@ class Viewer:
             pools=tuple(self._pool(name, replicas) for name in pools),
             replicas=replicas,
             router=self._router(inside),
-            objectives=self._ledger.objectives(),
+            objectives=self._accounting.objectives(),
             decisions=tuple(self._fleet.changes),
-            refusals=tuple(self._ledger.refusals),
+            refusals=tuple(self._accounting.refusals),
         )
 
     def sample(self) -> None:
@@ -99,7 +99,7 @@ class Viewer:
             return False
         now = self._now()
         awake = any(self._fleet.usable(view) for view in self._fleet.views(now))
-        return awake or bool(self._dispatcher.sleepers.asleep(now))
+        return awake or bool(self._dispatcher.activator.scaled_to_zero(now))
 
     def may_serve(self) -> bool:
         return all(each.usable for each in self.watched)
@@ -151,8 +151,8 @@ class Viewer:
             waiting=sum(replica.waiting for replica in own),
             tokens_per_second=sum(replica.tokens_per_second for replica in own),
             shares={point: round(100 * count / len(ready), 1) for point, count in points.items()},
-            asleep=name in self._dispatcher.sleepers.asleep(self._now()),
-            wanted=self._dispatcher.sleepers.wanted(name, self._now()),
+            asleep=name in self._dispatcher.activator.scaled_to_zero(self._now()),
+            wanted=self._dispatcher.activator.wanted(name, self._now()),
         )
 
     def _router(self, inside: bool) -> RouterState:
@@ -161,8 +161,8 @@ class Viewer:
             in_flight=len(self._dispatcher.in_flight),
             queued=len(self._dispatcher.queue),
             oldest_wait_seconds=0.0 if oldest is None else round(self._now() - oldest, 3),
-            finished_total=self._ledger.finished_total,
-            refused_total=self._ledger.refused_total,
+            finished_total=self._accounting.finished_total,
+            refused_total=self._accounting.refused_total,
             draining=self.draining,
             problems={each.field: each.problem for each in self.watched if inside and each.problem},
         )

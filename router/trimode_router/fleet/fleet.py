@@ -20,8 +20,8 @@ from trimode_router.fleet.replica import Replica, points_of
 
 RING = 50
 """Point changes and refusals kept for `/fleet`."""
-KEEP_SECONDS = 1.0
-"""Between two looks at which replicas are kept fast for whom."""
+RESERVE_SECONDS = 1.0
+"""Between two decisions of which replicas are kept at the pace of which tier."""
 FORGET_AFTER_DEATHS = 6.0
 """A replica silent for this many times `dead_after` is no longer shown."""
 
@@ -43,7 +43,7 @@ class Fleet:
         self.catalog = Catalog((model,))
         self.rules = Rules.of(policy)
         self._mix = _mix(self.rules)
-        self._kept_at = float("-inf")
+        self._reserved_at = float("-inf")
         self.changes: deque[PointChange] = deque(maxlen=RING)
         self._slack = slack
         self._replicas: dict[str, Replica] = {}
@@ -105,11 +105,11 @@ class Fleet:
         """A request of `tier` came."""
         self._mix.asked(tier, now)
 
-    def keep(self, now: float) -> None:
-        """Decide anew which replicas are kept fast for whom, once a second at most."""
-        if now - self._kept_at < KEEP_SECONDS:
+    def reserve(self, now: float) -> None:
+        """Decide which replicas are kept at the pace of which tier, once a second at most."""
+        if now - self._reserved_at < RESERVE_SECONDS:
             return
-        self._kept_at = now
+        self._reserved_at = now
         usable = (replica for replica in self if self.usable(replica.view(self.rules, self._slack, now)))
         found = reservations({replica.replica_id: replica.rows for replica in usable}, self._mix.shares())
         for replica in self:

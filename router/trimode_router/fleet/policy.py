@@ -26,7 +26,7 @@ class Tier:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """`points` are all points of all pools, each once, in the policy's order; `sleepers` pools that may have no
+    """`points` are all points of all pools, each once, in the policy's order; `may_sleep` pools that may have no
     replica."""
 
     policy: PolicyConfig
@@ -34,7 +34,7 @@ class Rules:
     default_tier: Tier
     points: tuple[OperatingPoint, ...]
     pools: dict[str, tuple[OperatingPoint, ...]]
-    sleepers: tuple[str, ...]
+    may_sleep: tuple[str, ...]
     staleness: Staleness
     admission: AdmissionLimits
 
@@ -49,7 +49,7 @@ class Rules:
             default_tier=min(tiers.values(), key=lambda tier: tier.priority),
             points=tuple(dict.fromkeys(point for points in pools.values() for point in points)),
             pools=pools,
-            sleepers=tuple(pool.name for pool in policy.pools if pool.sleeps),
+            may_sleep=tuple(pool.name for pool in policy.pools if pool.sleeps),
             staleness=Staleness(policy.staleness.stale_after_seconds, policy.staleness.dead_after_seconds),
             admission=AdmissionLimits(
                 policy.admission.max_queued_requests, policy.admission.max_wait_milliseconds / 1000

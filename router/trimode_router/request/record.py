@@ -1,12 +1,55 @@
-"""What is noted of a request on its way, and how attempts fail.
-
-Belongs here: values only.
-"""
+"""How far a request is, what is recorded of it, and how attempts fail: values only. [pure]"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+
+from trimode_api.errors import ApiError
+from trimode_router.access.access import Tenant
+from trimode_router.fleet.policy import Tier
+
+
+class Phase(Enum):
+    """How far an exchange is. Only `Exchange` changes it:
+
+    - WAITING -> SENT when it is placed; back when the attempt fails.
+    - SENT -> FLOWING with the first byte for the client.
+    - FLOWING -> BROKEN when the attempt fails, and the rest can come from elsewhere.
+    - BROKEN -> RESUMING when it is placed; back when that attempt fails.
+    - RESUMING -> FLOWING with the first byte.
+    - any -> OVER, once.
+    """
+
+    WAITING = 0
+    """No replica has it, and the client has nothing of an answer."""
+    SENT = 1
+    """A replica has it. What comes is held, so that another one can be tried."""
+    FLOWING = 2
+    """The client has the head and some of the body: nothing of it can be taken back."""
+    BROKEN = 3
+    """The same, but no replica has it."""
+    RESUMING = 4
+    """A replica was asked for the rest, and has sent none of it yet."""
+    OVER = 5
+
+    @property
+    def begun(self) -> bool:
+        """Whether the client has part of an answer, and still lacks part of it."""
+        return self in (Phase.FLOWING, Phase.BROKEN, Phase.RESUMING)
+
+    @property
+    def awaits_first_byte(self) -> bool:
+        """Whether an attempt is under way that has brought nothing for the client."""
+        return self in (Phase.SENT, Phase.RESUMING)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whose request it is; without `tenant` where no keys are asked for."""
+
+    tier: Tier
+    tenant: Tenant | None = None
 
 
 @dataclass(slots=True)
@@ -21,7 +64,7 @@ class Record:
     replica_id: str = ""
     attempts: int = 0
     unseen: int = 0
-    """Of those, attempts that no replica has seen, so that they say nothing about the request."""
+    """Those of `attempts` that no replica has seen, so that they say nothing about the request."""
     resumptions: int = 0
     pause: float = 0.0
     """Longest time between a break and the first byte after it."""
@@ -29,7 +72,8 @@ class Record:
     mode: str = ""
     """What decoded it; '' where the answer does not say."""
     stream: bool = False
-    refusal: str = ""
+    refusal: ApiError | None = None
+    """Why this router ended it, where it did."""
     failures: tuple[str, ...] = ()
 
 

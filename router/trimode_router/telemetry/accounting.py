@@ -1,6 +1,6 @@
 """What became of requests: metrics, the access log, refusals for `/fleet`, and the rate of answers.
 
-Belongs here: accounts of things done. Nothing here decides, and nothing of a prompt is kept.
+Nothing here decides, and nothing of a prompt is kept.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ class Accounting:
     def finished(self, exchange: Exchange, now: float) -> None:
         """An exchange is over, however it ended."""
         record = exchange.record
+        if record.refusal is not None:
+            self._refused(exchange.tier.name, record.refusal)
         tier = self._tiers.get(exchange.tier.name)
         if tier is None:
             tier = self._tiers[exchange.tier.name] = _TierMetrics(self.metrics, exchange)
@@ -66,7 +68,7 @@ class Accounting:
             failures=record.failures or None,
             resumptions=record.resumptions or None,
             pause_s=round(record.pause, 4) if record.resumptions else None,
-            refusal=record.refusal or None,
+            refusal=None if record.refusal is None else record.refusal.code,
             queued_s=round(record.queue_wait, 4),
             first_byte_s=None if record.first_byte is None else round(record.first_byte - record.started, 4),
             seconds=round(now - record.started, 4),
@@ -90,8 +92,7 @@ class Accounting:
             refusal=error.code,
         )
 
-    def refused(self, tier: str, error: ApiError) -> None:
-        """A request is not served; the error's code is the reason."""
+    def _refused(self, tier: str, error: ApiError) -> None:
         reason = error.code or "unknown"
         self.refused_total += 1
         self.metrics.refusals.labels(reason).inc()
