@@ -23,7 +23,7 @@ PRIOR_TOKENS = {4: 2.9, 8: 4.2, 16: 5.7, 32: 7.6, 64: 9.0}
 """
 
 MAX_LOG_ODDS = 9.0
-"""Log-odds beyond this are taken for this: the block length bounds the yield anyhow."""
+"""Log-odds are bounded by this; the block length bounds the yield anyway."""
 
 
 def expected_tokens(log_odds: float, block_length: int) -> float:
@@ -43,6 +43,7 @@ def tokens_slope(log_odds: float, block_length: int) -> float:
 
 def log_odds_for(tokens: float, block_length: int) -> float:
     """The log-odds that yield `tokens` per cycle; values outside (1, block_length) give the nearest end."""
+    # Bisection: the formula has no closed inverse, and this runs once per point when an engine starts.
     low, high = -MAX_LOG_ODDS, MAX_LOG_ODDS
     for _ in range(60):
         middle = (low + high) / 2

@@ -1,6 +1,6 @@
 """Whether a request is taken, queued or refused, and when a refused client should come back.
 
-Belongs here: the decision at the router's door. The queue itself is the router's.
+Belongs here: the decision when a request arrives at the router. The order of those that wait is in `fair_queue`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from trimode_policy.route import RequestView
 from trimode_policy.tier_fairness import TTFT_USE
 
 RETRY_UNKNOWN_S = 5
-"""Retry-After while nothing drains that it could be computed from."""
+"""Retry-After, in seconds, while no request finishes that it could be computed from."""
 RETRY_MOST_S = 60
-"""Longest Retry-After: a client that waits longer is lost."""
+"""Longest Retry-After, in seconds: a client that is told to wait longer does not come back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class QueueView:
     `queued`: waiting requests; `oldest_wait_s`: how long the first of them has waited. `in_flight`: with replicas
     now. `capacity`: requests all ready replicas may run at once. `queued_below`: those of `queued` whose priority is
     below this request's. `ahead`: those that will be served before it; None: all of no lower priority.
-    `drain_rate_rps`: requests finished per second, lately; 0 for unknown. Each makes room for one, so a wait by this
+    `drain_rate_rps`: requests finished per second, recently; 0 for unknown. Each frees one place, so a wait by this
     rate is the least to be expected. `waking`: a replica is being started for this request. `spare`: places that
     it could have at once if it gave up its pace (see `route.spare`).
     """
@@ -88,7 +88,7 @@ class AdmitReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """`status`: 200, 429 (busy) or 503 (nobody ready). `retry_after_s`: at least 1 where refused, else 0.
+    """`status`: 200, 429 (busy) or 503 (no replica ready). `retry_after_s`: at least 1 where refused, else 0.
 
     With reason `DisplacesLower` the queue is full and the last of the lowest priority has to leave it; with `Spills` it
     is to be routed as one that is late.
@@ -110,7 +110,11 @@ def admit(request: RequestView, queue: QueueView, limits: AdmissionLimits) -> Ad
         return Admission(Outcome.ACCEPT, 200, 0, AdmitReason.ROOM, f"{queue.in_flight} of {queue.capacity} in flight")
     if queue.waking and queue.queued < limits.max_queued:
         return Admission(Outcome.QUEUE, 200, 0, AdmitReason.WAKES_POOL, "it waits for a replica that is being started")
+    # The rate of the whole queue, not of the tier: estimating a tier's own, tried first, refused far more premium
+    # requests (44 % attained instead of 57 % on the simulator's `steps`), because who is let in less drains less.
     wait_s, due_s = _wait_seconds(ahead, queue), TTFT_USE * request.left_s
+    # Before anything is refused: a place that does not keep the tier's pace is better for the client than a 429, and
+    # takes nothing from those who are in time.
     if wait_s > min(due_s, limits.max_wait_s) and queue.spare > 0:
         detail = f"a place with the pace of tier {request.tier} is {wait_s:.1f} s away, another one is free"
         return Admission(Outcome.ACCEPT, 200, 0, AdmitReason.SPILLS, detail)
@@ -137,7 +141,7 @@ def retry_after_seconds(queue: QueueView) -> int:
 
 
 def _wait_seconds(ahead: int, queue: QueueView) -> float:
-    """Estimated wait; while nothing drains, what the oldest has waited is all there is to go by."""
+    """Estimated wait in seconds; without a drain rate, what the oldest request has waited so far."""
     if not queue.drain_rate_rps > 0:
         return queue.oldest_wait_s if ahead else 0.0
     return (ahead + 1) / queue.drain_rate_rps

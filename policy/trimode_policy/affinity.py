@@ -1,6 +1,6 @@
 """Which replicas are likely to have the beginning of a prompt computed already.
 
-Belongs here: a router's memory of what it sent where. What that is worth is `route`'s business.
+Belongs here: a router's memory of what it sent where. How much that counts is decided in `route`.
 
 A beginning is a prompt's first bytes (or tokens), at a few lengths, under a hash of them. A prompt that continues an
 earlier one has that one's beginnings, so the longest that both have tells how much a replica need not compute again.
@@ -14,7 +14,9 @@ Beginning = tuple[int, int]
 """Tokens, and a hash of the first so many."""
 
 MOST = 16_384
-"""Beginnings remembered: about 4 MB. The least lately used goes first."""
+"""Beginnings remembered: about 4 MB. The least recently used goes first."""
+# Ten minutes of four prompts a second with seven beginnings each. What it is worth: on the simulator's `chats`, seed 0,
+# the p95 of the time to the first token is 143 ms with affinity and 198 ms without (docs/simulator.md).
 HOLDERS = 4
 """Replicas remembered for each: enough for one that all have in common, which needs no affinity."""
 
@@ -32,6 +34,7 @@ class Beginnings:
     def sent(self, beginnings: Sequence[Beginning], replica_id: str) -> None:
         """A prompt with these beginnings, shortest first, went to this replica."""
         for beginning in beginnings:
+            # Taken out and put back, so that a dict's order is the order of use and eviction needs no second structure.
             holders = self._holders.pop(beginning, {})
             holders.pop(replica_id, None)
             holders[replica_id] = None
@@ -47,7 +50,7 @@ class Beginnings:
         for beginning in beginnings:
             holders = self._holders.get(beginning)
             if holders is None:
-                break  # who lacks the shorter has not got the longer
+                break  # a replica without the shorter beginning cannot have the longer one
             for replica_id in holders:
                 found[replica_id] = beginning[0]
         return found

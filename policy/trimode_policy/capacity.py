@@ -1,10 +1,10 @@
 """How many requests a replica can run at once so that each still gets its tokens in time.
 
 Belongs here: from a replica's curves to the numbers that `route` compares. A replica reports its `paces` and the price
-of prompts; the router turns them into rows for each tier.
+of prompts; the router turns them into the requests of each tier that it can run at once.
 
-With b requests decoding, one of them waits `pace(b)` per token for decoding, and for the prompts of those who come
-after it: in a steady state each of the b brings its own prompt, so the time between two of one's tokens is
+With b requests decoding, each waits `pace(b)` per token for decoding, and for the prompts of those that arrive after
+it: in a steady state each of the b brings its own prompt, so the time between two tokens of one request is
 `pace(b) + b * (prompt seconds per token decoded)`.
 """
 
@@ -19,14 +19,14 @@ from math import ceil
 from trimode_api.modes import OperatingPoint
 from trimode_policy.curves import Curves
 
-TARGET_FULLNESS = 0.7
-"""Share of its room that a replica is to use: below 1, because a new one takes a while to come."""
+TARGET_UTILIZATION = 0.7
+"""Share of its capacity that a replica is to use: below 1, because a new replica takes minutes to start."""
 
 
 @dataclass(frozen=True, slots=True)
 class PoolLoad:
-    """`utilization`: share of its room in use, of each replica that reports. `running`, `ordered`: replicas
-    there are, and those there are to be, pending ones included. `lowest`, `highest`: bounds. `wanted`: a request waits
+    """`utilization`: share of its capacity in use, of each replica that reports. `running`, `ordered`: replicas
+    that run, and those asked for, pending ones included. `lowest`, `highest`: bounds. `wanted`: a request waits
     for a replica of a pool that has none."""
 
     utilization: Sequence[float]
@@ -40,14 +40,14 @@ class PoolLoad:
 def size_pool(load: PoolLoad) -> int:
     """Replicas that bring the present load to the target, within the bounds.
 
-    Those that run and do not report are taken to be like the others; those on their way carry nothing yet, so they are
-    ordered once and not again. Without figures what was ordered stays.
+    Replicas that run and do not report count like the others; those that start carry nothing yet, so they are not
+    ordered twice. Without figures the number stays as it is.
     """
     if not load.utilization:
         return _bounded(load.ordered, load)
     whole = sum(load.utilization) / len(load.utilization) * max(load.running, len(load.utilization))
     # Rounded first: 0.7 / 0.7 must not become two replicas by a rounding error.
-    return _bounded(ceil(round(whole / TARGET_FULLNESS, 6)), load)
+    return _bounded(ceil(round(whole / TARGET_UTILIZATION, 6)), load)
 
 
 def _bounded(wanted: int, load: PoolLoad) -> int:
@@ -56,8 +56,11 @@ def _bounded(wanted: int, load: PoolLoad) -> int:
 
 SLACK = 0.8
 """Share of an objective that the prediction may use: requests differ, and prompts come in bunches."""
+# 0.9 cost 3 to 12 % of goodput on four simulated loads, because prompts in bunches pushed requests over their
+# objective; 0.75 was 0.6 to 1.9 % worse on five of six (docs/policy.md, docs/simulator.md).
 MEMORY_S = 20.0
 """Busy seconds over which the price of prompts is averaged."""
+# Following the price within 2 s was tried on the simulator and gained nothing.
 
 Paces = tuple[tuple[int, float], ...]
 """(requests decoding, seconds per token of one of them), ascending in both."""
@@ -65,7 +68,7 @@ Paces = tuple[tuple[int, float], ...]
 
 @dataclass(slots=True)
 class PromptPrice:
-    """Mutable: what prompts cost, lately; all three counts fade. Nothing measured means free."""
+    """Mutable: what prompts cost recently; all three counts fade. Nothing measured means free."""
 
     seconds: float = 0.0
     prompts: float = 0.0
@@ -102,6 +105,8 @@ def paces(curves: Curves, points: Sequence[OperatingPoint], context_tokens: floa
         estimates = curves.estimates(points, batch, context_tokens, None)
         if not estimates:
             return ()
+        # Made monotonic: a cell that was measured in a lucky moment would otherwise promise that more requests go
+        # faster, and `max_concurrency_within` looks for the first batch that is too slow.
         slowest = max(slowest, min(estimate.pace for estimate in estimates))
         found.append((batch, slowest))
     return tuple(found)
@@ -125,15 +130,17 @@ def max_concurrency_within(known: Paces, prompt_s: float, tpot_s: float, most: i
 
 
 def utilization(tpots: Iterable[float], known: Paces, prompt_s: float, most: int) -> float:
-    """Share of its room that a replica's requests take, 1 where one more would make somebody fall behind.
+    """Share of its capacity that a replica's requests take, 1 where one more would make a request miss its objective.
 
     `tpots`: the objective of each request, 0 for none. One takes as much as if all were like it; one whose objective
     cannot be kept even alone, or that has none, takes a place among `most`.
     """
+    # By the tiers' objectives rather than by rows: a replica that is reserved for a strict tier runs out of pace long
+    # before it runs out of rows, and the autoscaler has to see that.
     used = 0.0
     for tpot_s, count in Counter(tpots).items():
-        rows = max_concurrency_within(known, prompt_s, tpot_s, most) if tpot_s > 0 else most
-        used += count / (rows or most)
+        concurrency = max_concurrency_within(known, prompt_s, tpot_s, most) if tpot_s > 0 else most
+        used += count / (concurrency or most)
     return used
 
 

@@ -17,15 +17,17 @@ from trimode_policy.roofline import Roofline, forwards
 from trimode_policy.speed import Row, Speed, bucket_of
 
 COLD = 2.0
-"""Doubt of the first cycle after a change of point, which pays for cold caches."""
+"""Factor on the standard deviation of the first cycle after a change of point, which pays for cold caches."""
 PREFILLED = 3.0
-"""Doubt of a cycle whose prefill had to be subtracted."""
+"""The same for a cycle whose prefill had to be subtracted."""
 CLEAN_S = 2.0
-"""Seconds for which a clean cycle makes those with prefill superfluous."""
+"""Seconds after a clean cycle in which cycles with prefill are not learned from."""
 LEAST_LEFT = 0.3
 """Share of the predicted seconds that must be left once prefill is subtracted."""
-CURIOSITY = 0.02
-"""Variance (log pace) per second gained by a point that never ran, up to 1: even a wrong prior is found out."""
+UNSEEN_VARIANCE_PER_S = 0.02
+"""Variance (log pace) per second gained by a point that never ran, up to 1: a wrong prior is found out even so.
+
+A prior that is wrong about one point by more than 6 times may delay its first probe by a minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class Observation:
 
 
 class Estimate(NamedTuple):
-    """A point's prediction at one batch: `seconds` and `tokens` (per request) of a cycle, and their doubt.
+    """A point's prediction at one batch: `seconds` and `tokens` (per request) of a cycle, and how uncertain they are.
 
     `pace`: seconds per token of one user. `variance`: of the logarithm of the pace, without what all points share;
     `shared`: what speculating points share and others lack.
@@ -110,17 +112,17 @@ class Curves:
                 self._gain.learn_workload(known.tokens, name, tokens / requests, requests)
         self._gain.learn(known.tokens, o.tokens / o.batch, o.batch, now)
         prior_s = self._prior_seconds(known, o.batch, self._read_seconds(o.batch, o.context_tokens))
-        seconds, doubtful = o.seconds, 1.0 if warm else COLD
+        seconds, noise = o.seconds, 1.0 if warm else COLD
         if o.prefill_tokens == 0:
             known.clean_at = now
         else:
-            seconds, doubtful = self._without_prefill(known, o, prior_s, now), PREFILLED
+            seconds, noise = self._without_prefill(known, o, prior_s, now), PREFILLED
         if seconds > 0:
             known.cycles += 1
-            self._speed.learn(known.row, o.batch, log(seconds / prior_s), doubtful, now)
+            self._speed.learn(known.row, o.batch, log(seconds / prior_s), noise, now)
 
     def serves(self, running: Mapping[str, int]) -> None:
-        """Whom predictions are for from now on: requests by workload, '' for those that name none."""
+        """The batch that predictions are for from now on: requests by workload, '' for those that name none."""
         self._gain.mix(running)
 
     def workload_tokens(self, point: OperatingPoint) -> dict[str, float]:
@@ -162,7 +164,7 @@ class Curves:
     def estimates(
         self, points: Sequence[OperatingPoint], batch: int, context_tokens: float, now: float | None
     ) -> list[Estimate]:
-        """Predictions, with their doubt as of `now` (None: as of the last measurement), in the order given.
+        """Predictions, with their variance as of `now` (None: as of the last measurement), in the order given.
 
         Points that cannot be predicted are left out, all of them where batch or context make no sense.
         Fastest when the same tuple of points is passed each time.
@@ -180,7 +182,7 @@ class Curves:
             variance += gain.variance(known.tokens, now)
             idle_s = float("inf") if now is None or known.ran_at is None else now - known.ran_at
             if known.cycles == 0 and now is not None and self._since is not None:
-                variance += min(CURIOSITY * max(0.0, now - self._since), 1.0)
+                variance += min(UNSEEN_VARIANCE_PER_S * max(0.0, now - self._since), 1.0)
             seconds = self._prior_seconds(known, batch, read_s) * scale * exp(shape.mean)
             tokens = gain.tokens(known.tokens)
             common = shared if known.speculates else 0.0
@@ -193,15 +195,16 @@ class Curves:
 
         Clean cycles are preferred: only a point that had none for `CLEAN_S` learns from the others.
         """
-        lately = known.clean_at is not None and 0 <= now - known.clean_at < CLEAN_S
-        if self.prior is None or lately or self._speed.tracker.untouched:
+        recent = known.clean_at is not None and 0 <= now - known.clean_at < CLEAN_S
+        if self.prior is None or recent or self._speed.tracker.untouched:
             return 0.0
         level = exp(self._speed.tracker.level)
         left = o.seconds - level * self.prior.prefill_seconds(o.prefill_tokens)
         return left if left > LEAST_LEFT * level * prior_s else 0.0
 
     def _resolve(self, points: Sequence[OperatingPoint]) -> tuple[_Known, ...]:
-        """Looking a point up costs more than predicting it: the last tuple is remembered by identity."""
+        # Looking a point up costs more than predicting it, and an engine asks about the same tuple in every cycle: the
+        # last one is remembered by identity.
         asked, resolved = self._asked
         if points is not asked or not isinstance(points, tuple):
             resolved = tuple(self._known(point) for point in points)

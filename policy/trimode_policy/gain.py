@@ -19,9 +19,10 @@ SPREAD = 0.85
 DRIFT = Drift(level_start=1.0, shape_start=0.2, level_per_s=0.03, shape_per_s=0.01, reset=0.3, clip=6.0)
 """Of log-odds; near typical values one unit is half of the tokens. Yields are bounded, so little is clipped."""
 TOKENS_PER_ODDS = 0.5
-"""Change of log tokens per unit of log-odds, near typical values: turns doubt of one into doubt of the other."""
+"""Change of log tokens per unit of log-odds, near typical values: converts the standard deviation of one into that
+of the other."""
 WORKLOADS, OTHER = 16, "other"
-"""Workloads told apart; further ones are one."""
+"""Workloads told apart; further ones share one name. Clients choose the names, so their number needs a bound."""
 WORKLOAD_START, WORKLOAD_CYCLES, WORKLOAD_MOST = 30.0, 300.0, 3.0
 """Cycles of one request that a new workload's log-odds of 0 weigh, over which they are averaged later, and the largest
 they can be."""
@@ -60,7 +61,7 @@ class Gain:
         self._workloads: dict[str, Workload] = {}
 
     def mix(self, running: Mapping[str, int]) -> None:
-        """Whom predictions are for from now on: requests by workload, '' for those that name none."""
+        """The batch that predictions are for from now on: requests by workload, '' for those that name none."""
         count = sum(running.values())
         offsets = (self._workload(name).odds * number for name, number in running.items() if name)
         self._offset = sum(offsets) / count if count else 0.0
@@ -72,7 +73,7 @@ class Gain:
         workload, length = self._workload(name), known.point.block_length
         odds = known.prior_odds + known.shape.mean + self.tracker.level + workload.odds
         slope = max(tokens_slope(odds, length), 0.1)
-        # What all share moves the level first, which is quick: this is what is left, and takes its time.
+        # The level, shared by all, is updated first and quickly; a workload's offset is what is left, and moves slowly.
         step = batch / (workload.cycles + batch + WORKLOAD_START)
         workload.cycles = min(workload.cycles + batch, WORKLOAD_CYCLES)
         moved = workload.odds + step * (min(max(tokens, 0.0), float(length)) - expected_tokens(odds, length)) / slope
@@ -115,12 +116,16 @@ class Gain:
             self.tracker.update(known.shape, gained - expected, slope, (SPREAD * expected) ** 2 / batch, now)
             self._keep_order(known)
 
-    def _keep_order(self, sure: Yield) -> None:
-        """A longer block begins with the shorter one's tokens, so it yields no fewer: what is known less well than
-        `sure` and contradicts it gives way (one Newton step). Points that draft otherwise say nothing of it."""
-        tokens, length = self.tokens(sure), sure.point.block_length
+    def _keep_order(self, measured: Yield) -> None:
+        """Move yields that are known less well than `measured` and contradict it, by one Newton step."""
+        # A longer block begins with the shorter one's tokens, so it never yields fewer. Without this a point that was
+        # last measured on other traffic stayed above or below all others until its next probe. Points that draft in
+        # another way tell nothing about each other.
+        tokens, length = self.tokens(measured), measured.point.block_length
         for other in self._yields:
-            if other is sure or other.shape.variance <= sure.shape.variance or not _alike(other.point, sure.point):
+            if other is measured or other.shape.variance <= measured.shape.variance:
+                continue
+            if not _alike(other.point, measured.point):
                 continue
             gap = tokens - self.tokens(other)
             if gap * (other.point.block_length - length) > 0:
@@ -136,14 +141,16 @@ class Gain:
         return known.tokens
 
     def variance(self, known: Yield, now: float | None) -> float:
-        """Doubt of log tokens as of `now` (None: as of the last measurement), without what all lengths share."""
+        """Variance of log tokens as of `now` (None: as of the last measurement), without what all lengths share."""
         if not known.speculates:
             return 0.0
         odds = known.shape.variance if now is None else self.tracker.variance(known.shape, now)
         return TOKENS_PER_ODDS**2 * odds
 
     def shared_variance(self, now: float | None) -> float:
-        """The part of the doubt that all speculating points share, and AR does not have."""
+        """The part of that variance that all speculating points share, and AR does not have."""
+        # Kept apart, because it cancels where two speculating points are compared: only AR against one of them is
+        # less certain for it.
         odds = self.tracker.level_variance if now is None else self.tracker.level_variance_at(now)
         return TOKENS_PER_ODDS**2 * min(odds, DRIFT.most**2)
 

@@ -43,6 +43,8 @@ class Demand:
 
 EVERY_S = 900.0
 """Seconds between two moves: four an hour."""
+# A move takes a drain and the start of a server, minutes in all: moving for a load that passes costs more than the
+# wrong split does meanwhile.
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,7 @@ class _Option:
 def rebalance(
     pools: Sequence[PoolView], demand: Demand, moves: Moves, state: MoveState, now: float
 ) -> tuple[MoveDecision, MoveState]:
-    """At most one move. Never while one is under way, never below a pool's `least`, never on a guess."""
+    """At most one move. Never while one is under way, never below a pool's `least`, never without figures."""
     if any(pool.moving for pool in pools):
         return _stay(MoveReason.IN_TRANSITION, "a replica is on its way between pools"), state
     if demand.busy <= 0:

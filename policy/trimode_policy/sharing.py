@@ -1,7 +1,7 @@
 """Replicas that pools share: how they are split, and one move from the decision to the replica that serves.
 
-Belongs here: the steps of a move and what is remembered between them. Whether a move is worth it is `rebalance`'s; who
-applies the split (the operator, `trimode up`) does nothing but make the pools as large as `targets` says.
+Belongs here: the steps of a move and what is remembered between them. Whether a move is worth it is `rebalance`'s; the
+operator or `trimode up` applies the split: it makes the pools as large as `targets` says and decides nothing.
 
 A move shrinks one pool first and lets the other grow when what the replica used has come free, so that the pools never
 have more than their total. What it took, from the decision until the new replica serves, is the price of the next one.
@@ -18,7 +18,8 @@ from trimode_policy.rebalance import EVERY_S, Demand, MoveReason, Moves, MoveSta
 REST = 5.0
 """Between two moves at least this many times what the last one took: at most a sixth of the time is spent on moves."""
 STUCK_S = 3600.0
-"""A move that takes longer than this, in seconds, wants a person: the drain and the start of a server have bounds."""
+"""A move that takes longer than this, in seconds, is reported as stuck: the drain and the start of a server have
+bounds, so a person has to look."""
 
 
 class Phase(StrEnum):
@@ -112,7 +113,8 @@ def settled(split: Split, pools: Sequence[SharedPool], total: int) -> Split:
     names = {pool.name for pool in pools}
     move = split.move if split.move is None or {split.move.source, split.move.target} <= names else None
     if move is not None and move.between and total <= sum(pool.least for pool in pools):
-        move = replace(move, phase=Phase.DONE)  # the total has been lowered: it is one too many
+        # The total was lowered meanwhile: no pool has a place left for the replica that is on its way.
+        move = replace(move, phase=Phase.DONE)
     away = 1 if move is not None and move.between else 0
     return Split(shares(pools, total - away, split.targets), move)
 
@@ -158,6 +160,8 @@ def _go_on(split: Split, move: Move, pools: Mapping[str, SharedPool], now: float
         move = replace(move, phase=Phase.RELEASING, since=now)
     elif move.phase is Phase.RELEASING and not left:
         move = replace(move, phase=Phase.LEAVING, since=now)  # the total was lowered: another one has to go first
+    # What the gone replica used is given up late: its pod still ends, and growing at once would make the autoscaler of
+    # nodes buy a machine for the minute in between.
     if move.phase is Phase.RELEASING and now - move.since >= release_s:
         move = replace(move, phase=Phase.JOINING, since=now)
         targets = {**targets, move.target: targets[move.target] + 1}
@@ -170,7 +174,7 @@ def _go_on(split: Split, move: Move, pools: Mapping[str, SharedPool], now: float
 
 
 def _view(pool: SharedPool, split: Split) -> PoolView:
-    """A pool that is not as large as it should be has a replica on its way, whatever the cause."""
+    """A pool that is not as large as it should be has a replica on its way, whatever the reason."""
     target = split.targets[pool.name]
     moving = abs(pool.there - target) + (pool.there - pool.ready)
     return PoolView(pool.name, pool.ready, moving, pool.pace, pool.capacity, max(1, pool.least), pool.most)

@@ -16,12 +16,12 @@ from trimode_policy.tracker import Drift, Shape, Tracker
 
 BUCKETS = 16
 """Batch buckets: the powers of two from 1 to 32,768; a batch belongs to the nearest in logarithm."""
-OCTAVE_DOUBT = 0.3
+OCTAVE_SIGMA = 0.3
 """Standard deviation (log seconds) per factor of two in tokens between a cell and the one it leans on."""
 OTHER_POINT = 0.5
 """Distance, in factors of two, between the same number of tokens in two operating points."""
 GUESS_CYCLES = 16
-"""A guess for an unmeasured cell is made anew after this many measurements."""
+"""A guess for an unmeasured cell is renewed after this many measurements: it reads every cell that was measured."""
 DRIFT = Drift(level_start=1.0, shape_start=0.7, level_per_s=0.1, shape_per_s=0.01, reset=0.3)
 """Of log seconds: a machine's speed wanders by 10 % in a second, one cell against another by 8 % in a minute."""
 NOISE_START, NOISE_LEAST, NOISE_MOST = 0.1, 0.02, 0.4
@@ -65,22 +65,25 @@ class Speed:
             guess = row.guesses[bucket] = _guess(row.point, bucket, self._rows)
         return guess
 
-    def learn(self, row: Row, batch: int, log_ratio: float, doubtful: float, now: float) -> None:
+    def learn(self, row: Row, batch: int, log_ratio: float, noise_factor: float, now: float) -> None:
         """Fold in one cycle. `log_ratio`: logarithm of measured over prior.
 
-        `doubtful`: factor on the standard deviation of this measurement, 1 for a clean one.
+        `noise_factor`: factor on the standard deviation of this measurement, 1 for a clean one.
         """
         if self.tracker.untouched:
-            self.tracker.level = log_ratio  # a prior may be wrong by any factor that all points share
+            # Taken over whole, not filtered: a prior may be wrong by any factor that all points share.
+            self.tracker.level = log_ratio
         shape = self._cell(row, bucket_of(batch), now)
         surprise = log_ratio - shape.mean - self.tracker.level
         settled = shape.variance + self.tracker.level_variance < self._noise
-        score = self.tracker.update(shape, surprise, 1.0, doubtful**2 * self._noise, now)
-        if settled and doubtful == 1.0:
+        score = self.tracker.update(shape, surprise, 1.0, noise_factor**2 * self._noise, now)
+        # The noise is learned from clean cycles of cells that are already known better than it: else what is not
+        # known yet, or prefill, would count as noise and keep it large.
+        if settled and noise_factor == 1.0:
             bounded = surprise * min(1.0, 2.5 / max(abs(score), 1e-9))
             noise = 0.98 * self._noise + 0.02 * bounded**2
             self._noise = min(max(noise, NOISE_LEAST**2), NOISE_MOST**2)
-        # The dropped cross terms make early measurements look surer than a mean of so many can be.
+        # The dropped cross terms make early estimates look more certain than a mean of so many measurements can be.
         shape.variance = max(shape.variance, self._noise / shape.seen)
         self._learned += 1
 
@@ -100,7 +103,7 @@ def bucket_of(batch: int) -> int:
 
 
 def _guess(point: OperatingPoint, bucket: int, rows: Iterable[Row]) -> Shape:
-    """Mean of the measured cells, weighted by likeness; as sure as the most alike of them allows."""
+    """Mean of the measured cells, weighted by likeness; its variance is that of the most alike."""
     weights, total, least = 0.0, 0.0, DRIFT.shape_start**2
     size = bucket + log2(point.width)
     for row in rows:
@@ -109,7 +112,7 @@ def _guess(point: OperatingPoint, bucket: int, rows: Iterable[Row]) -> Shape:
                 continue
             distance = abs(size - other - log2(row.point.width))
             distance += 0.0 if row.point == point else OTHER_POINT
-            stddev = shape.variance + (OCTAVE_DOUBT * distance) ** 2
+            stddev = shape.variance + (OCTAVE_SIGMA * distance) ** 2
             # Squared, so that one like cell outweighs a crowd of unlike ones.
             weight = 1.0 / (stddev + NOISE_LEAST**2) ** 2
             weights += weight

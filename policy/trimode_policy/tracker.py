@@ -102,6 +102,8 @@ class Tracker:
         shape.mean += shape.variance * step
         if abs(score) <= clip:
             share = slope * slope / total
+            # A clipped measurement moves the estimate by the bound and earns no trust: one cycle in 200 that takes ten
+            # times as long (tests/policy/test_closed_loop.py) must not make the filter more certain of a wrong value.
             self.level_variance -= self.level_variance**2 * share
             shape.variance -= shape.variance**2 * share
         shape.seen += 1
@@ -116,7 +118,9 @@ class Tracker:
         return min(grown, max(self.level_variance, self.drift.level_start**2))
 
     def _watch(self, score: float) -> None:
-        """Two-sided CUSUM: many surprises of one sign in a row give trust back to doubt."""
+        """Two-sided CUSUM (Page 1954): after many surprises of one sign in a row the variances start again."""
+        # Without it a lasting change would be followed only as fast as the filters move, and those that are certain by
+        # then move little.
         self._above = max(0.0, self._above + score - ALARM_SLACK)
         self._below = max(0.0, self._below - score - ALARM_SLACK)
         if max(self._above, self._below) < ALARM_LIMIT:

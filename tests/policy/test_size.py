@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimode_policy.capacity import TARGET_FULLNESS, PoolLoad, size_pool
+from trimode_policy.capacity import TARGET_UTILIZATION, PoolLoad, size_pool
 
 
 def load(utilization: list[float], ordered: int, running: int | None = None, highest: int = 4) -> PoolLoad:
@@ -49,4 +49,4 @@ def test_within_bounds_and_more_load_never_means_fewer(
     assert size_pool(load([min(f * more, 1e6) for f in utilization], ordered, running, highest)) >= wanted
     if utilization and 1 < wanted < highest:
         replicas = max(running, len(utilization))
-        assert sum(utilization) / len(utilization) * replicas / wanted <= TARGET_FULLNESS + 1e-5
+        assert sum(utilization) / len(utilization) * replicas / wanted <= TARGET_UTILIZATION + 1e-5
