@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import structlog
 
-from trimode_operator.apply.diff import Differences, differences, with_digest
-from trimode_operator.apply.foreign_fields import additions
+from trimode_operator.apply.diff import Differences, additions, differences, with_digest
 from trimode_operator.errors import ApiFailure, NameTaken, NotMade
 from trimode_operator.kube.cache import Cache, ChildName, Key, owned_by
 from trimode_operator.kube.client import Cluster, Object, name_of

@@ -11,7 +11,7 @@ from typing import Any
 
 from trimode_api.fleet import FleetView
 from trimode_operator.observe.fleets import Fleets
-from trimode_operator.status.times import read, written
+from trimode_operator.status.times import format_time, parse_time
 
 FINALIZER = "trimode.dev/drain"
 WORKERS_MAY_TAKE_S = 30.0
@@ -35,7 +35,7 @@ def deadline_of(body: Mapping[str, Any]) -> float:
     for field in ("spec", "drain", "timeoutSeconds"):
         found = found.get(field) if isinstance(found, Mapping) else None
     valid = isinstance(found, int) and not isinstance(found, bool) and found >= 0
-    return read(body["metadata"]["deletionTimestamp"]) + (found if valid else DEFAULT_DRAIN_S)
+    return parse_time(body["metadata"]["deletionTimestamp"]) + (found if valid else DEFAULT_DRAIN_S)
 
 
 def next_step(fleets: Fleets, workers: Mapping[str, Any] | None, now: float, deadline: float) -> Step:
@@ -52,7 +52,7 @@ def next_step(fleets: Fleets, workers: Mapping[str, Any] | None, now: float, dea
 def message_of(step: Step, deadline: float) -> str:
     """For the status; the same as long as the step is."""
     if step is Step.DRAIN:
-        return f"requests in flight finish, until {written(int(deadline))} at the latest; no new ones are taken"
+        return f"requests in flight finish, until {format_time(int(deadline))} at the latest; no new ones are taken"
     return "drained; workers and routers go"
 
 

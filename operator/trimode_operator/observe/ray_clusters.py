@@ -24,7 +24,7 @@ from trimode_operator.plan.make import RAY_SERVICE
 from trimode_operator.plan.shape import SHAPE_ANNOTATION
 from trimode_operator.status.reasons import TRUE, ConditionType, Reason
 from trimode_operator.status.status import condition
-from trimode_operator.status.times import read
+from trimode_operator.status.times import parse_time
 
 KUBERAYS_HASH = "ray.io/hash-without-replicas-and-workers-to-delete"
 """On every RayCluster: KubeRay's own digest of the shape that it was made in."""
@@ -132,7 +132,7 @@ def unpromoted(before: Status | None, service: Mapping[str, Any] | None, now: fl
     if service is None or cluster_name(service, "activeServiceStatus"):
         return False
     serves = serving is not None and serving.status is TRUE and serving.reason == Reason.REPLICAS_SERVE
-    return serving is not None and serves and now - read(serving.last_transition_time) > PROMOTED_WITHIN_S
+    return serving is not None and serves and now - parse_time(serving.last_transition_time) > PROMOTED_WITHIN_S
 
 
 class RayClusters:

@@ -9,12 +9,11 @@ from trimode_api.errors import InvalidInput, Problem
 from trimode_api.policy_of import policy_of
 from trimode_api.resource import NemotronDeployment, UpgradeStrategy
 from trimode_api.sglang import reserved
-from trimode_operator.plan.budgets import budgets
 from trimode_operator.plan.model import Capabilities, ChildKind, Manifest, Note, Observed, Owner, Plan
 from trimode_operator.plan.names import Names, selector
 from trimode_operator.plan.network import network_policies
 from trimode_operator.plan.objects import secret, service_account
-from trimode_operator.plan.optional_objects import http_route, inference_pool, service_monitor
+from trimode_operator.plan.optional_objects import budgets, http_route, inference_pool, service_monitor
 from trimode_operator.plan.ray import ray_service
 from trimode_operator.plan.router import config_map, router_config, router_deployment, services
 from trimode_operator.plan.settings import Settings

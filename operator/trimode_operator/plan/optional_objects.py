@@ -1,17 +1,44 @@
-"""Children of other projects' kinds: scraping and ways in.
-
-Belongs here: manifests that are made only where the cluster knows their kind and the settings ask for them.
-"""
+"""Children that are made only where the cluster knows their kind: bounds of evictions, scraping, ways in."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from trimode_api.resource import NemotronDeployment
 from trimode_api.spec import Router
 from trimode_operator.plan.model import Manifest, Owner
 from trimode_operator.plan.names import PUBLIC_PORT, Names, matching
 from trimode_operator.plan.objects import child
+from trimode_operator.plan.ray import POOL_LABEL
 from trimode_operator.plan.settings import EndpointPicker, Gateway
+
+
+def budgets(deployment: NemotronDeployment, owner: Owner, names: Names) -> tuple[Manifest, ...]:
+    """One for the routers, one for Ray's head (whose loss ends the cluster), one per pool that never goes to zero."""
+    pools = [pool for pool in deployment.spec.pools if pool.replicas.min > 0]
+    return (
+        _budget(owner, names.router, "router", {"maxUnavailable": 1}),
+        # A RayCluster has no scale subresource, so the others count what must stay, not what may go.
+        _budget(owner, names.head, "head", {"minAvailable": 1}),
+        # One at a time. A pool's only replica is not taken away: raise its minimum first.
+        *(
+            _budget(
+                owner,
+                names.pool_budget(pool.name),
+                "worker",
+                {"minAvailable": max(1, pool.replicas.min - 1)},
+                {POOL_LABEL: pool.name},
+            )
+            for pool in pools
+        ),
+    )
+
+
+def _budget(
+    owner: Owner, name: str, component: str, bound: dict[str, int], more: dict[str, str] | None = None
+) -> Manifest:
+    spec: dict[str, Any] = {**bound, "selector": {"matchLabels": matching(owner.name, component) | (more or {})}}
+    return {**child("policy/v1", "PodDisruptionBudget", name, owner, component), "spec": spec}
 
 
 def service_monitor(router: Router, owner: Owner, names: Names) -> Manifest:

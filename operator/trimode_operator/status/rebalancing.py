@@ -12,7 +12,7 @@ from trimode_api.resource import Spec
 from trimode_api.status import MovePhase, MoveStatus, PoolShare, RebalancingStatus, Status
 from trimode_operator.observe.fleets import Fleets
 from trimode_operator.plan.ray import IDLE_POD_STAYS_S
-from trimode_operator.status.times import read, written
+from trimode_operator.status.times import format_time, parse_time
 from trimode_policy.rebalance import MoveReason
 from trimode_policy.sharing import Move, Phase, Split, Step
 from trimode_policy.sharing_inputs import Samples, current_split, next_split, sharing_pools
@@ -59,7 +59,7 @@ def _split(before: Status | None) -> Split:
     last = None
     if move is not None:
         phase = Phase(move.phase.value)
-        last = Move(move.source, move.target, phase, read(move.begun), read(move.since), move.message)
+        last = Move(move.source, move.target, phase, parse_time(move.begun), parse_time(move.since), move.message)
     return Split({pool.name: pool.replicas for pool in known.pools}, last)
 
 
@@ -69,7 +69,7 @@ def _status(before: RebalancingStatus | None, taken: Step, now: float) -> Rebala
     status = RebalancingStatus(
         reason=taken.reason.value,
         message=taken.detail,
-        since=written(int(now)),
+        since=format_time(int(now)),
         pools=tuple(PoolShare(name=name, replicas=count) for name, count in taken.split.targets.items()),
         move=None if move is None else _move(move),
     )
@@ -88,7 +88,7 @@ def _move(move: Move) -> MoveStatus:
         source=move.source,
         target=move.target,
         phase=MovePhase(move.phase.value),
-        begun=written(int(move.begun)),
-        since=written(int(move.since)),
+        begun=format_time(int(move.begun)),
+        since=format_time(int(move.since)),
         message=move.detail,
     )

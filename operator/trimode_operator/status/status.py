@@ -14,7 +14,7 @@ from trimode_operator.status.conditions import verdicts
 from trimode_operator.status.readiness import Readiness
 from trimode_operator.status.reasons import MESSAGE_MAX, TRUE, ConditionType, Reason, Verdict
 from trimode_operator.status.rebalancing import under_way
-from trimode_operator.status.times import read, written
+from trimode_operator.status.times import format_time, parse_time
 from trimode_policy.sharing_inputs import usable
 
 AT_ONCE_S, SOON_S, STEADY_S = 0.5, 2.0, 10.0
@@ -32,7 +32,7 @@ def requeue_after_s(status: Status, readiness: Readiness, now: float) -> float:
         return SOON_S
     if readiness.ready.status is TRUE:
         return STEADY_S
-    moved = max((read(one.last_transition_time) for one in status.conditions), default=0.0)
+    moved = max((parse_time(one.last_transition_time) for one in status.conditions), default=0.0)
     if now - moved >= LIVELY_S:
         return STEADY_S
     return AT_ONCE_S if readiness.ready.reason == Reason.POLICY_ROLLOUT else SOON_S
@@ -83,7 +83,7 @@ def _condition(
         reason=verdict.reason,
         message=verdict.message[:MESSAGE_MAX],
         observed_generation=generation,
-        last_transition_time=before.last_transition_time if before is not None and same else written(int(now)),
+        last_transition_time=before.last_transition_time if before is not None and same else format_time(int(now)),
     )
 
 
@@ -130,20 +130,20 @@ def _decision(before: DecisionStatus | None, seen: Observations) -> DecisionStat
     running = [r for r in deciding if (r.point if dry else r.decision.point) == point]
     time = view.time if view is not None else 0.0
     since = min(time - r.age_seconds - r.decision.age_seconds for r in running)
-    if before is not None and before.point == point and since < read(before.since) + SAME_S:
+    if before is not None and before.point == point and since < parse_time(before.since) + SAME_S:
         return before
     changes = [change for change in (view.decisions if view is not None else ()) if change.to_point == point]
     reason = changes[-1].reason if changes else running[0].decision.reason
-    return DecisionStatus(point=point, reason=reason, since=written(since))
+    return DecisionStatus(point=point, reason=reason, since=format_time(since))
 
 
 def _history(before: Status, decision: DecisionStatus | None, seen: Observations) -> tuple[DecisionStatus, ...]:
     """Newest first. Switches of several replicas to one point, one after the other, are one entry."""
     history = list(before.mode_history)
-    known = read(history[0].since) if history else 0.0
+    known = parse_time(history[0].since) if history else 0.0
     view = newest(seen.fleets)
     entries = [
-        DecisionStatus(point=change.to_point, reason=change.reason, since=written(change.time))
+        DecisionStatus(point=change.to_point, reason=change.reason, since=format_time(change.time))
         for change in sorted(view.decisions if view is not None else (), key=lambda change: change.time)
         if change.time > known + 0.001
     ]

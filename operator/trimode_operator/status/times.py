@@ -1,20 +1,17 @@
-"""Times as the status writes them.
-
-Belongs here: both directions, pure.
-"""
+"""Times as the status writes them."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 
 
-def written(seconds: float) -> str:
+def format_time(seconds: float) -> str:
     """Unix seconds as the status writes times: RFC 3339, to the millisecond where there is more than a second."""
     moment = datetime.fromtimestamp(round(seconds, 3), UTC)
     return moment.isoformat(timespec="milliseconds" if moment.microsecond else "seconds").replace("+00:00", "Z")
 
 
-def read(text: str) -> float:
+def parse_time(text: str) -> float:
     """Unix seconds of a time in the status; 0 for what is no time."""
     try:
         return datetime.fromisoformat(text).timestamp()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from trimode_operator.apply.foreign_fields import additions
+from trimode_operator.apply.diff import additions
 
 SERVICE: dict[str, Any] = {
     "kind": "Service",

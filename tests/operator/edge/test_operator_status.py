@@ -29,7 +29,7 @@ from trimode_operator.status.status import (
     condition,
     requeue_after_s,
 )
-from trimode_operator.status.times import read, written
+from trimode_operator.status.times import format_time, parse_time
 
 
 def status_of(before: Status | None, seen: Observations, now: float) -> Status:
@@ -57,7 +57,7 @@ def test_an_unchanged_resource_keeps_its_status_to_the_letter() -> None:
 def test_only_the_condition_that_moved_gets_a_new_time() -> None:
     first = status_of(None, SEEN, 2000.0)
     second = status_of(first, replace(SEEN, minimum={"flex": 2}), 2100.0)
-    moved = {one.type for one in second.conditions if one.last_transition_time == written(2100)}
+    moved = {one.type for one in second.conditions if one.last_transition_time == format_time(2100)}
     assert moved == {"Ready", "WorkersReady", "Progressing"}
 
 
@@ -160,7 +160,7 @@ def test_the_decision_is_what_most_replicas_run_and_since_when() -> None:
         )
     )
     decision = status_of(None, replace(SEEN, fleets=seen), 2000.0).decision
-    assert decision == DecisionStatus(point="S8", reason="PredictedGain", since=written(969.9))
+    assert decision == DecisionStatus(point="S8", reason="PredictedGain", since=format_time(969.9))
 
 
 def test_probes_are_no_decisions() -> None:
@@ -181,7 +181,7 @@ def test_history_is_newest_first_and_bounded() -> None:
     seen = fleets(view(replica(point="S8", decided_for=81.0), decisions=changes))
     history = status_of(None, replace(SEEN, fleets=seen), 2000.0).mode_history
     assert len(history) == HISTORY
-    assert [read(entry.since) for entry in history] == [919.0 - n for n in range(HISTORY)]
+    assert [parse_time(entry.since) for entry in history] == [919.0 - n for n in range(HISTORY)]
     assert history[0].point == "S8"
 
 
@@ -189,7 +189,7 @@ def test_replicas_that_follow_one_another_make_one_entry() -> None:
     changes = (change(990.0, "S8", replica_id="r1"), change(990.3, "S8", replica_id="r2"))
     seen = fleets(view(replica("r1", point="S8"), replica("r2", point="S8"), decisions=changes))
     history = status_of(None, replace(SEEN, fleets=seen), 2000.0).mode_history
-    assert [(entry.point, read(entry.since)) for entry in history] == [("S8", 990.0)]
+    assert [(entry.point, parse_time(entry.since)) for entry in history] == [("S8", 990.0)]
 
 
 def test_history_goes_on_from_what_the_status_had() -> None:
@@ -211,12 +211,12 @@ def test_tiers_without_answers_keep_what_was_known() -> None:
 
 @pytest.mark.parametrize("seconds", [0.0, 1.5, 1763733600.0, 1763733600.123])
 def test_times_survive_writing(seconds: float) -> None:
-    assert read(written(seconds)) == pytest.approx(seconds, abs=0.0005)
-    assert written(seconds).endswith("Z")
+    assert parse_time(format_time(seconds)) == pytest.approx(seconds, abs=0.0005)
+    assert format_time(seconds).endswith("Z")
 
 
 def test_what_is_no_time_is_long_ago() -> None:
-    assert read("yesterday") == 0.0
+    assert parse_time("yesterday") == 0.0
 
 
 # Reading live objects.
