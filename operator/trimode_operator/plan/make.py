@@ -9,7 +9,7 @@ from trimode_api.errors import InvalidInput, Problem
 from trimode_api.policy_of import policy_of
 from trimode_api.resource import NemotronDeployment, UpgradeStrategy
 from trimode_api.sglang import reserved
-from trimode_operator.plan.model import Capabilities, ChildKind, Manifest, Note, Observed, Owner, Plan
+from trimode_operator.plan.model import Capabilities, ChildKind, Inputs, Manifest, Note, Observed, Owner, Plan
 from trimode_operator.plan.names import Names, selector
 from trimode_operator.plan.network import network_policies
 from trimode_operator.plan.objects import secret, service_account
@@ -83,6 +83,7 @@ def make_plan(
     if problems:
         raise InvalidInput(problems, f"{owner.name} on a cluster")
     names = Names(owner.name, owner.namespace, settings.cluster_domain)
+    inputs = Inputs(deployment, owner, names, settings, capabilities, observed)
     policy = policy_of(deployment, owner.generation)
     config = router_config(deployment, policy)
     children: list[Manifest] = [
@@ -92,43 +93,45 @@ def make_plan(
         # Before the pods they guard.
         *(network_policies(owner, names, settings) if settings.network_policies else ()),
         *services(deployment.spec.router, owner, names),
-        router_deployment(deployment, owner, names, settings, config, observed),
+        router_deployment(inputs, config),
     ]
-    optional, notes = _optional(deployment, owner, names, settings, capabilities, observed)
+    workers, notes = _workers(inputs)
+    optional, more = _optional(inputs)
     return Plan(
-        children=(*children, *optional),
+        children=(*children, *workers, *optional),
         policy=policy,
-        notes=notes,
+        notes=(*notes, *more),
         prune_kinds=prunable(capabilities),
         prune_selector=selector(owner.name),
     )
 
 
-def _optional(
-    deployment: NemotronDeployment,
-    owner: Owner,
-    names: Names,
-    settings: Settings,
-    capabilities: Capabilities,
-    observed: Observed,
-) -> tuple[tuple[Manifest, ...], tuple[Note, ...]]:
-    """Children that need an API which not every cluster has, and a note where one is missed."""
+def _workers(inputs: Inputs) -> tuple[list[Manifest], list[Note]]:
+    """The RayService, unless the cluster cannot have it, or it has to make room for itself first."""
+    if not inputs.capabilities.kuberay:
+        return [], [Note(RAY_SERVICE.kind, "KubeRayMissing", KUBERAY_MISSING)]
     children: list[Manifest] = []
     notes: list[Note] = []
-    if capabilities.kuberay:
-        # None while suspended. KubeRay knows `suspend` since 1.7 only, and does what its end does: Ray's clusters go,
-        # their pods after their requests.
-        if not deployment.spec.suspend:
-            rays_token = capabilities.rays_token
-            wanted = ray_service(deployment, owner, names, settings, observed, rays_token=rays_token)
-            if makes_room(deployment, observed.ray_service, wanted):
-                notes.append(Note(RAY_SERVICE.kind, "Recreating", RECREATING % deployment.spec.drain.timeout_seconds))
-            else:
-                children.append(wanted)
-        if not capabilities.rays_token:
-            notes.append(Note(RAY_SERVICE.kind, "RayWithoutToken", RAY_WITHOUT_TOKEN))
-    else:
-        notes.append(Note(RAY_SERVICE.kind, "KubeRayMissing", KUBERAY_MISSING))
+    # None while suspended. KubeRay knows `suspend` since 1.7 only, and does what its end does: Ray's clusters go,
+    # their pods after their requests.
+    spec = inputs.deployment.spec
+    if not spec.suspend:
+        wanted = ray_service(inputs)
+        if makes_room(inputs.deployment, inputs.observed.ray_service, wanted):
+            notes.append(Note(RAY_SERVICE.kind, "Recreating", RECREATING % spec.drain.timeout_seconds))
+        else:
+            children.append(wanted)
+    if not inputs.capabilities.rays_token:
+        notes.append(Note(RAY_SERVICE.kind, "RayWithoutToken", RAY_WITHOUT_TOKEN))
+    return children, notes
+
+
+def _optional(inputs: Inputs) -> tuple[list[Manifest], list[Note]]:
+    """Children that need an API which not every cluster has, and a note where one is missed."""
+    deployment, owner, names = inputs.deployment, inputs.owner, inputs.names
+    settings, capabilities = inputs.settings, inputs.capabilities
+    children: list[Manifest] = []
+    notes: list[Note] = []
     if capabilities.pdb_v1:
         children += budgets(deployment, owner, names)
     else:
@@ -147,7 +150,7 @@ def _optional(
             notes += _over_tls(deployment, INFERENCE_POOL, INFERENCE_POOL_TLS)
         else:
             notes.append(Note(INFERENCE_POOL.kind, "InferencePoolMissing", INFERENCE_POOL_MISSING))
-    return tuple(children), tuple(notes)
+    return children, notes
 
 
 def makes_room(deployment: NemotronDeployment, live: Manifest | None, wanted: Manifest) -> bool:

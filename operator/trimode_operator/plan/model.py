@@ -1,7 +1,4 @@
-"""The words of a plan.
-
-Belongs here: frozen values that go into `make_plan` and come out of it.
-"""
+"""Frozen values that go into `make_plan` and come out of it."""
 
 from __future__ import annotations
 
@@ -9,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from trimode_api.resource import NemotronDeployment
 from trimode_api.wire import PolicyConfig
+from trimode_operator.plan.names import Names
+from trimode_operator.plan.settings import Settings
 
 Manifest = Mapping[str, Any]
 """A Kubernetes object as plain data, ready for server-side apply."""
@@ -60,6 +60,18 @@ class Observed:
     targets: Mapping[str, int] = field(default_factory=dict)
     serving_groups: tuple[str, ...] = ()
     unpromoted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """Everything that a plan follows from, as each kind of child is asked with it. `names`: of the children."""
+
+    deployment: NemotronDeployment
+    owner: Owner
+    names: Names
+    settings: Settings
+    capabilities: Capabilities
+    observed: Observed
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import Any
 from trimode_api.pool_args import pool_args
 from trimode_api.resource import NemotronDeployment, Pool
 from trimode_api.values import cores
-from trimode_operator.plan.model import Manifest, Observed, Owner
+from trimode_operator.plan.model import Inputs, Manifest, Observed
 from trimode_operator.plan.names import SERVE_PORT, Names, head_labels, labels
 from trimode_operator.plan.objects import child
 from trimode_operator.plan.pods import (
@@ -62,16 +62,10 @@ LEAVE_MARGIN_S = 20
 """What a pod's end takes after its requests are done, in seconds."""
 
 
-def ray_service(
-    deployment: NemotronDeployment,
-    owner: Owner,
-    names: Names,
-    settings: Settings,
-    observed: Observed,
-    *,
-    rays_token: bool = True,
-) -> Manifest:
-    """The RayService. `rays_token`: whether KubeRay can have Ray ask for a token."""
+def ray_service(inputs: Inputs) -> Manifest:
+    """The RayService, with a token of Ray's own where the installed KubeRay can have it."""
+    deployment, observed, settings = inputs.deployment, inputs.observed, inputs.settings
+    owner, names, rays_token = inputs.owner, inputs.names, inputs.capabilities.rays_token
     spec = deployment.spec
     source = weights(spec.model, settings)
     pools = in_live_order(spec.pools, observed)
@@ -81,8 +75,8 @@ def ray_service(
         # Always: turning it on later would make a new cluster.
         "enableInTreeAutoscaling": True,
         "autoscalerOptions": _autoscaler(settings),
-        "headGroupSpec": _head(deployment, owner, names, settings),
-        "workerGroupSpecs": [_group(deployment, pool, owner, names, settings, source, observed) for pool in pools],
+        "headGroupSpec": _head(inputs),
+        "workerGroupSpecs": [_group(inputs, pool, source) for pool in pools],
     }
     if not rays_token:
         _without_token(config)
@@ -141,7 +135,8 @@ def _autoscaler(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _head(deployment: NemotronDeployment, owner: Owner, names: Names, settings: Settings) -> dict[str, Any]:
+def _head(inputs: Inputs) -> dict[str, Any]:
+    deployment, names, settings = inputs.deployment, inputs.names, inputs.settings
     container = {
         "name": "ray-head",
         "image": settings.image,
@@ -159,7 +154,7 @@ def _head(deployment: NemotronDeployment, owner: Owner, names: Names, settings: 
         # No cores: nothing of ours is placed on the head.
         "rayStartParams": {"num-cpus": "0", "dashboard-host": "0.0.0.0"},
         "template": {
-            "metadata": {"labels": head_labels(owner.name)},
+            "metadata": {"labels": head_labels(inputs.owner.name)},
             "spec": {
                 **placement(settings),
                 **_SIGNALLED,
@@ -172,15 +167,9 @@ def _head(deployment: NemotronDeployment, owner: Owner, names: Names, settings: 
     }
 
 
-def _group(
-    deployment: NemotronDeployment,
-    pool: Pool,
-    owner: Owner,
-    names: Names,
-    settings: Settings,
-    source: Weights,
-    observed: Observed,
-) -> dict[str, Any]:
+def _group(inputs: Inputs, pool: Pool, source: Weights) -> dict[str, Any]:
+    deployment, names, settings = inputs.deployment, inputs.names, inputs.settings
+    args = pool_args(deployment, pool, source.uri, [names.reports_url])
     # No `replicas`: that number is the autoscaler's.
     return {
         "groupName": pool.name,
@@ -189,12 +178,8 @@ def _group(
         "rayStartParams": _start_parameters(pool),
         "template": {
             "metadata": {
-                "labels": labels(owner.name, "worker") | {POOL_LABEL: pool.name},
-                "annotations": {
-                    ROLL_ANNOTATION: digest(
-                        pool_args(deployment, pool, source.uri, [names.reports_url]), observed.token, *unnoticed(pool)
-                    )
-                },
+                "labels": labels(inputs.owner.name, "worker") | {POOL_LABEL: pool.name},
+                "annotations": {ROLL_ANNOTATION: digest(args, inputs.observed.token, *unnoticed(pool))},
             },
             "spec": {
                 **pool_placement(pool, settings),
@@ -203,7 +188,7 @@ def _group(
                 "automountServiceAccountToken": False,
                 "securityContext": pod_security(settings),
                 "terminationGracePeriodSeconds": grace_seconds(deployment.spec.drain.timeout_seconds),
-                "containers": [_worker(deployment, pool, names, settings, source)],
+                "containers": [_worker(inputs, pool, source)],
                 "volumes": [tmp_volume(), *source.volumes],
             },
         },
@@ -219,9 +204,8 @@ def _start_parameters(pool: Pool) -> dict[str, str]:
     }
 
 
-def _worker(
-    deployment: NemotronDeployment, pool: Pool, names: Names, settings: Settings, source: Weights
-) -> dict[str, Any]:
+def _worker(inputs: Inputs, pool: Pool, source: Weights) -> dict[str, Any]:
+    deployment, names, settings = inputs.deployment, inputs.names, inputs.settings
     return {
         "name": "ray-worker",
         # SGLang's own, which holds trimode and the same Ray besides the server.

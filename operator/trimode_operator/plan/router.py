@@ -11,7 +11,7 @@ from typing import Any
 from trimode_api.resource import NemotronDeployment
 from trimode_api.spec import Router
 from trimode_api.wire import PolicyConfig, RouterConfig
-from trimode_operator.plan.model import Manifest, Observed, Owner
+from trimode_operator.plan.model import Inputs, Manifest, Owner
 from trimode_operator.plan.names import CONFIG_KEY, INTERNAL_PORT, PUBLIC_PORT, Names, labels, matching
 from trimode_operator.plan.objects import child
 from trimode_operator.plan.pods import (
@@ -94,16 +94,9 @@ def config_map(owner: Owner, names: Names, config: RouterConfig) -> Manifest:
     }
 
 
-def router_deployment(
-    deployment: NemotronDeployment,
-    owner: Owner,
-    names: Names,
-    settings: Settings,
-    config: RouterConfig,
-    observed: Observed,
-) -> Manifest:
+def router_deployment(inputs: Inputs, config: RouterConfig) -> Manifest:
     """The routers. A new policy does not replace them; another served model does."""
-    spec = deployment.spec
+    spec, owner, names = inputs.deployment.spec, inputs.owner, inputs.names
     fixed = config.model_dump(mode="json", exclude={"policy", "replicas_expected"})
     return {
         **child("apps/v1", "Deployment", names.router, owner, "router"),
@@ -114,16 +107,23 @@ def router_deployment(
             "template": {
                 "metadata": {
                     "labels": labels(owner.name, "router"),
-                    "annotations": {ROLL_ANNOTATION: digest(fixed, observed.token)},
+                    "annotations": {ROLL_ANNOTATION: digest(fixed, inputs.observed.token)},
                 },
                 "spec": {
-                    **placement(settings),
+                    **placement(inputs.settings),
                     "serviceAccountName": names.service_account,
                     "automountServiceAccountToken": False,
-                    "securityContext": pod_security(settings),
+                    "securityContext": pod_security(inputs.settings),
                     "terminationGracePeriodSeconds": grace_seconds(spec.drain.timeout_seconds),
-                    "topologySpreadConstraints": [_spread(owner)],
-                    "containers": [_container(spec.router, names, settings)],
+                    "topologySpreadConstraints": [
+                        {
+                            "maxSkew": 1,
+                            "topologyKey": "kubernetes.io/hostname",
+                            "whenUnsatisfiable": "ScheduleAnyway",
+                            "labelSelector": {"matchLabels": matching(owner.name, "router")},
+                        }
+                    ],
+                    "containers": [_container(spec.router, names, inputs.settings)],
                     "volumes": [
                         tmp_volume(),
                         {"name": "config", "configMap": {"name": names.config}},
@@ -198,12 +198,3 @@ def _secret_volume(secret: UserSecret) -> dict[str, Any]:
 
 def _port(name: str, number: int) -> dict[str, Any]:
     return {"name": name, "port": number, "targetPort": name, "protocol": "TCP"}
-
-
-def _spread(owner: Owner) -> dict[str, Any]:
-    return {
-        "maxSkew": 1,
-        "topologyKey": "kubernetes.io/hostname",
-        "whenUnsatisfiable": "ScheduleAnyway",
-        "labelSelector": {"matchLabels": matching(owner.name, "router")},
-    }
