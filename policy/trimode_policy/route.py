@@ -184,6 +184,6 @@ def spare(request: RequestView, replicas: Iterable[ReplicaView]) -> int:
 
 def _in_time(request: RequestView, replica: ReplicaView) -> bool:
     """Whether the prompts queued there leave time for this one's; unknown speed counts as fast."""
-    speed = replica.prompt_tokens_per_s if replica.rows else 0.0
+    speed = replica.prompt_tokens_per_second if replica.rows else 0.0
     tokens = replica.queued_prompt_tokens + request.prompt_tokens
     return speed <= 0 or tokens - request.held.get(replica.replica_id, 0) <= request.left_s * speed

@@ -35,12 +35,12 @@ class ReplicaView:
 
     `age_s`: seconds since its last report (infinite before the first). `in_flight`: requests this router has with
     it now, its own counter; it is raised to what was reported unless that is stale. From the last report:
-    `running` and `waiting` requests of all routers, `queued_prompt_tokens` not yet prefilled, `tokens_per_s`.
+    `running` and `waiting` requests of all routers, `queued_prompt_tokens` not yet prefilled, `tokens_per_second`.
     `capacity`: requests it may run at once. `points`: operating points its pool allows.
     `rows`: by tier, requests it can run at once so that each keeps that tier's pace (see `trimode_policy.capacity`; a
     tier that is not in it has no limit but `capacity`; 0: not even one alone). `reserved_for`: the tier whose pace is
-    kept for all requests that run there (see `tier_fairness`). `prompt_tokens_per_s`: how fast it computes prompts, 0
-    where unknown.
+    kept for all requests that run there (see `tier_fairness`). `prompt_tokens_per_second`: of its prefill, 0 where
+    unknown.
     """
 
     replica_id: str
@@ -54,10 +54,10 @@ class ReplicaView:
     queued_prompt_tokens: int
     capacity: int
     points: tuple[OperatingPoint, ...]
-    tokens_per_s: float = 0.0
+    tokens_per_second: float = 0.0
     rows: Mapping[str, int] = field(default_factory=dict)
     reserved_for: str | None = None
-    prompt_tokens_per_s: float = 0.0
+    prompt_tokens_per_second: float = 0.0
     lossless: bool = field(init=False)
     """Whether some of its points answer losslessly."""
     open: bool = field(init=False)

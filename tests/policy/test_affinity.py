@@ -20,7 +20,7 @@ def replica(name: str, load: int = 0, **changes: object) -> ReplicaView:
     view = ReplicaView(
         replica_id=name, pool="flex", ready=True, draining=False, age_s=0.1, in_flight=load, running=load, waiting=0,
         queued_prompt_tokens=0, capacity=64, points=(AR,), rows={"standard": 40, "premium": 10},
-        reserved_for="standard", prompt_tokens_per_s=10_000.0,
+        reserved_for="standard", prompt_tokens_per_second=10_000.0,
     )  # fmt: skip
     return replace(view, **changes)  # type: ignore[arg-type]
 

@@ -41,7 +41,7 @@ def replica(name: str, load: int = 0, reserved_for: str | None = SLOW, **changes
     view = ReplicaView(
         replica_id=name, pool="flex", ready=True, draining=False, age_s=0.1, in_flight=load, running=load, waiting=0,
         queued_prompt_tokens=0, capacity=64, points=(AR,), rows={FAST: 10, SLOW: 40}, reserved_for=reserved_for,
-        prompt_tokens_per_s=10_000.0,
+        prompt_tokens_per_second=10_000.0,
     )  # fmt: skip
     return replace(view, **changes)  # type: ignore[arg-type]
 
@@ -242,7 +242,7 @@ def test_a_long_line_of_prompts_is_passed_by_where_it_would_make_the_first_token
     request = replace(STANDARD, prompt_tokens=2_000, left_s=1.0)
     assert picked(request, busy, calm) == "b"
     assert picked(replace(request, left_s=2.0), busy, calm) == "a"
-    assert picked(request, replace(busy, prompt_tokens_per_s=0.0), calm) == "a"
+    assert picked(request, replace(busy, prompt_tokens_per_second=0.0), calm) == "a"
 
 
 def test_stale_reports_limit_nothing_but_the_capacity() -> None:

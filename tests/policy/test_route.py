@@ -20,7 +20,7 @@ ANY = RequestView()
 def replica(name: str = "a", **changes: object) -> ReplicaView:
     view = ReplicaView(
         replica_id=name, pool="flex", ready=True, draining=False, age_s=0.1, in_flight=0, running=0, waiting=0,
-        queued_prompt_tokens=0, capacity=8, points=(AR, S8), tokens_per_s=100.0,
+        queued_prompt_tokens=0, capacity=8, points=(AR, S8), tokens_per_second=100.0,
     )  # fmt: skip
     return replace(view, **changes)  # type: ignore[arg-type]
 
@@ -109,7 +109,7 @@ views = st.builds(
     draining=st.booleans(), age_s=st.sampled_from((0.0, 1.0, 3.0, 9.9, 10.1, math.inf)),
     in_flight=st.integers(0, 10), running=st.integers(0, 10), waiting=st.integers(0, 10),
     queued_prompt_tokens=st.integers(0, 5000), capacity=st.integers(0, 10),
-    points=st.sets(st.sampled_from((AR, S8, D32))).map(tuple), tokens_per_s=st.floats(0, 1e4),
+    points=st.sets(st.sampled_from((AR, S8, D32))).map(tuple), tokens_per_second=st.floats(0, 1e4),
 )  # fmt: skip
 fleets = st.lists(views, max_size=8, unique_by=lambda r: r.replica_id)
 requests = st.builds(

@@ -64,7 +64,7 @@ def test_paces_become_rooms_and_replicas_are_shared_out() -> None:
         assert 8 <= known["premium"] < 12
         assert known["standard"] == known["premium"] if reserved_for == "premium" else known["standard"] > 24
     view = fleet.views(0.2)[0]
-    assert view.prompt_tokens_per_s == 5000.0
+    assert view.prompt_tokens_per_second == 5000.0
 
 
 def test_a_replica_without_paces_is_limited_by_its_capacity_only() -> None:

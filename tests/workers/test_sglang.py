@@ -259,8 +259,8 @@ class TestFigures:
             assert observer.chunk(2, tokens, 0.02) == speculation(32)
         assert observer.acceptance(speculation(32)) == pytest.approx(5.0)
         (curve,) = observer.stats(2, now=1.0).curves
-        assert (curve.point, curve.predicted_cycle_s, curve.observed_cycles) == ("S32", pytest.approx(0.02), 3)
-        assert curve.tokens_per_s == pytest.approx(2 * 5 / 0.02)
+        assert (curve.point, curve.cycle_seconds, curve.observed_cycles) == ("S32", pytest.approx(0.02), 3)
+        assert curve.tokens_per_second == pytest.approx(2 * 5 / 0.02)
         observer.figures = parse_metrics("sglang:spec_accept_length 3.5\n")
         assert observer.acceptance(speculation(32)) == 3.5
 

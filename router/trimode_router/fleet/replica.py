@@ -82,10 +82,10 @@ class Replica:
             # After failures it is asked by one request at a time: a burst would only fail again.
             capacity=self.in_flight if self.trials else report.max_running + slack,
             points=self.points or rules.pools.get(report.pool, ()),
-            tokens_per_s=report.tokens_per_second,
+            tokens_per_second=report.tokens_per_second,
             rows=self.rows,
             reserved_for=self.reserved_for,
-            prompt_tokens_per_s=report.prompt_tokens_per_second,
+            prompt_tokens_per_second=report.prompt_tokens_per_second,
         )
 
     # What comes in.

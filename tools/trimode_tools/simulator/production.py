@@ -146,7 +146,7 @@ class ProductionDispatcher:
             points=member.points,
             rows=member.rows,
             reserved_for=reserved_for,
-            prompt_tokens_per_s=member.engine.prompts.tokens_per_s,
+            prompt_tokens_per_second=member.engine.prompts.tokens_per_s,
         )
         self._views[member.index] = (key, view)
         return view

@@ -114,9 +114,9 @@ class PointStats(msgspec.Struct, frozen=True):
     """What the engine believes of one operating point at the present batch."""
 
     point: str
-    predicted_cycle_s: float
+    cycle_seconds: float
     tokens_per_cycle: float
-    tokens_per_s: float
+    tokens_per_second: float
     observed_cycles: int
 
 
@@ -160,8 +160,8 @@ class Stats(msgspec.Struct, frozen=True):
     curves: list[PointStats]
     switched: Switched | None = None
     paces: tuple[tuple[int, float], ...] = ()
-    prompt_s_per_token: float = 0.0
-    prompt_tokens_per_s: float = 0.0
+    prompt_seconds_per_token: float = 0.0
+    prompt_tokens_per_second: float = 0.0
     forwards_total: dict[str, int] = {}
     prompt_total: dict[str, int] = {}
     stored_pages: int = 0

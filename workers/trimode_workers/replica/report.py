@@ -86,8 +86,8 @@ def build_report(who: Self, now: Moment, engine: Started, stats: Stats) -> Repli
         store_pages=stats.store_pages,
         shortages=stats.shortages_total,
         paces=tuple(stats.paces),
-        prompt_seconds_per_token=stats.prompt_s_per_token,
-        prompt_tokens_per_second=stats.prompt_tokens_per_s,
+        prompt_seconds_per_token=stats.prompt_seconds_per_token,
+        prompt_tokens_per_second=stats.prompt_tokens_per_second,
         tokens_per_second=now.tokens_per_second,
         policy_version=stats.policy_version,
     )
@@ -97,9 +97,9 @@ def _points(stats: Stats) -> tuple[PointReport, ...]:
     return tuple(
         PointReport(
             point=curve.point,
-            cycle_seconds=curve.predicted_cycle_s,
+            cycle_seconds=curve.cycle_seconds,
             tokens_per_cycle=curve.tokens_per_cycle,
-            tokens_per_second=curve.tokens_per_s,
+            tokens_per_second=curve.tokens_per_second,
             cycles=stats.cycles_total.get(curve.point, 0),
             tokens=stats.emitted_total.get(curve.point, 0),
         )
