@@ -4,26 +4,44 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from itertools import count, pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
+from torch import Tensor
 
+import trimode_workers
 from trimode_api.modes import OperatingPoint
-from trimode_workers.engine import graphs
-from trimode_workers.engine.graphs import bucket, grouped
-from trimode_workers.engine.messages import Submit
+from trimode_workers.engine.cache import KVCache
+from trimode_workers.engine.engine import Engine
+from trimode_workers.engine.graphs import WORTH_A_REACH, bucket, grouped, reaches
+from trimode_workers.engine.messages import Configure, Submit
+from trimode_workers.engine.primitive import Attention, Primitive
+from trimode_workers.process import build
+from trimode_workers.replica.settings import EngineOptions
 
 
-@given(st.integers(1, 5000), st.sampled_from([1, 256]), st.integers(1, 5000))
-def test_a_bucket_holds_what_is_asked_and_wastes_less_than_half(count: int, least: int, most: int) -> None:
-    size = bucket(count, least, most)
-    assert size <= most
-    assert size >= min(count, most)
-    if least < count <= most:
+@given(st.integers(1, 5000), st.integers(1, 5000))
+def test_a_bucket_holds_what_is_asked_and_wastes_less_than_half(count: int, most: int) -> None:
+    size = bucket(count, most)
+    assert min(count, most) <= size <= most
+    if 1 < count <= most:
         assert size < 2 * count
+
+
+@given(st.integers(1, 300_000))
+def test_attention_reads_all_slots_at_most(slots: int) -> None:
+    sizes = reaches(slots)
+    assert sizes[-1] == slots
+    assert all(before * WORTH_A_REACH <= after <= 2.5 * before for before, after in pairwise(sizes))
 
 
 @pytest.mark.parametrize(("n", "one_sight"), [(1, True), (4, True), (4, False)])
@@ -49,20 +67,151 @@ def test_the_same_shapes_are_recorded_once(tools: Any, decoder: Any, reference: 
     assert recorder.replays > 5 * len(recorder.results)
 
 
-def test_the_least_used_recording_goes(
+@pytest.mark.parametrize("n", [1, 8])
+@pytest.mark.parametrize("attention", Attention)
+@torch.inference_mode()
+def test_a_recorded_forward_is_the_unrecorded_one_at_both_ends_of_its_reach(
+    n: int, attention: Attention, tools: Any, decoder: Any
+) -> None:
+    network, slots = decoder.fused(), 700
+    cache = KVCache(network.config, 4, slots, network.like.dtype, network.like.device)
+    torch.manual_seed(0)
+    cache.memory.normal_()
+    plain, recorded = Primitive(network, cache), Primitive(network, cache, tools.Rerun())
+    shortest = [1, *(size + 1 for size in reaches(slots)[:-1])]
+    assert reaches(slots) == [256, 512, 700]
+    for reach in (*shortest, *reaches(slots)):
+        for lengths in ([reach], [reach, 5, max(reach - 9, n)]):
+            starts = [max(length - n, 0) for length in lengths]
+            tokens = torch.randint(2, 12, (len(starts), n))
+            window = plain.window(range(len(starts)), starts, n)
+            expected = plain.states(tokens, window, attention).clone()
+            found = recorded.states(tokens, window, attention)
+            assert torch.allclose(found, expected, atol=1e-4), (reach, lengths)
+    assert recorded.graphs is not None
+    assert len(recorded.graphs) == 6  # three reaches, at one row and at three
+
+
+class Watch:
+    """Counts attention outside recordings, by shape."""
+
+    def __init__(self, recorder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.shapes: Counter[tuple[Any, ...]] = Counter()
+        self._inside = False
+        attend, record = torch.nn.functional.scaled_dot_product_attention, recorder.record
+
+        def watched(q: Tensor, k: Tensor, *rest: Any, **more: Any) -> Tensor:
+            if not self._inside:
+                self.shapes[q.shape, k.shape, k.stride()] += 1
+            return attend(q, k, *rest, **more)
+
+        def marked(work: Callable[[], Any]) -> Any:
+            self._inside = True
+            try:
+                return work()
+            finally:
+                self._inside = False
+
+        def recording(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
+            replay = marked(lambda: record(run))
+            return lambda: marked(replay)
+
+        monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+        monkeypatch.setattr(recorder, "record", recording)
+
+
+def test_after_the_start_nothing_is_recorded_and_no_attention_has_a_new_shape(
+    tools: Any, decoder: Any, reference: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Modes change, requests pinned to several of them share the batch, and all of it grows and shrinks."""
+    recorder, points, cycles = tools.Rerun(), ["AR", "S4", "S8@0.5", "D8@0.5"], count()
+    watch = Watch(recorder, monkeypatch)
+    engine = tools.build_engine(
+        decoder,
+        points=points,
+        recorder=recorder,
+        chooser=lambda batch, found: found[next(cycles) % len(found)],
+        max_running_requests=8,
+        max_context_tokens=400,
+    )
+    caplog.set_level("INFO")
+    engine.record()
+    known = len(recorder.results)
+    assert known == 6 * 2 * (1 + 2 + 2), "rows, reaches; S8@0.5 and D8@0.5 run the same"
+    assert f"recorded {known} forwards" in caplog.text
+
+    asked = [Submit(str(i), [2 + i % 9], 20 + 37 * (i % 3) + 200 * (i == 5), ignore_eos=True) for i in range(12)]
+    pins = ["AR", "S4", None, None, "D8@0.5"]
+    asked = [
+        structs.replace(r, pin=pins[i % 5], lossy_ok=pins[i % 5] == "D8@0.5", max_new_tokens=min(r.max_new_tokens, 380))
+        for i, r in enumerate(asked)
+    ]
+
+    def submit(cycle: int) -> None:
+        if cycle % 3 == 0 and cycle // 3 < len(asked):
+            engine.submit(asked[cycle // 3])
+
+    engine.submit(Submit("first", [5], 60, ignore_eos=True))
+    outcome = tools.drain(engine, submit)
+    assert not watch.shapes
+    assert len(recorder.results) == known
+    for request in asked:
+        if request.pin != "D8@0.5":
+            assert outcome.tokens[request.request_id] == reference.answer(request), request
+
+
+def test_a_replica_is_not_ready_before_all_is_recorded(tools: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder, tiny = tools.Rerun(), Path(trimode_workers.__file__).parent / "tiny"
+    monkeypatch.setattr(build, "Engine", partial(Engine, recorder=recorder))
+    options = EngineOptions(model=str(tiny), max_running_requests=3, max_context_tokens=200)
+    engine, _ = build.build(options, Configure(points=["AR", "S4"], fallback="AR"))
+    known = len(recorder.results)
+    for i in range(3):
+        engine.submit(Submit(str(i), [5, 6, 7], 20, pin=["AR", "S4"][i % 2], ignore_eos=True))
+    tools.drain(engine)
+    assert recorder.replays > 0
+    assert len(recorder.results) == known
+
+
+def test_prompts_do_not_keep_those_who_decode_from_recorded_forwards(
     tools: Any, decoder: Any, reference: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(graphs, "MOST", 2)
-    points, cycles = ["AR", "S4", "S8"], iter(range(1000))
     recorder = tools.Rerun()
     engine = tools.build_engine(
-        decoder, points=points, recorder=recorder, chooser=lambda batch, found: found[next(cycles) % 3]
+        decoder, points=["AR"], recorder=recorder, max_running_requests=6, prefill_budget_tokens=4
     )
-    request = Submit("a", [5, 6], 40, ignore_eos=True)
-    engine.submit(request)
-    assert tools.drain(engine).tokens["a"] == reference.answer(request)
-    assert len(engine._primitive.graphs) == 2
-    assert len(recorder.results) > 5
+    asked = [Submit(str(i), [2 + j % 9 for j in range(1 + 5 * i)], 20, ignore_eos=True) for i in range(6)]
+    engine.submit(asked[0])
+    engine.step()
+    for request in asked[1:]:
+        engine.submit(request)
+    outcome = tools.drain(engine)
+    assert recorder.replays == outcome.cycles + 1
+    for request in asked[1:]:
+        assert outcome.tokens[request.request_id] == reference.answer(request)
+
+
+def test_what_there_is_no_memory_to_record_runs_unrecorded(
+    tools: Any, decoder: Any, reference: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = tools.Rerun()
+    record, most = recorder.record, 3
+
+    def tight(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        if len(recorder.results) == most:
+            raise torch.OutOfMemoryError("CUDA out of memory (not really)")
+        return record(run)
+
+    monkeypatch.setattr(recorder, "record", tight)
+    engine = tools.build_engine(decoder, points=["S4"], recorder=recorder, max_running_requests=4)
+    engine.record()
+    asked = [Submit(str(i), [2 + i, 3, 4], 30, ignore_eos=True) for i in range(4)]
+    for request in asked:
+        engine.submit(request)
+    assert tools.drain(engine).tokens == {r.request_id: reference.answer(r) for r in asked}
+    assert engine.stats().shortages_total == 0
+    assert len(recorder.results) == most
+    assert recorder.replays > 0
 
 
 def test_rows_that_only_pad_leave_their_owners_alone(tools: Any, decoder: Any, reference: Any) -> None:

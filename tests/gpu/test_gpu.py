@@ -9,8 +9,9 @@ import torch
 
 import trimode_workers
 from trimode_tools.tasks.suite import held_out_set
-from trimode_workers.engine.engine import Engine, EngineSettings
-from trimode_workers.engine.messages import Configure, Submit
+from trimode_workers.engine.engine import WIDEST_BLOCK, Engine, EngineSettings
+from trimode_workers.engine.footprint import footprint, workspace
+from trimode_workers.engine.messages import Configure, Sampling, Submit
 from trimode_workers.errors import SettingsError
 from trimode_workers.model.fused import FusedDecoder
 from trimode_workers.process.build import build, load_network
@@ -95,6 +96,23 @@ def test_an_engine_takes_the_memory_it_planned_and_no_more() -> None:
     taken = before - free_memory(pick_device())
     cache = engine._cache.memory
     assert cache.numel() * cache.element_size() <= taken + 2**20
+
+
+def test_sampled_blocks_need_no_more_memory_than_planned(prompts: list[list[int]]) -> None:
+    """The allocator's peak over cycles of S64 that sample, against the plan's scratch."""
+    net, rows, context = network("bfloat16"), 64, 512
+    engine = Engine(net, EngineSettings(rows, context), Configure(points=["S64"], fallback="S64"))
+    engine.record()
+    config, itemsize = net.config, net.like.dtype.itemsize
+    planned = rows * footprint(config, context, WIDEST_BLOCK, itemsize).scratch + workspace(config, WIDEST_BLOCK, rows)
+    for i in range(rows):
+        engine.submit(Submit(str(i), prompts[i % len(prompts)][:200], 200, Sampling(1.0, 0.9, i), ignore_eos=True))
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    for _ in range(8):
+        engine.step()
+    assert torch.cuda.max_memory_allocated() - before <= planned
 
 
 def test_a_context_that_cannot_fit_is_refused_with_one_that_can(monkeypatch: pytest.MonkeyPatch) -> None:

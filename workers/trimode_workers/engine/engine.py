@@ -28,7 +28,7 @@ from trimode_workers.engine.messages import Configure, Cycle, Finish, Stats, Sub
 from trimode_workers.engine.mode_controller import Chooser, ModeController
 from trimode_workers.engine.plan import Limits, Piece, groups, left, schedule
 from trimode_workers.engine.primitive import Primitive
-from trimode_workers.engine.rows import close_gaps, line_up
+from trimode_workers.engine.rows import bring_to_front, close_gaps, line_up
 from trimode_workers.engine.sequence import Sequence
 from trimode_workers.engine.settings import EngineSettings, keep_freed_memory
 from trimode_workers.engine.shortage import CODE, MESSAGE, Shortage, last_resort
@@ -135,9 +135,15 @@ class Engine:
         self._limits = self._limits_now()
 
     @torch.inference_mode()
+    def record(self) -> None:
+        """Record all forwards that the configured points run, where forwards are recorded; takes up to minutes."""
+        if self._primitive.graphs is not None:
+            self._primitive.graphs.record(self._helm.points.every)
+
+    @torch.inference_mode()
     def step(self) -> Cycle:
         """Run one cycle: every request that can decode gets at least one token, prompts advance by the budget."""
-        began, shortages = self._clock(), self._shortage.count
+        began, shortages, recorded = self._clock(), self._shortage.count, self._primitive.graphs is not None
         events, self._cancelled = self._cancelled, []
         if self._desk:
             events += self._queue_compiled(patient=not (self._running or self._waiting or events))
@@ -148,7 +154,9 @@ class Engine:
         close_gaps(self._cache, self._running)
         batch = self._helm.decide(todo.decode, began)
         parts = groups(todo.decode, self._helm.point_of)
-        piggybacked = {s for point, members in parts if point.mode is Mode.AR for s in members if s.missing}
+        piggybacked: set[Sequence] = set()
+        if not recorded:  # a recorded forward has one token of each row
+            piggybacked = {s for point, members in parts if point.mode is Mode.AR for s in members if s.missing}
         self._prefill([piece for piece in todo.prefill if piece.tokens and piece.sequence not in piggybacked])
         if (
             self._shortage.count > shortages
@@ -157,9 +165,12 @@ class Engine:
                 (point, [s for s in members if point.mode is Mode.AR or not s.missing]) for point, members in parts
             ]
             parts = [(point, members) for point, members in parts if members]
-        line_up(self._cache, self._running, [members for _, members in parts])
+        if not recorded:
+            line_up(self._cache, self._running, [members for _, members in parts])
         self._decoded = sum(point.width * len(members) for point, members in parts)
         for point, members in parts:
+            if recorded:
+                bring_to_front(self._cache, self._running, members)
             events += self._decode(point, members)
         events += self._give_up()
         for sequence, _, _ in todo.prefill:

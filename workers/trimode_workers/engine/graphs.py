@@ -1,8 +1,11 @@
 """Forwards of fixed shape, recorded once and replayed: what a GPU needs when few requests run.
 
-A forward of an 8B is more than 550 kernels; asking for them one by one takes the processor longer than the GPU needs to
+A forward of an 8B is 630 to 730 kernels; asking for them one by one takes the processor longer than the GPU needs to
 run them for a small batch. A CUDA graph asks for all of them at once, but always with the same shapes and addresses.
 So batches are padded to a few sizes, what attention reads is padded likewise, and inputs are copied into place.
+
+All shapes of the configured points are recorded before the engine is ready. Recorded as they are met, each would stop
+the whole batch for two forwards and `torch.cuda.graph`'s emptying of the allocator's cache.
 
 A row that only pads is a row behind the batch. It may be another request's, prefilled or of another group: its keys
 and values are written behind the longest sequence that a row may hold, where nobody's state ever is.
@@ -10,23 +13,28 @@ and values are written behind the longest sequence that a row may hold, where no
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable
+import logging
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import product
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trimode_api.modes import Mode, OperatingPoint
 from trimode_workers.engine.cache import KVCache
 from trimode_workers.engine.window import Attention, Window
 from trimode_workers.model.decoder import Network
 
-MOST = 128
-"""Graphs kept; the one unused for longest goes."""
+_log = logging.getLogger(__name__)
+
 SHORTEST_REACH = 256
 """Slots; also what longer ones are multiples of, as attention with a mask wants its rows aligned."""
+WORTH_A_REACH = 1.25
+"""The longest reach, all slots, is that much longer than the one before it at least: shapes cost time at start."""
 
 
 class Recorder(Protocol):
@@ -81,7 +89,9 @@ class Graphs:
 
     def __init__(self, network: Network, cache: KVCache, recorder: Recorder) -> None:
         self._network, self._cache, self._recorder = network, cache, recorder
-        self._kept: OrderedDict[Shape, _Recorded] = OrderedDict()
+        self._kept: dict[Shape, _Recorded] = {}
+        self._full = False  # there was no memory for more
+        self._reaches = reaches(cache.slots)
         device = cache.memory.device
         self._bases = torch.arange(cache.rows, device=device) * cache.heads * cache.slots
         self._heads = torch.arange(cache.heads, device=device) * cache.slots
@@ -90,26 +100,45 @@ class Graphs:
     def __len__(self) -> int:
         return len(self._kept)
 
+    def record(self, points: Iterable[OperatingPoint]) -> None:
+        """Record every forward that cycles of these points run, the largest first: what those need of the pool is
+        enough for the others. Where memory runs out, what is left runs unrecorded."""
+        wanted = [shape for shape in self._shapes(points) if shape not in self._kept]
+        for number, shape in enumerate(wanted):
+            if number % max(1, len(wanted) // 10) == 0:
+                _log.info("recording forwards: %d of %d", number, len(wanted))
+            try:
+                self._kept[shape] = self._record(shape)
+            except torch.OutOfMemoryError as exc:
+                self._full = True
+                _log.warning("%d of %d forwards run unrecorded: %s", len(wanted) - number, len(wanted), exc)
+                return
+        _log.info("recorded %d forwards", len(wanted))
+
+    def _shapes(self, points: Iterable[OperatingPoint]) -> list[Shape]:
+        forwards = {forward for point in points for forward in _forwards(point, self._network.drafter is not None)}
+        sizes = product(row_sizes(self._cache.rows), self._reaches, forwards)
+        shapes = [Shape(rows, n, reach, attention, drafting) for rows, reach, (n, attention, drafting) in sizes]
+        return sorted(shapes, key=lambda s: (s.rows * s.n, s.rows * s.reach), reverse=True)
+
     def hidden(self, tokens: Tensor, window: Window, attention: Attention, drafting: bool) -> Tensor | None:
-        """tokens `[b, n]` -> `[b, n, hidden]`, overwritten by the next call; None for rows that are not leading."""
+        """tokens `[b, n]` -> `[b, n, hidden]`, overwritten by the next call; None for rows that are not leading, and
+        for what there was no memory to record. Records what it meets first: points configured since the start."""
         count, n = tokens.shape
         if not window.leading:
             return None
-        rows, reach = bucket(count, 1, self._cache.rows), bucket(window.reach, SHORTEST_REACH, self._cache.slots)
-        recorded = self._of(Shape(rows, n, reach, attention, drafting))
+        rows, reach = bucket(count, self._cache.rows), self._reaches[bisect_left(self._reaches, window.reach)]
+        shape = Shape(rows, n, reach, attention, drafting and self._network.drafter is not None)
+        if shape not in self._kept:
+            if self._full:
+                return None
+            self._kept[shape] = self._record(shape)
+        recorded = self._kept[shape]
         recorded.tokens[:count] = tokens
         recorded.positions[:count] = window.positions
         if count < rows:
             recorded.positions[count:] = self._places[-n:]
         return recorded.replay()[:count]
-
-    def _of(self, shape: Shape) -> _Recorded:
-        if shape not in self._kept:
-            if len(self._kept) >= MOST:
-                self._kept.popitem(last=False)
-            self._kept[shape] = self._record(shape)
-        self._kept.move_to_end(shape)
-        return self._kept[shape]
 
     def _record(self, shape: Shape) -> _Recorded:
         tokens = torch.full((shape.rows, shape.n), self._network.config.mask_token_id, device=self._places.device)
@@ -151,9 +180,38 @@ def grouped(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Ten
     return F.scaled_dot_product_attention(folded, keys, values, mask).reshape(q.shape)
 
 
-def bucket(count: int, least: int, most: int) -> int:
-    """The smallest of `least` times 1, 2, 3, 4, 6, 8, 12, 16 ... that holds `count`, at most `most`."""
-    size = least
+def bucket(count: int, most: int) -> int:
+    """The smallest of 1, 2, 3, 4, 6, 8, 12, 16 ... that holds `count`, at most `most`."""
+    size = 1
     while size < count:
-        size = size * 2 if size == least else (size // 2 * 3 if size & (size - 1) == 0 else size // 3 * 4)
+        size = size * 2 if size == 1 else (size // 2 * 3 if size & (size - 1) == 0 else size // 3 * 4)
     return min(size, most)
+
+
+def row_sizes(most: int) -> list[int]:
+    """All buckets up to `most` rows."""
+    return sorted({bucket(count, most) for count in range(1, most + 1)})
+
+
+def reaches(slots: int) -> list[int]:
+    """Slots over which recorded attention reads: 256, 512, 1024 ... and all of them."""
+    sizes, size = [], SHORTEST_REACH
+    while size * WORTH_A_REACH <= slots:
+        sizes.append(size)
+        size *= 2
+    return [*sizes, slots]
+
+
+def _forwards(point: OperatingPoint, adapter: bool) -> list[tuple[int, Attention, bool]]:
+    """Width, attention and whether the draft adapter is on, of each forward in a cycle of the point. Quadratic ones
+    are not recorded."""
+    n = point.block_length
+    match point.mode:
+        case Mode.AR:
+            return [(1, Attention.CAUSAL, False)]
+        case Mode.SELF_SPECULATION:
+            return [(n, Attention.BLOCK, adapter), (n, Attention.CAUSAL, False)]
+        case Mode.DIFFUSION:
+            return [(n, Attention.BLOCK, False), (n, Attention.CAUSAL, False)]
+        case Mode.QUADRATIC:
+            return []

@@ -48,6 +48,8 @@ def build(options: EngineOptions, configure: Configure, shared_tokens: int | Non
     _warm(network, configure)
     settings = EngineSettings(rows, context, shared_tokens=shared_tokens)
     grammars, no_grammar = _grammars(Path(options.model), config)
+    engine = Engine(network, settings, configure, grammars=grammars)
+    engine.record()
     started = Started(
         max_context_tokens=context,
         max_running_requests=rows,
@@ -59,7 +61,7 @@ def build(options: EngineOptions, configure: Configure, shared_tokens: int | Non
         load_seconds=time.monotonic() - began,
         no_grammar=no_grammar,
     )
-    return Engine(network, settings, configure, grammars=grammars), started
+    return engine, started
 
 
 def load_network(options: EngineOptions) -> tuple[FusedDecoder, int]:
