@@ -4,13 +4,13 @@
     +-- OperatorError
         +-- ApiFailure        the API server refused a request
         +-- ApiUnreachable    it did not answer
-        +-- NameTaken         an object of that name exists and belongs to somebody else
+        +-- NameTaken         an object of that name exists and is not ours
         +-- KubeRayTooOld     the installed KubeRay lacks what we need
         +-- NotMade           some children could not be made
         +-- RouterFailure     a router refused, or did not answer
         +-- BadStart          the process cannot start: arguments, settings, credentials
 
-Belongs here: errors of this package and the one table that names them for metrics.
+Errors that only one edge raises are beside it (`kube.lease.NotLeading`).
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class BadStart(OperatorError):
 
 
 def reason_of(error: BaseException) -> str:
-    """The metric label of any error that ends a visit."""
+    """The metric label of any error that ends a reconciliation."""
     if isinstance(error, OperatorError):
         return error.reason
     return "Timeout" if isinstance(error, TimeoutError) else type(error).__name__

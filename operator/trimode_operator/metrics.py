@@ -1,7 +1,4 @@
-"""Every metric of the operator: names, units, labels.
-
-Belongs here: all of them, and nothing else; a test pins the names. Times are in seconds.
-"""
+"""Every metric of the operator: names, units, labels. A test pins the names. Times are in seconds."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_VISIT = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
 class Metrics:
@@ -20,15 +17,18 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=True)
         registry = self.registry
-        self.visits = Histogram(
+        self.reconciles = Histogram(
             "trimode_operator_reconcile_seconds",
-            "Visits of resources: observe, plan, apply, status.",
+            "Reconciliations of one resource: plan, apply, observe, status.",
             ["result"],
-            buckets=_VISIT,
+            buckets=_BUCKETS_S,
             registry=registry,
         )
         self.errors = Counter(
-            "trimode_operator_reconcile_errors", "Visits that failed, by reason.", ["reason"], registry=registry
+            "trimode_operator_reconcile_errors",
+            "Reconciliations that failed, by reason.",
+            ["reason"],
+            registry=registry,
         )
         self.writes = Counter(
             "trimode_operator_writes",
@@ -39,7 +39,7 @@ class Metrics:
         self.pushes = Counter(
             "trimode_operator_policy_pushes", "Policies put to routers.", ["result"], registry=registry
         )
-        self.queue = Gauge("trimode_operator_queue_depth", "Resources waiting for a visit.", registry=registry)
+        self.queue = Gauge("trimode_operator_queue_depth", "Resources waiting to be reconciled.", registry=registry)
         self.watch_age = Gauge(
             "trimode_operator_watch_age_seconds",
             "Since the watches last proved to be alive: by an event, or by agreeing with a list.",

@@ -1,6 +1,6 @@
 """The operator as a whole: put together, started, stopped.
 
-Belongs here: composition and life cycle. kopf runs until a signal comes; whatever else ends by itself ends all.
+Composition and life cycle. kopf runs until a signal comes; any other part that ends by itself ends the process.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Operation:
         self._discovery = Discovery(api)
         self._capabilities: Capabilities | None = None
         self._cache, self._metrics, self._routers = Cache(), Metrics(), Routers()
-        self._vitals = Liveness(started=time.monotonic())
+        self._liveness = Liveness(started=time.monotonic())
         self._election = Election(
             api,
             options.lease_namespace,
@@ -51,7 +51,7 @@ class Operation:
             time.monotonic,
             self._leadership,
         )
-        self._queue = WorkQueue(self._visit, self._failed, self._active)
+        self._queue = WorkQueue(self._reconcile, self._failed, self._active)
         self._reconciler = Reconciler(
             Dependencies(
                 cluster=Fenced(api, lambda: self._election.leads),
@@ -64,12 +64,10 @@ class Operation:
                 monotonic=time.monotonic,
             )
         )
-        self._watchdog = Watchdog(
-            api, self._cache, self._vitals, options.namespaces or None, time.monotonic, self._queue.add
-        )
+        self._watchdog = Watchdog(api, self._cache, self._liveness, options.namespaces, time.monotonic, self._queue.add)
         self._metrics.live(
             queue=lambda: self._queue.depth,
-            watch_age=lambda: self._vitals.watch_age_s(time.monotonic()),
+            watch_age=lambda: self._liveness.watch_age_s(time.monotonic()),
             leads=lambda: float(self._election.leads),
         )
 
@@ -99,7 +97,7 @@ class Operation:
         identity: Any = self._options.identity
         await kopf.operator(
             identity=identity,
-            registry=registry(self._cache, self._queue.add, seen=lambda: self._vitals.saw_event(time.monotonic())),
+            registry=registry(self._cache, self._queue.add, seen=lambda: self._liveness.saw_event(time.monotonic())),
             settings=operator_settings(namespaced=bool(self._options.namespaces)),
             clusterwide=not self._options.namespaces,
             namespaces=self._options.namespaces,
@@ -120,9 +118,9 @@ class Operation:
         shown = Shown(
             metrics=self._metrics,
             cache=self._cache,
-            vitals=self._vitals,
+            liveness=self._liveness,
             now=time.monotonic,
-            oldest_visit_s=self._queue.oldest_visit_s,
+            oldest_reconcile_s=self._queue.oldest_visit_s,
             leads=lambda: self._election.leads,
         )
         runner = web.AppRunner(pages(shown), access_log=None, shutdown_timeout=1.0)
@@ -137,7 +135,7 @@ class Operation:
         return runner
 
     async def _discover(self) -> None:
-        """Keep the capabilities true; a change concerns every resource."""
+        """Keep the capabilities up to date; a change concerns every resource."""
         while True:
             try:
                 found = await self._discovery.look()
@@ -167,14 +165,14 @@ class Operation:
         for key in self._cache.resources():
             self._queue.add(key)
 
-    async def _visit(self, key: Key) -> float | None:
+    async def _reconcile(self, key: Key) -> float | None:
         begun = time.monotonic()
         try:
             again = await self._reconciler.reconcile(key)
         except BaseException:
-            self._metrics.visits.labels("error").observe(time.monotonic() - begun)
+            self._metrics.reconciles.labels("error").observe(time.monotonic() - begun)
             raise
-        self._metrics.visits.labels("done").observe(time.monotonic() - begun)
+        self._metrics.reconciles.labels("done").observe(time.monotonic() - begun)
         return again
 
     def _failed(self, key: Key, error: BaseException) -> None:
@@ -182,7 +180,7 @@ class Operation:
         self._discovery.failed(reason_of(error))
         known = isinstance(error, (OperatorError, TimeoutError))
         self._log.error(
-            "visit failed",
+            "reconcile failed",
             resource=str(key),
             reason=reason_of(error),
             error=str(error),

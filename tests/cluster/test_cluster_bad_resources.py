@@ -142,4 +142,4 @@ def test_a_wrong_edit_changes_nothing_and_can_be_mended(world: World, wrong: str
 
 def test_the_operator_is_none_the_worse(world: World, wrong: str, operator: Operator) -> None:
     assert operator.answers("/healthz")
-    assert [line for line in operator.log() if line.get("event") == "visit failed"] == []
+    assert [line for line in operator.log() if line.get("event") == "reconcile failed"] == []

@@ -1,6 +1,6 @@
-"""Making the children so: server-side apply where something differs, and an end to what is left over.
+"""Writes of children: server-side apply where something differs, deletion of what is left over.
 
-Belongs here: writes of children. What they should be is the plan's, whether they are is `differ`'s.
+What the children should be is in `plan`, whether they are so is in `diff`.
 """
 
 from __future__ import annotations
@@ -44,11 +44,12 @@ class Applier:
             raise NotMade(failures)
         kept = {(str(child["kind"]), name_of(child)) for child in plan.children}
         for name, body in list(self._cache.children(key).items()):
-            if name not in kept and name[0] in kinds and owned_by(body, owner.uid) and not _going(body):
+            going = body["metadata"].get("deletionTimestamp") is not None
+            if name not in kept and name[0] in kinds and owned_by(body, owner.uid) and not going:
                 await self.remove(kinds[name[0]], body)
 
     async def remove(self, kind: ChildKind, body: Object) -> None:
-        """Ask for the end of a child."""
+        """Delete a child."""
         metadata = body["metadata"]
         await self._cluster.delete(kind, metadata["namespace"], metadata["name"], metadata["uid"])
         self._metrics.writes.labels("delete", kind.kind).inc()
@@ -62,8 +63,10 @@ class Applier:
         desired = with_digest(manifest)
         name = (kind.kind, name_of(desired))
         live = self._cache.children(key).get(name)
-        if live is not None and not self._differs(desired, live, key, name):
-            return
+        if live is not None:
+            found = differences(desired, live), additions(desired, live)
+            if found == ({}, {}) or found == self._settled.get(key, {}).get(name):
+                return
         if live is None or not owned_by(live, owner.uid):
             await self._check_free(kind, owner, name)
         if live is not None and (extra := additions(desired, live)):
@@ -76,12 +79,11 @@ class Applier:
         log = structlog.get_logger("apply")
         log.info("applied", kind=kind.kind, name=name[1], ns=owner.namespace, new=live is None)
 
-    def _differs(self, desired: Object, live: Object, key: Key, name: ChildName) -> bool:
-        found = differences(desired, live), additions(desired, live)
-        return found != ({}, {}) and found != self._settled.get(key, {}).get(name)
-
     async def _check_free(self, kind: ChildKind, owner: Owner, name: ChildName) -> None:
-        """A forced apply would take over somebody else's object. One left by a former owner of our name is going."""
+        """Raises NameTaken where the object is not ours: a forced apply would take it over.
+
+        A child of a former resource of this name is not ours either; the garbage collector is about to delete it.
+        """
         found = await self._cluster.get(kind, owner.namespace, name[1])
         if found is not None and not owned_by(found, owner.uid) and not _orphan(found, owner.name):
             raise NameTaken(
@@ -90,10 +92,6 @@ class Applier:
 
 
 def _orphan(body: Object, owner: str) -> bool:
-    """Made for this resource by its labels, and nobody's: its owner has been taken out by hand."""
+    """Made for this resource, by its labels, and without an owner: the reference has been taken out by hand."""
     metadata = body["metadata"]
     return not metadata.get("ownerReferences") and labels(owner).items() <= (metadata.get("labels") or {}).items()
-
-
-def _going(body: Object) -> bool:
-    return body["metadata"].get("deletionTimestamp") is not None

@@ -1,7 +1,7 @@
 """Kubernetes Events: what `kubectl describe` shows of a resource's past.
 
-Belongs here: which changes of status are told (pure), and telling them. An Event that cannot be posted is lost, and
-nothing else: it is a word to people, not a state.
+`transitions` (pure) decides which changes of status are recorded; `post` posts them. An Event that cannot be posted is
+lost without more: it informs people, and nothing depends on it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ QUIET = (
     ConditionType.WORKERS_READY,
     ConditionType.EXTERNALLY_SCALED,
 )
-"""Conditions whose comings and goings Ready tells as well, with their reasons, or that are neither good nor bad."""
+"""Conditions whose changes Ready records as well, with their reasons, or that are neither good nor bad."""
 EXPECTED = (
     Reason.SUSPENDED,
     Reason.SUSPENDING,
@@ -42,7 +42,7 @@ EXPECTED = (
     Reason.NO_ROUTER_READY,
     Reason.SOME_ROUTERS_NOT_READY,
 )
-"""Reasons why something is not (yet) so that are told only where it was so before."""
+"""Reasons why something is not (yet) so that are recorded only where it was so before."""
 ASKED_FOR = (
     Reason.SUSPENDED,
     Reason.NOT_SUSPENDED,
@@ -56,7 +56,7 @@ ASKED_FOR = (
 
 @dataclass(frozen=True, slots=True)
 class EventRecord:
-    """An Event to be. `warning`: something a person may have to look at."""
+    """An Event to post. `warning`: something a person may have to look at."""
 
     warning: bool
     reason: str
@@ -64,36 +64,37 @@ class EventRecord:
 
 
 def transitions(before: Status | None, after: Status) -> tuple[EventRecord, ...]:
-    """What is worth telling: conditions whose status moved, what keeps a resource from becoming ready, and moves."""
-    told: list[EventRecord] = []
+    """Conditions whose status changed, what keeps a resource from becoming ready, and moves of replicas."""
+    records: list[EventRecord] = []
     for now in after.conditions:
         kind = ConditionType(now.type)
         old = condition(before, kind)
         moved = old is not None and old.status is not now.status
         if kind is ConditionType.READY and now.status is FALSE and now.reason not in EXPECTED:
             if old is None or (old.reason, old.message) != (now.reason, now.message):
-                told.append(EventRecord(True, now.reason, now.message))
+                # Every other reason or message, too: it is what a person has to act on.
+                records.append(EventRecord(True, now.reason, now.message))
         elif moved and kind not in QUIET and now.status is not UNKNOWN and not _passing(old, now):
-            told.append(_told(kind, now))
-    return (*told, *_moves(None if before is None else before.rebalancing, after.rebalancing))
+            records.append(_changed(kind, now))
+    return (*records, *_moves(None if before is None else before.rebalancing, after.rebalancing))
 
 
 def _moves(before: RebalancingStatus | None, after: RebalancingStatus | None) -> tuple[EventRecord, ...]:
     """A replica's way between pools: begun, done, held back, or stuck."""
     if after is None:
         return ()
-    told: list[EventRecord] = []
+    records: list[EventRecord] = []
     old, move = before.move if before is not None else None, after.move
     if move is not None and (old is None or old.begun != move.begun):
-        told.append(EventRecord(False, "MovesReplica", move.message))
+        records.append(EventRecord(False, "MovesReplica", move.message))
     if move is not None and move.phase is MovePhase.DONE and old is not None and old.phase is not MovePhase.DONE:
-        told.append(EventRecord(False, "MovedReplica", after.message))
+        records.append(EventRecord(False, "MovedReplica", after.message))
     if before is not None and after.since != before.since:
         if after.reason == MoveReason.HELD:
-            told.append(EventRecord(False, "WouldMoveReplica", after.message))
+            records.append(EventRecord(False, "WouldMoveReplica", after.message))
         if after.reason == MoveReason.STUCK:
-            told.append(EventRecord(True, "MoveStuck", after.message))
-    return tuple(told)
+            records.append(EventRecord(True, "MoveStuck", after.message))
+    return tuple(records)
 
 
 def _passing(old: Condition | None, now: Condition) -> bool:
@@ -103,7 +104,7 @@ def _passing(old: Condition | None, now: Condition) -> bool:
     return (old.status is UNKNOWN and now.status is FALSE) or Reason.POLICY_ROLLOUT in (old.reason, now.reason)
 
 
-def _told(kind: ConditionType, now: Condition) -> EventRecord:
+def _changed(kind: ConditionType, now: Condition) -> EventRecord:
     good = now.status is (FALSE if kind in GOOD_WHEN_FALSE else TRUE)
     words = kind if now.status is TRUE else f"Not{kind}"
     return EventRecord(
@@ -111,7 +112,7 @@ def _told(kind: ConditionType, now: Condition) -> EventRecord:
     )
 
 
-async def post(cluster: Cluster, resource: Object, told: EventRecord) -> None:
+async def post(cluster: Cluster, resource: Object, record: EventRecord) -> None:
     """Post one Event about a resource."""
     metadata = resource["metadata"]
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -126,9 +127,9 @@ async def post(cluster: Cluster, resource: Object, told: EventRecord) -> None:
             "namespace": metadata["namespace"],
             "uid": metadata["uid"],
         },
-        "type": "Warning" if told.warning else "Normal",
-        "reason": told.reason,
-        "message": told.message[:MESSAGE_MAX],
+        "type": "Warning" if record.warning else "Normal",
+        "reason": record.reason,
+        "message": record.message[:MESSAGE_MAX],
         "source": {"component": MANAGER},
         "reportingComponent": MANAGER,
         "firstTimestamp": now,
@@ -138,4 +139,4 @@ async def post(cluster: Cluster, resource: Object, told: EventRecord) -> None:
     try:
         await cluster.create(EVENT, metadata["namespace"], body)
     except (ApiFailure, ApiUnreachable) as error:
-        structlog.get_logger("events").warning("event lost", reason=told.reason, error=str(error))
+        structlog.get_logger("events").warning("event lost", reason=record.reason, error=str(error))

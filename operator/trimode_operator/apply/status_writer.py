@@ -1,7 +1,4 @@
-"""What is written into a resource itself: its status, Events about it, our finalizer.
-
-Belongs here: these writes, each left out where nothing would change.
-"""
+"""Writes into a resource itself: its status, Events about it, our finalizer; each left out where nothing changes."""
 
 from __future__ import annotations
 
@@ -48,7 +45,11 @@ class Writer:
         return status
 
     async def set_finalizer(self, key: Key, body: Object, *, present: bool) -> Object:
-        """Hold the resource, or let it go. Others' finalizers stay; a stale view of them is refused and read anew."""
+        """Add our finalizer, or remove it; those of others stay.
+
+        The list is written with the version that it was read at, so that the API server refuses it where another
+        finalizer has come meanwhile.
+        """
         fresh = await self._cluster.get(RESOURCE, key.namespace, key.name)
         if fresh is None:
             self._cache.drop(body)
@@ -66,9 +67,9 @@ class Writer:
 
 
 def status_in(body: Object | None) -> Status | None:
-    """The status that the resource has; None where there is none that we could have written."""
+    """The status that the resource has; None where there is none, or none that we could have written."""
     raw = (body or {}).get("status")
     try:
         return Status.model_validate(raw) if raw else None
     except ValidationError:
-        return None  # somebody else wrote it; ours replaces it
+        return None  # written by another program; ours replaces it

@@ -27,7 +27,7 @@ _ERROR = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Failed|Refused|Died|In
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why the last visit did not do all it should."""
+    """Why this reconciliation did not do all it should."""
 
     reason: str
     message: str
@@ -144,6 +144,7 @@ def ray_of(
     conditions = {condition["type"]: condition for condition in status.get("conditions") or []}
     ready = conditions.get("Ready", {})
     answers = {"True": True, "False": False}
+    held = any(((body or {}).get("spec") or {}).get("suspend") for body in (service, cluster, pending))
     return Ray(
         ready=answers.get(ready.get("status", "")),
         reason=ready.get("reason", ""),
@@ -152,7 +153,7 @@ def ray_of(
         current=not behind(service),
         silent=silent,
         headless=_headless(cluster),
-        queue=queue_of(service) if any(map(_held, (service, cluster, pending))) else "",
+        queue=queue_of(service) if held else "",
         failed=_failed(status, "activeServiceStatus", "pendingServiceStatus"),
         failed_upgrade=_failed(status, "pendingServiceStatus"),
         namespace=service["metadata"].get("namespace", ""),
@@ -173,10 +174,6 @@ def overdue(service: Mapping[str, Any]) -> bool:
     status = service.get("status") or {}
     serving = (status.get("activeServiceStatus") or {}).get("rayClusterName")
     return behind(service) and bool(serving or not status.get("observedGeneration"))
-
-
-def _held(body: Mapping[str, Any] | None) -> bool:
-    return bool(((body or {}).get("spec") or {}).get("suspend"))
 
 
 def _headless(cluster: Mapping[str, Any] | None) -> str:

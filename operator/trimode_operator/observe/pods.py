@@ -1,7 +1,7 @@
 """What keeps a fleet's pods from running, in words for people.
 
-Belongs here: pure reading of pods' statuses. KubeRay's statuses only count workers: an image that cannot be pulled, a
-missing Secret or a container killed for memory stand nowhere else than in the pod.
+Pure reading of pods' statuses. KubeRay's statuses only count workers: an image that cannot be pulled, a
+missing Secret or a container killed for memory show in the pod's own status only.
 """
 
 from __future__ import annotations
@@ -78,9 +78,8 @@ def _lines(found: Iterable[tuple[Pod, str]]) -> tuple[str, ...]:
     names: dict[str, list[str]] = {}
     for pod, words in found:
         names.setdefault(words[:WORDS_MAX], []).append(pod["metadata"]["name"])
-    lines = [f"pod {min(pods)}{_more(len(pods))}: {words}" for words, pods in names.items()]
+    lines = []
+    for words, pods in names.items():
+        more = f" and {len(pods) - 1} more" if len(pods) > 1 else ""
+        lines.append(f"pod {min(pods)}{more}: {words}")
     return tuple(sorted(lines)[:LINES_MAX])
-
-
-def _more(count: int) -> str:
-    return f" and {count - 1} more" if count > 1 else ""

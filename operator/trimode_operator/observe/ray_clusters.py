@@ -30,7 +30,7 @@ KUBERAYS_HASH = "ray.io/hash-without-replicas-and-workers-to-delete"
 """On every RayCluster: KubeRay's own digest of the shape that it was made in."""
 PROMOTED_WITHIN_S = 60.0
 RACED = (404, 409)
-"""Answers to a write that somebody else was quicker than: the next visit looks anew."""
+"""HTTP statuses of a write that another writer was quicker than: the next reconciliation reads the object again."""
 
 Operations = list[dict[str, Any]]
 
@@ -63,7 +63,7 @@ def bounds_operations(service: Mapping[str, Any], cluster: Mapping[str, Any]) ->
     By name, and refused where a group has moved meanwhile. The upper bound is not put below the pods that there are:
     Ray's autoscaler would end the surplus at once, whatever runs there (seen: it took the replica that Serve kept, and
     requests found none). Serve lets replicas go first, the autoscaler then their idle pods, and the bound follows at a
-    later visit.
+    later reconciliation.
     """
     wanted = {group["groupName"]: group for group in service["spec"]["rayClusterConfig"].get("workerGroupSpecs") or []}
     operations: Operations = []
@@ -88,7 +88,7 @@ def _pods(cluster: Mapping[str, Any], index: int) -> int:
 
     KubeRay counts those of all groups only, and `replicas` of a group lags: where a minimum brought the pods, it may
     be 0. So: all there are, less what the other groups ask for. The count lags, too, which is why a minimum and its
-    maximum are never lowered at the same visit.
+    maximum are never lowered at the same reconciliation.
     """
     groups = cluster["spec"]["workerGroupSpecs"]
     asked = [max(int(each.get("replicas") or 0), int(each.get("minReplicas") or 0)) for each in groups]

@@ -1,6 +1,6 @@
 """How tiers' objectives are met, from the routers' counters.
 
-Belongs here: the window over samples, pure. Routers count from their start; what counts is the increase in between.
+Pure: the window over samples. Routers count from their start; what counts is the increase in between.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Tally:
     met: int
 
     def since(self, earlier: Tally | None) -> Tally:
-        """The increase; all of it where the router has begun anew."""
+        """The increase; all of it where the router has restarted."""
         if earlier is None or self.answers < earlier.answers or self.met < earlier.met:
             return self
         return Tally(self.answers - earlier.answers, self.met - earlier.met)

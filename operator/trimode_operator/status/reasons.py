@@ -1,7 +1,4 @@
-"""The words of conditions: their types, every reason they can have, and a verdict.
-
-Belongs here: vocabulary, and how a message is put together. What is so is said in `conditions` and `parts_ready`.
-"""
+"""The words of conditions: their types, every reason they can have, and a verdict."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The status of a resource: from what was seen, and what the status said before.
+"""The status of a resource: from one observation, and from what the status said before.
 
-Belongs here: `status_of`, pure. Nothing moves that has not changed, so that an idle resource's status is not written.
+Pure. Nothing moves that has not changed, so that an idle resource's status is not written.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def status_of(previous: Status | None, seen: Observations, readiness: Readiness,
     """The status as of `now` (Unix seconds)."""
     before = previous or Status()
     if not seen.fleets.views and not seen.suspend and not seen.deleting:
-        # Nobody told otherwise: what was known stays, and MetricsFresh says how old it may be.
+        # No router answered: what was known stays, and MetricsFresh says how old it may be.
         pools, decision, history = before.pools, before.decision, before.mode_history
         counts, there = before.replica_summary or _counts(seen), before.replicas
     else:
