@@ -79,7 +79,7 @@ def test_what_is_copied_reaches_the_builder() -> None:
     copied = re.findall(r"^COPY (?!--from)(.+) \./$", containerfile(), flags=re.MULTILINE)
     assert {file for line in copied for file in line.split()} <= allowed
     packages = {str(folder.relative_to(ROOT)) for folder in image.packages()}
-    assert len(packages) == 6
+    assert len(packages) == 8
     assert packages <= allowed
 
 
