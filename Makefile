@@ -56,7 +56,7 @@ cluster-test-real:
 cluster-test-paper:
 	$(BIN)/python -m pytest -m "cluster and not slow" tests/cluster --ignore=tests/cluster/real
 
-fault-test: cluster-programs ## what takes a cluster's parts away under load: leader, API server, etcd, KubeRay, kubelet (10 minutes)
+fault-test: cluster-programs ## what takes a cluster's parts away under load: leader, API server, etcd, KubeRay, kubelet, pods (16 minutes)
 	$(BIN)/python -m pytest -m faults -s tests/cluster/real
 
 gpu-test: $(VENV)/.dev ## the engine on an NVIDIA GPU; elsewhere it says what was not tried
