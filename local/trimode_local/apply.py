@@ -1,7 +1,6 @@
 """`trimode apply`: hand a changed resource to the `up` that serves it.
 
-Belongs here: the command's side of the conversation. The file is checked here first, so that a wrong one never
-reaches a running fleet.
+The file is checked here first, so that a wrong one never reaches a running fleet.
 """
 
 from __future__ import annotations

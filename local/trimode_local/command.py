@@ -1,7 +1,4 @@
-"""`trimode up`: look first, start everything, watch it, end it.
-
-Belongs here: the life of the command. What is started is `stack`'s.
-"""
+"""`trimode up`: check first, start everything, watch it, end it. What is started, and in which order: `runner`."""
 
 from __future__ import annotations
 
@@ -28,15 +25,15 @@ from trimode_local.errors import Stopped
 from trimode_local.plan import plan
 from trimode_local.resource_file import load
 from trimode_local.runner import Stack
-from trimode_local.status_line import LiveLine, glance
+from trimode_local.status_line import LiveLine, summary_of
 
-LOOK_S = 0.5
-"""Time between two looks at the fleet, in seconds."""
+WATCH_S = 0.5
+"""Time between two reads of the fleet's state, in seconds."""
 
 
 @dataclass(slots=True)
 class Signals:
-    """How often the user asked to stop: once drains, twice does not wait. Wakes whoever reads `inbox`."""
+    """How often the user asked to stop: once drains, twice does not wait. Wakes the reader of `inbox`."""
 
     inbox: SimpleQueue[Order | None]
     count: int = 0
@@ -55,7 +52,7 @@ class Signals:
 def up(file: str, entry: Entry) -> None:
     """Serve the resource in `file` until SIGINT or SIGTERM. Raises TrimodeError."""
     deployment = load(file)
-    model = _look_first(deployment, entry)
+    model = _check_first(deployment, entry)
     inbox: SimpleQueue[Order | None] = SimpleQueue()
     signals = Signals(inbox)
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -73,7 +70,7 @@ def up(file: str, entry: Entry) -> None:
         _run(stack, terminal, signals)
 
 
-def _look_first(deployment: NemotronDeployment, entry: Entry) -> Path:
+def _check_first(deployment: NemotronDeployment, entry: Entry) -> Path:
     """Every check that needs nothing started; returns the model's folder."""
     pools = plan(deployment)
     entry.check()
@@ -112,10 +109,10 @@ def _run(stack: Stack, terminal: Terminal, signals: Signals) -> None:
 
 
 def _watch(stack: Stack, live: LiveLine, signals: Signals) -> None:
-    """Look at the fleet and take orders until asked to stop."""
+    """Show the fleet, rebalance it and carry out orders until asked to stop."""
     while not signals.stopping():
         try:
-            order = signals.inbox.get(timeout=LOOK_S)
+            order = signals.inbox.get(timeout=WATCH_S)
         except Empty:
             order = None
         if order is not None:
@@ -124,7 +121,7 @@ def _watch(stack: Stack, live: LiveLine, signals: Signals) -> None:
         if fleet is not None:
             if words := stack.rebalance(fleet, time.monotonic()):
                 live.say(words)
-            live.show(glance(fleet), time.monotonic())
+            live.show(summary_of(fleet), time.monotonic())
 
 
 def _ready(stack: Stack, terminal: Terminal) -> None:
@@ -146,7 +143,7 @@ def _ready(stack: Stack, terminal: Terminal) -> None:
 
 
 def _end(stack: Stack, shown: Console, signals: Signals) -> None:
-    """Stop the stack, whatever happened before; a failure in it must not keep the rest from being ended."""
+    """Stop the stack, in whatever state it is; a failure in it must not keep the rest from being ended."""
     if signals.stopping():
         shown.print("stopping: running requests are finished first; Ctrl-C again does not wait", soft_wrap=True)
     try:

@@ -1,7 +1,7 @@
 """How `trimode apply` reaches the `trimode up` of the same deployment: one Unix socket per name.
 
-Belongs here: the socket, its folder, and its two messages, a JSON line each way. The folder belongs to the user and
-lets nobody else in. What an order means is for whoever takes it from `inbox`.
+One order and one answer, a JSON line each. The folder belongs to the user and no other user may enter it. The socket's
+thread only puts orders into `inbox`: `take` carries them out on the main thread, which owns the stack.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ def take(order: Order, stack: Stack) -> str:
     """Carry out `order` and answer it; returns the line to show."""
     try:
         if order.name == "status":
-            order.answer(**_status(stack))
+            assert stack.router is not None
+            name, url = stack.deployment.metadata.name, stack.router.url
+            order.answer(name=name, url=url, generation=stack.version)
             return "asked for its status"
         if order.name != "apply":
             raise BadInput(f"unknown order {order.name!r}; this `up` knows apply and status")
@@ -44,7 +46,7 @@ def take(order: Order, stack: Stack) -> str:
     except TrimodeError as exc:
         order.answer(error=str(exc), status=2 if isinstance(exc, BadInput | InvalidInput) else 1)
         return f"apply refused: {str(exc).splitlines()[0]}"
-    except Exception as exc:  # whatever it is, what serves must go on serving
+    except Exception as exc:  # an order that fails must not end what serves
         log.exception("order failed", order=order.name)
         order.answer(
             error=f"not foreseen, the log of `trimode up` has its trace: {type(exc).__name__}: {exc}", status=1
@@ -77,11 +79,6 @@ def _apply(order: Order, stack: Stack) -> Update:
     model = preflight.model_folder(new)
     preflight.check_machine(pools, preflight.machine_gpus(), preflight.machine_cores(), preflight.machine_memory())
     return stack.apply(new, model)
-
-
-def _status(stack: Stack) -> dict[str, object]:
-    assert stack.router is not None
-    return {"name": stack.deployment.metadata.name, "url": stack.router.url, "generation": stack.version}
 
 
 MAX_LINE = 4 << 20
@@ -117,7 +114,7 @@ def socket_path(name: str, environment: Mapping[str, str]) -> Path:
 
 
 class Control:
-    """Listens for orders; each lands in `inbox` and is answered by whoever takes it."""
+    """Listens for orders; each lands in `inbox` and is answered when it has been carried out."""
 
     def __init__(self, path: Path, inbox: SimpleQueue[Order | None]) -> None:
         """Raises BadInput where another process already listens there, or the folder is not ours alone."""
@@ -140,7 +137,7 @@ class Control:
 
 
 def send(path: Path, message: Mapping[str, Any], timeout_s: float = ANSWER_TIMEOUT_S) -> dict[str, Any]:
-    """One order to the `up` behind `path`, and its answer. Raises CliError where nobody answers."""
+    """One order to the `up` behind `path`, and its answer. Raises CliError where none answers."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(timeout_s)
         try:
@@ -170,7 +167,7 @@ class _Handler(socketserver.StreamRequestHandler):
         else:
             cast(_Server, self.server).inbox.put(order)
             answer = order.wait(ANSWER_TIMEOUT_S)
-        with contextlib.suppress(OSError):  # whoever asked may have left
+        with contextlib.suppress(OSError):  # the client may have left
             self.wfile.write(json.dumps(answer).encode() + b"\n")
 
 

@@ -1,6 +1,6 @@
 """Shows how far a model's download is: a bar on a terminal, a line for each tenth elsewhere.
 
-Belongs here: rendering. Nothing is shown where nothing has to be downloaded.
+Nothing is shown where nothing has to be downloaded.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ TENTHS = 10
 
 @contextmanager
 def shown(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """A function to be told (file, bytes there, bytes in all)."""
+    """A function to call with (file, bytes there, bytes in all)."""
     if not console.is_terminal:
         yield _Lines(console)
         return
@@ -38,12 +38,12 @@ class _Bar:
 class _Lines:
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._told: int | None = None
+        self._shown: int | None = None
 
     def __call__(self, file: str, done: int, total: int) -> None:
         tenth = TENTHS * done // total if total else TENTHS
-        if tenth != self._told and not (self._told is None and tenth == TENTHS):
-            self._told = tenth
+        if tenth != self._shown and not (self._shown is None and tenth == TENTHS):
+            self._shown = tenth
             self._console.print(
                 f"downloading {file}: {100 * done // total} % of {total / (1 << 20):.1f} MiB", soft_wrap=True
             )

@@ -1,6 +1,6 @@
 """What one machine starts for a resource, and what it does when the resource changes.
 
-Belongs here: pure decisions, `plan(resource)` and `diff(old, new)`. Processes are `stack`'s.
+Pure: `plan(resource)` and `diff(old, new)`. Processes are in `runner`.
 """
 
 from __future__ import annotations
@@ -105,15 +105,18 @@ def diff(old: NemotronDeployment, new: NemotronDeployment) -> Update:
     )
     return Update(
         changes=changes,
-        policy=any(_of_policy(change.path) or _of_sleep(change) for change in changes),
+        policy=any(_of_policy(change) for change in changes),
         scale=tuple(n for n in kept if n not in rolled and _size(before[n]) != _size(after[n])),
         roll=rolled,
         remove=tuple(name for name in before if name not in after),
     )
 
 
-def _of_policy(path: str) -> bool:
-    """Whether the field is part of the policy: all but the model, the engine and what replicas are given."""
+def _of_policy(change: Change) -> bool:
+    """Whether routers have to know: of all fields but those of the model, the engine and what replicas are given."""
+    path = change.path
+    if path.endswith(".replicas.min") and 0 in (change.old, change.new):
+        return True  # a pool begins or ceases to sleep
     if path.startswith(
         (
             "spec.model",
@@ -127,11 +130,6 @@ def _of_policy(path: str) -> bool:
     ):
         return False
     return not (path.startswith("spec.pools[") and any(part in path for part in (".replicas", ".resources", ".pod")))
-
-
-def _of_sleep(change: Change) -> bool:
-    """Whether a pool begins or ceases to sleep, which routers have to know."""
-    return change.path.endswith(".replicas.min") and 0 in (change.old, change.new)
 
 
 def _unsupported(deployment: NemotronDeployment) -> list[Problem]:

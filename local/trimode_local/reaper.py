@@ -46,16 +46,16 @@ def descendants(root: int) -> tuple[int, ...]:
 
 
 def sweep(grace_s: float, clock: Callable[[], float] = time.monotonic) -> tuple[int, ...]:
-    """End all descendants: SIGTERM, SIGKILL after `grace_s`, reaped. Returns those that had to be told."""
-    told = descendants(os.getpid())
-    _signal(told, signal.SIGTERM)
+    """End all descendants: SIGTERM, SIGKILL after `grace_s`, reaped. Returns those that were still there."""
+    signalled = descendants(os.getpid())
+    _signal(signalled, signal.SIGTERM)
     deadline = clock() + grace_s
     while _reap() and clock() < deadline:
         time.sleep(_POLL_S)
     while _reap():
         _signal(descendants(os.getpid()), signal.SIGKILL)
         time.sleep(_POLL_S)
-    return told
+    return signalled
 
 
 def _reap() -> bool:

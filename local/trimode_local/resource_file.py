@@ -1,7 +1,7 @@
 """From a YAML file to a valid resource.
 
-Belongs here: reading the file and finding the resource in it. YAML itself is `documents`'; what the values mean is
-`trimode_api.resource`'s.
+Reading the file and finding the resource in it. YAML itself is read by `documents`; what the values mean is checked by
+`trimode_api.resource`.
 """
 
 from __future__ import annotations
@@ -50,11 +50,13 @@ def _resource(found: list[Any], name: str) -> dict[str, Any]:
         raise BadInput(f"{name}: empty; expected one {KIND}", "See examples/tiny.yaml for a small one.")
     for item in items:
         if not isinstance(item, dict):
-            raise BadInput(f"{name}: a {_kind_of(item)}; expected a mapping with apiVersion, kind, metadata, spec")
+            kinds = {list: "list", str: "text", bool: "boolean", int: "number", float: "number"}
+            kind = kinds.get(type(item), "value")
+            raise BadInput(f"{name}: a {kind}; expected a mapping with apiVersion, kind, metadata, spec")
     ours: list[dict[str, Any]] = items if len(items) == 1 else [item for item in items if item.get("kind") == KIND]
     if not ours:
-        kinds = ", ".join(str(item.get("kind", "no kind"))[:63] for item in items[:5])
-        raise BadInput(f"{name}: {len(items)} objects and no {KIND} among them ({kinds})")
+        found_kinds = ", ".join(str(item.get("kind", "no kind"))[:63] for item in items[:5])
+        raise BadInput(f"{name}: {len(items)} objects and no {KIND} among them ({found_kinds})")
     if len(ours) > 1:
         raise BadInput(f"{name}: {len(ours)} times {KIND}; expected one per file")
     return ours[0]
@@ -79,7 +81,3 @@ def _read(file: str) -> str:
         raise BadInput(f"{file}: {exc.strerror or exc}") from exc
     except UnicodeDecodeError as exc:
         raise BadInput(f"{file}: not text in UTF-8 (byte {exc.start})") from exc
-
-
-def _kind_of(value: Any) -> str:
-    return {list: "list", str: "text", bool: "boolean", int: "number", float: "number"}.get(type(value), "value")

@@ -1,7 +1,4 @@
-"""All that `trimode up` runs for one resource: router, Ray, pools; started in order, changed, and ended.
-
-Belongs here: the order of things and what is waited for. Each part's own start and end is its module's.
-"""
+"""All that `trimode up` runs for one resource: router, Ray, pools; started in order, changed, and ended."""
 
 from __future__ import annotations
 
@@ -89,6 +86,8 @@ class Stack:
 
         Raises InvalidInput, or StartFailed where a pool cannot start: then what ran before goes on.
         """
+        from trimode_workers import app
+
         assert self.router is not None
         update = diff(self.deployment, new)
         if not update.changes:
@@ -99,7 +98,9 @@ class Stack:
             self._replace(update)
         except (StartFailed, Stopped):
             self._adopt(*before)
-            self._put_back()
+            if pools := self._pools():
+                app.deploy(pools)  # changes nothing but for pools that had to give way
+            app.retire(self._pools())
             raise
         if update.policy:
             self._await_policy(self.version)
@@ -119,30 +120,18 @@ class Stack:
         shared = tuple(self.balance.targets(self.deployment.spec))
         touched = [pool for pool in self._pools() if pool.pool in update.scale + update.roll + shared]
         if any(pool.num_gpus and pool.pool in update.roll for pool in touched):
-            self._retire()
+            app.retire(self._pools())
         if touched:
             app.deploy(touched)
         self._await_pools(app, [pool for pool in touched if pool.pool in update.roll])
-        self._retire()
-
-    def _retire(self) -> None:
-        from trimode_workers import app
-
         app.retire(self._pools())
-
-    def _put_back(self) -> None:
-        from trimode_workers import app
-
-        if pools := self._pools():
-            app.deploy(pools)  # changes nothing but for pools that had to give way
-        self._retire()
 
     def _await_pools(self, app: Any, pools: list[Any]) -> None:
         """Until Serve calls the pools running: their replicas are ready and report."""
         deadline = time.monotonic() + START_TIMEOUT_S
         waiting = list(pools)
         while waiting:
-            self._go_on()
+            self._check_stopped()
             for state in app.states(waiting):
                 if state.status in FAILED:
                     raise StartFailed(
@@ -176,15 +165,15 @@ class Stack:
         self.router = RouterProcess.start(config, self._token, self.folder)
         several = f", {config.processes} processes" if config.processes > 1 else ""
         list_.done("router", self.router.url + several)
-        self._go_on()
+        self._check_stopped()
 
     def _start_ray(self, list_: Checklist) -> None:
         list_.working("Ray", "starting on the loopback interface")
         self.environment[TOKEN_VARIABLE] = self._token
         # All of them: pools grow, sleep and change while Ray runs, and this number cannot.
-        self.ray = ray_local.start(self.folder / "r", RAY_CORES, preflight.machine_gpus(), self._go_on)
+        self.ray = ray_local.start(self.folder / "r", RAY_CORES, preflight.machine_gpus(), self._check_stopped)
         list_.done("Ray")
-        self._go_on()
+        self._check_stopped()
 
     def _start_pools(self, list_: Checklist) -> None:
         from trimode_workers import app
@@ -196,7 +185,7 @@ class Stack:
         deadline = time.monotonic() + START_TIMEOUT_S
         waiting = {pool.name: pool.replicas for pool in plan(self.deployment)}
         while waiting:
-            self._go_on()
+            self._check_stopped()
             if time.monotonic() > deadline:
                 raise StartFailed(f"pool {next(iter(waiting))!r}: not ready within {START_TIMEOUT_S:g} s")
             fleet = self.fleet()
@@ -245,7 +234,7 @@ class Stack:
         while ending.is_alive() and not self.hurry():
             ending.join(POLL_S)
 
-    def _go_on(self) -> None:
+    def _check_stopped(self) -> None:
         if self.stopping():
             raise Stopped
 

@@ -1,7 +1,4 @@
-"""Shows start-up: a live list on a terminal, a line for each news elsewhere.
-
-Belongs here: rendering of steps.
-"""
+"""Shows start-up: a live list on a terminal, elsewhere a line for each change."""
 
 from __future__ import annotations
 
@@ -55,7 +52,7 @@ class Checklist:
         self._set(name, StepState.DONE, detail, self._clock() - self._began.setdefault(name, self._clock()))
 
     def failed(self) -> None:
-        """Whatever works now has failed."""
+        """The steps that are at work have failed."""
         for step in tuple(self.steps.values()):
             if step.state is StepState.WORKING:
                 self._set(step.name, StepState.FAILED, step.detail, step.seconds)
@@ -79,7 +76,7 @@ _MARKS = {
 def shown(names: tuple[str, ...], console: Console) -> Iterator[Checklist]:
     """A checklist that is shown while the context lasts."""
     if not console.is_terminal:
-        yield Checklist(names, time.monotonic, lambda step: _say(step, console))
+        yield Checklist(names, time.monotonic, lambda step: console.print(as_line(step), soft_wrap=True))
         return
     view = _View()
     view.checklist = Checklist(names, time.monotonic, lambda step: None)
@@ -98,12 +95,8 @@ def as_line(step: Step) -> Text:
     return line
 
 
-def _say(step: Step, console: Console) -> None:
-    console.print(as_line(step), soft_wrap=True)
-
-
 class _View:
-    """The list as it is whenever rich asks."""
+    """The list as it is each time that rich draws it."""
 
     checklist: Checklist
 

@@ -1,7 +1,6 @@
 """The live line of `trimode up`: load, point and its reason, speed, switches.
 
-Belongs here: turning a fleet's state into text, and showing it: one line in place on a terminal, a log line
-elsewhere when something worth a line has changed.
+One line in place on a terminal; elsewhere a log line when something that is worth one has changed.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ QUIET_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Glance:
+class Summary:
     """What one line says of the fleet. `point` and `reason` are those of most replicas."""
 
     ready: int
@@ -42,11 +41,11 @@ class Glance:
         return (self.ready, self.replicas, self.point, self.running > 0, self.policy_version)
 
 
-def glance(fleet: FleetView) -> Glance:
-    """The fleet in one line's worth."""
+def summary_of(fleet: FleetView) -> Summary:
+    """What one line says of this fleet."""
     up = [replica for replica in fleet.replicas if replica.freshness != "Dead"]
     point, reason = _commonest(up)
-    return Glance(
+    return Summary(
         ready=sum(pool.ready for pool in fleet.pools),
         replicas=len(up),
         running=sum(pool.running for pool in fleet.pools),
@@ -59,7 +58,7 @@ def glance(fleet: FleetView) -> Glance:
     )
 
 
-def as_text(seen: Glance) -> Text:
+def as_text(seen: Summary) -> Text:
     """`● 64 running  0 queued  AR PredictedGain  8120 tok/s  3 switches`."""
     healthy = seen.ready == seen.replicas and seen.ready > 0
     line = Text.assemble(("●", "green" if healthy else "yellow"), " ")
@@ -74,17 +73,17 @@ def as_text(seen: Glance) -> Text:
 
 
 class LiveLine:
-    """Shows glances until `close`. `now` is in seconds, of a clock that never goes back."""
+    """Shows summaries until `close`. `now` is in seconds, of a clock that never goes back."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
-        self._last: Glance | None = None
+        self._last: Summary | None = None
         self._said_at = float("-inf")
         if self._live is not None:
             self._live.start()
 
-    def show(self, seen: Glance, now: float) -> None:
+    def show(self, seen: Summary, now: float) -> None:
         if self._live is not None:
             self._live.update(as_text(seen), refresh=True)
         elif self._worth_a_line(seen, now):
@@ -99,10 +98,10 @@ class LiveLine:
         if self._live is not None:
             self._live.stop()
 
-    def _worth_a_line(self, seen: Glance, now: float) -> bool:
+    def _worth_a_line(self, seen: Summary, now: float) -> bool:
         if self._last is None:
             return True
-        if seen.reason == PROBE:  # a look at another point for some cycles is no change of mind
+        if seen.reason == PROBE:  # it measures another point for some cycles, and goes back
             seen = replace(seen, point=self._last.point)
         if seen.notable != self._last.notable:
             return True

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 
 from trimode_api.fleet import FleetView
-from trimode_local.status_line import QUIET_S, Glance, LiveLine, as_text, glance
+from trimode_local.status_line import QUIET_S, LiveLine, Summary, as_text, summary_of
 
 
 def fleet(*points: str, running: int = 3, queued: int = 1) -> FleetView:
@@ -75,7 +75,7 @@ def replica(number: int, point: str, freshness: str = "Fresh") -> dict[str, Any]
     }
 
 
-def seen(**changed: Any) -> Glance:
+def seen(**changed: Any) -> Summary:
     values: dict[str, Any] = {
         "ready": 1,
         "replicas": 1,
@@ -87,15 +87,15 @@ def seen(**changed: Any) -> Glance:
         "switches": 0,
         "policy_version": 1,
     }
-    return Glance(**{**values, **changed})
+    return Summary(**{**values, **changed})
 
 
 def test_a_glance_adds_up_the_fleet() -> None:
-    assert glance(fleet("S8", "AR", "S8")) == Glance(3, 3, 3, 3, "S8", "BecauseS8", 1234.6, 6, 4)
+    assert summary_of(fleet("S8", "AR", "S8")) == Summary(3, 3, 3, 3, "S8", "BecauseS8", 1234.6, 6, 4)
 
 
 def test_a_glance_at_nothing() -> None:
-    assert glance(fleet(running=0, queued=0)).point == "-"
+    assert summary_of(fleet(running=0, queued=0)).point == "-"
 
 
 def test_the_line_reads_well() -> None:
@@ -125,8 +125,8 @@ def test_elsewhere_than_on_a_terminal_only_news_is_a_line() -> None:
     stream = io.StringIO()
     live = LiveLine(Console(file=stream, width=200))
 
-    def lines_after(glance: Glance, now: float) -> int:
-        live.show(glance, now)
+    def lines_after(summary_of: Summary, now: float) -> int:
+        live.show(summary_of, now)
         return stream.getvalue().count("\n")
 
     assert lines_after(seen(), 0) == 1
