@@ -16,7 +16,7 @@ import trimode_workers
 from trimode_api.errors import ApiError
 from trimode_api.wire import CONTINUE_PATH, PolicyConfig
 from trimode_workers.engine.messages import Finish, Submit, TokenEvent
-from trimode_workers.openai.continuation import ResumePoint, behind, parse_continuation, seed_of
+from trimode_workers.openai.continuation import ResumePoint, parse_continuation, resumed_from, seed_of
 from trimode_workers.openai.render import Kind, Outcome
 from trimode_workers.replica.generation import Generation
 from trimode_workers.replica.replica import Replica
@@ -64,7 +64,7 @@ def run(
     """What a client is shown of `answer`, of which it has `emitted`; and the outcome."""
     engine: Any = Engine()
     text = AnswerText(ByteDetokenizer(BYTES), stops)
-    submit = behind(Submit("r", PROMPT, len(answer) + 1), emitted)
+    submit = resumed_from(Submit("r", PROMPT, len(answer) + 1), emitted)
     generation = Generation(engine, submit, text, emitted)
     shown: list[tuple[str, list[int]]] = []
     generation.listen(lambda text, ids: shown.append((text, list(ids))))
@@ -106,7 +106,7 @@ async def test_wherever_it_breaks_text_and_usage_are_those_of_an_unbroken_answer
 async def test_an_answer_at_its_limit_only_needs_its_end() -> None:
     engine: Any = Engine()
     emitted = list(b"abc")
-    submit = behind(Submit("r", PROMPT, 3), emitted)
+    submit = resumed_from(Submit("r", PROMPT, 3), emitted)
     generation = Generation(engine, submit, AnswerText(ByteDetokenizer(BYTES)), emitted)
     generation.start()
     text, outcome = await generation.whole()

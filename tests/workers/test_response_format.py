@@ -20,7 +20,7 @@ from trimode_api.openai import ChatRequest
 from trimode_api.openai_parts import SCHEMA_PATH
 from trimode_api.wire import PolicyConfig
 from trimode_workers.engine.messages import Grammar, Submit
-from trimode_workers.openai.continuation import behind
+from trimode_workers.openai.continuation import resumed_from
 from trimode_workers.openai.defaults import SamplingDefaults
 from trimode_workers.openai.parse import parse
 from trimode_workers.openai.prepare import Capabilities, Identity, prepare
@@ -156,7 +156,7 @@ def test_what_the_engine_is_told() -> None:
     # The order of properties is the order of the answer's.
     order = '{"type":"object","properties":{"z":{},"a":{}}}'
     assert prepared(response_format=form(json.loads(order))).grammar == Grammar(order, lenient=True)
-    assert (behind(submit, [5, 6]).emitted, behind(submit, [5, 6]).tokens) == (2, [*submit.tokens, 5, 6])
+    assert (resumed_from(submit, [5, 6]).emitted, resumed_from(submit, [5, 6]).tokens) == (2, [*submit.tokens, 5, 6])
 
 
 def deep(levels: int) -> dict[str, Any]:

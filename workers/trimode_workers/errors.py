@@ -18,7 +18,7 @@ class GrammarError(Exception):
 
 
 class TextError(Exception):
-    """Root; the message is one line for a person."""
+    """Root; the message is one line for the user."""
 
 
 class TokenizerError(TextError):

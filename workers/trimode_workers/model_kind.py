@@ -1,4 +1,4 @@
-"""Which models these engines decode, told from `config.json` alone. Pure, and free of torch.
+"""Which models these engines decode, known from `config.json` alone. Free of torch.
 
 Belongs here: the refusals that are worth making before gigabytes are downloaded. All else is checked when loading
 (`trimode_workers.model.config`).
@@ -6,8 +6,12 @@ Belongs here: the refusals that are worth making before gigabytes are downloaded
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from trimode_workers.errors import SourceError
 
 MODEL_TYPE = "nemotron_labs_diffusion"
 ARCHITECTURE = "NemotronLabsDiffusionModel"
@@ -30,3 +34,16 @@ def foreign(config: Mapping[str, Any]) -> str:
     if architectures is not None and architectures != [ARCHITECTURE]:
         return f"architectures is {architectures!r}, allowed is {[ARCHITECTURE]!r}"
     return ""
+
+
+def check_kind(folder: Path, name: str) -> None:
+    """SourceError where `folder/config.json` is of a model that no engine here decodes.
+
+    A config that is missing or malformed passes: loading says what is wrong with it.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    if isinstance(config, dict) and (reason := foreign(config)):
+        raise SourceError(f"model {name}: {reason}")

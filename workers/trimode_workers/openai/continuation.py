@@ -73,12 +73,12 @@ def parse_continuation(body: bytes) -> tuple[GenerationRequest, Head, list[Resum
 
 
 def seed_of(answer_id: str) -> int:
-    """The seed of an answer whose client gave none: whoever continues it knows its id, and so its seed."""
+    """The seed of an answer whose client gave none: a replica that continues it knows its id, and so its seed."""
     return int.from_bytes(blake2b(answer_id.encode(), digest_size=_SEED_BYTES).digest()) >> 1
 
 
-def behind(submit: Submit, emitted: list[int]) -> Submit:
-    """`submit` with `emitted` behind its prompt; `max_new_tokens` is what is left, 0 for an answer at its limit."""
+def resumed_from(submit: Submit, emitted: list[int]) -> Submit:
+    """`submit` with `emitted` after its prompt; `max_new_tokens` is what is left, 0 for an answer at its limit."""
     left = max(0, submit.max_new_tokens - len(emitted))
     tokens = [*submit.tokens, *emitted]
     return msgspec.structs.replace(submit, tokens=tokens, max_new_tokens=left, emitted=len(emitted))

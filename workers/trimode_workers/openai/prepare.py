@@ -43,7 +43,7 @@ class Capabilities:
 class Identity:
     """What tells one request from another: its id in the engine, its tier's name ('' for none), its random seed.
 
-    `stamp`: the tier's rules, where a router has sent the request; it decides, whatever this replica knows of tiers.
+    `stamp`: the tier's rules, where a router has sent the request; it decides, even where this replica has other rules.
     """
 
     request_id: str
@@ -71,8 +71,12 @@ def prepare(
     return Submit(
         request_id=identity.request_id,
         tokens=tokens,
-        max_new_tokens=_room(len(tokens), request.token_limit, offer.max_context_tokens, _field(request)),
-        sampling=_sampling(request, offer.defaults, identity.seed),
+        max_new_tokens=_max_new_tokens(len(tokens), request.token_limit, offer.max_context_tokens, _field(request)),
+        sampling=Sampling(
+            temperature=offer.defaults.temperature if request.temperature is None else request.temperature,
+            top_p=offer.defaults.top_p if request.top_p is None else request.top_p,
+            seed=(identity.seed if request.seed is None else request.seed) % _SEEDS,
+        ),
         pin=None if pin is None else str(pin),
         lossy_ok=request.lossy_ok,
         tier=identity.tier,
@@ -130,14 +134,12 @@ def _plain(prompt: str | tuple[int, ...], text: TextModel) -> list[int]:
     return list(prompt)
 
 
-def _room(prompt_tokens: int, wanted: int | None, context: int, field: str) -> int:
-    """Tokens the answer may have: what is wanted, within what the context leaves.
-
-    LiteLLM knows a full context by the error's words only, LangChain by its code in the words, since clients no longer
-    put the code there themselves.
-    """
+def _max_new_tokens(prompt_tokens: int, wanted: int | None, context: int, field: str) -> int:
+    """Tokens the answer may have: what is wanted, within what the context leaves."""
     left = context - prompt_tokens
     if left < 1:
+        # LiteLLM recognises a full context by these words only, LangChain by the code in the message: OpenAI's client
+        # no longer puts it there itself.
         message = (
             f"This model's maximum context length is {context} tokens, the answer included. However, your {field} "
             f"resulted in {prompt_tokens} tokens; at most {context - 1} are allowed (context_length_exceeded)."
@@ -146,20 +148,8 @@ def _room(prompt_tokens: int, wanted: int | None, context: int, field: str) -> i
     return left if wanted is None else min(wanted, left)
 
 
-def _sampling(request: GenerationRequest, defaults: SamplingDefaults, seed: int) -> Sampling:
-    return Sampling(
-        temperature=defaults.temperature if request.temperature is None else request.temperature,
-        top_p=defaults.top_p if request.top_p is None else request.top_p,
-        seed=(seed if request.seed is None else request.seed) % _SEEDS,
-    )
-
-
 def _pin(request: GenerationRequest, points: Sequence[OperatingPoint], *, routed: bool) -> OperatingPoint | None:
-    """The point asked for (see `resolve`), None where the request insists on none.
-
-    A router knows more than one replica: where this one does not have the point, or not yet, the router is told to ask
-    another (503), a client of this replica alone that it cannot be had (400).
-    """
+    """The point asked for (see `resolve`), None where the request insists on none."""
     wish = None if request.trimode is None else request.trimode.wish
     if wish is None:
         return None
@@ -169,6 +159,8 @@ def _pin(request: GenerationRequest, points: Sequence[OperatingPoint], *, routed
     if point is None:
         allowed = ", ".join(map(str, points))
         message = f"trimode: {wish} is not offered; allowed: {allowed}"
+        # A router has other replicas to ask, and this one may not have the newest policy yet; a client of this replica
+        # alone has to change its request.
         status, retry = (503, 1) if routed else (400, None)
         raise ApiError(status, message, code="mode_not_allowed", param="trimode", retry_after_s=retry)
     return point
@@ -195,6 +187,7 @@ def _grammar(request: GenerationRequest, offer: Capabilities, pin: OperatingPoin
     if asked is None:
         return Grammar(ANY_OBJECT)
     schema, strict, path = asked
+    # Where the client did not insist, bounds that the grammar's library cannot follow are left out.
     followed = schema if strict else without_large_bounds(schema)
     grammar = Grammar(msgspec.json.encode(followed).decode(), lenient=not strict)
     if found := problem(grammar):

@@ -30,7 +30,7 @@ class EngineHandle(Protocol):
 
     @property
     def silent_s(self) -> float:
-        """Seconds since the engine was last heard, or since it last had nothing to do."""
+        """Seconds since the engine's last message, or since it last had nothing to do."""
         ...
 
     def submit(self, request: Submit, on_event: OnEvent) -> None:

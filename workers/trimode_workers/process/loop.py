@@ -87,7 +87,7 @@ def _cycle(engine: EnginePort, refused: list[TokenEvent]) -> Cycle:
     if refused:
         cycle = msgspec.structs.replace(cycle, events=[*refused, *cycle.events])
     if cycle.stats is None and engine.idle:
-        # Otherwise the last thing heard of an idle engine would be that it is busy.
+        # Otherwise the last report of an idle engine would say that it is busy.
         cycle = msgspec.structs.replace(cycle, stats=engine.stats())
     return cycle
 

@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 
 class EngineFailed(Exception):
-    """The engine cannot start, or has ended; the message is one line for a person."""
+    """The engine cannot start, or has ended; the message is one line for the user."""
 
 
 class PendingRequests(ABC):
@@ -45,7 +45,7 @@ class PendingRequests(ABC):
 
     @property
     def silent_s(self) -> float:
-        """Seconds since the engine was last heard, or since it last had nothing to do."""
+        """Seconds since the engine's last message, or since it last had nothing to do."""
         return time.monotonic() - self._heard if self._listeners else 0.0
 
     @abstractmethod
@@ -72,7 +72,7 @@ class PendingRequests(ABC):
         self._empty.clear()
 
     def _deliver(self, event: TokenEvent) -> None:
-        """Tell whoever waits for it; with `finish` it is the last one."""
+        """Pass it to the request that waits for it; with `finish` it is the last one."""
         self.emitted_total += len(event.tokens)
         request_id = event.request_id
         listener = self._listeners.pop(request_id, None) if event.finish else self._listeners.get(request_id)
@@ -81,7 +81,7 @@ class PendingRequests(ABC):
         self._note_empty()
 
     def _end(self, why: str) -> None:
-        """The engine is of no more use: everybody who waits for it is told, once."""
+        """The engine has ended: every request that waits for it gets the error, once."""
         if self.lost:
             return
         self.lost = why

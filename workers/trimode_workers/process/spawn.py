@@ -41,7 +41,7 @@ def engine_argv(module: str, options: EngineOptions, configure: Configure) -> li
 
 
 def main(build: Build, expected: tuple[type[Exception], ...], refusal: type[Exception], argv: Sequence[str]) -> int:
-    """Build an engine and serve it on the pipe. `expected` errors are told in their own words, without a trace."""
+    """Build an engine and serve it on the pipe. `expected` errors are reported by their message, without a trace."""
     parser = argparse.ArgumentParser(description="The engine's process; started by a replica, not by hand.")
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--options", type=EngineOptions.model_validate_json, required=True)

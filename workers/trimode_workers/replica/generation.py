@@ -1,6 +1,6 @@
 """One request in flight: from the engine's events to text and an outcome.
 
-Belongs here: what is common to streamed and whole answers. No HTTP: text goes to whoever listens.
+Belongs here: what is common to streamed and whole answers. No HTTP: text goes to a listener.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Generation:
         return self.done.done() and not self.done.cancelled() and self.done.exception() is not None
 
     async def whole(self) -> tuple[str, Outcome]:
-        """Wait for the end; all text that nobody listened to. ApiError where the engine refused or died."""
+        """Wait for the end; all text that no listener took. ApiError where the engine refused or died."""
         outcome = await self.done
         return "".join(self._kept) + outcome.rest, outcome
 
@@ -130,7 +130,7 @@ class Generation:
         if self._engine.lost:
             return lost(event.error)
         if event.code == NOT_OFFERED:
-            # The shell found the point among those it offers, so the engine is a new policy behind, or ahead.
+            # The shell found the point among those it offers, so the engine has an older or a newer policy.
             return ApiError(503, event.error, code=NOT_OFFERED, param=event.field, retry_after_s=LOST_RETRY_AFTER_S)
         # What a schema lacks shows in mid-answer, too, where the engine has no field to name but says it first.
         form = FORMAT if event.error.startswith(f"{FORMAT}:") else None

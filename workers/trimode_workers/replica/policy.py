@@ -65,7 +65,7 @@ def pool_points(policy: PolicyConfig, pool: str) -> tuple[OperatingPoint, ...]:
 
 
 def configure_for(policy: PolicyConfig, pool: str) -> Configure | None:
-    """What the pool's engines are told; None where the policy does not know the pool."""
+    """What the pool's engines are configured with; None where the policy does not know the pool."""
     own = pool_policy(policy, pool)
     if own is None:
         return None

@@ -58,7 +58,7 @@ def head(timeout_s: float) -> Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class RouterView:
     """What a router says: requests at the chosen replicas, and how long a drain may take (seconds)."""
 
     running: int
@@ -66,10 +66,9 @@ class Said:
 
 
 async def leave(routers: Routers, token: str, plan: Plan) -> bool:
-    """Drain and wait, for as long as the fleet's policy gives a drain; whether all was done in time.
-
-    Routers that do not answer have nothing for us to finish.
-    """
+    """Drain and wait, for as long as the fleet's policy gives a drain; whether all was done in time."""
+    # A router that does not answer is left out: it may be gone for good, and this pod must not wait for it until the
+    # kubelet kills the replica with its requests.
     began = time.monotonic()
     limit_s = plan.timeout_s
     idle_since: float | None = None
@@ -78,10 +77,10 @@ async def leave(routers: Routers, token: str, plan: Plan) -> bool:
         while (now := time.monotonic()) - began < limit_s:
             await routers.look_up()
             answers = await asyncio.gather(*(_ask(http, url, plan) for url in routers.urls))
-            said = [answer for answer in answers if answer is not None]
-            if said:
-                limit_s = min(plan.timeout_s, max(answer.drain_timeout_s for answer in said))
-            if any(answer.running for answer in said):
+            views = [answer for answer in answers if answer is not None]
+            if views:
+                limit_s = min(plan.timeout_s, max(answer.drain_timeout_s for answer in views))
+            if any(answer.running for answer in views):
                 idle_since = None
             elif idle_since is None:
                 idle_since = now
@@ -96,7 +95,7 @@ def in_flight(replicas: Iterable[ReplicaState]) -> int:
     return sum(max(replica.in_flight, replica.running + replica.waiting) for replica in replicas)
 
 
-async def _ask(http: aiohttp.ClientSession, router: str, plan: Plan) -> Said | None:
+async def _ask(http: aiohttp.ClientSession, router: str, plan: Plan) -> RouterView | None:
     """What this router knows of the chosen replicas, after ordering their drain; None where it does not answer."""
     try:
         async with http.get(router + FLEET_PATH) as answer:
@@ -110,7 +109,7 @@ async def _ask(http: aiohttp.ClientSession, router: str, plan: Plan) -> Said | N
     except (aiohttp.ClientError, TimeoutError, OSError, ValidationError) as exc:
         _log.warning("router %s: %s", router, exc or type(exc).__name__)
         return None
-    return Said(in_flight(chosen), view.drain_timeout_seconds)
+    return RouterView(in_flight(chosen), view.drain_timeout_seconds)
 
 
 def own_address(routers: Routers) -> str:

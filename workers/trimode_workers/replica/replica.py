@@ -140,7 +140,7 @@ class Replica:
         if self._reporter is not None:
             await self._reporter.stop()
         if hasattr(self, "engine"):
-            # Before the shell: what still runs after the drain's time is told so, instead of waiting on.
+            # Before the shell: requests that still run after the drain's time get an error instead of waiting on.
             await self.engine.close()
         if self._runner is not None:
             await self._runner.cleanup()
@@ -155,13 +155,13 @@ class Replica:
             raise EngineFailed(f"the engine has been silent for {self.engine.silent_s:.0f} s with work to do")
 
     def load(self) -> dict[str, float]:
-        """For the pool's autoscaling: requests in flight, and what share they take of the room in which all keep their
-        objectives (of what runs at once, where the engine cannot tell). Above 1 where some wait or fall behind."""
+        """For the pool's autoscaling: requests in flight, and their share of the capacity at which all keep their
+        objectives (of what runs at once, where the engine does not know it). Above 1 where some wait or miss theirs."""
         engine, count = self.engine, self.engine.in_flight
         occupancy = count / (engine.started.max_running_requests if engine.started else 1)
         stats = engine.stats
         if stats is not None and stats.utilization is not None and stats.running + stats.waiting > 0:
-            # The engine tells it a few times a second; what came or went since counts like the others.
+            # The engine reports it a few times a second; requests that came or went since count like the others.
             occupancy = stats.utilization * count / (stats.running + stats.waiting)
         return {"in_flight": float(count), "occupancy": occupancy}
 

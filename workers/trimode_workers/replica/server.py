@@ -22,7 +22,7 @@ from trimode_api.errors import ApiError
 from trimode_api.openai import ChatRequest, CompletionRequest, GenerationRequest
 from trimode_api.stamp import RULES_HEADER, Stamp
 from trimode_api.wire import CONTINUE_PATH, REQUEST_ID_HEADER, TIER_HEADER
-from trimode_workers.openai.continuation import NOTHING, ResumePoint, behind, parse_continuation, seed_of
+from trimode_workers.openai.continuation import NOTHING, ResumePoint, parse_continuation, resumed_from, seed_of
 from trimode_workers.openai.parse import parse
 from trimode_workers.openai.prepare import Capabilities, Identity, prepare_choices
 from trimode_workers.openai.render import Chunks, Head, Kind, Outcome, whole
@@ -132,7 +132,7 @@ class _Shell:
                 if past.ended is not None:
                     continue
                 answer = AnswerText(host.text.detokenizer(), wanted.stop)
-                generations[index] = Generation(host.engine, behind(each, past.emitted), answer, past.emitted)
+                generations[index] = Generation(host.engine, resumed_from(each, past.emitted), answer, past.emitted)
                 generations[index].start()
         except ApiError:
             for generation in generations.values():
@@ -234,7 +234,7 @@ def _guard(token: str) -> Middleware:
 
 @web.middleware
 async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Every error in OpenAI's shape; only what nobody foresaw is logged."""
+    """Every error in OpenAI's shape; only unexpected ones are logged."""
     try:
         response = await handler(request)
     except ApiError as exc:
@@ -243,7 +243,7 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         response = _error_response(ApiError(exc.status, exc.reason, code="http_error"))
     except ConnectionError:
         raise
-    except Exception:  # noqa: BLE001 - the client gets an answer whatever the bug
+    except Exception:  # noqa: BLE001 - the client gets an answer even for a bug
         _log.exception("a request failed")
         response = _error_response(ApiError(500, "internal error; the replica's log has more"))
     _name(request, response)

@@ -1,6 +1,6 @@
 """From a model's URI to the folder it is in, on the node of a replica.
 
-Belongs here: what a worker says while it fetches a model, and plain words for what it cannot load.
+Belongs here: what a worker logs while it fetches a model, and plain words for what it cannot load.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from pathlib import Path
 from trimode_workers.process.pending import EngineFailed
 from trimode_workers.sources import Hub, ModelSource, SourceError, fetch
 
-SAY_EVERY_S = 10.0
-"""A download is told in the log this often, in seconds."""
+LOG_EVERY_S = 10.0
+"""Seconds between two log lines about a download."""
 
 _log = logging.getLogger(__name__)
 
 
 def check_source(uri: str) -> None:
-    """EngineFailed where no worker can load from `uri`, whatever is in its file system."""
+    """EngineFailed where no worker can load from `uri`, independent of what is in its file system."""
     try:
         ModelSource.parse(uri)
     except SourceError as exc:
@@ -35,19 +35,19 @@ def model_folder(uri: str, draft_adapter: str | None = None, hub: Hub | None = N
     """
     try:
         source = ModelSource.parse(uri)
-        return fetch(source, hub or Hub.from_environment(os.environ), draft_adapter, _Said(uri), code=code)
+        return fetch(source, hub or Hub.from_environment(os.environ), draft_adapter, _LoggedProgress(uri), code=code)
     except SourceError as exc:
         raise EngineFailed(str(exc)) from exc
 
 
-class _Said:
-    """Progress as log lines, seldom."""
+class _LoggedProgress:
+    """Progress as a log line every `LOG_EVERY_S` seconds."""
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
-        self._next = time.monotonic() + SAY_EVERY_S
+        self._next = time.monotonic() + LOG_EVERY_S
 
     def __call__(self, file: str, done: int, total: int) -> None:
         if time.monotonic() >= self._next:
-            self._next = time.monotonic() + SAY_EVERY_S
+            self._next = time.monotonic() + LOG_EVERY_S
             _log.info("model %s: %d of %d MiB (%s)", self._uri, done >> 20, total >> 20, file)

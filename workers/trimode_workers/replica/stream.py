@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from trimode_workers.openai.render import Chunks, Outcome
 
 HOLD_ABOVE_BYTES = 256 * 1024
-"""A client this far behind gets its text in larger pieces later, so that its arrears stay bounded by the text."""
+"""A client that has this many bytes unread gets its text later in larger pieces, so that what is buffered stays bounded
+by the text itself."""
 
 
 class EventStream:

@@ -30,7 +30,7 @@ from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.hf_api import RepoFile
 
 from trimode_workers.errors import SourceError
-from trimode_workers.sources.kind import check_kind
+from trimode_workers.model_kind import check_kind
 from trimode_workers.sources.transfer import Blob, Silent, Transfer, git_blob_id
 from trimode_workers.sources.uri import ModelSource, Progress
 

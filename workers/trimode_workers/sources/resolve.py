@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from trimode_workers.errors import SourceError
+from trimode_workers.model_kind import check_kind
 from trimode_workers.sources.hub import Hub, Parts
-from trimode_workers.sources.kind import check_kind
 from trimode_workers.sources.uri import ModelSource, Progress, Scheme, silent
 
 
@@ -21,7 +21,7 @@ def fetch(
     """The folder of the model, downloaded where it is not here yet.
 
     `adapter` is the folder of a draft adapter inside the source. `code`: a repository's Python files, too. Raises
-    SourceError in words for a person: no such folder, repository or revision; no access; no connection and nothing
+    SourceError in plain words: no such folder, repository or revision; no access; no connection and nothing
     cached; damaged; a model of another kind.
     """
     if source.scheme is Scheme.HUB:

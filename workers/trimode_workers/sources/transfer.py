@@ -119,7 +119,7 @@ class _Tell:
 
 
 class _Watched(io.FileIO):
-    """A part that is appended to; tells its length after each write."""
+    """A part that is appended to; reports its length after each write."""
 
     def __init__(self, path: Path, tell_length: Callable[[int], None]) -> None:
         path.touch()

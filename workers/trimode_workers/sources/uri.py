@@ -15,7 +15,7 @@ Progress = Callable[[str, int, int], None]
 
 
 def silent(file: str, done: int, total: int) -> None:
-    """Nobody looks."""
+    """Progress that is not shown."""
 
 
 ALLOWED = "hf://OWNER/NAME, hf://OWNER/NAME@REVISION, file:///PATH or tiny://"

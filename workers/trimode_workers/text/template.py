@@ -19,8 +19,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from trimode_workers.errors import TemplateError, TokenizerError
 
 Message = Mapping[str, Any]
-MOST_WORDS = 300
-"""Characters of a template's refusal that are told: it may repeat a whole message."""
+MAX_REFUSAL_CHARACTERS = 300
+"""Characters of a template's refusal that the client is shown: it may repeat a whole message."""
 
 
 class _Generation(Extension):
@@ -66,7 +66,7 @@ class ChatTemplate:
             raise
         except Exception as exc:  # a template is a program of others: adding None to a text is a TypeError
             words = str(exc) or type(exc).__name__
-            words = words if len(words) <= MOST_WORDS else f"{words[:MOST_WORDS]}..."
+            words = words if len(words) <= MAX_REFUSAL_CHARACTERS else f"{words[:MAX_REFUSAL_CHARACTERS]}..."
             raise TemplateError(f"the model's chat template refuses these messages: {words}") from exc
 
     def _known(self, message: Message) -> Message:

@@ -1,12 +1,14 @@
 """A model folder's text side: tokenizer.json and tokenizer_config.json.
 
-Belongs here: loading them, and text to ids. Decoding is in `detokenize`.
+Belongs here: loading them, text to ids, and what keeps typed special tokens text. Decoding is in `detokenize`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,64 @@ from tokenizers import Tokenizer
 
 from trimode_workers.errors import TemplateError, TokenizerError
 from trimode_workers.text.detokenize import ByteDetokenizer, Detokenizer, WindowDetokenizer, byte_alphabet
-from trimode_workers.text.plain import PlainText
 from trimode_workers.text.template import ChatTemplate
+
+_OPEN, _CLOSE = "\U000f0000", "\U000f0001"
+"""Private characters around a number stand for what was typed; typed themselves, they are hidden likewise."""
+_MARK = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
+
+Messages = Sequence[Mapping[str, Any]]
+
+
+class PlainText:
+    """Special tokens that a client has typed, kept apart from those of the chat template; for one tokenizer.
+
+    They are hidden while the template runs and found again in its text. Messages without any, nearly all, cost one
+    search each.
+    """
+
+    # Without this a user could end the turn by typing its end token, and go on as the system.
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._source = tokenizer
+        specials = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
+        # The longest first: of two that begin alike the tokenizer takes it, too.
+        parts = sorted({*specials, _OPEN, _CLOSE}, key=len, reverse=True)
+        self._typed = re.compile("|".join(map(re.escape, parts)))
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """One to which special tokens are text like any other."""
+        tokenizer = Tokenizer.from_str(self._source.to_str())
+        tokenizer.encode_special_tokens = True
+        return tokenizer
+
+    def hide(self, messages: Messages) -> tuple[Messages, list[str]]:
+        """`messages` with marks in place of typed special tokens, and these tokens in the order of their numbers."""
+        typed: list[str] = []
+
+        def mark(found: re.Match[str]) -> str:
+            typed.append(found[0])
+            return f"{_OPEN}{len(typed) - 1}{_CLOSE}"
+
+        def without(value: Any) -> Any:
+            """A call's arguments are nested objects, whose names are typed by the client, too."""
+            if isinstance(value, str):
+                return self._typed.sub(mark, value)
+            if isinstance(value, dict):
+                return {without(name): without(each) for name, each in value.items()}
+            return [without(each) for each in value] if isinstance(value, list) else value
+
+        hidden = [{name: without(value) for name, value in message.items()} for message in messages]
+        return (hidden, typed) if typed else (messages, typed)
+
+    def pieces(self, text: str, typed: Sequence[str]) -> Iterator[tuple[str, bool]]:
+        """The template's text without marks, as (piece, whether a client typed it, so that it is plain text)."""
+        for index, piece in enumerate(_MARK.split(text)):
+            if index % 2:
+                yield typed[int(piece)], True
+            elif piece:
+                yield piece, False
 
 
 class TextModel:
@@ -37,7 +95,7 @@ class TextModel:
 
         TemplateError where there is no template or it refuses.
 
-        A special token that somebody has typed into a message is text: only the template's own are special.
+        A special token that a client has typed into a message is text: only the template's own are special.
         """
         if self._template is None:
             raise TemplateError("this model has no chat template; use /v1/completions")
