@@ -32,7 +32,7 @@ from trimode_operator.reconcile import Reconciler
 
 
 class Operation:
-    """One operator process. `run` returns when it was told to stop."""
+    """One operator process. `run` returns after SIGTERM or SIGINT."""
 
     def __init__(self, options: Options, api: ApiServer) -> None:
         self._options = options

@@ -1,1 +1,1 @@
-"""Effects on the cluster: children applied, deleted, told; status and Events written."""
+"""Effects: children applied and deleted, orders to routers, status and Events written."""

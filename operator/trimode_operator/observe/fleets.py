@@ -1,6 +1,6 @@
-"""Where the routers are, and what all of them said at one moment.
+"""Where the routers are, and what all of them answered at one moment.
 
-Belongs here: frozen values and how they are read from EndpointSlices, pure. Asking is `routers`' work.
+Pure: frozen values, and how addresses are read from EndpointSlices. The requests are in `routers`.
 """
 
 from __future__ import annotations

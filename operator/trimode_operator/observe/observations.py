@@ -1,6 +1,6 @@
 """What the operator saw of one resource at one moment, and how live objects are read.
 
-Belongs here: frozen observations and the pure functions that make them from Deployments, RayServices and the routers'
+Pure: frozen observations, and the functions that make them from Deployments, RayServices and the routers'
 views. What follows from them is said in `conditions` and `status`.
 """
 
@@ -22,6 +22,7 @@ from trimode_policy.sharing_inputs import merged
 
 SECRET_MISSING, SECRET_INVALID = "SecretMissing", "SecretInvalid"
 BAD_APPLICATION = ("DEPLOY_FAILED", "UNHEALTHY")
+"""Serve's words for an application that could not start, and for one that ran and is healthy no longer."""
 _ERROR = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Failed|Refused|Died|InvalidInput)\b[^:]*: (?P<words>.+)$")
 
 
@@ -110,11 +111,11 @@ def secret_missing(secret: UserSecret, namespace: str) -> Note:
 
 def secrets_refused(secrets: Iterable[UserSecret], fleets: Fleets) -> tuple[Note, ...]:
     """What routers say of Secrets whose content they cannot use; each problem once."""
-    told = [view.router.problems for view in fleets.views.values()]
+    problems_seen = [view.router.problems for view in fleets.views.values()]
     return tuple(
         Note("Secret", SECRET_INVALID, f"{secret.field}: Secret {secret.name!r}: {words}")
         for secret in secrets
-        for words in dict.fromkeys(problems[secret.read_as] for problems in told if secret.read_as in problems)
+        for words in dict.fromkeys(problems[secret.read_as] for problems in problems_seen if secret.read_as in problems)
     )
 
 
@@ -125,6 +126,7 @@ def rollout_of(deployment: Mapping[str, Any] | None) -> Rollout | None:
     status = deployment.get("status") or {}
     wanted = int(deployment["spec"].get("replicas", 1))
     seen = status.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 1)
+    # Ready replicas alone do not tell: while old pods are still ready, an edit would look done the moment it is made.
     updated, total = status.get("updatedReplicas", 0), status.get("replicas", 0)
     return Rollout(wanted, int(status.get("readyReplicas", 0)), seen and updated == total == wanted)
 
@@ -198,8 +200,8 @@ def _cause(application: Mapping[str, Any]) -> str:
     """Why it failed: the last error of the traceback that Serve's message is. Deployments know it, where replicas
     cannot start; the application, where it cannot be built."""
     deployments = (application.get("serveDeploymentStatuses") or {}).values()
-    told = [deployment.get("message") or "" for deployment in deployments]
-    message = next(filter(None, told), "") or application.get("message") or ""
+    messages = [deployment.get("message") or "" for deployment in deployments]
+    message = next(filter(None, messages), "") or application.get("message") or ""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     errors = (match["words"] for line in reversed(lines) if (match := _ERROR.match(line)) is not None)
     return next(errors, message)
@@ -215,6 +217,6 @@ def minimum_of(deployment: NemotronDeployment | None, service: Mapping[str, Any]
 
 
 def newest(fleets: Fleets) -> FleetView | None:
-    """The view that tells most of the past."""
+    """The view with the longest history: a router that has just started knows none."""
     views = [fleets.views[address] for address in sorted(fleets.views, key=str)]
     return max(views, key=lambda view: len(view.decisions), default=None)

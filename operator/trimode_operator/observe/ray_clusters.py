@@ -1,6 +1,6 @@
 """The Ray clusters that KubeRay has made of a RayService, as far as KubeRay leaves them to others.
 
-Belongs here: bounds of running worker groups, and taking back the active cluster. KubeRay finds a running cluster equal
+Bounds of running worker groups, and going back to the active cluster. KubeRay finds a running cluster equal
 to its RayService whatever the bounds are, and so leaves them as they were (ray-project/kuberay issues 2331 and 4568).
 In an upgrade it compares with the pending cluster only: going back makes a third cluster, although the active one is
 exactly what is wanted. Pure functions first, then the edge.
@@ -99,7 +99,7 @@ def _pods(cluster: Mapping[str, Any], index: int) -> int:
 def to_fit(service: Mapping[str, Any], running: RunningClusters) -> Object | None:
     """The cluster that is to have the RayService's bounds.
 
-    In an upgrade the active one keeps what it has, also before KubeRay has begun it: Serve there is not told of other
+    In an upgrade the active one keeps what it has, also before KubeRay has begun it: Serve there gets no other
     bounds either, and the GPUs of a raised minimum would be missing for the cluster that is to take over.
     """
     active = running.active
@@ -144,7 +144,10 @@ class RayClusters:
         self._metrics = metrics
 
     async def fit(self, key: Key, service: Object | None) -> RunningClusters:
-        """The clusters that KubeRay says it has, made so. Raises ApiUnreachable, and NotMade for a refusal."""
+        """The clusters that KubeRay says it has, after what it leaves undone was written.
+
+        Raises ApiUnreachable, and NotMade for a refusal.
+        """
         if service is None or service["metadata"].get("deletionTimestamp") is not None:
             return NO_CLUSTERS
         try:
@@ -183,7 +186,7 @@ class RayClusters:
         self._wrote("patch", RAY_CLUSTER.kind, key, name)
 
     async def _made(self, write: Awaitable[None]) -> bool:
-        """Whether the write was made; False where somebody else was quicker."""
+        """Whether the write was made; False where another writer was quicker."""
         try:
             await write
         except ApiFailure as failure:

@@ -1,6 +1,6 @@
 """From a resource to everything the operator makes of it. Pure: no I/O, no clock, no randomness.
 
-Belongs here: `make_plan` and what it is made of, one module for each kind of child.
+`make_plan`, and a module for each group of children.
 """
 
 from trimode_operator.plan.make import make_plan

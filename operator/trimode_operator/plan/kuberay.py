@@ -1,7 +1,7 @@
 """What the installed KubeRay knows, by the schema of its RayService.
 
-Belongs here: fields that came with some version of KubeRay, and which of them we cannot do without; pure. One field
-that the API server does not know, and it refuses the whole object.
+Fields that came with some version of KubeRay, and which of them we cannot do without. The API server refuses the whole
+object for one field that it does not know.
 """
 
 from __future__ import annotations

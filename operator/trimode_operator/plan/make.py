@@ -1,7 +1,4 @@
-"""The plan of a resource, put together.
-
-Belongs here: which children there are and in which order. What each looks like is its own module's.
-"""
+"""The plan of a resource: which children there are, and in which order. What each looks like is in its own module."""
 
 from __future__ import annotations
 
@@ -166,7 +163,7 @@ def makes_room(deployment: NemotronDeployment, live: Manifest | None, wanted: Ma
 
 
 def _over_tls(deployment: NemotronDeployment, kind: ChildKind, message: str) -> list[Note]:
-    """What somebody else has to do so that a way in leads to routers that speak HTTPS only."""
+    """What the gateway's owner has to do so that it reaches routers that speak HTTPS only."""
     return [] if deployment.spec.router.tls is None else [Note(kind.kind, "BackendTLS", message)]
 
 

@@ -1,7 +1,7 @@
 """Who may talk to whom.
 
-Belongs here: NetworkPolicies. They matter because Ray's own ports (and Serve's) know no token of ours: whoever
-reaches them runs code.
+NetworkPolicies matter because Ray's own ports (and Serve's) do not ask for our token: a client that reaches them runs
+code.
 """
 
 from __future__ import annotations

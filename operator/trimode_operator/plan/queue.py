@@ -1,7 +1,7 @@
 """Kueue: quota for the pods of a fleet.
 
-Belongs here: what is handed through to the RayService, pure. KubeRay copies labels and annotations of a RayService to
-the Ray clusters that it makes of it, and Kueue admits those: it holds a cluster with `suspend` until there is quota.
+What is handed through to the RayService. KubeRay copies labels and annotations of a RayService to the Ray clusters that
+it makes of it, and Kueue admits those: it holds a cluster with `suspend` until there is quota.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The routers: their configuration, Deployment and Services.
 
-Belongs here: pure construction of the manifests of everything in front of the pools.
+The manifests of everything in front of the pools.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TLS_FOLDER = "/etc/trimode-tls"
 SECRET_MODE = 0o440
 """Readable by the pod's group, which is the router's."""
 LEAVE_S = 5
-"""A router that is going still takes requests this long, in seconds, until nobody sends it any."""
+"""A router that is going still takes requests this long, in seconds, until no Service or gateway sends it any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def router_config(deployment: NemotronDeployment, policy: PolicyConfig) -> Route
 
 
 def config_map(owner: Owner, names: Names, config: RouterConfig) -> Manifest:
-    """Read when a router starts. Running ones are told of changes by the operator."""
+    """Read when a router starts. Running ones get changes from the operator."""
     return {
         **child("v1", "ConfigMap", names.config, owner, "router"),
         "data": {CONFIG_KEY: config.model_dump_json(by_alias=True, indent=2)},

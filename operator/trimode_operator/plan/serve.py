@@ -1,8 +1,8 @@
 """`serveConfigV2`: what Ray Serve runs, one application per pool.
 
-Belongs here: pure construction of Serve's configuration. Nothing volatile goes into an application's `args`: Serve
-replaces every replica when they change. What may change while replicas run (bounds of their number) is a deployment's
-option; policy, tiers and mode are neither, replicas hear them from the routers.
+Nothing volatile goes into an application's `args`: Serve replaces every replica when they change. What may change while
+replicas run (bounds of their number) is a deployment's option; policy, tiers and mode are neither, replicas get them
+from the routers.
 """
 
 from __future__ import annotations

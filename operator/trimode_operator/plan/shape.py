@@ -1,7 +1,7 @@
 """The shape of a Ray cluster: everything of it that KubeRay answers with another cluster when it changes.
 
-Belongs here: a digest of it, pure. KubeRay keeps one too, of its own typed and defaulted view of the spec, which
-nothing outside it can compute; ours says which clusters were made from the same manifest.
+A digest of it. KubeRay keeps one too, of its own typed and defaulted view of the spec, which nothing outside it can
+compute; ours says which clusters were made from the same manifest.
 """
 
 from __future__ import annotations

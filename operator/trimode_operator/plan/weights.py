@@ -1,6 +1,6 @@
 """Where a worker finds the model, by the scheme of its URI.
 
-Belongs here: pure translation of `spec.model` into what the worker is told and what its pod mounts.
+From `spec.model` to the URI that the worker gets and what its pod mounts.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What one operator process is told when it starts: where to watch, whom to be, which ports to open.
+"""What one operator process is started with: where to watch, its identity, which ports to open.
 
-Belongs here: the command line, the environment and the settings file; nothing else reads them.
+From the command line, the environment and the settings file; nothing else reads them.
 """
 
 from __future__ import annotations

@@ -73,4 +73,5 @@ def _percent(history: Sequence[Mapping[tuple[Address, str], Tally]], tier: str) 
                 grown = tally.since(last[router])
                 answers, met = answers + grown.answers, met + grown.met
             last[router] = tally
+    # Rounded down: 94.9 % does not meet an objective of 95.
     return 100 * met // answers if answers else None

@@ -1,7 +1,7 @@
 """Is the resource ready? Worked out once per reconciliation, from one observation.
 
 Conditions, the status and the time of the next reconciliation all read the same `Readiness`: before, Ready, Serving and
-Progressing each asked the parts anew, and every new reason had to be thought of in all of them.
+Progressing each worked out the parts again, and every new reason had to be thought of in all of them.
 """
 
 from __future__ import annotations

@@ -125,6 +125,7 @@ def _decision(before: DecisionStatus | None, seen: Observations) -> DecisionStat
         return before
     view = newest(seen.fleets)
     dry = view is not None and view.switching.dry_run
+    # In a dry run decisions are not carried out: what counts is the point that runs.
     points = Counter(r.point if dry else r.decision.point for r in deciding)
     point = max(points, key=lambda name: (points[name], name))
     running = [r for r in deciding if (r.point if dry else r.decision.point) == point]
