@@ -1,9 +1,9 @@
 """The RayService: Ray's head, a worker group per pool, and what Serve runs on them.
 
 KubeRay answers almost any change of `rayClusterConfig` with a second cluster beside the first, which takes over when it
-is ready: right for another model or image, and twice the GPUs for as long as it lasts. Groups added at the end are taken
-over in place. Bounds of worker groups are not taken over at all by a cluster that runs: `observe.ray_clusters` writes
-them there.
+is ready: right for another model or image, and twice the GPUs for as long as it lasts. Groups added at the end are
+taken over in place. Bounds of worker groups are not taken over at all by a cluster that runs: `observe.ray_clusters`
+writes them there.
 """
 
 from __future__ import annotations
