@@ -76,20 +76,20 @@ def switching(wanted: str) -> dict[str, Any]:
 
 
 def status_lines(resource: Mapping[str, Any]) -> Iterator[str]:
-    """What a person wants to know of a resource, a line each."""
-    told = resource.get("status") or {}
-    if not told:
+    """The resource's conditions, pools, last decision and URL, a line each."""
+    status = resource.get("status") or {}
+    if not status:
         yield "no status: the operator has not seen it"
-    for one in told.get("conditions") or ():
+    for one in status.get("conditions") or ():
         words = f"  {one['message']}" if one.get("message") else ""
         yield f"{one['type']:<17}{one['status']:<8} {one['reason']}{words}"
-    for pool in told.get("pools") or ():
+    for pool in status.get("pools") or ():
         points = ", ".join(f"{each['point']} {each['sharePercent']} %" for each in pool.get("points") or ())
         ready = f"{pool.get('ready', 0)} of {pool.get('replicas', 0)} replicas ready"
         yield f"pool {pool['name']}: {ready}  {points}".rstrip()
-    if decision := told.get("decision"):
+    if decision := status.get("decision"):
         yield f"decides {decision['point']} since {decision['since']}: {decision['reason']}"
-    if url := told.get("url"):
+    if url := status.get("url"):
         yield url
 
 

@@ -41,7 +41,7 @@ def router(entry: Entry, replicas: list[str], settings: Mapping[str, Any]) -> in
         **settings,
         **entry.fields(),
     )
-    # The internal port is there, but nobody has its token: nothing reports to this router.
+    # The internal port is open, but its token is given to no replica: nothing reports to this router.
     return serve(config, secrets.token_hex(16), replica_key=os.environ.get(KEY_VARIABLE, ""))
 
 

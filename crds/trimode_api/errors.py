@@ -133,8 +133,8 @@ def _problem(finding: Any, root: str, unsupported: Mapping[str, str]) -> Problem
     if kind == "value_error":
         return Problem(path, str(finding["ctx"]["error"]))
     if kind == "rule":
-        told = str(finding["input"]) in finding["msg"]
-        return Problem(path, finding["msg"] if told else _with_value(finding["msg"], finding["input"]))
+        has_value = str(finding["input"]) in finding["msg"]
+        return Problem(path, finding["msg"] if has_value else _with_value(finding["msg"], finding["input"]))
     words = (
         _lower(finding["msg"])
         .replace(" after validation", "")

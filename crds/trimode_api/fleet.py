@@ -71,7 +71,7 @@ class PoolState(WireModel):
     tokens_per_second: float
     shares: dict[PointName, float]
     asleep: bool = Field(default=False, description="it has no replica that takes requests, and one wakes it")
-    wanted: bool = Field(default=False, description="it is asleep, and a request has called it of late")
+    wanted: bool = Field(default=False, description="it is asleep, and a request has asked for it recently")
 
 
 class TierState(WireModel):

@@ -1,6 +1,6 @@
 """Messages of a chat request.
 
-Belongs here: their model and rules. Whatever an answer of ours, or of the servers that clients come from, contains is
+Belongs here: their model and rules. All that an answer of ours, or of the servers that clients come from, contains is
 taken back as a message: agents append the answer as it is and send it with the next turn.
 """
 

@@ -15,7 +15,7 @@ LABELS = frozenset(
         "request_id", "rid",
     }
 )  # fmt: skip
-"""For the caller's own use, or about what is kept behind the answer: whatever their value, the answer is the same."""
+"""For the caller's own use, or about what is stored after the answer: the answer is the same for every value."""
 
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     # OpenAI

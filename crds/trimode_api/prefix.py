@@ -1,7 +1,7 @@
 """Names for the beginnings of prompts, equal wherever they are made.
 
 Belongs here: the key of a page, that is of `PAGE_TOKENS` tokens and all tokens before them. Replicas keep state under
-these keys; whoever has a prompt's tokens can tell which replica is likely to have its beginning.
+these keys; from a prompt's tokens follows which replica is likely to have its beginning.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ PAGE_TOKENS = 16
 """Tokens of a page. Smaller pages share more of a prompt, and each costs a key and a copy."""
 
 Key = bytes
-"""16 bytes: two different beginnings never meet in practice, not even those that somebody looks for."""
+"""16 bytes: two different beginnings never share a key in practice, not even where an attacker searches for a pair."""
 
 ROOT: Key = b""
 """What the first page follows."""
@@ -23,7 +23,7 @@ _PAGE = Struct(f"<{PAGE_TOKENS}I")
 
 
 def page_key(before: Key, tokens: Sequence[int]) -> Key:
-    """The key of the page with these `PAGE_TOKENS` token ids (below 2**32) behind the page `before`."""
+    """The key of the page with these `PAGE_TOKENS` token ids (below 2**32) after the page `before`."""
     return blake2b(before + _PAGE.pack(*tokens), digest_size=16).digest()
 
 

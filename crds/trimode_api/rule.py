@@ -86,11 +86,11 @@ class PoolRule:
 
     def validation(self) -> dict[str, str]:
         """The rule as an item of x-kubernetes-validations; its message names the first such pool."""
-        told = json.dumps(f"spec.pools[%d]{field_path(self.field)}: {self.message}")
+        words = json.dumps(f"spec.pools[%d]{field_path(self.field)}: {self.message}")
         return {
             "rule": f"self.pools.all(p, {self.cel})",
             "message": self.message,
-            "messageExpression": f"{told}.format([self.pools.map(p, {self.cel}).indexOf(false)])",
+            "messageExpression": f"{words}.format([self.pools.map(p, {self.cel}).indexOf(false)])",
             "fieldPath": ".pools",
         }
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from trimode_api.pool_rules import LOSSLESS, POOL_RULES
+from trimode_api.pool_rules import LOSSLESS, POOL_RULES, SHARING_RULES
 from trimode_api.rule import AnyRule, Distinct, Rule, Words, modes_of
-from trimode_api.sharing_rules import SHARING_RULES
 
 _SPECULATING = ("SelfSpeculation", "QuadraticSpeculation")
 

@@ -89,15 +89,15 @@ class Replicas(SpecModel):
         default=1,
         ge=0,
         le=1024,
-        description="Fewest replicas. With 0 the pool sleeps while nobody asks: a request wakes it and waits for it as "
-        "long as admission.maxWaitMilliseconds allows.",
+        description="Fewest replicas. With 0 the pool sleeps while there are no requests: the next one wakes it and "
+        "waits for it as long as admission.maxWaitMilliseconds allows.",
     )
     max: Int = Field(default=1, ge=1, le=1024, description="Most replicas.")
     idle_seconds: Int = Field(
         default=300,
         ge=1,
         le=86400,
-        description="With min: 0, how long nobody must have asked before the last replica goes.",
+        description="With min: 0, how long there must have been no request before the last replica goes.",
     )
 
 

@@ -172,7 +172,7 @@ class Router(SpecModel):
         description="Router copies, a core each: pods on a cluster, processes that share the port on one machine.",
     )
     auth: RouterAuth | None = Field(
-        default=None, description="API keys; without, whoever reaches the routers may use them."
+        default=None, description="API keys; without, every client that reaches the routers may use them."
     )
     tls: RouterTls | None = Field(default=None, description="HTTPS on the public port; plain HTTP without.")
 

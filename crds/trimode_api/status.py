@@ -1,6 +1,6 @@
 """The status: what the operator says of a `NemotronDeployment`.
 
-Belongs here: models of the status subresource, with descriptions, for the CRD and for whoever writes it.
+Belongs here: models of the status subresource, with descriptions, for the CRD and for the operator, which writes it.
 """
 
 from __future__ import annotations

@@ -128,10 +128,10 @@ class ReplicaReport(WireModel):
         description="(requests decoding, predicted seconds per token of one of them), ascending; may be empty",
     )
     prompt_seconds_per_token: float = Field(
-        default=0.0, ge=0, description="seconds spent on prompts per token decoded, lately"
+        default=0.0, ge=0, description="seconds spent on prompts per token decoded, recently"
     )
     prompt_tokens_per_second: float = Field(
-        default=0.0, ge=0, description="prompt tokens per second spent on prompts, lately; 0 where unknown"
+        default=0.0, ge=0, description="prompt tokens per second spent on prompts, recently; 0 where unknown"
     )
     policy_version: int = Field(ge=0, description="version of the policy in force here")
 

@@ -56,6 +56,7 @@ def test_defaults_are_pinned() -> None:
         "admission": {"maxQueuedRequests": 1024, "maxWaitMilliseconds": 2000},
         "staleness": {"staleAfterSeconds": 3, "deadAfterSeconds": 10},
         "drain": {"timeoutSeconds": 300},
+        "upgrade": {"strategy": "NewCluster"},
         "router": {"replicas": 1},
         "suspend": False,
     }
