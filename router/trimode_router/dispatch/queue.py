@@ -24,7 +24,7 @@ class Place(Protocol):
 
 
 class Queue:
-    """`starvation` is told of every exchange that is sent, from the queue or not."""
+    """`starvation` counts every exchange that is sent, from the queue or not."""
 
     def __init__(self, fleet: Fleet, now: Callable[[], float], place: Place) -> None:
         self.starvation = StarvationGuard()
@@ -61,6 +61,7 @@ class Queue:
         view = exchange.view
         priority, tenant, kind = FIRST_IN_LINE, "", None
         if not exchange.phase.begun:
+            # Requests with the same needs share a kind: where one finds no slot the others need not be tried.
             priority = exchange.tier.priority
             tenant = "" if exchange.tenant is None else exchange.tenant.name
             plain = view.pin is None and not view.lossy_ok and not exchange.tried
@@ -103,7 +104,8 @@ class Queue:
             self._draining = False
 
     def _serve_starved(self, now: float) -> None:
-        """A tier that got no slot for long goes first, late or not, with its longest waiting request."""
+        """A tier that got no slot for long goes first, late or not, with its longest waiting request: by strict
+        priority alone a busy tier above it could take every slot for good."""
         for tier in self._fleet.rules.tiers.values():
             if not self._fair.at(tier.priority) or not self.starvation.starved(tier.name, now):
                 continue
@@ -124,9 +126,11 @@ class Queue:
 
     def _left(self, exchange: Exchange) -> None:
         """It waits no longer."""
-        self._tickets.pop(exchange, None)
-        if exchange.record.queued_at is not None:
-            exchange.record.queue_wait = self._now() - exchange.record.queued_at
+        ticket = self._tickets.pop(exchange, None)
+        # A broken stream's wait is part of its pause. Counted here it took in all the time that the stream had flowed,
+        # and so made the mean service time too short.
+        if ticket is not None and ticket.priority != FIRST_IN_LINE:
+            exchange.record.queue_wait = self._now() - ticket.since
 
 
 def request_view(exchange: Exchange, now: float) -> RequestView:
