@@ -20,11 +20,13 @@ from torch import Tensor
 
 import trimode_workers
 from trimode_api.modes import OperatingPoint
+from trimode_workers.engine import graphs, shapes
 from trimode_workers.engine.cache import KVCache
 from trimode_workers.engine.engine import Engine
-from trimode_workers.engine.graphs import WORTH_A_REACH, bucket, grouped, reaches
+from trimode_workers.engine.graphs import grouped
 from trimode_workers.engine.messages import Configure, Submit
-from trimode_workers.engine.primitive import Attention, Primitive
+from trimode_workers.engine.primitive import Attention, Primitive, Window
+from trimode_workers.engine.shapes import WORTH_A_REACH, bucket, reaches
 from trimode_workers.process import build
 from trimode_workers.replica.settings import EngineOptions
 
@@ -92,6 +94,41 @@ def test_a_recorded_forward_is_the_unrecorded_one_at_both_ends_of_its_reach(
     assert len(recorded.graphs) == 6  # three reaches, at one row and at three
 
 
+@torch.inference_mode()
+def test_a_recorded_quadratic_forward_is_the_unrecorded_one_at_both_ends_of_its_reach(tools: Any, decoder: Any) -> None:
+    network, slots, n, masks = decoder.fused(), 700, 4, 3
+    cache = KVCache(network.config, 4, slots, network.like.dtype, network.like.device)
+    torch.manual_seed(0)
+    cache.memory.normal_()
+    plain, recorded = Primitive(network, cache), Primitive(network, cache, tools.Rerun())
+    for reach in (n, 257, 513, 256, 512, 700):
+        for starts in ([reach - n], [reach - n, 1, max(reach - 9, 0)]):
+            tokens = torch.randint(2, 12, (len(starts), n * (1 + masks)))
+            window = plain.window(range(len(starts)), starts, n)
+            expected = plain.forward_groups(tokens, window, masks).clone()
+            assert torch.allclose(recorded.forward_groups(tokens, window, masks), expected, atol=1e-4), (reach, starts)
+    assert recorded.graphs is not None
+    assert len(recorded.graphs) == 6
+
+
+@torch.inference_mode()
+def test_a_quadratic_forward_that_is_too_large_is_not_recorded(
+    tools: Any, decoder: Any, reference: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (graphs, shapes):
+        monkeypatch.setattr(module, "MOST_GROUPED", 2 * 4 * 5)
+    recorder = tools.Rerun()
+    engine = tools.build_engine(decoder, points=["Q4"], recorder=recorder, max_running_requests=3)
+    engine.record()
+    assert len(recorder.results) == 2  # one row and two
+    asked = [Submit(str(i), [2 + i], 10 + 20 * (i == 2), ignore_eos=True) for i in range(3)]
+    for request in asked:
+        engine.submit(request)
+    assert tools.drain(engine).tokens == {r.request_id: reference.answer(r) for r in asked}
+    assert recorder.replays > 0
+    assert len(recorder.results) == 2
+
+
 class Watch:
     """Counts attention outside recordings, by shape."""
 
@@ -124,7 +161,7 @@ def test_after_the_start_nothing_is_recorded_and_no_attention_has_a_new_shape(
     tools: Any, decoder: Any, reference: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Modes change, requests pinned to several of them share the batch, and all of it grows and shrinks."""
-    recorder, points, cycles = tools.Rerun(), ["AR", "S4", "S8@0.5", "D8@0.5"], count()
+    recorder, points, cycles = tools.Rerun(), ["AR", "S4", "S8@0.5", "D8@0.5", "Q4"], count()
     watch = Watch(recorder, monkeypatch)
     engine = tools.build_engine(
         decoder,
@@ -137,11 +174,11 @@ def test_after_the_start_nothing_is_recorded_and_no_attention_has_a_new_shape(
     caplog.set_level("INFO")
     engine.record()
     known = len(recorder.results)
-    assert known == 6 * 2 * (1 + 2 + 2), "rows, reaches; S8@0.5 and D8@0.5 run the same"
+    assert known == 6 * 2 * (1 + 2 + 2 + 1), "rows, reaches; S8@0.5 and D8@0.5 run the same"
     assert f"recorded {known} forwards" in caplog.text
 
     asked = [Submit(str(i), [2 + i % 9], 20 + 37 * (i % 3) + 200 * (i == 5), ignore_eos=True) for i in range(12)]
-    pins = ["AR", "S4", None, None, "D8@0.5"]
+    pins = ["AR", "S4", None, "Q4", "D8@0.5"]
     asked = [
         structs.replace(r, pin=pins[i % 5], lossy_ok=pins[i % 5] == "D8@0.5", max_new_tokens=min(r.max_new_tokens, 380))
         for i, r in enumerate(asked)
@@ -152,8 +189,11 @@ def test_after_the_start_nothing_is_recorded_and_no_attention_has_a_new_shape(
             engine.submit(asked[cycle // 3])
 
     engine.submit(Submit("first", [5], 60, ignore_eos=True))
+    layouts = []
+    monkeypatch.setattr(Window, "lay_out", layouts.append)  # copies to the device that recordings have no use for
     outcome = tools.drain(engine, submit)
     assert not watch.shapes
+    assert not layouts
     assert len(recorder.results) == known
     for request in asked:
         if request.pin != "D8@0.5":

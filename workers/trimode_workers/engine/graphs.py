@@ -16,7 +16,6 @@ from __future__ import annotations
 import logging
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from itertools import product
 from typing import Protocol
 
@@ -24,17 +23,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trimode_api.modes import Mode, OperatingPoint
+from trimode_api.modes import OperatingPoint
 from trimode_workers.engine.cache import KVCache
+from trimode_workers.engine.groups import Groups
+from trimode_workers.engine.shapes import MOST_GROUPED, Shape, bucket, forwards, reaches, row_sizes
 from trimode_workers.engine.window import Attention, Window
 from trimode_workers.model.decoder import Network
 
 _log = logging.getLogger(__name__)
-
-SHORTEST_REACH = 256
-"""Slots; also what longer ones are multiples of, as attention with a mask wants its rows aligned."""
-WORTH_A_REACH = 1.25
-"""The longest reach, all slots, is that much longer than the one before it at least: shapes cost time at start."""
 
 
 class Recorder(Protocol):
@@ -68,17 +64,6 @@ class CudaRecorder:
         return replay
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """`rows` from the first on, `n` tokens each, attention over the first `reach` slots."""
-
-    rows: int
-    n: int
-    reach: int
-    attention: Attention
-    drafting: bool
-
-
 class _Recorded:
     def __init__(self, tokens: Tensor, positions: Tensor, replay: Callable[[], Tensor]) -> None:
         self.tokens, self.positions, self.replay = tokens, positions, replay
@@ -89,8 +74,7 @@ class Graphs:
 
     def __init__(self, network: Network, cache: KVCache, recorder: Recorder) -> None:
         self._network, self._cache, self._recorder = network, cache, recorder
-        self._kept: dict[Shape, _Recorded] = {}
-        self._full = False  # there was no memory for more
+        self._kept: dict[Shape, _Recorded | None] = {}  # None: there was no memory for it
         self._reaches = reaches(cache.slots)
         device = cache.memory.device
         self._bases = torch.arange(cache.rows, device=device) * cache.heads * cache.slots
@@ -98,60 +82,77 @@ class Graphs:
         self._places = torch.arange(cache.slots, device=device)
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return sum(recorded is not None for recorded in self._kept.values())
 
     def record(self, points: Iterable[OperatingPoint]) -> None:
         """Record every forward that cycles of these points run, the largest first: what those need of the pool is
-        enough for the others. Where memory runs out, what is left runs unrecorded."""
-        wanted = [shape for shape in self._shapes(points) if shape not in self._kept]
+        enough for the others. One for which there is no memory runs unrecorded."""
+        wanted = self._shapes(points)
         for number, shape in enumerate(wanted):
             if number % max(1, len(wanted) // 10) == 0:
                 _log.info("recording forwards: %d of %d", number, len(wanted))
-            try:
-                self._kept[shape] = self._record(shape)
-            except torch.OutOfMemoryError as exc:
-                self._full = True
-                _log.warning("%d of %d forwards run unrecorded: %s", len(wanted) - number, len(wanted), exc)
-                return
-        _log.info("recorded %d forwards", len(wanted))
+            self._of(shape)
+        short = sum(self._kept[shape] is None for shape in wanted)
+        if short:
+            _log.warning("no memory to record %d of %d forwards: they run unrecorded", short, len(wanted))
+        _log.info("recorded %d forwards", len(wanted) - short)
 
     def _shapes(self, points: Iterable[OperatingPoint]) -> list[Shape]:
-        forwards = {forward for point in points for forward in _forwards(point, self._network.drafter is not None)}
-        sizes = product(row_sizes(self._cache.rows), self._reaches, forwards)
-        shapes = [Shape(rows, n, reach, attention, drafting) for rows, reach, (n, attention, drafting) in sizes]
-        return sorted(shapes, key=lambda s: (s.rows * s.n, s.rows * s.reach), reverse=True)
+        adapter = self._network.drafter is not None
+        sizes = list(product(row_sizes(self._cache.rows), self._reaches))
+        shapes = {s for point in points for rows, reach in sizes for s in forwards(point, rows, reach, adapter)}
+        return sorted(shapes, key=lambda s: (s.tokens, s.rows * s.reach), reverse=True)
 
     def hidden(self, tokens: Tensor, window: Window, attention: Attention, drafting: bool) -> Tensor | None:
         """tokens `[b, n]` -> `[b, n, hidden]`, overwritten by the next call; None for rows that are not leading, and
         for what there was no memory to record. Records what it meets first: points configured since the start."""
-        count, n = tokens.shape
-        if not window.leading:
+        rows, reach = self._padded(window, len(tokens))
+        return self._replay(
+            Shape(rows, window.n, reach, attention, drafting and self._network.drafter is not None), tokens, window
+        )
+
+    def grouped_hidden(self, tokens: Tensor, window: Window, masks: int) -> Tensor | None:
+        """The same of a quadratic forward, tokens `[b, n * (1 + masks)]`; None also for one that is too large."""
+        rows, reach = self._padded(window, len(tokens))
+        shape = Shape(rows, window.n, reach, Attention.CAUSAL, masks=masks)
+        return self._replay(shape, tokens, window) if shape.tokens <= MOST_GROUPED else None
+
+    def _padded(self, window: Window, rows: int) -> tuple[int, int]:
+        return bucket(rows, self._cache.rows), self._reaches[bisect_left(self._reaches, window.reach)]
+
+    def _replay(self, shape: Shape, tokens: Tensor, window: Window) -> Tensor | None:
+        recorded = self._of(shape) if window.leading else None
+        if recorded is None:
             return None
-        rows, reach = bucket(count, self._cache.rows), self._reaches[bisect_left(self._reaches, window.reach)]
-        shape = Shape(rows, n, reach, attention, drafting and self._network.drafter is not None)
-        if shape not in self._kept:
-            if self._full:
-                return None
-            self._kept[shape] = self._record(shape)
-        recorded = self._kept[shape]
+        count = len(tokens)
         recorded.tokens[:count] = tokens
         recorded.positions[:count] = window.positions
-        if count < rows:
-            recorded.positions[count:] = self._places[-n:]
+        if count < shape.rows:
+            recorded.positions[count:] = self._places[-shape.n :]
         return recorded.replay()[:count]
 
+    def _of(self, shape: Shape) -> _Recorded | None:
+        if shape not in self._kept:
+            try:
+                self._kept[shape] = self._record(shape)
+            except torch.OutOfMemoryError:
+                self._kept[shape] = None
+        return self._kept[shape]
+
     def _record(self, shape: Shape) -> _Recorded:
-        tokens = torch.full((shape.rows, shape.n), self._network.config.mask_token_id, device=self._places.device)
+        width, device = shape.tokens // shape.rows, self._places.device
+        tokens = torch.full((shape.rows, width), self._network.config.mask_token_id, device=device)
         # Recording runs the forward: until the first real inputs, every row writes where nobody's state is.
         positions = self._places[-shape.n :].repeat(shape.rows, 1)
-        replay = self._recorder.record(lambda: self._run(shape, tokens, positions))
+        run = self._run_groups if shape.masks else self._run
+        replay = self._recorder.record(lambda: run(shape, tokens, positions))
         return _Recorded(tokens, positions, replay)
 
     def _run(self, shape: Shape, tokens: Tensor, positions: Tensor) -> Tensor:
         """The forward as the primitive runs it, with every size given by `shape`."""
         cache = self._cache
         network = self._network.drafter or self._network if shape.drafting else self._network
-        slots = self._bases[: shape.rows, None, None] + self._heads[:, None] + positions[:, None]
+        slots = self._slots(positions)
         last = positions if shape.attention is Attention.CAUSAL else positions[:, -1:]
         unseen = self._places[: shape.reach] > last[:, None, :, None]
         mask = torch.zeros(unseen.shape, dtype=cache.memory.dtype, device=tokens.device)
@@ -164,6 +165,24 @@ class Graphs:
             return grouped(q, keys, values, mask)
 
         return network.hidden(tokens, positions, attend, cache.slots)
+
+    def _run_groups(self, shape: Shape, tokens: Tensor, positions: Tensor) -> Tensor:
+        """The same for `Primitive.forward_groups`."""
+        cache, n = self._cache, shape.n
+        groups, slots = Groups(positions, shape.masks), self._slots(positions)
+        mask = groups.mask(shape.reach, cache.memory.dtype)
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            cache.write(layer, slots, k[:, :, :n], v[:, :, :n])
+            keys = torch.cat((cache.keys[layer][: shape.rows, :, : shape.reach], k[:, :, n:]), 2)
+            values = torch.cat((cache.values[layer][: shape.rows, :, : shape.reach], v[:, :, n:]), 2)
+            return grouped(q, keys, values, mask)
+
+        return self._network.hidden(tokens, groups.positions, attend, cache.slots + shape.masks)
+
+    def _slots(self, positions: Tensor) -> Tensor:
+        """`[rows, kv_heads, n]` into the flat cache, of the first rows."""
+        return self._bases[: len(positions), None, None] + self._heads[:, None] + positions[:, None]
 
 
 def grouped(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
@@ -178,40 +197,3 @@ def grouped(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Ten
         mask = mask.expand(-1, -1, n, -1).repeat(1, 1, shared, 1)
     folded = q.reshape(b, keys.shape[1], shared * n, -1)
     return F.scaled_dot_product_attention(folded, keys, values, mask).reshape(q.shape)
-
-
-def bucket(count: int, most: int) -> int:
-    """The smallest of 1, 2, 3, 4, 6, 8, 12, 16 ... that holds `count`, at most `most`."""
-    size = 1
-    while size < count:
-        size = size * 2 if size == 1 else (size // 2 * 3 if size & (size - 1) == 0 else size // 3 * 4)
-    return min(size, most)
-
-
-def row_sizes(most: int) -> list[int]:
-    """All buckets up to `most` rows."""
-    return sorted({bucket(count, most) for count in range(1, most + 1)})
-
-
-def reaches(slots: int) -> list[int]:
-    """Slots over which recorded attention reads: 256, 512, 1024 ... and all of them."""
-    sizes, size = [], SHORTEST_REACH
-    while size * WORTH_A_REACH <= slots:
-        sizes.append(size)
-        size *= 2
-    return [*sizes, slots]
-
-
-def _forwards(point: OperatingPoint, adapter: bool) -> list[tuple[int, Attention, bool]]:
-    """Width, attention and whether the draft adapter is on, of each forward in a cycle of the point. Quadratic ones
-    are not recorded."""
-    n = point.block_length
-    match point.mode:
-        case Mode.AR:
-            return [(1, Attention.CAUSAL, False)]
-        case Mode.SELF_SPECULATION:
-            return [(n, Attention.BLOCK, adapter), (n, Attention.CAUSAL, False)]
-        case Mode.DIFFUSION:
-            return [(n, Attention.BLOCK, False), (n, Attention.CAUSAL, False)]
-        case Mode.QUADRATIC:
-            return []

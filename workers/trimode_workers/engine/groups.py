@@ -9,30 +9,33 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trimode_workers.engine.window import Span, Window
+from trimode_workers.engine.window import Window
 
 
 class Groups:
-    """`heads` tokens of each row of the window, `masks` behind each; all heads come first, then group by group."""
+    """`heads` tokens of each row, `masks` behind each; all heads come first, then group by group."""
 
-    def __init__(self, window: Window, masks: int) -> None:
-        """`positions` is `[b, heads * (1 + masks)]`."""
-        heads, device = window.n, window.positions.device
+    def __init__(self, at: Tensor, masks: int) -> None:
+        """`at` `[b, heads]` are the heads' positions; `positions` is `[b, heads * (1 + masks)]`."""
+        heads, device = at.shape[1], at.device
         self.heads = heads
-        behind = window.positions[:, :, None] + 1 + torch.arange(masks, device=device)
-        self.positions = torch.cat((window.positions, behind.flatten(1)), 1)
+        behind = at[:, :, None] + 1 + torch.arange(masks, device=device)
+        self.positions = torch.cat((at, behind.flatten(1)), 1)
         # The last position in the cache that each query sees: its own, or its head's.
-        self._last = torch.cat((window.positions, window.positions.repeat_interleave(masks, 1)), 1)
+        self._last = torch.cat((at, at.repeat_interleave(masks, 1)), 1)
         group = torch.arange(heads, device=device).repeat_interleave(masks)
         nobody = torch.full((heads,), -1, device=device)
         self._foreign = torch.cat((nobody, group))[:, None] != group
-        self._order, self._sizes = window.order, window.sizes
 
-    def masks(self, spans: list[Span], dtype: torch.dtype) -> list[Tensor]:
-        """For each span an additive mask `[b, 1, queries, reach + heads * masks]`: slots, then the masks' own keys."""
-        last = self._last if self._order is None else self._last.index_select(0, self._order)
-        parts = last.split_with_sizes(self._sizes)
-        return [self._mask(part, span.reach, dtype) for part, span in zip(parts, spans, strict=True)]
+    def masks(self, window: Window, dtype: torch.dtype) -> list[Tensor]:
+        """For each span of the heads' window an additive mask as `mask`'s."""
+        last = self._last if window.order is None else self._last.index_select(0, window.order)
+        parts = last.split_with_sizes(window.sizes)
+        return [self._mask(part, span.reach, dtype) for part, span in zip(parts, window.spans, strict=True)]
+
+    def mask(self, reach: int, dtype: torch.dtype) -> Tensor:
+        """Additive, `[b, 1, queries, reach + heads * masks]`: over slots, then over the masks' own keys."""
+        return self._mask(self._last, reach, dtype)
 
     def _mask(self, last: Tensor, reach: int, dtype: torch.dtype) -> Tensor:
         behind = torch.arange(reach, device=last.device) > last[:, :, None]

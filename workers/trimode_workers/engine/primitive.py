@@ -71,6 +71,7 @@ class Primitive:
 
         hidden = self.graphs.hidden(tokens, window, attention, drafting) if self.graphs is not None else None
         if hidden is None:
+            window.lay_out()
             hidden = network.hidden(tokens, window.positions, attend, window.reach)
         return hidden[:, first:] if first else hidden
 
@@ -78,9 +79,11 @@ class Primitive:
         """One forward over heads and the `masks` masks behind each (see `groups`): tokens `[b, heads * (1 + masks)]`
         -> hidden states, alike. `window` is the heads'; writes it.
         """
-        groups = Groups(window, masks)
-        sight = groups.masks(window.spans, self.cache.memory.dtype)
         self.rows_run += tokens.shape[0]
+        if self.graphs is not None and (hidden := self.graphs.grouped_hidden(tokens, window, masks)) is not None:
+            return hidden
+        groups = Groups(window.positions, masks)
+        sight = groups.masks(window.lay_out(), self.cache.memory.dtype)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             n = groups.heads
@@ -118,6 +121,7 @@ class Primitive:
             hidden = self.graphs.hidden(self.tensor(pieces), windows[0], Attention.CAUSAL, drafting=False)
             if hidden is not None:
                 return hidden[:, 0]
+        windows = [window.lay_out() for window in windows]
         widths = [len(m) * window.n for m, window in zip(members, windows, strict=True)]
         positions = _joined([window.positions.view(1, -1) for window in windows])
         slots = _joined([window.slots.transpose(0, 1).flatten(1) for window in windows])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 from enum import Enum
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -63,55 +62,47 @@ class Span:
 class Window:
     """The slots behind the prefixes of some rows: `n` per row. Made once per cycle, shared by its forwards.
 
-    A recorded forward needs the positions only, so the rest is made when it is asked for: it would be 8 copies to the
-    device and 26 small operations for 64 rows.
+    A recorded forward needs the positions only: the rest, which is 8 copies to the device and 26 small operations for
+    64 rows, is made by `lay_out`.
     """
+
+    slots: Tensor
+    """`[b, kv_heads, n]` into the flat cache."""
+    order: Tensor | None
+    """The members span by span, None where there is one span; `back` is its inverse."""
+    back: Tensor | None
+    sizes: list[int]
+    """Rows of each span."""
 
     def __init__(self, cache: KVCache, rows: Seq[int], lengths: Seq[int], n: int) -> None:
         """`positions` is `[b, n]`, all below `reach`. `leading`: the rows are the cache's first ones, in order."""
         self._cache, self._rows, self._lengths = cache, rows, lengths
         self.n, self.reach = n, max(lengths) + n
         self.leading = all(row == index for index, row in enumerate(rows))
+        self.spans: list[Span] = []
         starts = [(r * cache.heads * cache.slots + at, at) for r, at in zip(rows, lengths, strict=True)]
         self._first, start = torch.tensor(starts, device=cache.memory.device).unbind(1)
         self._step = _steps(n, cache.memory.device)
         self.positions = start[:, None] + self._step
 
-    @cached_property
-    def slots(self) -> Tensor:
-        """`[b, kv_heads, n]` into the flat cache."""
-        heads = _steps(self._cache.heads, self._step.device) * self._cache.slots
-        return self._first[:, None, None] + heads[:, None] + self._step
-
-    @cached_property
-    def _order(self) -> tuple[list[int], list[int]]:
-        return spans(self._lengths)
-
-    @cached_property
-    def order(self) -> Tensor | None:
-        """The members span by span, None where there is one span."""
-        order, cuts = self._order
-        return torch.tensor(order, device=self._step.device) if len(cuts) > 1 else None
-
-    @cached_property
-    def back(self) -> Tensor | None:
-        """The inverse of `order`."""
-        return None if self.order is None else torch.argsort(self.order)
-
-    @cached_property
-    def spans(self) -> list[Span]:
-        order, cuts = self._order
-        found = []
+    def lay_out(self) -> Window:
+        """This window with all that an unrecorded forward needs."""
+        if self.spans:
+            return self
+        rows, lengths, device = self._rows, self._lengths, self._step.device
+        heads = _steps(self._cache.heads, device) * self._cache.slots
+        self.slots = self._first[:, None, None] + heads[:, None] + self._step
+        order, cuts = spans(lengths)
+        self.order = self.back = None
+        if len(cuts) > 1:
+            self.order = torch.tensor(order, device=device)
+            self.back = torch.argsort(self.order)
         for begin, end in zip((0, *cuts), cuts, strict=False):
             members = order[begin:end]
             positions = self.positions if self.order is None else self.positions[self.order[begin:end]]
-            found.append(Span([self._rows[i] for i in members], [self._lengths[i] for i in members], positions))
-        return found
-
-    @cached_property
-    def sizes(self) -> list[int]:
-        """Rows of each span."""
-        return [span.size for span in self.spans]
+            self.spans.append(Span([rows[i] for i in members], [lengths[i] for i in members], positions))
+        self.sizes = [span.size for span in self.spans]
+        return self
 
 
 def spans(lengths: Seq[int]) -> tuple[list[int], list[int]]:

@@ -29,7 +29,8 @@ def run(primitive: Primitive, sequences: Seq[Sequence], point: OperatingPoint) -
     size, blank = point.block_length, primitive.mask_token_id
     drafts = [_valid(s, size - 1) for s in sequences]
     lengths = [_length(draft) for draft in drafts]
-    n = max(1, *lengths)
+    # Only a whole draft is a recorded shape. Unrecorded, a forward is as wide as the longest draft of the batch.
+    n = size - 1 if primitive.graphs is not None else max(1, *lengths)
     known = [[s.tokens[-1], *draft.tokens] for s, draft in zip(sequences, drafts, strict=True)]
     heads = primitive.tensor([row + [blank] * (n + 1 - len(row)) for row in known])
     sampled = Sampled.among(sequences, heads.device)
