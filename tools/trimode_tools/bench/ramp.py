@@ -17,7 +17,7 @@ from typing import Any
 from trimode_api.fleet import PUBLIC_FLEET_PATH, FleetView
 from trimode_local.client import Endpoint
 from trimode_local.errors import StartFailed
-from trimode_local.status_line import PROBE, glance
+from trimode_local.status_line import PROBE, summary_of
 from trimode_tools.bench.load import Job, Tally
 from trimode_tools.bench.measure import Progress
 from trimode_tools.bench.plot import COLOURS, FAINT, GRID, axes_style
@@ -59,7 +59,7 @@ def run(
     while not done.wait(PERIOD_S):
         seconds = time.monotonic() - began
         clients = STEPS[min(int(seconds / step_s), len(STEPS) - 1)]
-        seen = glance(FleetView.from_wire(endpoint.get(PUBLIC_FLEET_PATH)))
+        seen = summary_of(FleetView.from_wire(endpoint.get(PUBLIC_FLEET_PATH)))
         samples.append(
             Sample(
                 round(seconds, 3),
