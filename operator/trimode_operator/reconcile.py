@@ -16,7 +16,7 @@ from trimode_operator.apply.router_orders import order_drain, push_policy
 from trimode_operator.apply.status_writer import Writer, status_in
 from trimode_operator.errors import KubeRayTooOld, NotMade
 from trimode_operator.kube.cache import Key
-from trimode_operator.kube.client import Object
+from trimode_operator.kube.client import ENDPOINT_SLICES, Object, name_of
 from trimode_operator.kube.discovery import require
 from trimode_operator.observe.fleets import Fleets
 from trimode_operator.observe.observations import Failure, Observations, minimum_of, overdue, ray_of, rollout_of
@@ -106,7 +106,7 @@ class Reconciler:
         names = self._names(key)
         token = state.token = state.token or await self._observer.token(key, names) or fresh_token()
         outcome = await self._apply(key, body, token, state)
-        fleets = await self._observer.fleets(await self._observer.routers(key, names), token)
+        fleets = await self._observer.fleets(self._observer.routers(key, names), token)
         if outcome.plan is not None and outcome.failure is None:
             fleets = await push_policy(self._deps, fleets, token, outcome.plan.policy)
         seen = await self._observe(key, body, outcome, fleets, state)
@@ -199,7 +199,7 @@ class Reconciler:
             return None  # finalizers of others hold it still
         names = self._names(key)
         token = await self._observer.token(key, names)
-        fleets = await self._observer.fleets(await self._observer.routers(key, names), token)
+        fleets = await self._observer.fleets(self._observer.routers(key, names), token)
         workers = self._ray_service(key)
         deadline = deletion.deadline_of(body)
         step = deletion.next_step(fleets, workers, self._deps.now(), deadline)
@@ -221,9 +221,10 @@ class Reconciler:
         return DELETION_REQUEUE_S
 
     def _versions(self, key: Key) -> frozenset[tuple[object, str]]:
-        """The children as they are known now: an edit by hand, or a missing one, is another set."""
-        children = self._cache.children(key)
-        return frozenset((name, child["metadata"]["resourceVersion"]) for name, child in children.items())
+        """The children as they are known now: an edit by hand, or a missing one, is another set. EndpointSlices are
+        Kubernetes' own, and no plan depends on them."""
+        made = (child for (kind, _), child in self._cache.children(key).items() if kind != ENDPOINT_SLICES.kind)
+        return frozenset(((child["kind"], name_of(child)), child["metadata"]["resourceVersion"]) for child in made)
 
     def _ray_service(self, key: Key) -> Object | None:
         return self._cache.children(key).get((RAY_SERVICE.kind, self._names(key).ray_service))

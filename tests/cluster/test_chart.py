@@ -191,6 +191,7 @@ NEEDED = [
     ("patch", "poddisruptionbudgets.policy"),
     ("create", "servicemonitors.monitoring.coreos.com"),
     ("list", "endpointslices.discovery.k8s.io"),
+    ("watch", "endpointslices.discovery.k8s.io"),
     ("patch", "rayservices/status.ray.io"),
     ("get", "rayclusters.ray.io"),
     ("patch", "rayclusters.ray.io"),

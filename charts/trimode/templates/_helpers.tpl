@@ -107,7 +107,7 @@ seccompProfile: {type: RuntimeDefault}
 # Where the routers are.
 - apiGroups: [discovery.k8s.io]
   resources: [endpointslices]
-  verbs: [list]
+  verbs: [list, watch]
 # Why a fleet's pods do not run, where they do not.
 - apiGroups: [""]
   resources: [pods]

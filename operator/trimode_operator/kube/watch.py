@@ -12,13 +12,14 @@ from typing import Any
 import kopf
 
 from trimode_operator.kube.cache import Cache, Key
-from trimode_operator.kube.client import RESOURCE, Object
+from trimode_operator.kube.client import ENDPOINT_SLICES, RESOURCE, Object
 from trimode_operator.kube.session import Login
 from trimode_operator.plan import ChildKind
 from trimode_operator.plan.make import ALWAYS, BUDGET, INFERENCE_POOL, MONITOR, RAY_SERVICE, ROUTE
 from trimode_operator.plan.names import MANAGER
 
-CHILDREN = (*ALWAYS, RAY_SERVICE, BUDGET, MONITOR, ROUTE, INFERENCE_POOL)
+CHILDREN = (*ALWAYS, RAY_SERVICE, BUDGET, MONITOR, ROUTE, INFERENCE_POOL, ENDPOINT_SLICES)
+"""What the operator makes, and what Kubernetes makes of its Services: EndpointSlices have their Service's labels."""
 OURS = f"app.kubernetes.io/managed-by={MANAGER}"
 
 

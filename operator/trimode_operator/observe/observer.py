@@ -37,9 +37,10 @@ class Observer:
         self._routers = routers
 
     async def list_children(self, key: Key, kinds: Iterable[ChildKind]) -> None:
-        """Put into the cache what is really there: watches tell of changes, and may have missed some."""
+        """Put into the cache what is really there, EndpointSlices too: watches tell of changes, and may have missed
+        some."""
         listed: list[Object] = []
-        for kind in kinds:
+        for kind in (*kinds, ENDPOINT_SLICES):
             listed += await self._cluster.listed(kind, key.namespace, selector(key.name))
         self._cache.list_children(key, listed)
 
@@ -63,10 +64,10 @@ class Observer:
         there = [each for each in named if each not in missing]
         return (*(secret_missing(each, key.namespace) for each in missing), *secrets_refused(there, fleets))
 
-    async def routers(self, key: Key, names: Names) -> tuple[Address, ...]:
+    def routers(self, key: Key, names: Names) -> tuple[Address, ...]:
         """Where the routers are now."""
-        slices = f"{SERVICE_LABEL}={names.reports}"
-        return addresses(await self._cluster.listed(ENDPOINT_SLICES, key.namespace, slices))
+        slices = (body for (kind, _), body in self._cache.children(key).items() if kind == ENDPOINT_SLICES.kind)
+        return addresses(each for each in slices if each["metadata"]["labels"].get(SERVICE_LABEL) == names.reports)
 
     async def pods(self, key: Key) -> PodsSeen:
         """What keeps pods of the fleet from running."""

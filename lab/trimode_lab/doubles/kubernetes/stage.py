@@ -21,6 +21,7 @@ from trimode_operator.observe.fleets import Address
 from trimode_operator.observe.ray_clusters import KUBERAYS_HASH
 from trimode_operator.observe.routers import Routers
 from trimode_operator.plan import Capabilities
+from trimode_operator.plan.names import labels
 from trimode_operator.plan.settings import Settings
 from trimode_operator.plan.shape import shape_of
 from trimode_operator.process.dependencies import Dependencies
@@ -134,7 +135,7 @@ class Stage:
                 "metadata": {
                     "name": "nemo-reports",
                     "namespace": "default",
-                    "labels": {"kubernetes.io/service-name": "nemo-reports"},
+                    "labels": {**labels("nemo"), "kubernetes.io/service-name": "nemo-reports"},
                 },
                 "addressType": "IPv4",
                 "endpoints": [{"addresses": [ROUTER.host]}],
