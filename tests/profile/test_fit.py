@@ -12,7 +12,7 @@ from trimode_api.modes import AR, Mode, speculation
 from trimode_policy.roofline import ModelShape, Roofline
 from trimode_tools.profile.fit import Answered, Cell, fit_errors, fit_roofline, spread_of, whole_cycle_tokens
 from trimode_tools.simulate.profile_file import ProfileShape
-from trimode_tools.simulator.profiled import ProfiledHardware
+from trimode_tools.simulator.cost_model import ProfiledHardware
 
 SHAPE = ProfileShape(parameters=8_000_000_000, layers=34, kv_heads=8, head_dim=128, bytes_per_value=2)
 POINTS = (AR, speculation(8), speculation(32))

@@ -15,10 +15,9 @@ from trimode_tools.profile.fit import Answered, fit_roofline
 from trimode_tools.profile.measure import QUICK, Measurement, Plan, measure_round, powers_to, with_ar
 from trimode_tools.profile.plot import colours_of, draw
 from trimode_tools.profile.table import cells_at, crossovers, cycles_table, sentences, tokens_per_s
+from trimode_tools.profile.validate import Asked, Comparison, Outcome, RealLoop, predict, typical
 from trimode_tools.simulate.profile_file import Profile, read_profile
-from trimode_tools.simulate.validate_profile import Asked, Comparison, Outcome, RealLoop, predict, typical
-from trimode_tools.simulator.cost_model import Truth
-from trimode_tools.simulator.profiled import ProfiledHardware
+from trimode_tools.simulator.cost_model import ProfiledHardware, Truth
 from trimode_tools.simulator.rows import EngineLimits
 from trimode_workers.engine.engine import Engine, EngineSettings
 from trimode_workers.engine.messages import Configure

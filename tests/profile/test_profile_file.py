@@ -11,8 +11,7 @@ import yaml
 from trimode_api.errors import InvalidInput
 from trimode_api.modes import AR, Mode, speculation
 from trimode_local.errors import BadInput
-from trimode_tools.simulate.acceptance import BUILT_IN, acceptance_of
-from trimode_tools.simulate.hardware import assembled, shape_of
+from trimode_tools.simulate.hardware import BUILT_IN, acceptance_of, assembled, shape_of
 from trimode_tools.simulate.profile_file import (
     Profile,
     ProfileCycle,

@@ -6,9 +6,8 @@ from dataclasses import replace
 from random import Random
 from typing import Any
 
-from trimode_tools.simulator.prefix_cache import Kept
 from trimode_tools.simulator.production import LEAST_BEGINNING, beginnings_of
-from trimode_tools.simulator.rows import EngineLimits
+from trimode_tools.simulator.rows import EngineLimits, PrefixCache
 from trimode_tools.simulator.scenario import Scenario
 from trimode_tools.simulator.workload import Chats, Job, chats
 
@@ -20,7 +19,7 @@ def job(prompt: int, chat: int, shared: int = 0) -> Job:
 
 
 def test_what_was_said_need_not_be_computed_again() -> None:
-    kept = Kept(1000)
+    kept = PrefixCache(1000)
     kept.add(job(300, 1), room=1000)
     assert kept.of(job(420, 1, shared=350)) == 350
     assert kept.of(job(350, 1, shared=350)) == 349  # one token is needed to go on from
@@ -29,7 +28,7 @@ def test_what_was_said_need_not_be_computed_again() -> None:
 
 
 def test_the_least_lately_used_goes_first_and_those_who_run_need_the_room() -> None:
-    kept = Kept(1000)
+    kept = PrefixCache(1000)
     for chat in (1, 2, 1, 3):
         kept.add(job(300, chat), room=1000)
     assert list(kept.chats) == [1, 3]

@@ -16,9 +16,8 @@ from trimode_tools.simulator.cost_model import Truth
 from trimode_tools.simulator.fleet import Fleet
 from trimode_tools.simulator.policies import fleet_for, policy_names
 from trimode_tools.simulator.ports import Outage
-from trimode_tools.simulator.rows import EngineLimits, Request
+from trimode_tools.simulator.rows import EngineLimits, Request, is_late, join
 from trimode_tools.simulator.scenario import Scenario
-from trimode_tools.simulator.waiting import is_late, join
 from trimode_tools.simulator.workload import Goal, Job, spikes, steps
 
 Run = Any
@@ -103,13 +102,13 @@ def test_a_dead_replica_gets_nothing_and_its_requests_end_elsewhere(scenario: Sc
 
 
 def test_a_conversion_drains_then_takes_its_seconds(scenario: Scenario) -> None:
-    from trimode_tools.simulator.pools import AR_POOL, conversion, fixed_seat
+    from trimode_tools.simulator.pools import AR_POOL, fixed_spec
     from trimode_tools.simulator.ports import Phase
 
     fleet = fleet_for("static:S8", replace(scenario, switch_s=5.0), Random(0))
     fleet.offer(Job(0.0, 1000, 200, 0, 0))
     member = next(m for m in fleet.members if m.engine.in_flight)
-    fleet.convert(member, conversion(fixed_seat(AR_POOL, AR)))
+    fleet.convert(member, fixed_spec(AR_POOL, AR))
     assert member.phase is Phase.DRAINING
     fleet.advance(1.0)
     assert member.phase is Phase.LOADING

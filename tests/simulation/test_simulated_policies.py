@@ -10,7 +10,7 @@ import pytest
 
 from trimode_api.modes import AR, speculation
 from trimode_tools.simulator.bound import upper_bound
-from trimode_tools.simulator.cost_model import MeasuredHardware, Truth
+from trimode_tools.simulator.cost_model import ProfiledHardware, Truth
 from trimode_tools.simulator.measures import Histogram, Series
 from trimode_tools.simulator.oracle import Search, best_found, searches
 from trimode_tools.simulator.policies import fleet_for, policy_names
@@ -57,7 +57,7 @@ def test_the_oracle_lies_between_the_policies_and_the_bound(scenario: Scenario, 
     world = replace(scenario, switch_s=switch_s)
     load = list(steps(45.0, 16.0).jobs(2, 2, Random(2)))
     search, done = Search(window_s=4.0, width=1), []
-    found = best_found(world, load, search, lambda: Random(0), lambda: Series(1.0, 16), lambda: done.append(1))
+    found = best_found(world, load, search, lambda: (Random(0), Series(1.0, 16)), lambda: done.append(1))
     best = sum(found.account.good)
     for policy in ("static:AR", "static:S8", "trimode"):
         assert sum(run(policy, world, load).account.good) <= best + 3
@@ -78,7 +78,7 @@ def test_the_bound_bites_when_nothing_could_carry_the_load(scenario: Scenario) -
 
 
 def test_no_bound_where_the_truth_is_no_roofline(scenario: Scenario) -> None:
-    world = scenario.with_truth(Truth(MeasuredHardware(scenario.prior, {}), (5.0,)))
+    world = scenario.with_truth(Truth(ProfiledHardware(scenario.prior, {}), (5.0,)))
     assert upper_bound(world, []) is None
 
 

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from trimode_local.errors import BadInput
-from trimode_tools.simulate.acceptance import BUILT_IN, read_acceptance
+from trimode_tools.simulate.hardware import BUILT_IN, read_acceptance
 from trimode_tools.simulate.traces import Arrival, TraceFormat, as_jobs, read_trace
 
 DATA = Path(__file__).parents[2] / "examples/data"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trimode_tools.simulate.validation import fit_host, predict, summary
+from trimode_lab.validation import fit_host, predict, summary
 
 DATA = Path(__file__).parents[2] / "examples/data"
 

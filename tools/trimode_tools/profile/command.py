@@ -20,9 +20,9 @@ from trimode_tools.profile.measure import QUICK, Budget, Plan, Progress, powers_
 from trimode_tools.profile.plot import draw
 from trimode_tools.profile.rounds import compared, measure
 from trimode_tools.profile.table import cycles_table, sentences, validation_table
+from trimode_tools.profile.validate import Comparison
 from trimode_tools.simulate.hardware import assembled, shape_of
 from trimode_tools.simulate.profile_file import Profile, write_profile
-from trimode_tools.simulate.validate_profile import Comparison
 
 SHORT = 4
 """The lesser of the two contexts is this part of the greater."""

@@ -15,8 +15,8 @@ from trimode_policy.roofline import Roofline
 from trimode_tools.bench.plot import COLOURS, FAINT, GRID, INK, axes_style, spread
 from trimode_tools.profile.fit import Cell
 from trimode_tools.profile.table import cells_at, tokens_per_s
+from trimode_tools.profile.validate import Comparison
 from trimode_tools.simulate.profile_file import Profile
-from trimode_tools.simulate.validate_profile import Comparison
 
 OTHERS = ("#c98b2b", "#5b8c5a", "#8c564b", FAINT)
 """Colours of points that the benchmark does not draw."""

@@ -12,9 +12,8 @@ from trimode_tools.profile.engine_harness import EngineHarness
 from trimode_tools.profile.engine_under_test import MAX_TOKENS, EngineUnderTest
 from trimode_tools.profile.fit import Answered
 from trimode_tools.profile.measure import Measurement, Plan, Progress, measure_round
-from trimode_tools.simulate.acceptance import acceptance_of
-from trimode_tools.simulate.hardware import Machine
-from trimode_tools.simulate.validate_profile import Asked, Comparison, Outcome, RealLoop, predict, typical
+from trimode_tools.profile.validate import Asked, Comparison, Outcome, RealLoop, predict, typical
+from trimode_tools.simulate.hardware import Machine, acceptance_of
 from trimode_tools.simulator.cost_model import Truth
 from trimode_tools.simulator.rows import EngineLimits
 

@@ -12,8 +12,8 @@ from rich.table import Table
 from trimode_api.modes import AR, Mode, OperatingPoint
 from trimode_policy.roofline import Roofline
 from trimode_tools.profile.fit import Cell, fit_errors
+from trimode_tools.profile.validate import Comparison
 from trimode_tools.simulate.profile_file import Profile
-from trimode_tools.simulate.validate_profile import Comparison
 
 
 def cells_at(profile: Profile, longest: bool = False) -> list[Cell]:

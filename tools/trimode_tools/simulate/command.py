@@ -49,29 +49,7 @@ def simulate(
 
     Writes results.json and plots into DIR and prints a table per load.
     """
+    options = locals()  # before anything else is: exactly the parameters above, which `Options` repeats
     from trimode_tools.simulate.session import Options, run
 
-    run(
-        Options(
-            file=file,
-            out=out,
-            trace=trace,
-            trace_format=trace_format,
-            load=load,
-            time_scale=time_scale,
-            profile=profile,
-            switch_cost=switch_cost,
-            seed=seed,
-            duration=duration,
-            rate=rate,
-            premium=premium,
-            acceptance=acceptance,
-            drafter=drafter,
-            stress=stress,
-            policies=policies,
-            window=window,
-            width=width,
-            gpu_hour_price=gpu_hour_price,
-            plots=plots,
-        )
-    )
+    run(Options(**options))

@@ -15,16 +15,18 @@ from trimode_local.errors import BadInput
 from trimode_policy.profiles import PROFILES, HardwareProfile, generic_cpu
 from trimode_policy.roofline import ModelShape, Roofline
 from trimode_tools.simulate.csv_rows import rows
-from trimode_tools.simulate.profile_file import DEFAULT_GPU, Profile, ProfileCycle, read_profile
-from trimode_tools.simulator.cost_model import Hardware
-from trimode_tools.simulator.profiled import ProfiledHardware
+from trimode_tools.simulate.profile_file import DEFAULT_GPU, Profile, ProfileCycle, ProfileShape, read_profile
+from trimode_tools.simulator.cost_model import GAIN_BY_LENGTH, Hardware, ProfiledHardware
 
-_SHAPES = (
-    ("14b", ModelShape(13_600_000_000, 40, 8, 128, 2)),
-    ("3b", ModelShape(3_850_000_000, 26, 8, 128, 2)),
-    ("tiny", ModelShape(1_770_000, 4, 2, 32, 4)),
-    ("8b", ModelShape(8_600_000_000, 34, 8, 128, 2)),
-)
+_SHAPES = {
+    part: ProfileShape(parameters=parameters, layers=layers, kv_heads=kv_heads, head_dim=head_dim, bytes_per_value=size)
+    for part, parameters, layers, kv_heads, head_dim, size in (
+        ("14b", 13_600_000_000, 40, 8, 128, 2),
+        ("3b", 3_850_000_000, 26, 8, 128, 2),
+        ("tiny", 1_770_000, 4, 2, 32, 4),
+        ("8b", 8_600_000_000, 34, 8, 128, 2),
+    )
+}
 """By what the model's uri contains; bf16 sizes of the published checkpoints."""
 NOISE = 0.05
 """Standard deviation of the logarithm of one cycle's seconds, where it was not measured."""
@@ -58,23 +60,24 @@ def machine(deployment: NemotronDeployment, profile: str | None) -> Machine:
         return _assembled(Profile(name=f"{device.name} (prior)"), device, shape, gpus > 0)
     if profile in PROFILES:
         return _assembled(Profile(name=f"{profile} (prior)"), PROFILES[profile], shape, True)
-    return assembled(_read(Path(profile), shape), shape)
+    path = Path(profile)
+    if path.suffix == ".csv":
+        return assembled(_read_csv(path, shape), shape)
+    if not path.exists():
+        raise BadInput(f"--profile {path}: is neither one of {', '.join(PROFILES)} nor a file that exists")
+    return assembled(read_profile(path), shape)
 
 
-def assembled(profile: Profile, shape: ModelShape) -> Machine:
+def assembled(profile: Profile, shape: ProfileShape) -> Machine:
     """The machine that a profile tells of; `shape` where it does not tell the model's. Raises BadInput."""
-    if profile.shape is not None:
-        shape = ModelShape(**profile.shape.model_dump())
+    shape = profile.shape or shape
     if profile.device == "cpu":
         return _assembled(profile, generic_cpu(2, shape.layers), shape, False)
-    known = PROFILES.get(profile.device)
-    if known is None:
-        known = _own(profile)
-    return _assembled(profile, known, shape, True)
+    return _assembled(profile, PROFILES.get(profile.device) or _unknown_device(profile), shape, True)
 
 
-def _own(profile: Profile) -> HardwareProfile:
-    """A device that nobody knows but the profile itself."""
+def _unknown_device(profile: Profile) -> HardwareProfile:
+    """A device that only the profile itself describes."""
     values = (profile.bytes_per_s, profile.flops_per_s, profile.memory_bytes, profile.overhead_s)
     bytes_per_s, flops_per_s, memory_bytes, overhead_s = values
     if bytes_per_s is None or flops_per_s is None or memory_bytes is None or overhead_s is None:
@@ -85,14 +88,14 @@ def _own(profile: Profile) -> HardwareProfile:
     return HardwareProfile(profile.device, bytes_per_s, flops_per_s, memory_bytes, overhead_s, True, profile.name)
 
 
-def shape_of(uri: str) -> ModelShape:
+def shape_of(uri: str) -> ProfileShape:
     """The shape of a known model by its uri; the 8B one where nothing fits."""
-    return next((shape for part, shape in _SHAPES if part in uri.lower()), _SHAPES[-1][1])
+    return next((shape for part, shape in _SHAPES.items() if part in uri.lower()), _SHAPES["8b"])
 
 
-def _assembled(profile: Profile, device: HardwareProfile, shape: ModelShape, gpu: bool) -> Machine:
+def _assembled(profile: Profile, device: HardwareProfile, shape: ProfileShape, gpu: bool) -> Machine:
     roofline = Roofline.for_model(
-        shape,
+        **shape.model_dump(),
         flops_per_s=profile.flops_per_s or device.flops_per_s,
         bytes_per_s=profile.bytes_per_s or device.bytes_per_s,
         overhead_s=device.overhead_s if profile.overhead_s is None else profile.overhead_s,
@@ -125,17 +128,9 @@ def _points(tokens: Mapping[str, float]) -> dict[OperatingPoint, float]:
     return {OperatingPoint.parse(name): value for name, value in tokens.items()}
 
 
-def _read(path: Path, shape: ModelShape) -> Profile:
-    if path.suffix == ".csv":
-        return _read_csv(path, shape)
-    if not path.exists():
-        raise BadInput(f"--profile {path}: is neither one of {', '.join(PROFILES)} nor a file that exists")
-    return read_profile(path)
-
-
-def _read_csv(path: Path, shape: ModelShape) -> Profile:
+def _read_csv(path: Path, shape: ProfileShape) -> Profile:
     """Columns model, block_length, concurrency, cycle_ms: draft and verify cycles of one B200, as published."""
-    wanted = next(part for part, known in _SHAPES if known is shape).upper()
+    wanted = next(part for part, known in _SHAPES.items() if known is shape).upper()
     cycles, models = [], set()
     for row in rows(path, ("model", "block_length", "concurrency", "cycle_ms")):
         models.add(row.values["model"])
@@ -150,3 +145,58 @@ def _read_csv(path: Path, shape: ModelShape) -> Profile:
     if not cycles:
         raise BadInput(f"{path}: has no rows of model {wanted}; found {', '.join(sorted(models)) or 'none'}")
     return Profile(name=path.name, device="B200", cycles=tuple(cycles))
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """Tokens per cycle at block length 32, by kind; `measured`: by point, for each kind or one number for all."""
+
+    kinds: tuple[str, ...]
+    tokens: tuple[float, ...]
+    measured: Mapping[OperatingPoint, tuple[float, ...]] = field(default_factory=dict)
+
+
+BUILT_IN = Acceptance(
+    ("coding", "math", "reasoning", "multilingual", "humanities", "qa", "rag", "roleplay", "stem", "summarization",
+     "writing"),
+    (8.57, 8.14, 7.99, 10.06, 6.31, 4.65, 6.15, 5.54, 7.02, 5.48, 5.07),
+)  # fmt: skip
+"""The model with its draft LoRA on SPEED-Bench (Nemotron-Labs-Diffusion paper, table 10)."""
+
+
+def acceptance_of(machine: Machine, file: Path | None, drafter: str) -> Acceptance:
+    """The table in `file`, else the kinds that the machine's profile measured, else the built-in table.
+
+    What a profile measured over all kinds holds for each kind of a table.
+    """
+    if file is None and (found := _profiled(machine)) is not None:
+        return found
+    table = BUILT_IN if file is None else read_acceptance(file, drafter)
+    return Acceptance(table.kinds, table.tokens, {point: (tokens,) for point, tokens in machine.tokens.items()})
+
+
+def _profiled(machine: Machine) -> Acceptance | None:
+    """By kind, at the points that were measured for every kind; None where there is no such point."""
+    kinds = tuple(machine.kinds)
+    every = [set(machine.kinds[kind]) for kind in kinds]
+    common = [p for p in set().union(*every).intersection(*every) if p.mode.speculates]
+    points = sorted(common, key=lambda point: (point.block_length, str(point)))
+    if not points:
+        return None
+    measured = {point: tuple(machine.kinds[kind][point] for kind in kinds) for point in points}
+    longest = points[-1]
+    gain = GAIN_BY_LENGTH[longest.block_length]
+    return Acceptance(kinds, tuple(1.0 + (tokens - 1.0) / gain for tokens in measured[longest]), measured)
+
+
+def read_acceptance(path: Path, drafter: str) -> Acceptance:
+    """The row of `drafter` in a CSV with the column `drafter` and one column per kind."""
+    found = []
+    for row in rows(path, ("drafter",)):
+        found.append(row.values["drafter"])
+        if row.values["drafter"] == drafter:
+            kinds = tuple(column for column in row.values if column != "drafter")
+            if not kinds:
+                raise BadInput(f"{path}, line 1: no column beside drafter; write one per kind of request")
+            return Acceptance(kinds, tuple(row.number(kind, 1.0) for kind in kinds))
+    raise BadInput(f"{path}: has no drafter {drafter!r}; found {', '.join(found) or 'none'}")

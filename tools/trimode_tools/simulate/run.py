@@ -116,5 +116,5 @@ def _search(case: Case, seed: int, search: Search, progress: Progress) -> tuple[
         progress(ORACLE, min(1.0, done / total))
 
     progress(ORACLE, 0.0)
-    best = best_found(case.scenario, jobs, search, lambda: Random(seed + 1), lambda: _series(case), advanced)
+    best = best_found(case.scenario, jobs, search, lambda: (Random(seed + 1), _series(case)), advanced)
     return best.account, best.series or _series(case)

@@ -7,21 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 from random import Random
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from trimode_local import console
 from trimode_local.errors import BadInput
 from trimode_local.resource_file import load as load_deployment
-from trimode_tools.simulate.acceptance import acceptance_of
-from trimode_tools.simulate.hardware import machine
-from trimode_tools.simulate.results import LoadResult, Results
+from trimode_tools.simulate.hardware import acceptance_of, machine
+from trimode_tools.simulate.results import LoadResult, PolicyResult, Results
 from trimode_tools.simulate.run import Case, Detail, compare_all
-from trimode_tools.simulate.table import table_of
 from trimode_tools.simulate.traces import TraceFormat, as_jobs, read_trace
 from trimode_tools.simulate.world import NamedLoad, generated, scenario_of, stressed
 from trimode_tools.simulator.oracle import Search
@@ -83,8 +82,15 @@ def run(options: Options) -> None:
         )
     scenario = scenario_of(deployment, hardware, acceptance_of(hardware, options.acceptance, options.drafter))
     chosen = _chosen(options.policies, scenario)
-    loads = [*_recorded(options, scenario), *_generated(options, scenario)]
-    cases = [_case(each, scenario, cost, options.stress) for each in loads for cost in costs]
+    loads = list(_recorded(options, scenario))
+    rate = options.rate or scenario.carried_rps(MEAN_PROMPT, MEAN_OUTPUT)
+    names = options.load or (GENERATED_BY_DEFAULT if options.trace is None else ())
+    loads += (generated(name, scenario, rate, options.duration, options.seed) for name in names)
+    cases = []
+    for load, cost in product(loads, costs):
+        world = stressed(scenario, load.duration_s) if options.stress else scenario
+        named = replace(load, name=f"{load.name}+stress") if options.stress else load
+        cases.append(Case(named, replace(world, switch_s=cost)))
     options.out.mkdir(parents=True, exist_ok=True)
     _compare(cases, chosen, options)
 
@@ -105,12 +111,6 @@ def _recorded(options: Options, scenario: Scenario) -> Iterator[NamedLoad]:
     yield NamedLoad(options.trace.stem, max(1.0, jobs[-1].at), lambda: chain(jobs))
 
 
-def _generated(options: Options, scenario: Scenario) -> Iterator[NamedLoad]:
-    rate = options.rate or scenario.carried_rps(MEAN_PROMPT, MEAN_OUTPUT)
-    for name in options.load or (GENERATED_BY_DEFAULT if options.trace is None else ()):
-        yield generated(name, scenario, rate, options.duration, options.seed)
-
-
 def _chosen(policies: str | None, scenario: Scenario) -> tuple[str, ...]:
     allowed = policy_names(scenario)
     wanted = allowed if policies is None else tuple(name.strip() for name in policies.split(","))
@@ -118,11 +118,6 @@ def _chosen(policies: str | None, scenario: Scenario) -> tuple[str, ...]:
         if name not in (*allowed, TRUE_POINTS, COLD):
             raise BadInput(f"--policies names {name!r}, must be one of {', '.join(allowed)}")
     return wanted
-
-
-def _case(load: NamedLoad, scenario: Scenario, cost: float, stress: bool) -> Case:
-    world = replace(stressed(scenario, load.duration_s) if stress else scenario, switch_s=cost)
-    return Case(replace(load, name=f"{load.name}+stress") if stress else load, world)
 
 
 def _compare(cases: list[Case], policies: tuple[str, ...], options: Options) -> None:
@@ -144,7 +139,12 @@ def _compare(cases: list[Case], policies: tuple[str, ...], options: Options) -> 
             path.write_text(Results(loads=tuple(results)).model_dump_json(indent=2) + "\n", encoding="utf-8")
             wide.print(table_of(result, detail, options.gpu_hour_price))
             if ORACLE in policies:
-                console.out.print(_about(detail), style="dim", soft_wrap=True)
+                console.out.print(
+                    "regret is against the best run found with the whole load known in advance (beam search over "
+                    f"routing plans and pool sizes, {detail.case.scenario.replicas} replicas)",
+                    style="dim",
+                    soft_wrap=True,
+                )
     written = [path]
     if options.plots:
         from trimode_tools.simulate.plots import draw
@@ -153,8 +153,35 @@ def _compare(cases: list[Case], policies: tuple[str, ...], options: Options) -> 
     console.out.print(f"wrote {', '.join(str(each) for each in written)}", soft_wrap=True)
 
 
-def _about(detail: Detail) -> str:
-    return (
-        "regret is against the best run found by someone who knows the future (beam search over routing plans and "
-        f"pool sizes, {detail.case.scenario.replicas} replicas)"
-    )
+def table_of(result: LoadResult, detail: Detail, gpu_hour_price: float) -> Table:
+    """One load: a row per policy."""
+    cost = f"switching costs {result.switch_cost_s:g} s" if result.switch_cost_s else "free switching"
+    bound = "" if detail.bound_rps is None else f"; no policy can exceed {detail.bound_rps:.2f} good requests/s"
+    table = Table(title=f"{result.name}, {cost}{bound}", title_justify="left")
+    table.add_column("policy")
+    tiers = tuple(result.policies[0].attainment_percent)
+    headers = ("good/s", "offered/s", *(f"{tier} %" for tier in tiers), "TTFT p50/p95/p99 ms", "TPOT p50/p95/p99 ms")
+    for header in (*headers, "switches/h", "moves/h", "GPU h", "$/M tokens", "regret %"):
+        table.add_column(header, justify="right")
+    for row in result.policies:
+        table.add_row(*_cells(row, detail, gpu_hour_price))
+    return table
+
+
+def _cells(row: PolicyResult, detail: Detail, price: float) -> list[str]:
+    account = detail.accounts[row.policy]
+    hours = account.up_s / 3600.0
+    cost = 1e6 * hours * price / account.tokens if account.tokens else 0.0
+    return [
+        row.policy,
+        f"{row.goodput_rps:.2f}",
+        f"{row.offered_rps:.2f}",
+        *(f"{value:.1f}" for value in row.attainment_percent.values()),
+        f"{row.ttft_ms.p50:.0f}/{row.ttft_ms.p95:.0f}/{row.ttft_ms.p99:.0f}",
+        f"{row.tpot_ms.p50:.2f}/{row.tpot_ms.p95:.2f}/{row.tpot_ms.p99:.2f}",
+        f"{row.switches_per_replica_hour:.0f}",
+        f"{row.pool_moves_per_hour:.0f}",
+        f"{hours:.2f}",
+        f"{cost:.3f}",
+        "-" if row.regret_percent is None else f"{row.regret_percent:.1f}",
+    ]

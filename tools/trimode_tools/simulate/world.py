@@ -13,8 +13,7 @@ from trimode_api.modes import Mode
 from trimode_api.policy_of import pool_points
 from trimode_api.resource import NemotronDeployment
 from trimode_local.errors import BadInput
-from trimode_tools.simulate.acceptance import Acceptance
-from trimode_tools.simulate.hardware import Machine
+from trimode_tools.simulate.hardware import Acceptance, Machine
 from trimode_tools.simulator.cost_model import Truth
 from trimode_tools.simulator.ports import Outage
 from trimode_tools.simulator.rows import EngineLimits

@@ -47,7 +47,9 @@ def _bound(scenario: Scenario, roofline: Roofline, jobs: Sequence[Job], slot_s: 
         key = (job.tier, job.kind)
         if key not in hulls:
             hulls[key] = _hull(scenario, roofline, job.kind, weight, best_factor)
-        at_once = max(_most_tokens(scenario, job.kind, best_factor))  # the first cycle may emit so many
+        at_once = max(
+            _tokens(scenario, point, job.kind, best_factor) for point in scenario.points
+        )  # the first cycle may emit so many
         rest = max(0.0, job.output - at_once)
         pace = scenario.goals[job.tier].tpot_s * (job.output - 1) / rest if rest else 0.0
         per_token = _at(hulls[key], pace) if rest else 0.0
@@ -57,10 +59,6 @@ def _bound(scenario: Scenario, roofline: Roofline, jobs: Sequence[Job], slot_s: 
         prompt = (1.0 - weight) * roofline.flops_per_token * job.prompt / roofline.flops_per_s
         needs.append((max(1e-9, prompt + rest * per_token + job.output / at_once * reading), job))
     return _dual(needs, scenario, slot_s)
-
-
-def _most_tokens(scenario: Scenario, kind: int, factor: float) -> list[float]:
-    return [_tokens(scenario, point, kind, factor) for point in scenario.points]
 
 
 def _tokens(scenario: Scenario, point: OperatingPoint, kind: int, factor: float) -> float:
@@ -81,16 +79,14 @@ def _hull(scenario: Scenario, roofline: Roofline, kind: int, weight: float, fact
     pairs.sort()
     hull: list[tuple[float, float]] = []
     for x, y in pairs:
-        while len(hull) >= 2 and _above(hull[-2], hull[-1], (x, y)):
-            hull.pop()
+        while len(hull) >= 2:
+            (x0, y0), (x1, y1) = hull[-2:]
+            if (y1 - y0) * (x - x0) < (y - y0) * (x1 - x0):
+                break
+            hull.pop()  # the middle one lies on or above the line between its neighbours
         if not hull or y < hull[-1][1]:
             hull.append((x, y))
     return hull
-
-
-def _above(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]) -> bool:
-    """Whether b lies on or above the line from a to c."""
-    return (b[1] - a[1]) * (c[0] - a[0]) >= (c[1] - a[1]) * (b[0] - a[0])
 
 
 def _at(hull: Sequence[tuple[float, float]], x: float) -> float | None:

@@ -31,51 +31,6 @@ class Hardware(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class MeasuredHardware:
-    """A roofline bent to measurements: seconds are the roofline's times a ratio, interpolated in log batch.
-
-    `ratios`: by point, (batch, measured / roofline) in ascending batch; outside them the nearest holds, and a point
-    that was not measured keeps the roofline.
-    """
-
-    roofline: Roofline
-    ratios: Mapping[OperatingPoint, Sequence[tuple[int, float]]]
-
-    @classmethod
-    def fitted(
-        cls,
-        roofline: Roofline,
-        measured: Mapping[OperatingPoint, Mapping[int, float]],
-        context_tokens: float,
-    ) -> MeasuredHardware:
-        """From measured seconds by point and batch, taken with `context_tokens` cached tokens per request."""
-        ratios = {
-            point: tuple((b, s / roofline.seconds(point, b, context_tokens)) for b, s in sorted(by_batch.items()))
-            for point, by_batch in measured.items()
-        }
-        return cls(roofline, ratios)
-
-    def seconds(self, point: OperatingPoint, batch: int, context_tokens: float) -> float:
-        base = self.roofline.seconds(point, batch, context_tokens)
-        pairs = self.ratios.get(point)
-        return base if not pairs else base * _interpolated(pairs, batch)
-
-    def prefill_seconds(self, tokens: int, point: OperatingPoint | None = None) -> float:
-        return self.roofline.prefill_seconds(tokens)
-
-
-def _interpolated(pairs: Sequence[tuple[int, float]], batch: int) -> float:
-    place = bisect_right(pairs, batch, key=lambda pair: pair[0])
-    if place == 0:
-        return pairs[0][1]
-    if place == len(pairs):
-        return pairs[-1][1]
-    (b0, r0), (b1, r1) = pairs[place - 1], pairs[place]
-    share = log(batch / b0) / log(b1 / b0)
-    return exp(log(r0) + share * (log(r1) - log(r0)))
-
-
 @dataclass(slots=True)
 class Truth:
     """Hardware, acceptance by kind of request, and how both change.
@@ -130,3 +85,76 @@ class Truth:
         else:
             mean = known[kind] if len(known) > 1 else known[0]
         return min(1.0 + (mean - 1.0) * factor, 0.95 * point.block_length)
+
+
+Contexts = Sequence[tuple[float, float]]
+"""(cached tokens per request, measured seconds over the roofline's), ascending."""
+Batches = Sequence[tuple[int, Contexts]]
+"""(batch, what was measured there), ascending."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProfiledHardware:
+    """A roofline times the ratio to it that was measured: linear in context, log-linear in batch, the nearest beyond.
+
+    A point that was not measured keeps the roofline. `prompts`: by mode, (prompt tokens in a cycle, seconds by which
+    they lengthen it), ascending; linear between and beyond. A mode without takes another one's, or the roofline's.
+    """
+
+    roofline: Roofline
+    cells: Mapping[OperatingPoint, Batches]
+    prompts: Mapping[Mode, Sequence[tuple[int, float]]] = field(default_factory=dict)
+
+    @classmethod
+    def measured(
+        cls,
+        roofline: Roofline,
+        cycles: Sequence[tuple[OperatingPoint, int, float, float]],
+        prompts: Sequence[tuple[Mode, int, float]] = (),
+    ) -> ProfiledHardware:
+        """From (point, batch, cached tokens per request, seconds) and (mode, prompt tokens, further seconds)."""
+        found: dict[OperatingPoint, dict[int, list[tuple[float, float]]]] = {}
+        for point, batch, context, seconds in cycles:
+            ratio = seconds / roofline.seconds(point, batch, context)
+            found.setdefault(point, {}).setdefault(batch, []).append((context, ratio))
+        cells = {
+            point: tuple((batch, tuple(sorted(pairs))) for batch, pairs in sorted(batches.items()))
+            for point, batches in found.items()
+        }
+        by_mode: dict[Mode, list[tuple[int, float]]] = {}
+        for mode, tokens, seconds in sorted(prompts):
+            by_mode.setdefault(mode, []).append((tokens, seconds))
+        return cls(roofline, cells, by_mode)
+
+    def seconds(self, point: OperatingPoint, batch: int, context_tokens: float) -> float:
+        """Seconds of one cycle."""
+        base = self.roofline.seconds(point, batch, context_tokens)
+        batches = self.cells.get(point)
+        if not batches:
+            return base
+        place = bisect_right(batches, batch, key=lambda pair: pair[0])
+        low, high = batches[max(0, place - 1)], batches[min(place, len(batches) - 1)]
+        ratio = _ratio_at(low[1], context_tokens)
+        if low[0] != high[0]:
+            share = log(batch / low[0]) / log(high[0] / low[0])
+            ratio = exp((1 - share) * log(ratio) + share * log(_ratio_at(high[1], context_tokens)))
+        return base * ratio
+
+    def prefill_seconds(self, tokens: int, point: OperatingPoint | None = None) -> float:
+        """Seconds by which so many prompt tokens lengthen a cycle of `point`; None: nobody decodes."""
+        mode = Mode.SELF_SPECULATION if point is None else point.mode
+        pairs = self.prompts.get(mode) or next(iter(self.prompts.values()), ())
+        if len(pairs) < 2:
+            return self.roofline.prefill_seconds(tokens)
+        place = min(max(1, bisect_right(pairs, tokens, key=lambda pair: pair[0])), len(pairs) - 1)
+        (t0, s0), (t1, s1) = pairs[place - 1], pairs[place]
+        return max(0.0, s0 + (s1 - s0) * (tokens - t0) / (t1 - t0))
+
+
+def _ratio_at(pairs: Contexts, context: float) -> float:
+    """The ratio at a context."""
+    place = bisect_right(pairs, context, key=lambda pair: pair[0])
+    if place in (0, len(pairs)):
+        return pairs[min(place, len(pairs) - 1)][1]
+    (c0, r0), (c1, r1) = pairs[place - 1], pairs[place]
+    return r0 + (r1 - r0) * (context - c0) / (c1 - c0)

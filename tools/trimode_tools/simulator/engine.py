@@ -20,9 +20,8 @@ from trimode_policy.curves import Observation
 from trimode_tools.simulator.cost_model import Truth
 from trimode_tools.simulator.measures import Account, Series
 from trimode_tools.simulator.point_policies import PointPolicy
-from trimode_tools.simulator.prefix_cache import Kept
-from trimode_tools.simulator.randomness import Randomness
-from trimode_tools.simulator.rows import EngineLimits, Request, Step
+from trimode_tools.simulator.rows import EngineLimits, PrefixCache, Request, Step
+from trimode_tools.simulator.workload import Randomness
 
 _EPSILON = 1e-6
 SAMPLES = 2
@@ -43,12 +42,12 @@ class Engine:
 
     truth: Truth
     limits: EngineLimits
-    pilot: PointPolicy
+    point_policy: PointPolicy
     chance: Randomness
     priorities: tuple[int, ...]
     tpots: tuple[float, ...] = ()
     waiting: list[tuple[int, int, Request]] = field(default_factory=list)
-    behind: deque[Request] = field(default_factory=deque)
+    prefilling: deque[Request] = field(default_factory=deque)
     joined: list[Request] = field(default_factory=list)
     progress: list[float] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
@@ -62,11 +61,11 @@ class Engine:
     preemptions: int = 0
     stalled: float = 0.0
     prompts: PromptPrice = field(default_factory=PromptPrice)
-    kept: Kept = field(init=False)
+    prefix_cache: PrefixCache = field(init=False)
     decoded: int = 0
 
     def __post_init__(self) -> None:
-        self.kept = Kept(self.limits.kept)
+        self.prefix_cache = PrefixCache(self.limits.kept)
         kinds = self.truth.kinds
         self.tiers = [0] * len(self.priorities)
         self.progress, self.counts, self.ends = [0.0] * kinds, [0] * kinds, [[] for _ in range(kinds)]
@@ -74,20 +73,20 @@ class Engine:
     @property
     def in_flight(self) -> int:
         """Requests held: waiting, prefilling and decoding."""
-        return len(self.waiting) + len(self.behind) + self.running
+        return len(self.waiting) + len(self.prefilling) + self.running
 
     @property
     def queued_tokens(self) -> int:
         """Prompt tokens not computed yet."""
-        return sum(r.cached - r.known for _, _, r in self.waiting) + sum(r.missing for r in self.behind)
+        return sum(r.cached - r.known for _, _, r in self.waiting) + sum(r.missing for r in self.prefilling)
 
     def accept(self, request: Request, now: float) -> bool:
         """Take a request; returns whether the fleet must (re)schedule this engine's next event."""
-        request.known = self.kept.of(request.job)
+        request.known = self.prefix_cache.of(request.job)
         heappush(self.waiting, (-self.priorities[request.job.tier], request.order, request))
         if self.step is None:
             return self.begin(now)
-        if self.running + len(self.behind) >= self.limits.rows or self.step.cycles == 1:
+        if self.running + len(self.prefilling) >= self.limits.rows or self.step.cycles == 1:
             return False
         cut = max(1, ceil((now - self.step.began) / self.step.seconds - _EPSILON))
         if cut >= self.step.cycles:
@@ -108,7 +107,9 @@ class Engine:
         seconds, cycles, point, self.decoded = 0.0, 1, None, 0
         if self.running:
             context = self.context / self.running
-            point, most = self.pilot.point(self.running, context, self.counts, now, self._needed())
+            tpot = min((t for t, count in zip(self.tpots, self.tiers, strict=False) if count), default=inf)
+            needed_s = needed_seconds(tpot, self.running, self.prompts.per_token)
+            point, most = self.point_policy.point(self.running, context, self.counts, now, needed_s)
             seconds = self.truth.hardware.seconds(point, self.running, context)
             self.decoded = point.width * self.running
             if not prefill:
@@ -136,7 +137,7 @@ class Engine:
         mean = sum(count * rate for count, rate in zip(self.counts, rates, strict=True))
         busy_s = now - step.began
         self.prompts.spent(busy_s * step.prefill_share, step.prefill, step.cycles * mean, busy_s)
-        if self.pilot.learns:
+        if self.point_policy.learns:
             self._learn(step, mean, now)
         for request in self.joined:
             if request.first_at < 0:
@@ -147,54 +148,55 @@ class Engine:
         for kind, count in enumerate(self.counts):
             if count:
                 self.progress[kind] += step.cycles * rates[kind]
-                self._collect(kind, done)
+                heap = self.ends[kind]
+                while heap and heap[0][0] <= self.progress[kind] + _EPSILON:
+                    request = heappop(heap)[2]
+                    self._leave(request, kind)
+                    self.prefix_cache.add(request.job, self.limits.capacity - self.context - self.reserved)
+                    done.append(request)
         return done
 
     def evict_all(self) -> list[Request]:
         """The replica died: everything it held, with the tokens already emitted."""
-        out = [r for _, _, r in self.waiting] + list(self.behind)
+        out = [r for _, _, r in self.waiting] + list(self.prefilling)
         for kind, heap in enumerate(self.ends):
             for _, _, request in heap:
                 self._leave(request, kind)
                 out.append(request)
             heap.clear()
         self.waiting.clear()
-        self.kept.clear()
-        self.behind.clear()
+        self.prefix_cache.clear()
+        self.prefilling.clear()
         self.joined.clear()
         self.reserved, self.context, self.step = 0, 0.0, None
         self.version += 1
         return sorted(out, key=lambda r: r.order)
 
-    def _needed(self) -> float:
-        tpot = min((t for t, count in zip(self.tpots, self.tiers, strict=False) if count), default=inf)
-        return needed_seconds(tpot, self.running, self.prompts.per_token)
-
     def _admit(self) -> None:
         limits = self.limits
-        while self.waiting and self.running + len(self.behind) < limits.rows:
+        while self.waiting and self.running + len(self.prefilling) < limits.rows:
             request = self.waiting[0][2]
             held = self.context + self.reserved
-            rows = self.running + len(self.behind)
+            rows = self.running + len(self.prefilling)
             if rows and held + request.cached + 64.0 * (rows + 1) > limits.capacity:
                 return
             heappop(self.waiting)
-            request.known = self.kept.of(request.job)
+            request.known = self.prefix_cache.of(request.job)
             request.missing = request.cached - request.known
             self.reserved += request.cached
-            self.behind.append(request)
+            self.prefilling.append(request)
 
     def _prefill(self) -> int:
         """Spend the cycle's budget of prompt tokens; requests whose prompt is complete join the batch."""
         budget = most = max(self.limits.prefill_budget, self.decoded)
-        while self.behind and budget:
-            request = self.behind[0]
+        while self.prefilling and budget:
+            request = self.prefilling[0]
             spent = min(budget, request.missing)
             request.missing -= spent
             budget -= spent
             if request.missing:
                 break
-            self.behind.popleft()
+            self.prefilling.popleft()
             self._join(request)
         return most - budget
 
@@ -209,14 +211,6 @@ class Engine:
         self.tiers[request.job.tier] += 1
         self.running += 1
         self.joined.append(request)
-
-    def _collect(self, kind: int, done: list[Request]) -> None:
-        heap, progress = self.ends[kind], self.progress[kind]
-        while heap and heap[0][0] <= progress + _EPSILON:
-            request = heappop(heap)[2]
-            self._leave(request, kind)
-            self.kept.add(request.job, self.limits.capacity - self.context - self.reserved)
-            done.append(request)
 
     def _leave(self, request: Request, kind: int) -> None:
         """Take a decoding request out; `emitted` becomes what it has by now."""
@@ -260,4 +254,4 @@ class Engine:
             # As the engine does it: what prompts cost is taken off first, so that points are compared by decoding.
             decoding = step.mean_s * (1.0 - step.prefill_share)
             seconds = decoding * exp(self.limits.noise * self.chance.gauss(0.0, 1.0))
-            self.pilot.learn(Observation(point, batch, context, 0, seconds, round(tokens)), now)
+            self.point_policy.learn(Observation(point, batch, context, 0, seconds, round(tokens)), now)

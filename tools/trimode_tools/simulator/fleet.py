@@ -13,9 +13,8 @@ from heapq import heappop, heappush
 
 from trimode_policy.fair_queue import FairQueue
 from trimode_tools.simulator.measures import Account, Series
-from trimode_tools.simulator.ports import Controller, Conversion, Dispatcher, Member, Outage, Phase, Placement
-from trimode_tools.simulator.rows import Request
-from trimode_tools.simulator.waiting import is_late, join
+from trimode_tools.simulator.ports import Controller, Dispatcher, Member, Outage, Phase, Placement, PoolSpec
+from trimode_tools.simulator.rows import Request, is_late, join
 from trimode_tools.simulator.workload import Goal, Job
 
 TICK_S = 1.0
@@ -94,7 +93,10 @@ class Fleet:
             elif kind == Kind.TICK:
                 self._tick(now)
             elif kind == Kind.LOADED:
-                self._loaded(self.members[index], version, now)
+                member = self.members[index]
+                # One that died while it loaded has another version by now.
+                if member.phase is Phase.LOADING and member.engine.version == version and member.then is not None:
+                    self._return(member, now)
             elif kind == Kind.KILL:
                 self._kill(self.members[index], now)
             else:
@@ -111,7 +113,7 @@ class Fleet:
         for member in self.members:
             for request in member.engine.evict_all():
                 self.account.refused[request.job.tier] += 1
-            self.account.switches += member.engine.pilot.switches
+            self.account.switches += member.engine.point_policy.switches
             self.account.preemptions += member.engine.preemptions
 
     @property
@@ -119,10 +121,10 @@ class Fleet:
         """Whether a request is under way."""
         return bool(self.queue) or any(member.engine.in_flight for member in self.members)
 
-    def convert(self, member: Member, conversion: Conversion) -> None:
+    def convert(self, member: Member, to: PoolSpec) -> None:
         """Move a ready replica to another pool: it drains, loads for `switch_s` and returns."""
         self.account.moves += 1
-        member.then = conversion
+        member.then = to
         member.phase = Phase.DRAINING
         self._when_drained(member, self.now)
 
@@ -207,16 +209,6 @@ class Fleet:
             member.engine.version += 1
             self._push(now + self.switch_s, Kind.LOADED, member.index, member.engine.version)
 
-    def _loaded(self, member: Member, version: int, now: float) -> None:
-        if member.phase is not Phase.LOADING or member.engine.version != version or member.then is None:
-            return  # it died while loading
-        self.account.switches += member.engine.pilot.switches
-        member.pool, member.points = member.then.pool, member.then.points
-        member.engine.pilot = member.then.pilot()
-        member.then, member.phase = None, Phase.READY
-        member.report(now, self.goals)
-        self._drain_queue()
-
     def _kill(self, member: Member, now: float) -> None:
         member.phase = Phase.DEAD
         orphans = member.engine.evict_all()
@@ -225,10 +217,10 @@ class Fleet:
             self._place(request, Placement(self.dispatcher.again(request, self)))
 
     def _return(self, member: Member, now: float) -> None:
-        if member.then is not None:  # it comes back as what it was to become
+        if member.then is not None:  # one that died on its way comes back as what it was to become
             member.pool, member.points = member.then.pool, member.then.points
-            self.account.switches += member.engine.pilot.switches
-            member.engine.pilot, member.then = member.then.pilot(), None
+            self.account.switches += member.engine.point_policy.switches
+            member.engine.point_policy, member.then = member.then.point_policy(), None
         member.phase = Phase.READY
         member.report(now, self.goals)
         self._drain_queue()

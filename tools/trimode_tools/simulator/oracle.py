@@ -9,18 +9,99 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from math import inf
 
 from trimode_api.modes import AR
-from trimode_tools.simulator.clairvoyant import ClairvoyantDispatcher, Plan
+from trimode_policy.fair_queue import Ticket
+from trimode_tools.simulator.cost_model import Truth
 from trimode_tools.simulator.fleet import Fleet
-from trimode_tools.simulator.measures import Account, Series
+from trimode_tools.simulator.measures import Series
 from trimode_tools.simulator.point_policies import Clairvoyant
 from trimode_tools.simulator.policies import assemble
-from trimode_tools.simulator.pools import AR_POOL, FAST_POOL, FLEX_POOL, PoolSpec, conversion, fixed_seat
-from trimode_tools.simulator.ports import Phase
-from trimode_tools.simulator.randomness import Randomness
+from trimode_tools.simulator.pools import AR_POOL, FAST_POOL, FLEX_POOL, fixed_spec
+from trimode_tools.simulator.ports import Member, Phase, Placement, PoolSpec
+from trimode_tools.simulator.rows import Request
 from trimode_tools.simulator.scenario import Scenario
-from trimode_tools.simulator.workload import Job
+from trimode_tools.simulator.workload import Goal, Job, Randomness
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How the oracle routes for a while.
+
+    `fast`: so many replicas are kept at the pace of the strictest objective, whoever comes; strict requests try
+    them first, the others last. `drop`: refuse who would miss its objectives everywhere. `slack`: share of the TPOT
+    objective that the predicted pace may use (prefills of others take the rest). `hold`: who meets its objectives
+    nowhere waits in line while there is time for it.
+    """
+
+    fast: int = 0
+    drop: bool = True
+    slack: float = 0.9
+    hold: bool = False
+
+    def __deepcopy__(self, memo: object) -> Plan:
+        return self
+
+
+@dataclass(slots=True)
+class ClairvoyantDispatcher:
+    """Mutable in `plan` only."""
+
+    truth: Truth
+    goals: tuple[Goal, ...]
+    plan: Plan = Plan()
+
+    def admit(self, request: Request, fleet: Fleet) -> Placement:
+        """The best member that meets the objectives; without one, refuse or take the least loaded."""
+        index = self._pick(request.job, fleet)
+        if index is not None:
+            return Placement(index)
+        if self.plan.hold:
+            return Placement()
+        return Placement(refused=True) if self.plan.drop else Placement(self._least(fleet))
+
+    def again(self, request: Request, fleet: Fleet) -> int | None:
+        """A request from a replica that died goes to the least loaded, one that waits where it still meets its
+        objectives."""
+        return self._least(fleet) if request.first_at >= 0 or not self.plan.hold else self._pick(request.job, fleet)
+
+    def starved(self, fleet: Fleet) -> Ticket[Request] | None:
+        """Who knows the future lets nobody go first for fairness."""
+        return None
+
+    def _least(self, fleet: Fleet) -> int | None:
+        ready = [m for m in fleet.members if m.phase is Phase.READY]
+        return min(ready, key=lambda m: (m.engine.in_flight, m.index)).index if ready else None
+
+    def _pick(self, job: Job, fleet: Fleet) -> int | None:
+        goal = self.goals[job.tier]
+        strictest = min(g.tpot_s for g in self.goals)
+        strict = goal.tpot_s <= strictest
+        best, best_score = None, inf
+        ready = (m for m in fleet.members if m.phase is Phase.READY)
+        for place, member in enumerate(ready):
+            fast = place < self.plan.fast
+            limit = strictest if fast else goal.tpot_s
+            if self._meets(job, goal.ttft_s - (fleet.now - job.at), limit * self.plan.slack, member, fleet.now):
+                score = member.engine.in_flight + (0.0 if fast == strict else 1e6)
+                if score < best_score:
+                    best, best_score = member.index, score
+        return best
+
+    def _meets(self, job: Job, ttft_s: float, tpot_s: float, member: Member, now: float) -> bool:
+        """Whether the job would meet these objectives there, if nobody came after it."""
+        engine = member.engine
+        if engine.in_flight >= engine.limits.rows:
+            return False
+        rest = max(0.0, engine.step.ends - now) if engine.step is not None and engine.step.cycles == 1 else 0.0
+        batch = engine.in_flight + 1
+        context = (engine.context + engine.reserved + job.prompt) / batch
+        seconds = self.truth.hardware.seconds
+        alone = min(seconds(p, batch, context) / self.truth.tokens(p, now)[job.kind] for p in member.points)
+        pace = alone / max(0.1, 1.0 - engine.stalled)
+        first = rest + self.truth.hardware.prefill_seconds(engine.queued_tokens + job.prompt) + pace
+        return first <= ttft_s and pace <= tpot_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,20 +134,22 @@ def best_found(
     scenario: Scenario,
     jobs: Sequence[Job],
     search: Search,
-    chance: Callable[[], Randomness],
-    series: Callable[[], Series],
+    start: Callable[[], tuple[Randomness, Series]],
     advanced: Callable[[], None],
 ) -> Fleet:
-    """The run with the most good requests among all constant moves and a beam search over changing ones."""
+    """The run with the most good requests among all constant moves and a beam search over changing ones.
+
+    `start` gives each run the same chance and an empty series; `advanced` is called once for each of `searches`.
+    """
     finished = []
     for move in _constant(scenario):
-        fleet = _fleet(scenario, move, chance(), series())
+        fleet = _fleet(scenario, move, *start())
         for job in jobs:
             fleet.offer(job)
         fleet.settle()
         finished.append(fleet)
         advanced()
-    finished += _beam(scenario, jobs, search, chance, series, advanced)
+    finished += _beam(scenario, jobs, search, start, advanced)
     return max(finished, key=lambda fleet: sum(fleet.account.good))
 
 
@@ -74,12 +157,11 @@ def _beam(
     scenario: Scenario,
     jobs: Sequence[Job],
     search: Search,
-    chance: Callable[[], Randomness],
-    series: Callable[[], Series],
+    start: Callable[[], tuple[Randomness, Series]],
     advanced: Callable[[], None],
 ) -> list[Fleet]:
     windows = list(_windows(jobs, _window(scenario, search)))
-    beam = [_fleet(scenario, move, chance(), series()) for move in _constant(scenario)]
+    beam = [_fleet(scenario, move, *start()) for move in _constant(scenario)]
     for number, (until, part) in enumerate(windows):
         tried = []
         for fleet in beam:
@@ -107,7 +189,7 @@ def promise(fleet: Fleet) -> float:
         engine = member.engine
         for _, _, request in engine.waiting:
             hopeful += fleet.now - request.job.at <= fleet.goals[request.job.tier].ttft_s
-        hopeful += len(engine.behind)
+        hopeful += len(engine.prefilling)
         for kind, heap in enumerate(engine.ends):
             for _, _, request in heap:
                 goal = fleet.goals[request.job.tier]
@@ -157,22 +239,22 @@ def _moves(scenario: Scenario, fleet: Fleet) -> list[Move]:
     return [Move(PATIENT, size) for size in (now - 1, now, now + 1) if 0 <= size <= scenario.replicas]
 
 
-def _seats(scenario: Scenario) -> tuple[PoolSpec, PoolSpec, PoolSpec]:
+def _specs(scenario: Scenario) -> tuple[PoolSpec, PoolSpec, PoolSpec]:
     """Flexible, AR-only and speculation-only, all clairvoyant."""
     truth, points, fast = scenario.truth, scenario.points, scenario.speculative or (AR,)
     return (
         PoolSpec(FLEX_POOL, points, lambda: Clairvoyant(points, truth)),
-        fixed_seat(AR_POOL, AR),
+        fixed_spec(AR_POOL, AR),
         PoolSpec(FAST_POOL, fast, lambda: Clairvoyant(fast, truth)),
     )
 
 
 def _fleet(scenario: Scenario, move: Move, chance: Randomness, series: Series) -> Fleet:
-    flex, slow, fast = _seats(scenario)
+    flex, slow, fast = _specs(scenario)
     size = move.fast_replicas
-    seats = [flex] * scenario.replicas if scenario.free else [fast] * size + [slow] * (scenario.replicas - size)
+    specs = [flex] * scenario.replicas if scenario.free else [fast] * size + [slow] * (scenario.replicas - size)
     dispatcher = ClairvoyantDispatcher(scenario.truth, scenario.goals, move.plan)
-    return assemble(scenario, seats, dispatcher, None, chance, series)
+    return assemble(scenario, specs, dispatcher, None, chance, series)
 
 
 def _apply(fleet: Fleet, move: Move, scenario: Scenario) -> None:
@@ -181,15 +263,10 @@ def _apply(fleet: Fleet, move: Move, scenario: Scenario) -> None:
     fleet.dispatcher.plan = replace(move.plan)
     if scenario.free:
         return
-    _, slow, fast = _seats(scenario)
+    _, slow, fast = _specs(scenario)
     pools = [m.then.pool if m.then is not None else m.pool for m in fleet.members]
     missing = move.fast_replicas - pools.count(FAST_POOL)
-    source, seat = (AR_POOL, fast) if missing > 0 else (FAST_POOL, slow)
+    source, spec = (AR_POOL, fast) if missing > 0 else (FAST_POOL, slow)
     ready = [m for m in fleet.members if m.phase is Phase.READY and m.pool == source]
     for member in sorted(ready, key=lambda m: (m.engine.in_flight, m.index))[: abs(missing)]:
-        fleet.convert(member, conversion(seat))
-
-
-def better(found: Account, other: Account) -> bool:
-    """Whether `other` has more good requests: then the oracle could have done the same."""
-    return sum(other.good) > sum(found.good)
+        fleet.convert(member, spec)

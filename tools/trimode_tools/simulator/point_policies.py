@@ -52,18 +52,10 @@ class PointPolicy(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class Fixed:
-    """Always the same point."""
+class _Unlearning:
+    """A chooser that learns nothing and predicts nothing."""
 
-    only: OperatingPoint
-    switches: int = 0
-    learns: bool = False
-
-    def point(
-        self, running: int, context_tokens: float, counts: Sequence[int], now: float, needed_s: float = inf
-    ) -> tuple[OperatingPoint, int]:
-        return self.only, UNTIL_CHANGE
+    learns = False
 
     def learn(self, seen: Observation, now: float) -> None:
         """Nothing to learn."""
@@ -73,7 +65,20 @@ class Fixed:
 
 
 @dataclass(slots=True)
-class Hysteresis:
+class Fixed(_Unlearning):
+    """Always the same point."""
+
+    only: OperatingPoint
+    switches: int = 0
+
+    def point(
+        self, running: int, context_tokens: float, counts: Sequence[int], now: float, needed_s: float = inf
+    ) -> tuple[OperatingPoint, int]:
+        return self.only, UNTIL_CHANGE
+
+
+@dataclass(slots=True)
+class Hysteresis(_Unlearning):
     """What one would write by hand: `low` up to a batch, `high` from another on, no change within `dwell_s`."""
 
     low: OperatingPoint
@@ -84,27 +89,16 @@ class Hysteresis:
     current: OperatingPoint | None = None
     since: float = float("-inf")
     switches: int = 0
-    learns: bool = False
 
-    def wanted(self, running: int, now: float) -> OperatingPoint:
-        """The point for this batch; remembers it."""
+    def point(
+        self, running: int, context_tokens: float, counts: Sequence[int], now: float, needed_s: float = inf
+    ) -> tuple[OperatingPoint, int]:
         if self.current is None:
             self.current = self.low
         target = self.high if running >= self.up else self.low if running <= self.down else self.current
         if target != self.current and now - self.since >= self.dwell_s:
             self.current, self.since, self.switches = target, now, self.switches + 1
-        return self.current
-
-    def point(
-        self, running: int, context_tokens: float, counts: Sequence[int], now: float, needed_s: float = inf
-    ) -> tuple[OperatingPoint, int]:
-        return self.wanted(running, now), UNTIL_CHANGE
-
-    def learn(self, seen: Observation, now: float) -> None:
-        """Nothing to learn."""
-
-    def paces(self, context_tokens: float, most: int) -> Paces:
-        return ()
+        return self.current, UNTIL_CHANGE
 
 
 @dataclass(slots=True)
@@ -144,13 +138,12 @@ class Learning:
 
 
 @dataclass(slots=True)
-class Clairvoyant:
+class Clairvoyant(_Unlearning):
     """Knows the true curves and what each running request will accept: the argmin, without margin or dwell."""
 
     points: tuple[OperatingPoint, ...]
     truth: Truth
     switches: int = 0
-    learns: bool = False
     _last: OperatingPoint | None = field(default=None)
 
     def point(
@@ -166,9 +159,3 @@ class Clairvoyant:
         self.switches += self._last is not None and best != self._last
         self._last = best
         return best, UNTIL_CHANGE
-
-    def learn(self, seen: Observation, now: float) -> None:
-        """Nothing to learn."""
-
-    def paces(self, context_tokens: float, most: int) -> Paces:
-        return ()

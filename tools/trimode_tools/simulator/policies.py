@@ -20,14 +20,13 @@ from trimode_tools.simulator.pools import (
     FAST_POOL,
     FLEX_POOL,
     FlipByLoad,
-    PoolSpec,
     Rebalancing,
-    fixed_seat,
+    fixed_spec,
 )
-from trimode_tools.simulator.ports import Controller, Dispatcher, Member
+from trimode_tools.simulator.ports import Controller, Dispatcher, Member, PoolSpec
 from trimode_tools.simulator.production import ProductionDispatcher
-from trimode_tools.simulator.randomness import Randomness
 from trimode_tools.simulator.scenario import Scenario
+from trimode_tools.simulator.workload import Randomness
 
 SPLIT, HYSTERESIS, TRIMODE, ORACLE = "split", "hysteresis", "trimode", "oracle"
 TRUE_POINTS = "true-points"
@@ -46,7 +45,7 @@ def policy_names(scenario: Scenario) -> tuple[str, ...]:
 
 def fleet_for(policy: str, scenario: Scenario, chance: Randomness, series: Series | None = None) -> Fleet:
     """A fresh fleet under `policy` (any but the oracle). Raises ValueError for an unknown name."""
-    seats, capacity, controller = _composed(TRIMODE if policy == COLD else policy, scenario)
+    specs, capacity, controller = _composed(TRIMODE if policy == COLD else policy, scenario)
     dispatcher = ProductionDispatcher(
         scenario.goals,
         AdmissionLimits(scenario.max_queued, scenario.max_wait_s),
@@ -54,18 +53,18 @@ def fleet_for(policy: str, scenario: Scenario, chance: Randomness, series: Serie
         capacity,
         affinity=policy != COLD,
     )
-    return assemble(scenario, seats, dispatcher, controller, chance, series)
+    return assemble(scenario, specs, dispatcher, controller, chance, series)
 
 
 def assemble(
     scenario: Scenario,
-    seats: list[PoolSpec],
+    specs: list[PoolSpec],
     dispatcher: Dispatcher,
     controller: Controller | None,
     chance: Randomness,
     series: Series | None = None,
 ) -> Fleet:
-    """A fleet with these seats; plans the scenario's outages."""
+    """A fleet with these specs; plans the scenario's outages."""
     priorities = tuple(goal.priority for goal in scenario.goals)
     members = [
         Member(
@@ -73,15 +72,15 @@ def assemble(
             Engine(
                 scenario.truth,
                 scenario.limits,
-                seat.pilot(),
+                spec.point_policy(),
                 chance,
                 priorities,
                 tuple(g.tpot_s for g in scenario.goals),
             ),
-            seat.pool,
-            seat.points,
+            spec.pool,
+            spec.points,
         )
-        for index, seat in enumerate(seats)
+        for index, spec in enumerate(specs)
     ]
     fleet = Fleet(members, scenario.goals, dispatcher, controller, scenario.switch_s, scenario.max_wait_s, series)
     fleet.fail(scenario.outages)
@@ -94,23 +93,25 @@ Composition = tuple[list[PoolSpec], dict[str, int], Controller | None]
 def _composed(policy: str, scenario: Scenario) -> Composition:
     if policy.startswith("static:"):
         point = OperatingPoint.parse(policy.removeprefix("static:"))
-        return [manual_seat(FLEX_POOL, point, scenario)] * scenario.replicas, {}, None
+        return [manual_spec(FLEX_POOL, point, scenario)] * scenario.replicas, {}, None
     if policy == SPLIT:
-        return _pools(scenario, scenario.replicas // 2, fixed_seat(FAST_POOL, typical(scenario))), _cap(scenario), None
+        # The fast pool is sent no more than the batch up to which it is the faster one, by the prior.
+        most = min(scenario.limits.rows, max(1, scenario.crossover(typical(scenario)) - 1))
+        specs = _pools(scenario, scenario.replicas // 2, fixed_spec(FAST_POOL, typical(scenario)))
+        return specs, {FAST_POOL: most}, None
     if policy == HYSTERESIS:
         return _hysteresis(scenario)
     if policy == TRUE_POINTS:
-        seat = PoolSpec(FLEX_POOL, scenario.points, lambda: Clairvoyant(scenario.points, scenario.truth))
-        return [seat] * scenario.replicas, {}, None
+        spec = PoolSpec(FLEX_POOL, scenario.points, lambda: Clairvoyant(scenario.points, scenario.truth))
+        return [spec] * scenario.replicas, {}, None
     if policy == TRIMODE and scenario.free:
-        return [learning_seat(FLEX_POOL, scenario.points, scenario)] * scenario.replicas, {}, None
+        return [learning_spec(FLEX_POOL, scenario.points, scenario)] * scenario.replicas, {}, None
     if policy == TRIMODE:
-        fast = learning_seat(FAST_POOL, scenario.speculative, scenario)
-        return (
-            _pools(scenario, scenario.replicas - max(1, scenario.replicas // 4), fast),
-            {},
-            _rebalancing(scenario, fast),
-        )
+        fast = learning_spec(FAST_POOL, scenario.speculative, scenario)
+        moves = Moves(switch_s=scenario.switch_s, every_s=max(EVERY_S, 2 * scenario.switch_s))
+        slow = manual_spec(AR_POOL, AR, scenario)
+        specs = _pools(scenario, scenario.replicas - max(1, scenario.replicas // 4), fast)
+        return specs, {}, Rebalancing({AR_POOL: slow, FAST_POOL: fast}, scenario.prior, moves)
     raise ValueError(f"policy: {policy!r} is not one of {', '.join(policy_names(scenario))}")
 
 
@@ -120,48 +121,38 @@ def typical(scenario: Scenario) -> OperatingPoint:
     return points[len(points) // 2] if points else AR
 
 
-def learning_seat(pool: str, points: tuple[OperatingPoint, ...], scenario: Scenario) -> PoolSpec:
+def learning_spec(pool: str, points: tuple[OperatingPoint, ...], scenario: Scenario) -> PoolSpec:
     """A replica that runs production's chooser over `points`."""
     fallback = AR if AR in points else points[0]
 
-    def pilot() -> PointPolicy:
+    def point_policy() -> PointPolicy:
         switching = Switching(scenario.margin, scenario.min_dwell_s, fallback)
         return Learning(points, Curves(points, scenario.prior), switching, PointState.initial(fallback, 0.0))
 
-    return PoolSpec(pool, points, pilot)
+    return PoolSpec(pool, points, point_policy)
 
 
-def manual_seat(pool: str, point: OperatingPoint, scenario: Scenario) -> PoolSpec:
+def manual_spec(pool: str, point: OperatingPoint, scenario: Scenario) -> PoolSpec:
     """A replica that runs one point and, as in production's manual mode, still learns and reports its curve."""
 
-    def pilot() -> PointPolicy:
+    def point_policy() -> PointPolicy:
         switching = Switching(fixed=point)
         return Learning((point,), Curves((point,), scenario.prior), switching, PointState.initial(point, 0.0))
 
-    return PoolSpec(pool, (point,), pilot)
+    return PoolSpec(pool, (point,), point_policy)
 
 
-def _pools(scenario: Scenario, fast: int, seat: PoolSpec) -> list[PoolSpec]:
+def _pools(scenario: Scenario, fast: int, spec: PoolSpec) -> list[PoolSpec]:
     """`fast` replicas in the fast pool, but never all of them; the rest runs AR."""
     fast = min(fast, scenario.replicas - 1) if scenario.speculative else 0
-    return [seat] * fast + [manual_seat(AR_POOL, AR, scenario)] * (scenario.replicas - fast)
-
-
-def _cap(scenario: Scenario) -> dict[str, int]:
-    """The fast pool is sent no more than the batch up to which it is the faster one, by the prior."""
-    return {FAST_POOL: min(scenario.limits.rows, max(1, scenario.crossover(typical(scenario)) - 1))}
+    return [spec] * fast + [manual_spec(AR_POOL, AR, scenario)] * (scenario.replicas - fast)
 
 
 def _hysteresis(scenario: Scenario) -> Composition:
     low, up = typical(scenario), scenario.crossover(typical(scenario))
     down = max(1, int(DOWN * up)) - 1
     if scenario.free:
-        seat = PoolSpec(FLEX_POOL, scenario.points, lambda: Hysteresis(low, AR, up, down))
-        return [seat] * scenario.replicas, {}, None
-    seats = [fixed_seat(FAST_POOL, low)] * scenario.replicas
-    return seats, {}, FlipByLoad(low, up, down)
-
-
-def _rebalancing(scenario: Scenario, fast: PoolSpec) -> Controller:
-    moves = Moves(switch_s=scenario.switch_s, every_s=max(EVERY_S, 2 * scenario.switch_s))
-    return Rebalancing({AR_POOL: manual_seat(AR_POOL, AR, scenario), FAST_POOL: fast}, scenario.prior, moves)
+        spec = PoolSpec(FLEX_POOL, scenario.points, lambda: Hysteresis(low, AR, up, down))
+        return [spec] * scenario.replicas, {}, None
+    specs = [fixed_spec(FAST_POOL, low)] * scenario.replicas
+    return specs, {}, FlipByLoad(low, up, down)

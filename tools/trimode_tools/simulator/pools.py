@@ -1,4 +1,4 @@
-"""Replicas that need seconds to change their mode: seats, conversions and the slow loops that order them.
+"""Replicas that need seconds to change their mode: specs, conversions and the slow loops that order them.
 
 Belongs here: hysteresis by whole replicas, and production's `rebalance` between two pools.
 """
@@ -6,7 +6,7 @@ Belongs here: hysteresis by whole replicas, and production's `rebalance` between
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from trimode_api.modes import AR, OperatingPoint
@@ -14,29 +14,15 @@ from trimode_policy.curves import Curves
 from trimode_policy.rebalance import Demand, Moves, MoveState, PoolView, rebalance
 from trimode_policy.roofline import Roofline
 from trimode_tools.simulator.fleet import Fleet
-from trimode_tools.simulator.point_policies import Fixed, Learning, PointPolicy
-from trimode_tools.simulator.ports import Conversion, Phase
+from trimode_tools.simulator.point_policies import Fixed, Learning
+from trimode_tools.simulator.ports import Phase, PoolSpec
 
 AR_POOL, FAST_POOL, FLEX_POOL = "ar", "fast", "flex"
 
 
-@dataclass(frozen=True, slots=True)
-class PoolSpec:
-    """One replica at the start: its pool, the points it may run and its pilot."""
-
-    pool: str
-    points: tuple[OperatingPoint, ...]
-    pilot: Callable[[], PointPolicy]
-
-
-def fixed_seat(pool: str, point: OperatingPoint) -> PoolSpec:
+def fixed_spec(pool: str, point: OperatingPoint) -> PoolSpec:
     """A replica that runs one point."""
     return PoolSpec(pool, (point,), lambda: Fixed(point))
-
-
-def conversion(seat: PoolSpec) -> Conversion:
-    """What a replica becomes to take that seat."""
-    return Conversion(seat.pool, seat.points, seat.pilot)
 
 
 @dataclass(slots=True)
@@ -60,9 +46,9 @@ class FlipByLoad:
             if member.phase is not Phase.READY or ready < 2:
                 continue
             if member.pool == FAST_POOL and level >= self.up:
-                fleet.convert(member, conversion(fixed_seat(AR_POOL, AR)))
+                fleet.convert(member, fixed_spec(AR_POOL, AR))
             elif member.pool == AR_POOL and level <= self.down:
-                fleet.convert(member, conversion(fixed_seat(FAST_POOL, self.low)))
+                fleet.convert(member, fixed_spec(FAST_POOL, self.low))
 
 
 @dataclass(slots=True)
@@ -72,7 +58,7 @@ class Rebalancing:
     A pool's pace comes from the curves one of its replicas has learned, else from the prior.
     """
 
-    seats: Mapping[str, PoolSpec]
+    specs: Mapping[str, PoolSpec]
     prior: Roofline
     moves: Moves
     state: MoveState = field(default_factory=MoveState)
@@ -89,21 +75,21 @@ class Rebalancing:
             self.context = sum(m.engine.context for m in fleet.members) / rows
         ordered = sorted(self.flights)
         demand = Demand(ordered[len(ordered) // 10], ordered[len(ordered) * 9 // 10])
-        views = [self._view(name, fleet) for name in self.seats]
+        views = [self._view(name, fleet) for name in self.specs]
         decision, self.state = rebalance(views, demand, self.moves, self.state, now)
         if decision.source is not None and decision.target is not None:
             ready = [m for m in fleet.members if m.pool == decision.source and m.phase is Phase.READY]
             if ready:
                 member = min(ready, key=lambda m: (m.engine.in_flight, m.index))
-                fleet.convert(member, conversion(self.seats[decision.target]))
+                fleet.convert(member, self.specs[decision.target])
 
     def _view(self, name: str, fleet: Fleet) -> PoolView:
         members = [m for m in fleet.members if m.pool == name and m.phase is not Phase.DEAD]
         moving = sum(1 for m in members if m.phase is not Phase.READY)
-        pilots = (m.engine.pilot for m in members)
-        learned = next((pilot.curves for pilot in pilots if isinstance(pilot, Learning)), None)
-        known = learned or Curves(self.seats[name].points, self.prior)
-        points, context = self.seats[name].points, self.context
+        pilots = (m.engine.point_policy for m in members)
+        learned = next((chooser.curves for chooser in pilots if isinstance(chooser, Learning)), None)
+        known = learned or Curves(self.specs[name].points, self.prior)
+        points, context = self.specs[name].points, self.context
 
         def pace(batch: int) -> float | None:
             found = [(known.cycle_seconds(p, batch, context), known.tokens_per_cycle(p)) for p in points]

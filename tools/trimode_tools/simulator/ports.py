@@ -56,7 +56,7 @@ class Member:
     queued_tokens: int = 0
     version: int = -1
     news: int = 0
-    then: Conversion | None = None
+    then: PoolSpec | None = None
 
     def report(self, now: float, goals: Sequence[Goal]) -> None:
         """Tell the router what it sees."""
@@ -77,21 +77,21 @@ class Member:
         engine = self.engine
         self.paced_in = (engine.version, engine.running)
         context = engine.context / engine.running if engine.running else CONTEXT
-        known = engine.pilot.paces(context, engine.limits.rows)
+        known = engine.point_policy.paces(context, engine.limits.rows)
         if known:
             price, most = engine.prompts.per_token, engine.limits.rows
             self.rows = {g.name: max_concurrency_within(known, price, g.tpot_s, most) for g in goals}
 
 
 @dataclass(frozen=True, slots=True)
-class Conversion:
-    """A replica's next life: another pool, its points and who pilots them."""
+class PoolSpec:
+    """What a replica is from its start, or from a conversion on: its pool, the points it may run, who chooses."""
 
     pool: str
     points: tuple[OperatingPoint, ...]
-    pilot: Callable[[], PointPolicy]
+    point_policy: Callable[[], PointPolicy]
 
-    def __deepcopy__(self, memo: object) -> Conversion:
+    def __deepcopy__(self, memo: object) -> PoolSpec:
         return self
 
 

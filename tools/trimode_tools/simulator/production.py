@@ -15,13 +15,12 @@ from trimode_policy.route import ReplicaView, RequestView, SloState, Staleness, 
 from trimode_policy.tier_fairness import StarvationGuard, TierMix, reservations
 from trimode_tools.simulator.fleet import Fleet
 from trimode_tools.simulator.ports import Member, Phase, Placement
-from trimode_tools.simulator.rows import Request
-from trimode_tools.simulator.waiting import slo_state
+from trimode_tools.simulator.rows import Request, claim_of
 from trimode_tools.simulator.workload import Goal, Job
 
 LEAST_BEGINNING = 256
 """Tokens of the shortest beginning that is told apart; the others are its doubles, as in the router."""
-KEEPERS_S = 1.0
+RESERVE_EVERY_S = 1.0
 """Seconds between two looks at which replicas are kept fast for whom; a change of the fleet brings one at once."""
 
 
@@ -45,8 +44,8 @@ class ProductionDispatcher:
     turns: StarvationGuard = field(default_factory=StarvationGuard)
     mix: TierMix = field(init=False)
     _due: Request | None = None
-    _keeps: dict[str, str] = field(default_factory=dict)
-    _kept: tuple[float, tuple[int, ...]] = (-1.0, ())
+    _reservations: dict[str, str] = field(default_factory=dict)
+    _reserved_at: tuple[float, tuple[int, ...]] = (-1.0, ())
     _views: dict[int, tuple[tuple[object, ...], ReplicaView]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -120,11 +119,11 @@ class ProductionDispatcher:
 
     def _all_views(self, fleet: Fleet) -> list[ReplicaView]:
         phases = tuple(member.phase for member in fleet.members)
-        if fleet.now - self._kept[0] >= KEEPERS_S or phases != self._kept[1]:
-            self._kept = (fleet.now, phases)
+        if fleet.now - self._reserved_at[0] >= RESERVE_EVERY_S or phases != self._reserved_at[1]:
+            self._reserved_at = (fleet.now, phases)
             rows = {str(member.index): member.rows for member in fleet.members if member.phase is Phase.READY}
-            self._keeps = reservations(rows, self.mix.shares())
-        return [self._view(member, self._keeps.get(str(member.index))) for member in fleet.members]
+            self._reservations = reservations(rows, self.mix.shares())
+        return [self._view(member, self._reservations.get(str(member.index))) for member in fleet.members]
 
     def _view(self, member: Member, reserved_for: str | None) -> ReplicaView:
         """The view of one replica, made anew only where something changed."""

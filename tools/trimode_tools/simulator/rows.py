@@ -5,10 +5,14 @@ Belongs here: values without behaviour. The engine itself is in `engine`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import inf
 
 from trimode_api.modes import OperatingPoint
-from trimode_tools.simulator.workload import Job
+from trimode_policy.fair_queue import FIRST_IN_LINE, FairQueue, Ticket
+from trimode_policy.route import SloState
+from trimode_policy.tier_fairness import claim
+from trimode_tools.simulator.workload import Goal, Job
 
 
 @dataclass(slots=True)
@@ -63,3 +67,53 @@ class Step:
     def ends(self) -> float:
         """When the last cycle is over."""
         return self.began + self.cycles * self.seconds
+
+
+@dataclass(slots=True)
+class PrefixCache:
+    """Mutable. `most`: tokens in all; the least lately used conversation goes first."""
+
+    most: int
+    tokens: int = 0
+    chats: dict[int, int] = field(default_factory=dict)
+
+    def of(self, job: Job) -> int:
+        """Tokens of the job's prompt that need not be computed: at least one must be, to have something to go on."""
+        return min(self.chats.get(job.chat, 0), job.shared, job.prompt - 1) if job.chat else 0
+
+    def add(self, job: Job, room: float) -> None:
+        """A request is done: its prompt and answer are kept, if need be in place of others. `room`: tokens of memory
+        that nobody runs in."""
+        if not (job.chat and self.most):
+            return
+        said = job.prompt + job.output
+        self.tokens += said - self.chats.pop(job.chat, 0)
+        self.chats[job.chat] = said
+        while self.tokens > min(self.most, room) and self.chats:
+            oldest = next(iter(self.chats))
+            self.tokens -= self.chats.pop(oldest)
+
+    def clear(self) -> None:
+        """The replica died."""
+        self.chats.clear()
+        self.tokens = 0
+
+
+def join(queue: FairQueue[Request], request: Request, goal: Goal, max_wait_s: float) -> Ticket[Request]:
+    """It waits from its arrival on; one that has its first token never gives up and goes before all others."""
+    at, tier = request.job.at, request.job.tier
+    if request.first_at >= 0:
+        return queue.enter(request, FIRST_IN_LINE, at, inf, kind=tier)
+    return queue.enter(request, goal.priority, at, at + max_wait_s, kind=tier)
+
+
+def is_late(request: Request, goal: Goal, now: float) -> bool:
+    """Whether it can no longer meet its objective."""
+    return claim_of(request, goal, now) is SloState.LATE
+
+
+def claim_of(request: Request, goal: Goal, now: float) -> SloState:
+    """What a request may ask for at `now`."""
+    if request.first_at >= 0:
+        return SloState.RESUMED
+    return claim(now - request.job.at, goal.ttft_s)

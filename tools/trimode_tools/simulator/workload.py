@@ -9,8 +9,23 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from math import cos, exp, inf, log, pi, sqrt
+from typing import Protocol
 
-from trimode_tools.simulator.randomness import Randomness
+
+class Randomness(Protocol):
+    """A seeded source of numbers, as `random.Random`."""
+
+    def random(self) -> float:
+        """Uniform in [0, 1)."""
+        ...
+
+    def gauss(self, mu: float, sigma: float) -> float:
+        """Normal."""
+        ...
+
+    def expovariate(self, lambd: float) -> float:
+        """Exponential with rate `lambd`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The simulator against published measurements: `python -m trimode_tools.simulate.validation [--data DIR]`.
+"""The simulator against published measurements: `python -m trimode_lab.validation [--data DIR]`.
 
 Belongs here: one comparison. Cycle times come from `nld_b200_cycle_ms.csv`, what is predicted is
 `nld_14b_b200_linearspec.csv`: tokens per second of linear self-speculation by number of concurrent clients.
@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from math import exp, log
 from pathlib import Path
 from random import Random
@@ -25,13 +25,11 @@ from trimode_policy.profiles import PROFILES
 from trimode_policy.roofline import ModelShape, Roofline
 from trimode_tools.simulate.csv_rows import rows
 from trimode_tools.simulate.hardware import shape_of
-from trimode_tools.simulator.cost_model import GAIN_BY_LENGTH, Hardware, MeasuredHardware, Truth
-from trimode_tools.simulator.fleet import Fleet
-from trimode_tools.simulator.measures import Account
+from trimode_tools.simulator.cost_model import GAIN_BY_LENGTH, Hardware, ProfiledHardware, Truth
 from trimode_tools.simulator.point_policies import Fixed
 from trimode_tools.simulator.policies import assemble
-from trimode_tools.simulator.pools import FLEX_POOL, PoolSpec
-from trimode_tools.simulator.ports import OnlyReplica
+from trimode_tools.simulator.pools import FLEX_POOL
+from trimode_tools.simulator.ports import OnlyReplica, PoolSpec
 from trimode_tools.simulator.rows import EngineLimits
 from trimode_tools.simulator.scenario import Scenario
 from trimode_tools.simulator.workload import Goal, Job
@@ -93,38 +91,18 @@ def published(data: Path) -> list[Measured]:
     ]
 
 
-def gpu_of(data: Path) -> MeasuredHardware:
+def gpu_of(data: Path) -> ProfiledHardware:
     """The 14B model on a B200, as far as published."""
-    cycles: dict[str, dict[OperatingPoint, dict[int, float]]] = {"8B": {}, "14B": {}}
+    cycles: dict[str, list[tuple[OperatingPoint, int, float, float]]] = {"8B": [], "14B": []}
     for row in rows(data / "nld_b200_cycle_ms.csv", ("model", "block_length", "concurrency", "cycle_ms")):
-        point = speculation(int(row.number("block_length")))
-        cycles[row.values["model"]].setdefault(point, {})[int(row.number("concurrency"))] = row.number("cycle_ms") / 1e3
-    small = MeasuredHardware.fitted(_roofline(shape_of("8b")), cycles["8B"], float(PROMPT))
-    large = MeasuredHardware.fitted(_roofline(shape_of("14b")), cycles["14B"], float(PROMPT))
-    return MeasuredHardware(large.roofline, {**small.ratios, **large.ratios})
+        point, seconds = speculation(int(row.number("block_length"))), row.number("cycle_ms") / 1e3
+        cycles[row.values["model"]].append((point, int(row.number("concurrency")), float(PROMPT), seconds))
+    small, large = (ProfiledHardware.measured(_b200(name), cycles[name]) for name in ("8B", "14B"))
+    return replace(large, cells={**small.cells, **large.cells})
 
 
-def _roofline(shape: ModelShape) -> Roofline:
-    return PROFILES["B200"].roofline(shape)
-
-
-@dataclass(slots=True)
-class ClosedLoop:
-    """A fixed number of clients, each sending its next request when it has its answer."""
-
-    fleet: Fleet
-    clients: int
-    sent: int = field(default=0)
-
-    def run(self, requests: int) -> Account:
-        """Until so many requests have ended."""
-        account = self.fleet.account
-        while account.finished[0] < requests:
-            while self.sent - account.finished[0] < self.clients:
-                self.sent += 1
-                self.fleet.offer(Job(self.fleet.now, PROMPT, OUTPUT, 0, 0))
-            self.fleet.advance(self.fleet.events[0][0])
-        return account
+def _b200(model: str) -> Roofline:
+    return PROFILES["B200"].roofline(**shape_of(model).model_dump())
 
 
 def user_speed(hardware: Hardware, clients: int, point: OperatingPoint, at_32: float) -> float:
@@ -132,9 +110,14 @@ def user_speed(hardware: Hardware, clients: int, point: OperatingPoint, at_32: f
     truth = Truth(hardware, (at_32,))
     limits = EngineLimits(clients, 1e9, noise=0.0)
     goal = Goal("all", 1e6, 1e6, 0)
-    scenario = Scenario(truth, _roofline(shape_of("14b")), (goal,), (point,), 1, limits)
+    scenario = Scenario(truth, _b200("14B"), (goal,), (point,), 1, limits)
     fleet = assemble(scenario, [PoolSpec(FLEX_POOL, (point,), lambda: Fixed(point))], OnlyReplica(), None, Random(0))
-    account = ClosedLoop(fleet, clients).run(4 * clients + 20)
+    account, sent = fleet.account, 0
+    while account.finished[0] < 4 * clients + 20:
+        while sent - account.finished[0] < clients:  # whose client has its answer sends the next request
+            sent += 1
+            fleet.offer(Job(fleet.now, PROMPT, OUTPUT, 0, 0))
+        fleet.advance(fleet.events[0][0])
     return 1.0 / account.tpot.percentile(50)
 
 

@@ -18,7 +18,7 @@ from trimode_api.modes import OperatingPoint
 from trimode_policy.roofline import Roofline
 from trimode_tools.simulator.cost_model import Truth
 from trimode_tools.simulator.measures import Account
-from trimode_tools.simulator.policies import assemble, learning_seat
+from trimode_tools.simulator.policies import assemble, learning_spec
 from trimode_tools.simulator.pools import FLEX_POOL
 from trimode_tools.simulator.ports import OnlyReplica
 from trimode_tools.simulator.rows import EngineLimits
@@ -148,7 +148,7 @@ def predict(
     """The same loop in the simulator, under production's policy."""
     goal = Goal("all", 1e6, 1e6, 0)
     scenario = Scenario(truth, prior, (goal,), points, 1, limits)
-    fleet = assemble(scenario, [learning_seat(FLEX_POOL, points, scenario)], OnlyReplica(), None, Random(seed))
+    fleet = assemble(scenario, [learning_spec(FLEX_POOL, points, scenario)], OnlyReplica(), None, Random(seed))
     turn = cycle(asked)
 
     def next_job(now: float) -> Job:
