@@ -189,8 +189,8 @@ def profile(
     Writes FILE and a picture: seconds per cycle by operating point, batch and context, what prompts add, and tokens
     per cycle by kind of request.
     """
+    from trimode_tools.profile.command import Options
     from trimode_tools.profile.command import profile as run
-    from trimode_tools.profile.engine_under_test import Options
 
     run(Options(out, model, draft_adapter, points, max_batch, context, threads, prompts, quick, validate))
 

@@ -4,12 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from trimode_tools.bench.figures import ADAPTIVE, Figures, Ratio, Row, best_static, ratios
+from trimode_tools.bench.figures import ADAPTIVE, Figures, Ratio, Row, Sample, best_static, ratios
 from trimode_tools.bench.load import Job
-from trimode_tools.bench.measure import pin, questions
-from trimode_tools.bench.plot import draw, spread
-from trimode_tools.bench.ramp import Sample, _stretches
-from trimode_tools.bench.ramp import draw as draw_ramp
+from trimode_tools.bench.measure import pinned, questions
+from trimode_tools.bench.plot import draw, draw_ramp, stretches
+from trimode_tools.charts import spread
 
 ROWS = (
     Row("AR", 1, 500),
@@ -53,7 +52,7 @@ def test_parts_that_were_not_measured_are_left_out() -> None:
     ],
 )
 def test_a_point_is_pinned_by_the_request(point: str, extra: dict[str, object]) -> None:
-    assert pin(point) == extra
+    assert pinned(point) == extra
 
 
 def test_labels_are_moved_apart_and_keep_their_order() -> None:
@@ -77,7 +76,7 @@ def test_the_ramp_is_drawn(tmp_path: Path) -> None:
 def test_probes_do_not_break_a_stretch() -> None:
     said = [("AR", "Idle"), ("S8", "Kept"), ("S16", "Probe"), ("S8", "Kept"), ("AR", "PredictedGain"), ("AR", "Kept")]
     samples = [Sample(float(t), 1, 1, 0, point, reason, 1.0, 0) for t, (point, reason) in enumerate(said)]
-    assert _stretches(samples) == [(0.0, 1.0, "AR"), (1.0, 4.0, "S8"), (4.0, 5.0, "AR")]
+    assert stretches(samples) == [(0.0, 1.0, "AR"), (1.0, 4.0, "S8"), (4.0, 5.0, "AR")]
 
 
 def test_the_questions_are_many_and_always_the_same() -> None:

@@ -16,11 +16,10 @@ from trimode_api.errors import InvalidInput
 from trimode_cli.main import main
 from trimode_local.errors import BadInput
 from trimode_tools.eval.command import DIFFUSION_GRID, POINTS, parse_points
-from trimode_tools.eval.endpoint import pin
-from trimode_tools.eval.metrics import Answer, Mark, Run, cost_per_million, mark, wilson
-from trimode_tools.eval.plot import draw
+from trimode_tools.eval.metrics import Answer, Run, Score, cost_per_million, score, wilson
 from trimode_tools.eval.questions import Question, read, suite
-from trimode_tools.eval.table import HEADINGS, cells, markdown
+from trimode_tools.eval.report import HEADINGS, cells, draw, markdown
+from trimode_tools.points import pin
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -46,8 +45,8 @@ class TestFigures:
             Answer("", tokens=0, produced=1, cycles=1, first_s=None, last_s=0.0),
         ]
         reference = Run("AR", [answers[0], Answer("c", 1, 1, 1, 0.0, 0.0), answers[2]], 1.0, 1)
-        found = mark(Run("S8", answers, 2.0, 10), [True, False, True], ["x", "x", "y"], reference, price=7.2)
-        assert found == Mark(
+        found = score(Run("S8", answers, 2.0, 10), [True, False, True], ["x", "x", "y"], reference, price=7.2)
+        assert found == Score(
             point="S8",
             questions=3,
             right=2,
@@ -63,7 +62,7 @@ class TestFigures:
         )
 
     def test_what_is_not_known_is_a_dash(self) -> None:
-        found = mark(Run("D8@0.9", [Answer("", 0, 0, 0, None, 0.0)], 1.0, None), [False], ["x"], None, None)
+        found = score(Run("D8@0.9", [Answer("", 0, 0, 0, None, 0.0)], 1.0, None), [False], ["x"], None, None)
         row = cells(found, priced=True)
         assert [heading for heading, cell in zip((*HEADINGS, "cost"), row, strict=True) if cell == "-"] == [
             "as AR",
@@ -75,8 +74,10 @@ class TestFigures:
         ]
 
     def test_markdown_has_a_row_for_each(self) -> None:
-        marks = [mark(Run(p, [Answer("a", 1, 1, 1, 0.1, 0.1)], 1.0, 1), [True], ["x"], None, 1.0) for p in ("AR", "S8")]
-        lines = markdown(marks).splitlines()
+        scores = [
+            score(Run(p, [Answer("a", 1, 1, 1, 0.1, 0.1)], 1.0, 1), [True], ["x"], None, 1.0) for p in ("AR", "S8")
+        ]
+        lines = markdown(scores).splitlines()
         assert len(lines) == 4
         assert len({line.count("|") for line in lines}) == 1
 
@@ -177,7 +178,7 @@ def test_the_tiny_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_a_single_point_has_a_picture_too(tmp_path: Path) -> None:
     answers = [Answer("a", 1, 1, 1, 0.1, 0.1)]
-    draw([mark(Run("S8", answers, 1.0, 1), [True], ["x"], None, None)], "title", "below", tmp_path / "x.png")
+    draw([score(Run("S8", answers, 1.0, 1), [True], ["x"], None, None)], "title", "below", tmp_path / "x.png")
     assert (tmp_path / "x.png").stat().st_size > 1000
 
 
@@ -227,13 +228,12 @@ def server() -> Iterator[ThreadingHTTPServer]:
 
 def test_an_endpoint(server: ThreadingHTTPServer) -> None:
     from trimode_local.client import Endpoint
-    from trimode_tools.eval.endpoint import ask
-    from trimode_tools.eval.engine import Plan
+    from trimode_tools.eval.ask import Plan, ask_endpoint
 
     endpoint = Endpoint(f"http://127.0.0.1:{server.server_address[1]}")
     told: list[tuple[int, int]] = []
     asked = [Question(prompt=f"{n}?", answer="4") for n in range(3)]
-    runs = ask(endpoint, asked, Plan(("AR", "S8", "D8@0.9"), 64, 2), lambda *done: told.append(done))
+    runs = ask_endpoint(endpoint, asked, Plan(("AR", "S8", "D8@0.9"), 64, 2), lambda *done: told.append(done))
     endpoint.close()
     assert [run.point for run in runs] == ["AR", "S8", "D8@0.9"]
     assert [run.forwards for run in runs] == [6, 12, None]

@@ -10,12 +10,11 @@ import pytest
 from trimode_api.modes import AR, Mode, OperatingPoint, speculation
 from trimode_cli.main import main
 from trimode_policy.roofline import Roofline
-from trimode_tools.profile.engine_harness import EngineHarness, Turn
 from trimode_tools.profile.fit import Answered, fit_roofline
+from trimode_tools.profile.harness import EngineHarness, Turn
 from trimode_tools.profile.measure import QUICK, Measurement, Plan, measure_round, powers_to, with_ar
-from trimode_tools.profile.plot import colours_of, draw
-from trimode_tools.profile.table import cells_at, crossovers, cycles_table, sentences, tokens_per_s
-from trimode_tools.profile.validate import Asked, Comparison, Outcome, RealLoop, predict, typical
+from trimode_tools.profile.show import cells_at, colours_of, crossovers, cycles_table, draw, sentences, tokens_per_s
+from trimode_tools.profile.validate import Asked, Comparison, Outcome, RealLoop, only_replica, predict, typical
 from trimode_tools.simulate.profile_file import Profile, read_profile
 from trimode_tools.simulator.cost_model import ProfiledHardware, Truth
 from trimode_tools.simulator.rows import EngineLimits
@@ -36,7 +35,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 
 
 @pytest.fixture(scope="module")
-def rig() -> EngineHarness:
+def harness() -> EngineHarness:
     """An engine of eight rows, checked after each cycle."""
     decoder, _ = load_decoder(TINY)
     settings = EngineSettings(8, 256, threads=1, check_invariants=True)
@@ -48,55 +47,55 @@ class TestRig:
         assert Turn((1.0, 1.2, 1.4, 90.0), 50.0).mean == pytest.approx(1.2)
         assert Turn((1.0, 3.0), 50.0).mean == 2.0
 
-    def test_rows_are_as_many_and_as_long_as_asked_for(self, rig: EngineHarness) -> None:
-        rig.fill(8, 40)
-        stats = rig.engine.stats()
+    def test_rows_are_as_many_and_as_long_as_asked_for(self, harness: EngineHarness) -> None:
+        harness.fill(8, 40)
+        stats = harness.engine.stats()
         assert (stats.running, stats.waiting, stats.queued_prompt_tokens) == (8, 0, 0)
-        turn = rig.cycles(AR, seconds=0.0, least=3)
+        turn = harness.cycles(AR, seconds=0.0, least=3)
         assert len(turn.seconds) == 3
         assert turn.mean > 0
         assert 40 <= turn.context_tokens < 60
-        rig.clear()
-        assert rig.engine.idle
+        harness.clear()
+        assert harness.engine.idle
 
-    def test_each_turn_runs_its_point_and_nothing_else(self, rig: EngineHarness) -> None:
-        rig.fill(2, 20)
+    def test_each_turn_runs_its_point_and_nothing_else(self, harness: EngineHarness) -> None:
+        harness.fill(2, 20)
         for point in POINTS:
-            before = rig.engine.stats().cycles_total
-            rig.cycles(point, seconds=0.0, least=2)
-            after = rig.engine.stats().cycles_total
+            before = harness.engine.stats().cycles_total
+            harness.cycles(point, seconds=0.0, least=2)
+            after = harness.engine.stats().cycles_total
             ran = {name: count - before.get(name, 0) for name, count in after.items() if count != before.get(name, 0)}
             assert set(ran) == {str(point)} | ({"AR"} if "AR" in ran else set())  # rows made anew begin in AR
             assert ran[str(point)] >= 3
 
-    def test_rows_do_not_outgrow_what_was_asked_for(self, rig: EngineHarness) -> None:
-        rig.fill(2, 16)
-        turn = rig.cycles(speculation(8), seconds=0.0, least=60)
+    def test_rows_do_not_outgrow_what_was_asked_for(self, harness: EngineHarness) -> None:
+        harness.fill(2, 16)
+        turn = harness.cycles(speculation(8), seconds=0.0, least=60)
         assert len(turn.seconds) == 60
         assert turn.context_tokens < 32
 
-    def test_prompts_take_the_place_of_rows(self, rig: EngineHarness) -> None:
-        rig.fill(4, 20)
-        assert rig.with_prompts(AR, pieces=2, tokens=30, pairs=2) >= 0
-        assert rig.engine.stats().running == 4
-        rig.clear()
+    def test_prompts_take_the_place_of_rows(self, harness: EngineHarness) -> None:
+        harness.fill(4, 20)
+        assert harness.with_prompts(AR, pieces=2, tokens=30, pairs=2) >= 0
+        assert harness.engine.stats().running == 4
+        harness.clear()
 
-    def test_answers_are_counted_with_their_end(self, rig: EngineHarness) -> None:
+    def test_answers_are_counted_with_their_end(self, harness: EngineHarness) -> None:
         prompts = [list(range(8, 20)), list(range(40, 45))]
-        ar = rig.answers(AR, prompts, 12)
-        fast = rig.answers(speculation(8), prompts, 12)
+        ar = harness.answers(AR, prompts, 12)
+        fast = harness.answers(speculation(8), prompts, 12)
         assert [a.tokens for a in ar] == [a.tokens for a in fast] == [a.cycles for a in ar]
         assert all(f.cycles <= a.cycles for a, f in zip(ar, fast, strict=True))
 
 
-def test_a_round_measures_everything_planned(rig: EngineHarness) -> None:
+def test_a_round_measures_everything_planned(harness: EngineHarness) -> None:
     plan = Plan(POINTS, (1, 4, 8), (12, 32), 20, QUICK)
-    taken = Measurement()
-    said = list(measure_round(rig, plan, taken))
+    found = Measurement()
+    said = list(measure_round(harness, plan, found))
     assert len(said) == plan.turns
-    assert set(taken.cycles) == {(p, b, c) for p in POINTS for b in (1, 4, 8) for c in (12, 32)}
-    assert {mode for mode, _ in taken.prompts} == {Mode.AR, Mode.SELF_SPECULATION}
-    assert rig.engine.idle
+    assert set(found.cycles) == {(p, b, c) for p in POINTS for b in (1, 4, 8) for c in (12, 32)}
+    assert {mode for mode, _ in found.prompts} == {Mode.AR, Mode.SELF_SPECULATION}
+    assert harness.engine.idle
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +105,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     import io
 
     from trimode_local import console
-    from trimode_tools.profile.command import profile
-    from trimode_tools.profile.engine_under_test import Options
+    from trimode_tools.profile.command import Options, profile
 
     file = tmp_path_factory.mktemp("profile") / "tiny.yaml"
     printed = io.StringIO()
@@ -233,13 +231,13 @@ class TestWords:
         good = Outcome(900.0, 0.01, 0.1, "S8")
         rows = [Comparison(clients, good, Outcome(1000.0, 0.012, 0.09, "AR")) for clients in (1, 4, 16)]
         for comparisons in ([], rows):
-            draw(_profile(), ROOFLINE, comparisons, "title", "below", tmp_path / "p.png")
+            draw(_profile(), ROOFLINE, comparisons, "below", tmp_path / "p.png")
             assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 
 
 class TestLoops:
-    def test_the_real_loop_keeps_its_clients_busy(self, rig: EngineHarness) -> None:
-        engine = rig.engine.beside(Configure([str(p) for p in POINTS], "AR"))
+    def test_the_real_loop_keeps_its_clients_busy(self, harness: EngineHarness) -> None:
+        engine = harness.engine.beside(Configure([str(p) for p in POINTS], "AR"))
         asked = [Asked(list(range(8, 8 + n)), n, n, 0) for n in (4, 9, 14)]
         loop = RealLoop(engine, asked, max_tokens=6)
         found = loop.run(clients=3, warm_s=0.0, seconds=0.2)
@@ -247,7 +245,7 @@ class TestLoops:
         assert 0 < found.ttft_p95_s <= found.latency_p95_s
         assert found.point in {str(p) for p in POINTS}
         assert engine.idle
-        assert rig.engine is not engine
+        assert harness.engine is not engine
 
     @pytest.mark.parametrize("clients", [1, 8])
     def test_the_simulated_loop_follows_from_its_curves(self, clients: int) -> None:
@@ -255,7 +253,7 @@ class TestLoops:
         hardware = ProfiledHardware.measured(ROOFLINE, [(AR, b, 0.0, 0.01) for b in (1, 64)])
         limits = EngineLimits(8, 1e9, 256, noise=0.0)
         asked = [Asked(list(range(11)), 21, 20, 0)]
-        found = predict(Truth(hardware), ROOFLINE, (AR,), limits, asked, clients)
+        found = predict(only_replica(Truth(hardware), ROOFLINE, (AR,), limits), asked, clients)
         cycle = hardware.seconds(AR, clients, 20.0)
         # All clients begin together: one cycle in 21 computes their prompts too.
         whole = 21 * cycle + ROOFLINE.prefill_seconds(10 * clients)

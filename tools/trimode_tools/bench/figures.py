@@ -1,7 +1,4 @@
-"""What a benchmark found: rows, and the ratios that sum them up.
-
-Belongs here: pure values and arithmetic over them.
-"""
+"""What a benchmark found: rows, the ratios that sum them up, samples of the ramp. Pure."""
 
 from __future__ import annotations
 
@@ -10,9 +7,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 ADAPTIVE = "adaptive"
+CONCURRENCIES = (1, 2, 4, 8, 16, 32, 64)
 STATIC = ("AR", "S8", "S16", "S32")
 POINTS = (*STATIC, ADAPTIVE)
-CONCURRENCIES = (1, 2, 4, 8, 16, 32, 64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +44,20 @@ class Ratio:
 
     words: str
     value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The fleet at one moment. `seconds` since the ramp began."""
+
+    seconds: float
+    clients: int
+    running: int
+    queued: int
+    point: str
+    reason: str
+    tokens_per_s: float
+    switches: int
 
 
 def speed(rows: Sequence[Row], point: str, concurrency: int) -> float | None:

@@ -1,35 +1,53 @@
 """The two measurements: the engine alone, and through the router.
 
-Belongs here: what is run in which order, and medians. Points take turns within each concurrency, because a machine's
-speed wanders by more than the points differ.
+Points take turns within each concurrency, because a machine's speed wanders by more than the points differ.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from trimode_api.modes import Mode, OperatingPoint
-from trimode_local.errors import BadInput, StartFailed
-from trimode_tools.bench.figures import ADAPTIVE, POINTS, Row
+from trimode_local.errors import StartFailed
+from trimode_tools import engines
+from trimode_tools.bench.figures import ADAPTIVE, CONCURRENCIES, POINTS, STATIC, Row
 from trimode_tools.bench.load import Job
 from trimode_tools.bench.served import Load
+from trimode_tools.points import pin
+from trimode_tools.report import Progress
 
-Progress = Callable[[str], None]
+WARM_S, LEARN_S = 0.5, 4.0
+"""Seconds before the engine's first measurement of a point, and of the policy, which has to try the points first."""
+TURN_S, TURN_CYCLES = 0.8, 5
+"""Seconds and cycles that one turn of the engine alone lasts at least."""
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
     """How long to measure. `warm_s` and `turn_s` are seconds of each turn through the router."""
 
-    concurrencies: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    concurrencies: tuple[int, ...] = CONCURRENCIES
     rounds: int = 3
     warm_s: float = 1.0
     turn_s: float = 2.0
     max_tokens: int = 128
+
+    def turns(self) -> Iterator[tuple[int, int, str, int]]:
+        """Concurrency, round, point and the turns done after it, in order."""
+        done = 0
+        for level in self.concurrencies:
+            for number in range(self.rounds):
+                for point in POINTS:
+                    done += 1
+                    yield level, number, point, done
+
+    @property
+    def total(self) -> int:
+        return len(self.concurrencies) * self.rounds * len(POINTS)
 
 
 QUICK = Budget(concurrencies=(1, 8, 64), rounds=1, warm_s=0.5, turn_s=1.5)
@@ -40,12 +58,13 @@ def questions(count: int = 256) -> list[str]:
     from trimode_tools.tasks.suite import held_out_set
 
     samples = held_out_set(per_task=24)
-    order = sorted(range(len(samples)), key=lambda index: (index * 2654435761) % 4294967296)  # well mixed, no chance
+    # Knuth's multiplicative hash mixes the tasks well, and the same way each time.
+    order = sorted(range(len(samples)), key=lambda index: (index * 2654435761) % 4294967296)
     return [samples[index].prompt for index in order[:count]]
 
 
 @dataclass(frozen=True, slots=True)
-class EngineUnderTest:
+class ModelUnderTest:
     """The model that the engine alone is measured with. `threads` 0 leaves them to torch."""
 
     folder: Path
@@ -53,66 +72,70 @@ class EngineUnderTest:
     threads: int = 0
 
 
-def engine_alone(model: EngineUnderTest, prompts: Sequence[str], effort: Budget, progress: Progress) -> tuple[Row, ...]:
-    """The engine in this process, on a GPU where there is one, without HTTP, text or a second process.
+def engine_alone(model: ModelUnderTest, prompts: Sequence[str], budget: Budget, progress: Progress) -> tuple[Row, ...]:
+    """The engine in this process, on a GPU where there is one: medians over the rounds of tokens per second of wall
+    clock, milliseconds per cycle (prefill included), and tokens per request and cycle.
 
     Raises BadInput for a model that cannot be loaded.
     """
-    from trimode_tools.bench.engine import measure
-    from trimode_workers.errors import ModelError, TemplateError, TokenizerError
+    from trimode_workers.engine.engine import Engine, EngineSettings
+    from trimode_workers.engine.messages import Configure
     from trimode_workers.process.build import load_network
     from trimode_workers.replica.settings import EngineOptions
     from trimode_workers.text.tokenizer import load_text_model
 
     options = EngineOptions(model=str(model.folder), draft_adapter=model.draft_adapter, threads=model.threads)
-    try:
+    with engines.refusals():
         text = load_text_model(model.folder)
         tokens = [text.chat([{"role": "user", "content": prompt}]) for prompt in prompts]
         network, _ = load_network(options)
-    except (ModelError, TokenizerError, TemplateError) as exc:
-        raise BadInput(str(exc)) from exc
-    rows = measure(
-        network,
-        list(POINTS),
-        list(effort.concurrencies),
-        effort.rounds,
-        tokens,
-        effort.max_tokens,
-        progress=lambda point, level, turn: progress(f"engine alone: {point} at {level}, round {turn + 1}"),
-    )
+    context = max(map(len, tokens)) + budget.max_tokens
+    found: dict[tuple[int, str], list[engines.Turn]] = {}
+    loops: dict[str, engines.ClosedLoop] = {}
+    for level, number, point, done in budget.turns():
+        if number == 0:
+            if point == POINTS[0]:
+                loops.clear()  # the caches of the last concurrency make room for those of this one
+            fixed = None if point == ADAPTIVE else point
+            configure = Configure(points=list(STATIC), fallback=fixed or STATIC[0], fixed=fixed)
+            # The same prompts come again and again: sharing them would flatter all points.
+            engine = Engine(network, EngineSettings(level, context, shared_tokens=0), configure)
+            loops[point] = engines.ClosedLoop(engine, level, cycle(tokens), budget.max_tokens)
+            # Until the first answers, which are cut short on purpose, are gone.
+            loops[point].run(WARM_S if fixed else LEARN_S, TURN_CYCLES, finished=2 * level)
+        found.setdefault((level, point), []).append(loops[point].run(TURN_S, TURN_CYCLES))
+        progress(f"engine alone: {point} at {level}", done, budget.total)
     return tuple(
-        Row(r.point, r.concurrency, r.tokens_per_s, {"cycleMs": r.cycle_ms, "tokensPerCycle": r.tokens_per_cycle})
-        for r in rows
+        Row(
+            point,
+            level,
+            median(t.tokens / t.seconds for t in turns),
+            {
+                "cycleMs": median(1e3 * t.seconds / t.cycles for t in turns),
+                "tokensPerCycle": median(t.tokens / t.cycles / level for t in turns),
+            },
+        )
+        for (level, point), turns in found.items()
     )
 
 
-def through_router(load: Load, prompts: Sequence[str], effort: Budget, progress: Progress) -> tuple[Row, ...]:
+def through_router(load: Load, prompts: Sequence[str], budget: Budget, progress: Progress) -> tuple[Row, ...]:
     """Streams through the router; static points are pinned by the request, adaptive is left to the policy.
 
     Raises StartFailed where requests fail: a speed over failures means nothing.
     """
-    rows: list[Row] = []
-    for level in effort.concurrencies:
-        speeds: dict[str, list[float]] = {point: [] for point in POINTS}
-        for turn in range(effort.rounds):
-            for point in POINTS:
-                progress(f"through the router: {point} at {level}, round {turn + 1}")
-                stages = [(level, effort.warm_s + effort.turn_s)]
-                load.begin(Job(stages, prompts, effort.max_tokens, pin(point), effort.warm_s))
-                tally = load.end()
-                if tally.failures:
-                    raise StartFailed(f"{tally.failures} requests failed at {point}, {level} clients: {tally.error}")
-                speeds[point].append(tally.tokens / tally.seconds)
-        rows += [Row(point, level, median(values)) for point, values in speeds.items()]
-    return tuple(rows)
+    speeds: dict[tuple[int, str], list[float]] = {}
+    for level, _, point, done in budget.turns():
+        stages = [(level, budget.warm_s + budget.turn_s)]
+        load.begin(Job(stages, prompts, budget.max_tokens, pinned(point), budget.warm_s))
+        tally = load.end()
+        if tally.failures:
+            raise StartFailed(f"{tally.failures} requests failed at {point}, {level} clients: {tally.error}")
+        speeds.setdefault((level, point), []).append(tally.tokens / tally.seconds)
+        progress(f"through the router: {point} at {level}", done, budget.total)
+    return tuple(Row(point, level, median(values)) for (level, point), values in speeds.items())
 
 
-def pin(point: str) -> dict[str, Any]:
-    """What a request says to run `point`; nothing for the policy's choice."""
-    if point == ADAPTIVE:
-        return {}
-    parsed = OperatingPoint.parse(point)
-    if parsed.mode is Mode.AR:
-        return {"trimode": {"mode": "AR"}}
-    threshold = {} if parsed.threshold is None else {"threshold": parsed.threshold}
-    return {"trimode": {"mode": parsed.mode.value, "blockLength": parsed.block_length, **threshold}}
+def pinned(point: str) -> dict[str, Any]:
+    """What a request adds to run `point`; nothing where the policy chooses."""
+    return {} if point == ADAPTIVE else {"trimode": pin(point)}

@@ -46,7 +46,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class Score:
     """One operating point's figures; None where they cannot be had. Times in seconds, cost per million tokens."""
 
     point: str
@@ -80,7 +80,9 @@ def cost_per_million(price_per_hour: float, tokens_per_second: float) -> float:
     return price_per_hour / (tokens_per_second * 3600) * 1e6
 
 
-def mark(run: Run, verdicts: Sequence[bool], tasks: Sequence[str], reference: Run | None, price: float | None) -> Mark:
+def score(
+    run: Run, verdicts: Sequence[bool], tasks: Sequence[str], reference: Run | None, price: float | None
+) -> Score:
     """The figures of `run`. `verdicts` and `tasks` belong to its answers one by one; `reference` is AR's run."""
     answers = run.answers
     tokens = sum(answer.tokens for answer in answers)
@@ -97,7 +99,7 @@ def mark(run: Run, verdicts: Sequence[bool], tasks: Sequence[str], reference: Ru
     for task, right in zip(tasks, verdicts, strict=True):
         before = by_task.get(task, (0, 0))
         by_task[task] = (before[0] + right, before[1] + 1)
-    return Mark(
+    return Score(
         point=run.point,
         questions=len(answers),
         right=sum(verdicts),

@@ -6,13 +6,13 @@ more than the points differ; rounds go over everything again, and medians over t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
 from trimode_api.modes import AR, Mode, OperatingPoint
-from trimode_tools.profile.engine_harness import EngineHarness, Turn
 from trimode_tools.profile.fit import Answered, Cell, fit_roofline, spread_of, whole_cycle_tokens
+from trimode_tools.profile.harness import EngineHarness, Turn
 from trimode_tools.simulate.profile_file import Profile, ProfileCycle, ProfilePrompts, ProfileShape
 
 PROMPT_BATCH = 16
@@ -20,8 +20,8 @@ PROMPT_BATCH = 16
 PROMPT_TOKENS = (32, 64, 128, 256)
 """Prompt tokens in one cycle; more is the business of the line through the last two."""
 
-Progress = Callable[[str, int, int], None]
-"""(what is measured, turns done, turns in all)."""
+MAX_TOKENS = 128
+"""Longest answer while acceptance is counted, and of the closed loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Plan:
     batches: tuple[int, ...]
     contexts: tuple[int, ...]
     piece: int
-    effort: Budget
+    budget: Budget
 
     @property
     def rows_for_prompts(self) -> int:
@@ -74,6 +74,19 @@ def powers_to(most: int) -> tuple[int, ...]:
     return (*(1 << n for n in range(most.bit_length()) if 1 << n < most), most)
 
 
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """What the engine is asked: token ids of each prompt, and its kind."""
+
+    tokens: list[list[int]]
+    tasks: list[str]
+
+    @property
+    def typical_length(self) -> int:
+        """The median, in tokens."""
+        return sorted(map(len, self.tokens))[len(self.tokens) // 2]
+
+
 @dataclass(slots=True)
 class Measurement:
     """What was measured so far."""
@@ -83,37 +96,39 @@ class Measurement:
     answers: dict[OperatingPoint, list[Answered]] = field(default_factory=dict)
 
 
-def measure_round(rig: EngineHarness, plan: Plan, taken: Measurement) -> Iterator[str]:
+def measure_round(harness: EngineHarness, plan: Plan, measurement: Measurement) -> Iterator[str]:
     """One round over everything; yields what was measured after each turn."""
-    effort = plan.effort
+    budget = plan.budget
     for context in plan.contexts:
         for batch in plan.batches:
-            rig.fill(batch, context)
+            harness.fill(batch, context)
             for point in plan.points:
-                turn = rig.cycles(point, effort.turn_s, effort.turn_cycles)
-                taken.cycles.setdefault((point, batch, context), []).append(turn)
+                turn = harness.cycles(point, budget.turn_s, budget.turn_cycles)
+                measurement.cycles.setdefault((point, batch, context), []).append(turn)
                 yield f"{point}, {batch} requests of {context} tokens"
     rows = plan.rows_for_prompts
-    rig.fill(rows, plan.contexts[0])
+    harness.fill(rows, plan.contexts[0])
     for tokens in PROMPT_TOKENS:
         pieces = min(rows, max(1, round(tokens / plan.piece)))
         for mode, point in plan.prompt_modes.items():
-            seconds = rig.with_prompts(point, pieces, tokens // pieces, effort.pairs)
-            taken.prompts.setdefault((mode, tokens // pieces * pieces), []).append(seconds)
+            seconds = harness.with_prompts(point, pieces, tokens // pieces, budget.pairs)
+            measurement.prompts.setdefault((mode, tokens // pieces * pieces), []).append(seconds)
             yield f"{point}, {tokens} prompt tokens"
-    rig.clear()
+    harness.clear()
 
 
-def cells_of(taken: Measurement) -> tuple[Cell, ...]:
+def cells_of(measurement: Measurement) -> tuple[Cell, ...]:
     """Medians over the rounds."""
     return tuple(
         Cell(point, batch, median(t.context_tokens for t in turns), median(t.mean for t in turns))
-        for (point, batch, _), turns in sorted(taken.cycles.items(), key=lambda item: _order(*item[0]))
+        for (point, batch, _), turns in sorted(
+            measurement.cycles.items(), key=lambda item: _order(item[0][0]) + item[0][1:]
+        )
     )
 
 
-def _order(point: OperatingPoint, batch: int, context: int) -> tuple[int, str, int, int]:
-    return point.block_length, str(point), batch, context
+def _order(point: OperatingPoint) -> tuple[int, str]:
+    return point.block_length, str(point)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +143,16 @@ class Target:
     about: Mapping[str, object]
 
 
-def profile_of(taken: Measurement, target: Target, tasks: Sequence[str]) -> Profile:
+def profile_of(measurement: Measurement, target: Target, tasks: Sequence[str]) -> Profile:
     """`tasks`: the kind of each prompt that was answered."""
-    cells = cells_of(taken)
+    cells = cells_of(measurement)
     roofline = fit_roofline(cells, target.shape)
-    turns = [turn.seconds for turns in taken.cycles.values() for turn in turns]
+    turns = [turn.seconds for turns in measurement.cycles.values() for turn in turns]
+    kinds: dict[str, dict[str, float]] = {kind: {} for kind in sorted(set(tasks))}
+    for kind, by_point in kinds.items():
+        for point, answers in measurement.answers.items():
+            own = [answer for answer, task in zip(answers, tasks, strict=True) if task == kind]
+            by_point[str(point)] = whole_cycle_tokens(own, point.block_length)
     return Profile(
         name=target.name,
         model=target.model,
@@ -152,29 +172,21 @@ def profile_of(taken: Measurement, target: Target, tasks: Sequence[str]) -> Prof
         ),
         prompts=tuple(
             ProfilePrompts(mode=mode, tokens=tokens, seconds=median(seconds))
-            for (mode, tokens), seconds in sorted(taken.prompts.items())
+            for (mode, tokens), seconds in sorted(measurement.prompts.items())
         ),
         tokens_per_cycle={
-            str(point): whole_cycle_tokens(answers, point.block_length) for point, answers in taken.answers.items()
+            str(point): whole_cycle_tokens(answers, point.block_length)
+            for point, answers in measurement.answers.items()
         },
         acceptance_length={
             str(point): sum(a.tokens for a in answers) / sum(a.cycles for a in answers)
-            for point, answers in taken.answers.items()
+            for point, answers in measurement.answers.items()
         },
-        kinds={kind: _of_kind(taken, tasks, kind) for kind in sorted(set(tasks))} if len(set(tasks)) > 1 else {},
+        kinds=kinds if len(kinds) > 1 else {},
         about=target.about,
     )
 
 
-def _of_kind(taken: Measurement, tasks: Sequence[str], kind: str) -> dict[str, float]:
-    return {
-        str(point): whole_cycle_tokens(
-            [answer for answer, task in zip(answers, tasks, strict=True) if task == kind], point.block_length
-        )
-        for point, answers in taken.answers.items()
-    }
-
-
 def with_ar(points: Sequence[OperatingPoint]) -> tuple[OperatingPoint, ...]:
     """AR, which every profile has, and the others by block length."""
-    return (AR, *sorted({point for point in points if point != AR}, key=lambda point: (point.block_length, str(point))))
+    return (AR, *sorted({point for point in points if point != AR}, key=_order))

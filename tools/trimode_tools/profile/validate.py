@@ -1,21 +1,25 @@
 """The simulator against the engine that its profile was measured on: the same closed loop through both.
 
-Belongs here: the loop on the real engine, the loop in the simulator, and how far apart they are. Both begin a client's
-next request in the very cycle after its last one ended, as `trimode bench` does with the engine alone.
+Both begin a client's next request in the very cycle after its last one ended, as `trimode bench` does with the engine
+alone.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import count, cycle
+from itertools import cycle
 from random import Random
 from statistics import median, quantiles
 from typing import TYPE_CHECKING
 
 from trimode_api.modes import OperatingPoint
 from trimode_policy.roofline import Roofline
+from trimode_tools.engines import ClosedLoop
+from trimode_tools.profile.fit import Answered
+from trimode_tools.profile.measure import Measurement, Prompts
+from trimode_tools.simulate.hardware import Machine, acceptance_of
 from trimode_tools.simulator.cost_model import Truth
 from trimode_tools.simulator.measures import Account
 from trimode_tools.simulator.policies import assemble, learning_spec
@@ -26,7 +30,7 @@ from trimode_tools.simulator.scenario import Scenario
 from trimode_tools.simulator.workload import Goal, Job
 
 if TYPE_CHECKING:
-    from trimode_workers.engine.engine import Engine
+    from trimode_workers.engine.engine import Engine, EngineSettings
 
 SIMULATED_WARM_S, SIMULATED_S = 10.0, 60.0
 """Virtual seconds before counting begins, and of counting."""
@@ -73,10 +77,19 @@ class Comparison:
         )
 
 
-@dataclass(slots=True)
-class _Sent:
-    at: float
-    first_at: float | None = None
+def loop_clients(batches: Sequence[int]) -> tuple[int, ...]:
+    """Every other batch: 1, 4, 16, 64."""
+    return tuple(batches[::2])
+
+
+def loop_requests(prompts: Prompts, measurement: Measurement) -> list[Asked]:
+    """The prompts as the closed loop's requests; greedy answers are the same at every point."""
+    answers: list[Answered] = next(iter(measurement.answers.values()))
+    kinds = sorted(set(prompts.tasks))
+    return [
+        Asked(prompt, answer.tokens, answer.tokens - answer.ended, kinds.index(task))
+        for prompt, answer, task in zip(prompts.tokens, answers, prompts.tasks, strict=True)
+    ]
 
 
 @dataclass(slots=True)
@@ -87,68 +100,28 @@ class RealLoop:
     asked: Sequence[Asked]
     max_tokens: int
     clock: Callable[[], float] = time.perf_counter
-    _turn: Iterator[Asked] = field(init=False)
-    _names: count[int] = field(default_factory=count)
-    _sent: dict[str, _Sent] = field(default_factory=dict)
+    _prompts: Iterator[Sequence[int]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._turn = cycle(self.asked)
+        self._prompts = cycle([one.prompt for one in self.asked])
 
     def run(self, clients: int, warm_s: float, seconds: float) -> Outcome:
         """`clients` at once for so long, and until as many have their answer; what ends in the first `warm_s` seconds
         is not counted."""
-        for _ in range(clients):
-            self._ask()
-        self._cycles(warm_s, least=0)
+        loop = ClosedLoop(self.engine, clients, self._prompts, self.max_tokens, staggered=False, clock=self.clock)
+        loop.run(warm_s)
         before = dict(self.engine.stats().seconds_total)
-        tokens, ttft, latency, took = self._cycles(seconds, least=clients)
+        turn = loop.run(seconds, finished=clients)
         ran = {point: s - before.get(point, 0.0) for point, s in self.engine.stats().seconds_total.items()}
-        for name in tuple(self._sent):
-            self.engine.cancel(name)
-        self._sent.clear()
-        while not self.engine.idle:
-            self.engine.step()
-        return Outcome(tokens / took, _p95(ttft), _p95(latency), max(ran, key=lambda point: ran[point]))
-
-    def _cycles(self, seconds: float, least: int) -> tuple[int, list[float], list[float], float]:
-        began = now = self.clock()
-        tokens, ttft, latency = 0, list[float](), list[float]()
-        while now - began < seconds or min(len(ttft), len(latency)) < least:
-            events = self.engine.step().events
-            now = self.clock()
-            for event in events:
-                sent = self._sent[event.request_id]
-                tokens += len(event.tokens)
-                if sent.first_at is None:
-                    sent.first_at = now
-                    ttft.append(now - sent.at)
-                if event.finish is not None:
-                    latency.append(now - sent.at)
-                    del self._sent[event.request_id]
-                    self._ask()
-        return tokens, ttft, latency, now - began
-
-    def _ask(self) -> None:
-        from trimode_workers.engine.messages import Submit
-
-        name = f"client-{next(self._names)}"
-        self._sent[name] = _Sent(self.clock())
-        self.engine.submit(Submit(name, list(next(self._turn).prompt), self.max_tokens))
+        loop.stop()
+        longest = max(ran, key=lambda point: ran[point])
+        return Outcome(turn.tokens / turn.seconds, _p95(turn.ttft_s), _p95(turn.latency_s), longest)
 
 
-def predict(
-    truth: Truth,
-    prior: Roofline,
-    points: tuple[OperatingPoint, ...],
-    limits: EngineLimits,
-    asked: Sequence[Asked],
-    clients: int,
-    seed: int = 0,
-) -> Outcome:
+def predict(scenario: Scenario, asked: Sequence[Asked], clients: int, seed: int = 0) -> Outcome:
     """The same loop in the simulator, under production's policy."""
-    goal = Goal("all", 1e6, 1e6, 0)
-    scenario = Scenario(truth, prior, (goal,), points, 1, limits)
-    fleet = assemble(scenario, [learning_spec(FLEX_POOL, points, scenario)], OnlyReplica(), None, Random(seed))
+    spec = learning_spec(FLEX_POOL, scenario.points, scenario)
+    fleet = assemble(scenario, [spec], OnlyReplica(), None, Random(seed))
     turn = cycle(asked)
 
     def next_job(now: float) -> Job:
@@ -159,7 +132,7 @@ def predict(
     for _ in range(clients):
         fleet.offer(next_job(0.0))
     fleet.advance(SIMULATED_WARM_S)
-    account = fleet.account = Account.empty((goal,))
+    account = fleet.account = Account.empty(scenario.goals)
     fleet.advance(SIMULATED_WARM_S + SIMULATED_S)
     share = sum(one.tokens for one in asked) / sum(one.produced for one in asked)
     return Outcome(
@@ -168,6 +141,37 @@ def predict(
         account.latency.percentile(95),
         str(max(account.seconds_at, key=lambda point: account.seconds_at[point])),
     )
+
+
+def compared(
+    settings: EngineSettings,
+    points: tuple[OperatingPoint, ...],
+    asked: Sequence[Asked],
+    hardware: Machine,
+    loops: Mapping[int, Sequence[Outcome]],
+) -> list[Comparison]:
+    """What the simulator makes of the profile, beside the closed loops on an engine with these settings."""
+    table = acceptance_of(hardware, None, "")
+    kinds = len({one.kind for one in asked})
+    accepted = table.tokens if len(table.tokens) == kinds else table.tokens[:1] * kinds
+    rows, budget = settings.max_running_requests, settings.prefill_budget_tokens
+    limits = EngineLimits(rows, settings.capacity, budget, hardware.noise)
+    truth = Truth(hardware.truth, accepted, measured=table.measured)
+    scenario = only_replica(truth, hardware.prior, points, limits)
+    return [
+        Comparison(
+            count,
+            typical(outcomes),
+            predict(scenario, asked, count),
+            tuple(outcome.tokens_per_s for outcome in outcomes),
+        )
+        for count, outcomes in loops.items()
+    ]
+
+
+def only_replica(truth: Truth, prior: Roofline, points: tuple[OperatingPoint, ...], limits: EngineLimits) -> Scenario:
+    """One engine without objectives that it could miss."""
+    return Scenario(truth, prior, (Goal("all", 1e6, 1e6, 0),), points, 1, limits)
 
 
 def typical(outcomes: Sequence[Outcome]) -> Outcome:

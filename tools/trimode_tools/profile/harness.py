@@ -1,6 +1,6 @@
-"""An engine with rows made to order, and a clock.
+"""An engine whose running requests are made to order, and a clock.
 
-Belongs here: making the load and timing cycles. Which loads, and what becomes of the figures, is in `measure`.
+Which loads are made, and what becomes of the figures, is in `measure`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from trimode_api.modes import AR, OperatingPoint
-from trimode_local.errors import CliError
+from trimode_tools.engines import complete
 from trimode_tools.profile.fit import Answered
 
 if TYPE_CHECKING:
     from trimode_workers.engine.engine import Engine
+    from trimode_workers.engine.messages import Configure
 
 SPREAD = (0.5, 1.5)
 """Rows are between these shares of the context asked for, as no two requests are equally long."""
@@ -60,7 +61,7 @@ class EngineHarness:
     def fill(self, batch: int, context: int) -> None:
         """`batch` rows of about `context` cached tokens, and nothing else."""
         self.clear()
-        self.fix(AR)
+        self.engine.configure(self.configuration(AR))
         self._made = batch, context
         for number in range(batch):
             share = SPREAD[0] + (SPREAD[1] - SPREAD[0]) * (number + 0.5) / batch
@@ -76,28 +77,27 @@ class EngineHarness:
         while not self.engine.idle:
             self.engine.step()
 
-    def fix(self, point: OperatingPoint | None) -> None:
-        """Run `point` from now on, None: what the policy likes."""
+    def configuration(self, point: OperatingPoint | None) -> Configure:
+        """`point` fixed, or None: what the policy chooses."""
         from trimode_workers.engine.messages import Configure
 
-        names = [str(each) for each in self.points]
-        self.engine.configure(Configure(names, str(AR), None if point is None else str(point)))
+        return Configure([str(each) for each in self.points], str(AR), None if point is None else str(point))
 
     def cycles(self, point: OperatingPoint, seconds: float, least: int) -> Turn:
         """At least that many cycles and seconds of the rows that there are."""
-        taken: list[float] = []
+        seconds_each: list[float] = []
         contexts = 0.0
         self._turn_to(point)
-        while len(taken) < least or sum(taken) < seconds:
+        while len(seconds_each) < least or sum(seconds_each) < seconds:
             if self._context > GROWN * self._made[1]:
                 self.fill(*self._made)
                 self._turn_to(point)
             clean, context = not self._disturbed, self._context
             took = self._cycle()
             if clean:
-                taken.append(took)
+                seconds_each.append(took)
                 contexts += context
-        return Turn(tuple(taken), contexts / len(taken))
+        return Turn(tuple(seconds_each), contexts / len(seconds_each))
 
     def with_prompts(self, point: OperatingPoint, pieces: int, tokens: int, pairs: int) -> float:
         """Seconds by which `pieces` prompts of `tokens` tokens lengthen a cycle; as many rows leave for them.
@@ -122,31 +122,17 @@ class EngineHarness:
 
     def answers(self, point: OperatingPoint, prompts: Sequence[list[int]], max_tokens: int) -> list[Answered]:
         """The prompts answered at `point`, all at once; the clock does not matter."""
-        from trimode_workers.engine.messages import Finish, Submit
-
         self.clear()
-        self.fix(None)
-        emitted = dict.fromkeys(map(str, range(len(prompts))), 0)
-        found: dict[str, Answered] = {}
-        for name, prompt in zip(emitted, prompts, strict=True):
-            self.engine.submit(Submit(name, prompt, max_tokens, pin=str(point)))
-        while not self.engine.idle:
-            for event in self.engine.step().events:
-                if event.finish is Finish.ERROR:
-                    raise CliError(f"{point}: the engine refused a prompt: {event.error}")
-                emitted[event.request_id] += len(event.tokens)
-                if event.finish is not None:
-                    ended = event.finish is Finish.STOP
-                    cycles = sum(event.cycles.values())
-                    found[event.request_id] = Answered(emitted[event.request_id] + ended, cycles, ended)
-        return [found[name] for name in emitted]
+        self.engine.configure(self.configuration(None))
+        found = complete(self.engine, prompts, str(point), max_tokens)
+        return [Answered(one.produced, one.cycles, one.ended) for one in found]
 
     @property
     def _context(self) -> float:
         return sum(self._rows.values()) / len(self._rows)
 
     def _turn_to(self, point: OperatingPoint) -> None:
-        self.fix(point)
+        self.engine.configure(self.configuration(point))
         self._cycle()  # the first one after a change pays for cold caches
 
     def _cycle(self) -> float:
