@@ -111,7 +111,7 @@ def user_speed(hardware: Hardware, clients: int, point: OperatingPoint, at_32: f
     limits = EngineLimits(clients, 1e9, noise=0.0)
     goal = Goal("all", 1e6, 1e6, 0)
     scenario = Scenario(truth, _b200("14B"), (goal,), (point,), 1, limits)
-    fleet = assemble(scenario, [PoolSpec(FLEX_POOL, (point,), lambda: Fixed(point))], OnlyReplica(), None, Random(0))
+    fleet = assemble(scenario, [PoolSpec(FLEX_POOL, (point,), lambda: Fixed(point))], OnlyReplica(), Random(0))
     account, sent = fleet.account, 0
     while account.finished[0] < 4 * clients + 20:
         while sent - account.finished[0] < clients:  # whose client has its answer sends the next request

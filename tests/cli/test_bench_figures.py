@@ -7,7 +7,7 @@ import pytest
 from trimode_tools.bench.figures import ADAPTIVE, Figures, Ratio, Row, Sample, best_static, ratios
 from trimode_tools.bench.load import Job
 from trimode_tools.bench.measure import pinned, questions
-from trimode_tools.bench.plot import draw, draw_ramp, stretches
+from trimode_tools.bench.show import draw, draw_ramp, stretches
 from trimode_tools.charts import spread
 
 ROWS = (

@@ -18,7 +18,7 @@ from trimode_local.errors import BadInput
 from trimode_tools.eval.command import DIFFUSION_GRID, POINTS, parse_points
 from trimode_tools.eval.metrics import Answer, Run, Score, cost_per_million, score, wilson
 from trimode_tools.eval.questions import Question, read, suite
-from trimode_tools.eval.report import HEADINGS, cells, draw, markdown
+from trimode_tools.eval.show import HEADINGS, cells, draw, markdown
 from trimode_tools.points import pin
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from trimode_local.errors import BadInput
 from trimode_tools.simulate.hardware import BUILT_IN, read_acceptance
-from trimode_tools.simulate.traces import Arrival, TraceFormat, as_jobs, read_trace
+from trimode_tools.simulate.traces import Arrival, Mix, TraceFormat, as_jobs, read_trace
 
 DATA = Path(__file__).parents[2] / "examples/data"
 
@@ -77,12 +77,12 @@ def test_complaints_name_file_and_line(tmp_path: Path, form: str, text: str, com
 
 def test_jobs_run_faster_and_are_drawn_by_the_seed() -> None:
     arrivals = [Arrival(float(i), 10, 10) for i in range(2000)]
-    found = as_jobs(arrivals, 4.0, 0.3, 2, 3, Random(1))
+    found = as_jobs(arrivals, 4.0, Mix(0.3, 2, 3), Random(1))
     assert found[-1].at == 1999 / 4
     assert 0.26 < sum(job.tier == 0 for job in found) / 2000 < 0.34
     assert {job.kind for job in found} == {0, 1, 2}
-    assert found == as_jobs(arrivals, 4.0, 0.3, 2, 3, Random(1))
-    assert {job.tier for job in as_jobs(arrivals, 1.0, 0.0, 1, 1, Random(1))} == {0}
+    assert found == as_jobs(arrivals, 4.0, Mix(0.3, 2, 3), Random(1))
+    assert {job.tier for job in as_jobs(arrivals, 1.0, Mix(0.0, 1, 1), Random(1))} == {0}
 
 
 def test_the_built_in_acceptance_is_the_published_row() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 INK, FAINT, GRID = "#1f2430", "#6b7280", "#e7e9ee"
 COLOURS = {"AR": "#d1495b", "S8": "#00798c", "S16": "#3f8efc", "S32": "#7b5ea7", "adaptive": INK}
 """By operating point; `adaptive` is the policy."""
-STYLE = {
+STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 10.5,
     "text.color": INK,

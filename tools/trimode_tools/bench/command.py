@@ -8,20 +8,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-from rich.text import Text
-
 from trimode_api.fleet import PUBLIC_FLEET_PATH, FleetView
 from trimode_local import console
 from trimode_local.client import Endpoint
 from trimode_local.preflight import tiny_folder
 from trimode_local.source import model_folder
-from trimode_tools import report, tables
+from trimode_tools import report
 from trimode_tools.bench import ramp
-from trimode_tools.bench.figures import ADAPTIVE, POINTS, Figures, Row, best_static, concurrencies, ratios, speed
+from trimode_tools.bench.figures import Figures, Row, ratios
 from trimode_tools.bench.measure import QUICK, Budget, ModelUnderTest, engine_alone, questions, through_router
-from trimode_tools.bench.plot import draw, draw_ramp
 from trimode_tools.bench.served import Load, endpoint
+from trimode_tools.bench.show import draw, draw_ramp, table
 
 RAMP_STEP_S = 6.0
 
@@ -97,17 +94,3 @@ def _write(figures: Figures, workload: Mapping[str, Any], folder: Path) -> None:
         for words, value in each.items():
             console.out.print(f"{title}: {words} = {value:.2f}", soft_wrap=True)
     report.say_written(folder / "bench.json", folder / "bench.png")
-
-
-def table(title: str, rows: tuple[Row, ...]) -> Table:
-    """Tokens per second; the best static point of each concurrency stands out."""
-    made = tables.table(f"{title}: tokens/s", ("clients", *POINTS))
-    for level in concurrencies(rows):
-        best = best_static(rows, level)
-        cells = []
-        for point in POINTS:
-            best_here = best is not None and point == best[0]
-            style = "bold green" if best_here else "bold cyan" if point == ADAPTIVE else ""
-            cells.append(Text(tables.number(speed(rows, point, level), "{:,.0f}"), style=style))
-        made.add_row(str(level), *cells)
-    return made

@@ -15,7 +15,7 @@ from trimode_tools.eval import questions
 from trimode_tools.eval.ask import Plan, allowed, ask_endpoint, ask_engine
 from trimode_tools.eval.metrics import Run, Score, score
 from trimode_tools.eval.questions import Question
-from trimode_tools.eval.report import as_json, draw, markdown, rich_table
+from trimode_tools.eval.show import as_json, draw, markdown, rich_table
 
 DIFFUSION_GRID = tuple(f"D{block}@{threshold}" for block in (8, 16, 32) for threshold in (0.7, 0.9, 0.99))
 POINTS = ("AR", "S8", "S16", "S32", *DIFFUSION_GRID)

@@ -35,7 +35,7 @@ from trimode_tools.profile.show import cycles_table, draw, sentences, validation
 from trimode_tools.profile.validate import Outcome, RealLoop, compared, loop_clients, loop_requests
 from trimode_tools.report import Progress
 from trimode_tools.simulate.hardware import assembled, shape_of
-from trimode_tools.simulate.profile_file import Profile, ProfileShape, write_profile
+from trimode_tools.simulate.profile_file import ProfileShape, write_profile
 
 SHORT = 4
 """The lesser of the two contexts is this part of the greater."""
@@ -102,19 +102,16 @@ def profile(options: Options) -> None:
         found = found.model_copy(update={"about": {**found.about, "validation": rows}})
     write_profile(found, options.out)
     chart = options.out.with_suffix(".png")
-    draw(found, hardware.prior, comparisons, _subtitle(found), chart)
+    facts = found.about["machine"]
+    where = f"{facts['processor']}, {facts['cores']} cores" if found.device == "cpu" else found.name
+    subtitle = f"{found.model}, {found.about['dtype']}, {where}; means of whole cycles, medians over rounds"
+    draw(found, hardware.prior, comparisons, subtitle, chart)
     console.out.print(cycles_table(found))
     for sentence in sentences(found, hardware.prior):
         console.out.print(sentence, soft_wrap=True)
     if comparisons:
         console.out.print(validation_table(comparisons))
     report.say_written(options.out, chart)
-
-
-def _subtitle(found: Profile) -> str:
-    facts = found.about["machine"]
-    where = f"{facts['processor']}, {facts['cores']} cores" if found.device == "cpu" else found.name
-    return f"{found.model}, {found.about['dtype']}, {where}; means of whole cycles, medians over rounds"
 
 
 def points_of(text: str) -> tuple[OperatingPoint, ...]:
@@ -205,7 +202,8 @@ def measure(
     for number in range(budget.rounds):
         for words in measure_round(harness, plan, measurement):
             progress(words, next(done), total)
-        for level in clients if loop is not None else ():
+        for level in clients:
+            assert loop is not None
             before_s = budget.warm_s if number else budget.learn_s
             loops.setdefault(level, []).append(loop.run(level, before_s, budget.loop_s))
             progress(f"adaptive, {level} clients", next(done), total)

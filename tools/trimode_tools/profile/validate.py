@@ -121,7 +121,7 @@ class RealLoop:
 def predict(scenario: Scenario, asked: Sequence[Asked], clients: int, seed: int = 0) -> Outcome:
     """The same loop in the simulator, under production's policy."""
     spec = learning_spec(FLEX_POOL, scenario.points, scenario)
-    fleet = assemble(scenario, [spec], OnlyReplica(), None, Random(seed))
+    fleet = assemble(scenario, [spec], OnlyReplica(), Random(seed))
     turn = cycle(asked)
 
     def next_job(now: float) -> Job:

@@ -22,11 +22,7 @@ HEAD = """\
 """
 
 
-def _parsed(text: str) -> str:
-    return str(OperatingPoint.parse(text))
-
-
-Point = Annotated[str, AfterValidator(_parsed)]
+Point = Annotated[str, AfterValidator(lambda text: str(OperatingPoint.parse(text)))]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Acceptance = Annotated[float, Field(ge=1, le=64)]

@@ -36,6 +36,15 @@ class Case:
     scenario: Scenario
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which policies run in every case, and how the oracle searches."""
+
+    policies: tuple[str, ...]
+    seed: int
+    search: Search
+
+
 @dataclass(slots=True)
 class Detail:
     """What one case leaves for the table and the plots, beyond the contract.
@@ -53,11 +62,9 @@ Known = dict[tuple[str, str], tuple[Account, Series]]
 """Runs by load and policy that hold for every switching cost, because nothing is ever converted."""
 
 
-def compare(
-    case: Case, policies: Sequence[str], seed: int, search: Search, progress: Progress, known: Known | None = None
-) -> tuple[LoadResult, Detail]:
-    """All `policies` under one load. The oracle is the best of its own searches and of all other policies run."""
-    detail, known = Detail(case), {} if known is None else known
+def compare(case: Case, plan: Plan, progress: Progress, known: Known) -> tuple[LoadResult, Detail]:
+    """All policies under one load. The oracle is the best of its own searches and of all other policies run."""
+    detail, policies, seed = Detail(case), plan.policies, plan.seed
     for policy in policies:
         if policy != ORACLE:
             key = (case.load.name, policy)
@@ -67,7 +74,7 @@ def compare(
             if policy.startswith("static:") or policy == SPLIT:
                 known[key] = run
     if ORACLE in policies:
-        detail.accounts[ORACLE], detail.series[ORACLE] = _search(case, seed, search, progress)
+        detail.accounts[ORACLE], detail.series[ORACLE] = _search(case, plan, progress)
         best = max(detail.accounts, key=lambda name: sum(detail.accounts[name].good))
         detail.accounts[ORACLE], detail.series[ORACLE] = detail.accounts[best], detail.series[best]
         bound = upper_bound(case.scenario, list(case.load.jobs()))
@@ -80,13 +87,11 @@ def compare(
     return LoadResult(name=case.load.name, switch_cost_s=case.scenario.switch_s, policies=rows), detail
 
 
-def compare_all(
-    cases: Sequence[Case], policies: Sequence[str], seed: int, search: Search, progress: CaseProgress
-) -> Iterator[tuple[LoadResult, Detail]]:
+def compare_all(cases: Sequence[Case], plan: Plan, progress: CaseProgress) -> Iterator[tuple[LoadResult, Detail]]:
     """Every case in turn, each as soon as it is done."""
     known: Known = {}
     for number, case in enumerate(cases):
-        yield compare(case, policies, seed, search, partial(progress, number), known)
+        yield compare(case, plan, partial(progress, number), known)
 
 
 def _series(case: Case) -> Series:
@@ -106,9 +111,9 @@ def _run(case: Case, policy: str, seed: int, progress: Progress) -> tuple[Accoun
     return fleet.account, series
 
 
-def _search(case: Case, seed: int, search: Search, progress: Progress) -> tuple[Account, Series]:
+def _search(case: Case, plan: Plan, progress: Progress) -> tuple[Account, Series]:
     jobs = list(case.load.jobs())
-    total, done = searches(case.scenario, search, case.load.duration_s), 0
+    total, done = searches(case.scenario, plan.search, case.load.duration_s), 0
 
     def advanced() -> None:
         nonlocal done
@@ -116,5 +121,5 @@ def _search(case: Case, seed: int, search: Search, progress: Progress) -> tuple[
         progress(ORACLE, min(1.0, done / total))
 
     progress(ORACLE, 0.0)
-    best = best_found(case.scenario, jobs, search, lambda: (Random(seed + 1), _series(case)), advanced)
+    best = best_found(case.scenario, jobs, plan.search, lambda: (Random(plan.seed + 1), _series(case)), advanced)
     return best.account, best.series or _series(case)

@@ -13,15 +13,15 @@ from random import Random
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from trimode_local import console
 from trimode_local.errors import BadInput
 from trimode_local.resource_file import load as load_deployment
 from trimode_tools.simulate.hardware import acceptance_of, machine
-from trimode_tools.simulate.results import LoadResult, PolicyResult, Results
-from trimode_tools.simulate.run import Case, Detail, compare_all
-from trimode_tools.simulate.traces import TraceFormat, as_jobs, read_trace
+from trimode_tools.simulate.results import LoadResult, Results
+from trimode_tools.simulate.run import Case, Detail, Plan, compare_all
+from trimode_tools.simulate.show import draw, table_of
+from trimode_tools.simulate.traces import Mix, TraceFormat, as_jobs, read_trace
 from trimode_tools.simulate.world import NamedLoad, generated, scenario_of, stressed
 from trimode_tools.simulator.oracle import Search
 from trimode_tools.simulator.policies import COLD, ORACLE, TRUE_POINTS, policy_names
@@ -106,8 +106,8 @@ def _recorded(options: Options, scenario: Scenario) -> Iterator[NamedLoad]:
     if options.trace is None:
         return
     arrivals = read_trace(options.trace, TraceFormat(options.trace_format))
-    tiers, kinds = len(scenario.goals), scenario.truth.kinds
-    jobs = as_jobs(arrivals, options.time_scale, options.premium, tiers, kinds, Random(options.seed))
+    mix = Mix(options.premium, len(scenario.goals), scenario.truth.kinds)
+    jobs = as_jobs(arrivals, options.time_scale, mix, Random(options.seed))
     yield NamedLoad(options.trace.stem, max(1.0, jobs[-1].at), lambda: chain(jobs))
 
 
@@ -123,7 +123,7 @@ def _chosen(policies: str | None, scenario: Scenario) -> tuple[str, ...]:
 def _compare(cases: list[Case], policies: tuple[str, ...], options: Options) -> None:
     wide = Console(width=max(console.out.width, WIDTH), highlight=False)
     path, results, details = options.out / "results.json", list[LoadResult](), list[Detail]()
-    search = Search(options.window, options.width)
+    plan = Plan(policies, options.seed, Search(options.window, options.width))
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
     with Progress(*columns, TimeElapsedColumn(), console=console.err, transient=True) as bar:
         task = bar.add_task("starting", total=len(cases) * len(policies))
@@ -132,7 +132,7 @@ def _compare(cases: list[Case], policies: tuple[str, ...], options: Options) -> 
             done = number * len(policies) + policies.index(policy) + share
             bar.update(task, description=f"{cases[number].load.name}, {policy}", completed=done)
 
-        for result, detail in compare_all(cases, policies, options.seed, search, progress):
+        for result, detail in compare_all(cases, plan, progress):
             results.append(result)
             details.append(detail)
             # Written after each load: a long comparison that is interrupted leaves what it has.
@@ -147,41 +147,5 @@ def _compare(cases: list[Case], policies: tuple[str, ...], options: Options) -> 
                 )
     written = [path]
     if options.plots:
-        from trimode_tools.simulate.plots import draw
-
         written += draw(results, details, options.out)
     console.out.print(f"wrote {', '.join(str(each) for each in written)}", soft_wrap=True)
-
-
-def table_of(result: LoadResult, detail: Detail, gpu_hour_price: float) -> Table:
-    """One load: a row per policy."""
-    cost = f"switching costs {result.switch_cost_s:g} s" if result.switch_cost_s else "free switching"
-    bound = "" if detail.bound_rps is None else f"; no policy can exceed {detail.bound_rps:.2f} good requests/s"
-    table = Table(title=f"{result.name}, {cost}{bound}", title_justify="left")
-    table.add_column("policy")
-    tiers = tuple(result.policies[0].attainment_percent)
-    headers = ("good/s", "offered/s", *(f"{tier} %" for tier in tiers), "TTFT p50/p95/p99 ms", "TPOT p50/p95/p99 ms")
-    for header in (*headers, "switches/h", "moves/h", "GPU h", "$/M tokens", "regret %"):
-        table.add_column(header, justify="right")
-    for row in result.policies:
-        table.add_row(*_cells(row, detail, gpu_hour_price))
-    return table
-
-
-def _cells(row: PolicyResult, detail: Detail, price: float) -> list[str]:
-    account = detail.accounts[row.policy]
-    hours = account.up_s / 3600.0
-    cost = 1e6 * hours * price / account.tokens if account.tokens else 0.0
-    return [
-        row.policy,
-        f"{row.goodput_rps:.2f}",
-        f"{row.offered_rps:.2f}",
-        *(f"{value:.1f}" for value in row.attainment_percent.values()),
-        f"{row.ttft_ms.p50:.0f}/{row.ttft_ms.p95:.0f}/{row.ttft_ms.p99:.0f}",
-        f"{row.tpot_ms.p50:.2f}/{row.tpot_ms.p95:.2f}/{row.tpot_ms.p99:.2f}",
-        f"{row.switches_per_replica_hour:.0f}",
-        f"{row.pool_moves_per_hour:.0f}",
-        f"{hours:.2f}",
-        f"{cost:.3f}",
-        "-" if row.regret_percent is None else f"{row.regret_percent:.1f}",
-    ]

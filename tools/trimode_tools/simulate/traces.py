@@ -17,7 +17,7 @@ from typing import Any
 
 from trimode_local.errors import BadInput
 from trimode_tools.simulate.csv_rows import rows
-from trimode_tools.simulator.workload import Job
+from trimode_tools.simulator.workload import Job, tier_of
 
 _EPOCH = datetime(1970, 1, 1)
 
@@ -48,15 +48,21 @@ def read_trace(path: Path, form: TraceFormat) -> list[Arrival]:
     return [Arrival(a.at - start, a.prompt, a.output) for a in found]
 
 
-def as_jobs(
-    arrivals: list[Arrival], time_scale: float, premium: float, tiers: int, kinds: int, chance: Random
-) -> list[Job]:
-    """Jobs, time run `time_scale` times as fast; a share `premium` goes to the first tier, the rest to the others."""
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """What a trace lacks: a share `premium` of requests is in the first of `tiers`, the rest in the others; kinds are
+    equally likely."""
+
+    premium: float
+    tiers: int
+    kinds: int
+
+
+def as_jobs(arrivals: list[Arrival], time_scale: float, mix: Mix, chance: Random) -> list[Job]:
+    """Jobs, time run `time_scale` times as fast."""
     jobs = []
     for arrival in arrivals:
-        first = tiers == 1 or chance.random() < premium
-        tier = 0 if first else 1 + int(chance.random() * (tiers - 1))
-        kind = int(chance.random() * kinds)
+        tier, kind = tier_of(mix.tiers, mix.premium, chance), int(chance.random() * mix.kinds)
         jobs.append(Job(arrival.at / time_scale, arrival.prompt, arrival.output, tier, kind))
     return jobs
 
@@ -83,29 +89,26 @@ def _burstgpt(path: Path) -> Iterator[Arrival]:
 
 def _mooncake(path: Path) -> Iterator[Arrival]:
     """Mooncake: one JSON object per line with timestamp (milliseconds), input_length, output_length."""
+    needed = ("timestamp", "input_length", "output_length")
     try:
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield _mooncake_row(path, number, line)
-    except OSError as error:
-        raise BadInput(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def _mooncake_row(path: Path, number: int, line: str) -> Arrival:
-    try:
-        record: Any = json.loads(line)
+                if not line.strip():
+                    continue
+                record: Any = json.loads(line)
+                for field in needed:
+                    value = record.get(field) if isinstance(record, dict) else None
+                    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+                        raise BadInput(
+                            f"{path}, line {number}: {field} is {value!r}, must be a number of at least 0; "
+                            f"needed are {', '.join(needed)}"
+                        )
+                prompt, output = max(1, int(record["input_length"])), max(1, int(record["output_length"]))
+                yield Arrival(record["timestamp"] / 1e3, prompt, output)
     except json.JSONDecodeError as error:
         raise BadInput(f"{path}, line {number}: is not JSON: {error.msg}") from error
-    needed = ("timestamp", "input_length", "output_length")
-    for field in needed:
-        value = record.get(field) if isinstance(record, dict) else None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-            raise BadInput(
-                f"{path}, line {number}: {field} is {value!r}, must be a number of at least 0; "
-                f"needed are {', '.join(needed)}"
-            )
-    return Arrival(record["timestamp"] / 1e3, max(1, int(record["input_length"])), max(1, int(record["output_length"])))
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read: {error.strerror}") from error
 
 
 _READERS: dict[TraceFormat, Callable[[Path], Iterator[Arrival]]] = {

@@ -108,7 +108,14 @@ def _dual(needs: list[tuple[float, Job]], scenario: Scenario, slot_s: float) -> 
     prices = [0.0] * len(free)
     for need, job in sorted(needs, key=lambda pair: pair[0]):
         first, end = int(job.at / slot_s), min(len(free), ceil(_latest(job, scenario) / slot_s))
-        if _fill(free, first, end, need) < need * (1 - 1e-9):  # left out: its window is worth that much
+        missing = need
+        for slot in reversed(range(first, end)):  # as late as it may, which leaves room for those that cannot wait
+            used = min(free[slot], missing)
+            free[slot] -= used
+            missing -= used
+            if missing <= 0:
+                break
+        if missing > need * 1e-9:  # left out: its window is worth that much
             prices[first:end] = [max(price, 1.0 / need) for price in prices[first:end]]
     value = capacity * sum(prices)
     for need, job in needs:
@@ -120,14 +127,3 @@ def _dual(needs: list[tuple[float, Job]], scenario: Scenario, slot_s: float) -> 
 def _latest(job: Job, scenario: Scenario) -> float:
     goal = scenario.goals[job.tier]
     return job.at + goal.ttft_s + job.output * goal.tpot_s
-
-
-def _fill(free: list[float], first: int, end: int, need: float) -> float:
-    taken = 0.0
-    for slot in range(min(end, len(free)) - 1, first - 1, -1):
-        use = min(free[slot], need - taken)
-        free[slot] -= use
-        taken += use
-        if taken >= need:
-            break
-    return taken

@@ -197,20 +197,17 @@ class Engine:
             if request.missing:
                 break
             self.prefilling.popleft()
-            self._join(request)
+            kind = request.job.kind
+            self.reserved -= request.cached
+            self.context += request.cached
+            request.start = self.progress[kind]
+            target = request.start + max(1.0, request.job.output - request.emitted)
+            heappush(self.ends[kind], (target, request.order, request))
+            self.counts[kind] += 1
+            self.tiers[request.job.tier] += 1
+            self.running += 1
+            self.joined.append(request)
         return most - budget
-
-    def _join(self, request: Request) -> None:
-        kind = request.job.kind
-        self.reserved -= request.cached
-        self.context += request.cached
-        request.start = self.progress[kind]
-        target = request.start + max(1.0, request.job.output - request.emitted)
-        heappush(self.ends[kind], (target, request.order, request))
-        self.counts[kind] += 1
-        self.tiers[request.job.tier] += 1
-        self.running += 1
-        self.joined.append(request)
 
     def _leave(self, request: Request, kind: int) -> None:
         """Take a decoding request out; `emitted` becomes what it has by now."""

@@ -98,7 +98,12 @@ class Fleet:
                 if member.phase is Phase.LOADING and member.engine.version == version and member.then is not None:
                     self._return(member, now)
             elif kind == Kind.KILL:
-                self._kill(self.members[index], now)
+                member = self.members[index]
+                member.phase = Phase.DEAD
+                orphans = member.engine.evict_all()
+                member.report(now, self.goals)
+                for request in orphans:
+                    self._place(request, Placement(self.dispatcher.again(request, self)))
             else:
                 self._return(self.members[index], now)
 
@@ -208,13 +213,6 @@ class Fleet:
             member.phase = Phase.LOADING
             member.engine.version += 1
             self._push(now + self.switch_s, Kind.LOADED, member.index, member.engine.version)
-
-    def _kill(self, member: Member, now: float) -> None:
-        member.phase = Phase.DEAD
-        orphans = member.engine.evict_all()
-        member.report(now, self.goals)
-        for request in orphans:
-            self._place(request, Placement(self.dispatcher.again(request, self)))
 
     def _return(self, member: Member, now: float) -> None:
         if member.then is not None:  # one that died on its way comes back as what it was to become

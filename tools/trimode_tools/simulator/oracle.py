@@ -254,7 +254,7 @@ def _fleet(scenario: Scenario, move: Move, chance: Randomness, series: Series) -
     size = move.fast_replicas
     specs = [flex] * scenario.replicas if scenario.free else [fast] * size + [slow] * (scenario.replicas - size)
     dispatcher = ClairvoyantDispatcher(scenario.truth, scenario.goals, move.plan)
-    return assemble(scenario, specs, dispatcher, None, chance, series)
+    return assemble(scenario, specs, dispatcher, chance, series)
 
 
 def _apply(fleet: Fleet, move: Move, scenario: Scenario) -> None:

@@ -53,36 +53,26 @@ def fleet_for(policy: str, scenario: Scenario, chance: Randomness, series: Serie
         capacity,
         affinity=policy != COLD,
     )
-    return assemble(scenario, specs, dispatcher, controller, chance, series)
+    fleet = assemble(scenario, specs, dispatcher, chance, series)
+    fleet.controller = controller
+    return fleet
 
 
 def assemble(
     scenario: Scenario,
     specs: list[PoolSpec],
     dispatcher: Dispatcher,
-    controller: Controller | None,
     chance: Randomness,
     series: Series | None = None,
 ) -> Fleet:
-    """A fleet with these specs; plans the scenario's outages."""
+    """A fleet with these replicas, without a controller; plans the scenario's outages."""
     priorities = tuple(goal.priority for goal in scenario.goals)
-    members = [
-        Member(
-            index,
-            Engine(
-                scenario.truth,
-                scenario.limits,
-                spec.point_policy(),
-                chance,
-                priorities,
-                tuple(g.tpot_s for g in scenario.goals),
-            ),
-            spec.pool,
-            spec.points,
-        )
-        for index, spec in enumerate(specs)
-    ]
-    fleet = Fleet(members, scenario.goals, dispatcher, controller, scenario.switch_s, scenario.max_wait_s, series)
+    tpots = tuple(goal.tpot_s for goal in scenario.goals)
+    members = []
+    for index, spec in enumerate(specs):
+        engine = Engine(scenario.truth, scenario.limits, spec.point_policy(), chance, priorities, tpots)
+        members.append(Member(index, engine, spec.pool, spec.points))
+    fleet = Fleet(members, scenario.goals, dispatcher, None, scenario.switch_s, scenario.max_wait_s, series)
     fleet.fail(scenario.outages)
     return fleet
 

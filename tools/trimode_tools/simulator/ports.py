@@ -64,23 +64,18 @@ class Member:
         if now - self.paced_at >= PACE_S:
             self.paced_at = now
             if self.paced_in != (engine.version, engine.running):
-                self._pace(goals)
+                self.paced_in = (engine.version, engine.running)
+                context = engine.context / engine.running if engine.running else CONTEXT
+                known = engine.point_policy.paces(context, engine.limits.rows)
+                if known:
+                    price, most = engine.prompts.per_token, engine.limits.rows
+                    self.rows = {g.name: max_concurrency_within(known, price, g.tpot_s, most) for g in goals}
         waiting = engine.in_flight - engine.running
         self.reported_at = now
         if (engine.version, engine.running, waiting) != (self.version, self.running, self.waiting):
             self.news += 1
             self.version, self.running, self.waiting = engine.version, engine.running, waiting
             self.queued_tokens = engine.queued_tokens
-
-    def _pace(self, goals: Sequence[Goal]) -> None:
-        """Work out how many requests it can run in time."""
-        engine = self.engine
-        self.paced_in = (engine.version, engine.running)
-        context = engine.context / engine.running if engine.running else CONTEXT
-        known = engine.point_policy.paces(context, engine.limits.rows)
-        if known:
-            price, most = engine.prompts.per_token, engine.limits.rows
-            self.rows = {g.name: max_concurrency_within(known, price, g.tpot_s, most) for g in goals}
 
 
 @dataclass(frozen=True, slots=True)

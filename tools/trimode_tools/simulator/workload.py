@@ -75,6 +75,11 @@ class Lengths:
         return max(1, min(self.most, round(median * exp(chance.gauss(0.0, sigma)))))
 
 
+def tier_of(tiers: int, premium: float, chance: Randomness) -> int:
+    """A request's tier: the first with probability `premium`, else one of the others."""
+    return 0 if tiers == 1 or chance.random() < premium else 1 + int(chance.random() * (tiers - 1))
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
     """A generated load. `rate(t)` and `premium(t)`: requests per second and share of the first tier at second t.
@@ -98,8 +103,7 @@ class Load:
                 return
             if chance.random() * self.peak > self.rate(now):
                 continue
-            first = tiers == 1 or chance.random() < self.premium(now)
-            tier = 0 if first else 1 + int(chance.random() * (tiers - 1))
+            tier = tier_of(tiers, self.premium(now), chance)
             lengths = self.lengths
             prompt = lengths.draw(lengths.prompt_median, lengths.prompt_sigma, chance)
             output = lengths.draw(lengths.output_median, lengths.output_sigma, chance)
@@ -130,7 +134,7 @@ class Chats:
         while coming or start < self.duration_s:
             if not coming or start < coming[0][0]:
                 chats += 1
-                tier = 0 if tiers == 1 or chance.random() < self.premium else 1 + int(chance.random() * (tiers - 1))
+                tier = tier_of(tiers, self.premium, chance)
                 prompt = self.first.draw(self.first.prompt_median, self.first.prompt_sigma, chance)
                 job = Job(start, prompt, self._answer(chance), tier, int(chance.random() * kinds), chats)
                 heappush(coming, (start, chats, job))

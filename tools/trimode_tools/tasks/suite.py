@@ -8,71 +8,27 @@ from collections.abc import Callable, Iterator
 from hashlib import sha256
 from random import Random
 
-from trimode_tools.tasks.about import about
-from trimode_tools.tasks.lists import extract, repeat, reverse, sort_numbers
-from trimode_tools.tasks.records import csv_to_json, json_to_csv, json_to_pairs, pairs_to_csv, pairs_to_json
-from trimode_tools.tasks.sample import Sample
-from trimode_tools.tasks.words import MONTHS, NAMES, TOPICS
-
-_BODIES = {
-    "thank you": (
-        "thank you very much for your letter about {topic}. It was a great pleasure to read it. "
-        "I would like to talk with you about it on {date}. Please tell me if this day suits you."
-    ),
-    "invitation": (
-        "I would like to invite you to a meeting about {topic}. We will meet on {date} at noon, "
-        "and there will be coffee for everyone. Please let me know soon if you can come."
-    ),
-    "complaint": (
-        "I am sorry to say that I am not happy with {topic}. I have waited for an answer for a long time. "
-        "Please send me a reply before {date}, or I will have to ask for my money back."
-    ),
-    "reminder": (
-        "this is a friendly reminder about {topic}. Your answer is due on {date}. "
-        "If you have sent it already, please forget this letter. Otherwise we hope to hear from you soon."
-    ),
-}
-
-
-def letter(rng: Random) -> Sample:
-    kind = rng.choice(sorted(_BODIES))
-    sender, receiver = rng.sample(NAMES, 2)
-    topic, date = rng.choice(TOPICS), f"{rng.choice(MONTHS)} {rng.randint(1, 28)}"
-    prompt = f"write a {kind} letter from {sender} to {receiver} about {topic}, date {date}"
-    body = _BODIES[kind].format(topic=topic, date=date)
-    return Sample("letter", prompt, f"Dear {receiver},\n\n{body}\n\nBest wishes,\n{sender}")
-
-
-_PLACES = ("ones", "tens", "hundreds")
-
-
-def add(rng: Random) -> Sample:
-    digits = rng.choice((2, 3))
-    low, high = 10 ** (digits - 1), 10**digits - 1
-    a, b = rng.randint(low, high), rng.randint(low, high)
-    lines, carry = [], 0
-    for place, x, y in zip(_PLACES, str(a)[::-1], str(b)[::-1], strict=False):
-        total = int(x) + int(y) + carry
-        lines.append(f"{place}: {x}+{y}+{carry}={total}")
-        carry = total // 10
-    return Sample("add", f"add {a} and {b}", "\n".join([*lines, f"sum: {a + b}"]))
-
+from trimode_tools.tasks import generators
+from trimode_tools.tasks.generators import Sample
 
 Generator = Callable[[Random], Sample]
 
 TASKS: dict[str, Generator] = {
-    "about": about,
-    "add": add,
-    "csv_to_json": csv_to_json,
-    "extract": extract,
-    "json_to_csv": json_to_csv,
-    "json_to_pairs": json_to_pairs,
-    "letter": letter,
-    "pairs_to_csv": pairs_to_csv,
-    "pairs_to_json": pairs_to_json,
-    "repeat": repeat,
-    "reverse": reverse,
-    "sort_numbers": sort_numbers,
+    task.__name__: task
+    for task in (
+        generators.about,
+        generators.add,
+        generators.csv_to_json,
+        generators.extract,
+        generators.json_to_csv,
+        generators.json_to_pairs,
+        generators.letter,
+        generators.pairs_to_csv,
+        generators.pairs_to_json,
+        generators.repeat,
+        generators.reverse,
+        generators.sort_numbers,
+    )
 }
 HELD_OUT_SHARE = 16
 """One prompt in this many is held out."""

@@ -1,4 +1,4 @@
-"""The charts of a benchmark: tokens per second over concurrency, and the ramp over time."""
+"""What a benchmark says: its table, tokens per second over concurrency, and the ramp over time."""
 
 from __future__ import annotations
 
@@ -6,9 +6,26 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from rich.table import Table
+from rich.text import Text
+
 from trimode_local.status_line import PROBE
-from trimode_tools import charts
-from trimode_tools.bench.figures import ADAPTIVE, POINTS, Row, Sample, concurrencies, speed
+from trimode_tools import charts, tables
+from trimode_tools.bench.figures import ADAPTIVE, POINTS, Row, Sample, best_static, concurrencies, speed
+
+
+def table(title: str, rows: tuple[Row, ...]) -> Table:
+    """Tokens per second; the best static point of each concurrency stands out."""
+    made = tables.table(f"{title}: tokens/s", ("clients", *POINTS))
+    for level in concurrencies(rows):
+        best = best_static(rows, level)
+        cells = []
+        for point in POINTS:
+            best_here = best is not None and point == best[0]
+            style = "bold green" if best_here else "bold cyan" if point == ADAPTIVE else ""
+            cells.append(Text(tables.number(speed(rows, point, level), "{:,.0f}"), style=style))
+        made.add_row(str(level), *cells)
+    return made
 
 
 def draw(parts: Mapping[str, Sequence[Row]], title: str, subtitle: str, file: Path) -> None:
