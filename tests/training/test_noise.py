@@ -3,7 +3,7 @@
 import torch
 
 from trimode_lab.training.batches import Row, collate
-from trimode_lab.training.noise import PAD_WEIGHT, add_noise, block_starts, clean_mask, noisy_mask
+from trimode_lab.training.objective import PAD_WEIGHT, add_noise, block_starts, clean_mask, noisy_mask
 from trimode_lab.training.tokenizer import END, MASK
 
 

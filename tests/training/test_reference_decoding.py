@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trimode_lab.training.batches import Row
-from trimode_lab.training.evaluate import Marks, insert, tables
+from trimode_lab.training.evaluate import Scores, insert, tables
 from trimode_lab.training.reference import autoregressive, decode, diffusion, self_speculation
 from trimode_workers.model import Decoder, ModelConfig
 
@@ -78,8 +78,8 @@ def test_a_block_of_two_at_any_threshold_is_two_forwards(model: Decoder) -> None
 
 
 def test_tables_name_every_point_and_task() -> None:
-    marks = [Marks(point, {"add": 0.5, "sort": 1.0}, 1.0, 2.0, 1.0) for point in ("AR", "S8", "D8@0.95")]
-    text = tables(marks, 7)
+    scores = [Scores(point, {"add": 0.5, "sort": 1.0}, 1.0, 2.0, 1.0) for point in ("AR", "S8", "D8@0.95")]
+    text = tables(scores, 7)
     assert "| S8 | 0.750 | 1.000 | 2.00 | 1.00 |" in text
     assert "| task | AR | D8@0.95 |" in text
     assert "| sort | 1.00 | 1.00 |" in text

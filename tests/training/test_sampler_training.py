@@ -13,10 +13,9 @@ from tokenizers import Tokenizer
 
 import trimode_workers
 from trimode_lab.training.batches import collate, draw_rows
-from trimode_lab.training.compare_points import Mark, mark, table
-from trimode_lab.training.harvest import Places, _masked, _NoisyStream, harvest
+from trimode_lab.training.compare_points import Score, score, table
 from trimode_lab.training.objective import both_streams
-from trimode_lab.training.sampler import fit
+from trimode_lab.training.sampler import Places, _masked, _NoisyStream, collect_places, fit
 from trimode_tools.tasks import held_out_set, stream
 from trimode_workers.model import Decoder, load_decoder
 from trimode_workers.model.sampler import SIGNS, SamplerHead, load_sampler
@@ -47,14 +46,14 @@ def test_the_clean_stream_is_run_once_for_the_same_states(decoder: Decoder, toke
 
 def test_a_harvest_is_of_hidden_places_and_repeats(decoder: Decoder, tokenizer: Tokenizer) -> None:
     told: list[int] = []
-    places = harvest(decoder, tokenizer, 1500, 3, told.append)
+    places = collect_places(decoder, tokenizer, 1500, 3, told.append)
     assert len(places) >= 1500
     assert (told[0], told[-1]) == (0, 1500)
     assert places.hidden.shape == (len(places), decoder.config.hidden_size)
     assert places.seen.shape == (len(places), SIGNS)
     assert set(places.right.unique().tolist()) == {0.0, 1.0}, "without mistakes there is nothing to learn"
     assert float(places.weights.min()) > 0
-    again = harvest(decoder, tokenizer, 1500, 3, lambda have: None)
+    again = collect_places(decoder, tokenizer, 1500, 3, lambda have: None)
     assert all(torch.equal(a, b) for a, b in zip(astuple(places), astuple(again), strict=True))
 
 
@@ -91,13 +90,13 @@ def test_the_command_writes_a_head_that_loads(tmp_path: Path) -> None:
 
 
 def test_marks_stand_one_below_the_other() -> None:
-    text = table([Mark("AR", 1.0, 1.0, 1.0, 2.5), Mark("D8@0.9 by the head", 0.8, 7.0, 3.0, 0.7)], 12, 1)
+    text = table([Score("AR", 1.0, 1.0, 1.0, 2.5), Score("D8@0.9 by the head", 0.8, 7.0, 3.0, 0.7)], 12, 1)
     assert "| AR | 100.0% | 1.00 | 1.00 | 2.50 |" in text
     assert "| D8@0.9 by the head | 80.0% | 7.00 | 3.00 | 0.70 |" in text
 
 
 def test_marks_of_the_shipped_model(decoder: Decoder, tokenizer: Tokenizer) -> None:
-    found = mark(decoder.fused(), tokenizer, held_out_set(1)[:4], "S8", 4)
+    found = score(decoder.fused(), tokenizer, held_out_set(1)[:4], "S8", 4)
     assert found.right == 1.0
     assert found.per_cycle == pytest.approx(2 * found.per_forward)
     assert 3 < found.per_cycle <= 8

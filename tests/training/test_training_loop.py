@@ -8,12 +8,11 @@ import torch
 from tokenizers import Tokenizer
 
 from trimode_lab.training.optimiser import diffusion_weight, learning_rate, orthogonalise
-from trimode_lab.training.run import Trainer, train
-from trimode_lab.training.settings import Settings
+from trimode_lab.training.run import Settings, Trainer, train
 from trimode_lab.training.tokenizer import train_tokenizer, training_texts
 
 SMALL = Settings(
-    minutes=None, steps=3, samples_per_step=4, samples_per_forward=2, threads=2, short_share=1.0, glance_per_task=1
+    minutes=None, steps=3, samples_per_step=4, samples_per_forward=2, threads=2, short_share=1.0, validation_per_task=1
 )
 
 

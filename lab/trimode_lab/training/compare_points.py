@@ -21,9 +21,11 @@ from tokenizers import Tokenizer
 
 from trimode_api.modes import Mode, OperatingPoint
 from trimode_lab.training.batches import encode
+from trimode_tools.engines import complete
+from trimode_tools.tables import markdown
 from trimode_tools.tasks import Sample, check, held_out_set
 from trimode_workers.engine.engine import Engine, EngineSettings
-from trimode_workers.engine.messages import Configure, Submit
+from trimode_workers.engine.messages import Configure
 from trimode_workers.model import FusedDecoder, load_decoder
 from trimode_workers.model.sampler import load_sampler
 
@@ -32,7 +34,7 @@ _CONTEXT, _ANSWER = 448, 160
 
 
 @dataclass(frozen=True)
-class Mark:
+class Score:
     """Share of right answers; tokens per cycle and per forward of one row; milliseconds of processor per token."""
 
     name: str
@@ -42,45 +44,32 @@ class Mark:
     milliseconds: float
 
 
-def mark(network: FusedDecoder, tokenizer: Tokenizer, samples: Sequence[Sample], point: str, rows: int) -> Mark:
+def score(network: FusedDecoder, tokenizer: Tokenizer, samples: Sequence[Sample], point: str, rows: int) -> Score:
     """All samples at one operating point, `rows` at a time."""
     engine = Engine(network, EngineSettings(rows, _CONTEXT), Configure(points=[point], fallback=point))
-    for index, sample in enumerate(samples):
-        engine.submit(Submit(str(index), encode(tokenizer, sample).prompt, _ANSWER, lossy_ok=True))
-    answers: dict[str, list[int]] = {}
-    cycles, began = 0, time.process_time()
-    while not engine.idle:
-        for event in engine.step().events:
-            answers.setdefault(event.request_id, []).extend(event.tokens)
-            cycles += sum(event.cycles.values()) if event.finish else 0
+    began = time.process_time()
+    answers = complete(engine, [encode(tokenizer, sample).prompt for sample in samples], point, _ANSWER)
     spent = time.process_time() - began
-    right = sum(check(sample, tokenizer.decode(answers[str(index)])) for index, sample in enumerate(samples))
+    right = sum(check(sample, tokenizer.decode(one.ids)) for sample, one in zip(samples, answers, strict=True))
     stats = engine.stats()
     tokens = stats.emitted_total[point]
     name = f"{point} by the head" if network.sampler is not None else point
-    per_forward = tokens / stats.forwards_total[point]
-    return Mark(name, right / len(samples), tokens / cycles, per_forward, 1e3 * spent / tokens)
+    per_cycle, per_forward = tokens / sum(one.cycles for one in answers), tokens / stats.forwards_total[point]
+    return Score(name, right / len(samples), per_cycle, per_forward, 1e3 * spent / tokens)
 
 
-def table(marks: Sequence[Mark], samples: int, rows: int) -> str:
+def table(scores: Sequence[Score], samples: int, rows: int) -> str:
     """A line for each."""
+    headings = ("point", "right", "tok/cycle", "tok/fwd", "processor ms per token")
     lines = [
-        f"{samples} held-out prompts, greedy, {rows} at a time. Time includes prompts, tokens exclude answers' ends.",
-        "",
-        "| point | right | tok/cycle | tok/fwd | processor ms per token |",
-        "|---|---:|---:|---:|---:|",
+        (s.name, f"{s.right:.1%}", *(f"{x:.2f}" for x in (s.per_cycle, s.per_forward, s.milliseconds))) for s in scores
     ]
-    return "\n".join(
-        lines
-        + [
-            f"| {m.name} | {m.right:.1%} | {m.per_cycle:.2f} | {m.per_forward:.2f} | {m.milliseconds:.2f} |"
-            for m in marks
-        ]
-    )
+    about = f"{samples} held-out prompts, greedy, {rows} at a time. Time includes prompts, tokens no answers' ends."
+    return f"{about}\n\n{markdown(headings, lines)}".rstrip()
 
 
 def main() -> int:
-    """Mark the folder named on the command line; the table goes to standard output."""
+    """Score the folder named on the command line; the table goes to standard output."""
     parser = argparse.ArgumentParser(prog="python -m trimode_lab.training.compare_points", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--points", default=POINTS)
@@ -94,11 +83,11 @@ def main() -> int:
     samples = held_out_set(arguments.per_task)
     points = [OperatingPoint.parse(point) for point in arguments.points.split(",")]
     turns = [(p, h) for p in points for h in ((None, head) if head and p.mode is Mode.DIFFUSION else (None,))]
-    marks: list[Mark] = []
+    scores: list[Score] = []
     for point, used in track(turns, "marking", console=Console(stderr=True)):
         network.sampler = used
-        marks.append(mark(network, tokenizer, samples, str(point), arguments.rows))
-    Console(soft_wrap=True).print(table(marks, len(samples), arguments.rows), highlight=False, markup=False)
+        scores.append(score(network, tokenizer, samples, str(point), arguments.rows))
+    Console(soft_wrap=True).print(table(scores, len(samples), arguments.rows), highlight=False, markup=False)
     return 0
 
 

@@ -7,10 +7,9 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from trimode_lab.training.progress import Glance
-from trimode_lab.training.run import StepReport, Trainer, train
-from trimode_lab.training.settings import TINY, Settings
+from trimode_lab.training.run import TINY, Settings, StepReport, Trainer, train
 from trimode_lab.training.tokenizer import save_tokenizer, train_tokenizer, training_texts
+from trimode_lab.training.validation import Validation
 from trimode_workers.model import save_decoder
 
 _TOKENIZER_SAMPLES = 20_000
@@ -57,7 +56,7 @@ def _train_with_progress(trainer: Trainer, checkpoint: Path, console: Console) -
                 line = f"{minutes:6.1f} min  step {report.step:5d}  {report.progress:4.0%}  {losses}"
                 console.print(line, highlight=False, soft_wrap=True)
 
-        def on_glance(look: Glance) -> None:
+        def on_validation(look: Validation) -> None:
             console.print(f"{trainer.elapsed / 60:6.1f} min  {look}", highlight=False, soft_wrap=True)
 
-        train(trainer, checkpoint, on_step, on_glance)
+        train(trainer, checkpoint, on_step, on_validation)

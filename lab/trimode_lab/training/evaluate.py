@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.progress import track
 from tokenizers import Tokenizer
 
-from trimode_lab.training.batches import Row, encode
+from trimode_lab.training.batches import encode
 from trimode_lab.training.reference import Cycle, Decoded, autoregressive, decode, diffusion, self_speculation
+from trimode_tools.tables import markdown
 from trimode_tools.tasks import Sample, check, held_out_set
 from trimode_workers.model import Network, load_decoder
 
@@ -25,7 +26,7 @@ _MARKERS = ("<!-- marks: begin -->", "<!-- marks: end -->")
 
 
 @dataclass(frozen=True)
-class Marks:
+class Scores:
     """Of one operating point: exact match by task, share of answers equal to AR's, tokens per cycle and forward."""
 
     point: str
@@ -39,7 +40,7 @@ class Marks:
         return sum(self.exact.values()) / len(self.exact)
 
 
-def evaluate(model: Network, tokenizer: Tokenizer, samples: list[Sample], progress: Console) -> list[Marks]:
+def evaluate(model: Network, tokenizer: Tokenizer, samples: list[Sample], progress: Console) -> list[Scores]:
     """Decode `samples` at every operating point; AR first."""
     order = sorted(range(len(samples)), key=lambda index: len(samples[index].answer))
     ordered = [samples[index] for index in order]
@@ -47,29 +48,25 @@ def evaluate(model: Network, tokenizer: Tokenizer, samples: list[Sample], progre
     points: list[tuple[str, Cycle]] = [("AR", autoregressive)]
     points += [(f"S{block}", self_speculation(block)) for block in SPECULATION_BLOCKS]
     points += [(f"D{block}@{threshold}", diffusion(block, threshold)) for block, threshold in DIFFUSION_POINTS]
-    marks: list[Marks] = []
+    scores: list[Scores] = []
     reference: list[Decoded] = []
     for name, cycle in track(points, "marking", console=progress):
-        decoded = _decode_all(model, rows, cycle)
+        parts = [rows[start : start + _ROWS_PER_BATCH] for start in range(0, len(rows), _ROWS_PER_BATCH)]
+        decoded = [one for part in parts for one in decode(model, part, cycle)]
         reference = reference or decoded
-        marks.append(_mark(name, tokenizer, ordered, decoded, reference))
-    return marks
+        scores.append(_score(name, tokenizer, ordered, decoded, reference))
+    return scores
 
 
-def _decode_all(model: Network, rows: list[Row], cycle: Cycle) -> list[Decoded]:
-    parts = [rows[start : start + _ROWS_PER_BATCH] for start in range(0, len(rows), _ROWS_PER_BATCH)]
-    return [decoded for part in parts for decoded in decode(model, part, cycle)]
-
-
-def _mark(
+def _score(
     name: str, tokenizer: Tokenizer, samples: list[Sample], decoded: list[Decoded], reference: list[Decoded]
-) -> Marks:
+) -> Scores:
     by_task: dict[str, list[bool]] = defaultdict(list)
     for sample, one in zip(samples, decoded, strict=True):
         by_task[sample.task].append(check(sample, tokenizer.decode(one.tokens)))
     emitted = sum(len(one.tokens) - 1 for one in decoded)  # the first token is prefill's
     same = sum(one.tokens == other.tokens for one, other in zip(decoded, reference, strict=True))
-    return Marks(
+    return Scores(
         name,
         {task: sum(right) / len(right) for task, right in sorted(by_task.items())},
         same / len(decoded),
@@ -78,25 +75,17 @@ def _mark(
     )
 
 
-def tables(marks: list[Marks], samples: int) -> str:
-    """The marks as two Markdown tables: operating points, and exact match by task for a few of them."""
-    lines = [
-        f"{samples} held-out prompts, greedy, float32.",
-        "",
-        "| point | exact match | same as AR | tokens per cycle | tokens per forward |",
-        "|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {m.point} | {m.mean_exact:.3f} | {m.same_as_ar:.3f} "
-        f"| {m.tokens_per_cycle:.2f} | {m.tokens_per_forward:.2f} |"
-        for m in marks
-    ]
-    shown = [m for m in marks if m.point in ("AR", "D8@0.95", "D8@0.99", "D32@0.9")]
-    lines += ["", "| task | " + " | ".join(m.point for m in shown) + " |", "|---" * (len(shown) + 1) + "|"]
-    lines += [
-        f"| {task} | " + " | ".join(f"{m.exact[task]:.2f}" for m in shown) + " |" for task in sorted(marks[0].exact)
-    ]
-    return "\n".join(lines)
+def tables(scores: list[Scores], samples: int) -> str:
+    """The scores as two Markdown tables: operating points, and exact match by task for a few of them."""
+    points = []
+    for s in scores:
+        shares, tokens = (s.mean_exact, s.same_as_ar), (s.tokens_per_cycle, s.tokens_per_forward)
+        points.append((s.point, *(f"{x:.3f}" for x in shares), *(f"{x:.2f}" for x in tokens)))
+    headings = ("point", "exact match", "same as AR", "tokens per cycle", "tokens per forward")
+    shown = [s for s in scores if s.point in ("AR", "D8@0.95", "D8@0.99", "D32@0.9")]
+    tasks = [(task, *(f"{s.exact[task]:.2f}" for s in shown)) for task in sorted(scores[0].exact)]
+    by_task = markdown(("task", *(s.point for s in shown)), tasks)
+    return f"{samples} held-out prompts, greedy, float32.\n\n{markdown(headings, points)}\n{by_task}".rstrip()
 
 
 def insert(card: str, table: str) -> str:
@@ -109,25 +98,25 @@ def insert(card: str, table: str) -> str:
 
 
 def main() -> int:
-    """Mark the folder named on the command line; the tables go to standard output, progress to standard error."""
+    """Score the folder named on the command line; the tables go to standard output, progress to standard error."""
     parser = argparse.ArgumentParser(prog="python -m trimode_lab.training.evaluate", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--per-task", type=int, default=40, help="held-out prompts of each task")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--json", type=Path, help="also write the marks here")
+    parser.add_argument("--json", type=Path, help="also write the scores here")
     parser.add_argument("--card", type=Path, help="README.md whose tables (between its markers) are replaced")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     decoder, _ = load_decoder(arguments.folder)
     tokenizer = Tokenizer.from_file(str(arguments.folder / "tokenizer.json"))
     samples = held_out_set(arguments.per_task)
-    marks = evaluate(decoder.fused(), tokenizer, samples, Console(stderr=True))
+    scores = evaluate(decoder.fused(), tokenizer, samples, Console(stderr=True))
     if arguments.card is not None:
         card = arguments.card.read_text(encoding="utf-8")
-        arguments.card.write_text(insert(card, tables(marks, len(samples))), encoding="utf-8")
-    Console(soft_wrap=True).print(tables(marks, len(samples)), highlight=False, markup=False)
+        arguments.card.write_text(insert(card, tables(scores, len(samples))), encoding="utf-8")
+    Console(soft_wrap=True).print(tables(scores, len(samples)), highlight=False, markup=False)
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps([vars(m) for m in marks], indent=2) + "\n", encoding="utf-8")
+        arguments.json.write_text(json.dumps([vars(m) for m in scores], indent=2) + "\n", encoding="utf-8")
     return 0
 
 

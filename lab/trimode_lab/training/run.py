@@ -1,4 +1,4 @@
-"""The training loop: steps, checkpoints, resuming. Reads the clock; everything it decides with is handed in."""
+"""What a run is made of: the tiny model's shape, its settings, steps, checkpoints, resuming."""
 
 import math
 import time
@@ -12,13 +12,56 @@ from tokenizers import Tokenizer
 from torch import Generator, nn
 
 from trimode_lab.training.batches import collate, draw_rows, encode, split_by_length
-from trimode_lab.training.gradients import Gradients, Part
-from trimode_lab.training.noise import add_noise
+from trimode_lab.training.objective import Gradients, Part, add_noise
 from trimode_lab.training.optimiser import build_optimisers, diffusion_weight, learning_rate
-from trimode_lab.training.progress import Glance, glance
-from trimode_lab.training.settings import TINY, Settings
+from trimode_lab.training.tokenizer import BOS, END, MASK, PAD, VOCAB_SIZE
+from trimode_lab.training.validation import Validation, validate
 from trimode_tools.tasks import held_out_set, stream
-from trimode_workers.model import Decoder
+from trimode_workers.model import Decoder, ModelConfig, RopeConfig
+
+TINY = ModelConfig(
+    vocab_size=VOCAB_SIZE,
+    hidden_size=192,
+    intermediate_size=512,
+    layers=4,
+    heads=6,
+    kv_heads=2,
+    head_dim=32,
+    max_positions=4096,
+    mask_token_id=MASK,
+    eos_token_ids=(END,),
+    bos_token_id=BOS,
+    pad_token_id=PAD,
+    block_size=32,
+    rope=RopeConfig(theta=10000.0, original_max_positions=4096, query_scaling_beta=0.1),
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One run. It ends after `minutes` of wall time or `steps` steps, whichever is given; steps repeat exactly."""
+
+    minutes: float | None = 60.0
+    steps: int | None = None
+    seed: int = 0
+    threads: int = 2
+    samples_per_step: int = 32
+    samples_per_forward: int = 8
+    peak_rate: float = 3e-3
+    clip_norm: float = 1.0
+    short_share: float = 0.12  # of the run spent on short samples first, where copying is learnt cheaply
+    short_tokens: int = 64
+    bfloat16: bool = True  # matrix products only; attention, norms and weights stay in float32
+    checkpoint_seconds: float = 120.0
+    validation_seconds: float = 180.0
+    validation_per_task: int = 16
+
+    def progress(self, step: int, elapsed: float) -> float:
+        """Share of the run done, from `elapsed` seconds and finished steps."""
+        by_steps = 0.0 if self.steps is None else step / self.steps
+        by_time = 0.0 if self.minutes is None else elapsed / (60.0 * self.minutes)
+        return max(by_steps, by_time)
+
 
 _NO_LIMIT = 10**6
 
@@ -61,18 +104,16 @@ class Trainer:
         weight = diffusion_weight(progress)
         parts = [Part(b, n, 1.0 / written, weight / hidden) for b, n in zip(batches, noised, strict=True)]
         ar, diffusion = self.gradients.compute(parts)
-        self._update(learning_rate(s.peak_rate, self.steps_done, progress))
-        self.steps_done += 1
-        self.elapsed += time.monotonic() - began
-        return StepReport(self.steps_done, progress, self.elapsed, ar / written, diffusion / hidden)
-
-    def _update(self, rate: float) -> None:
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
+        nn.utils.clip_grad_norm_(self.model.parameters(), s.clip_norm)
+        rate = learning_rate(s.peak_rate, self.steps_done, progress)
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = rate
             optimiser.step()
             optimiser.zero_grad()
+        self.steps_done += 1
+        self.elapsed += time.monotonic() - began
+        return StepReport(self.steps_done, progress, self.elapsed, ar / written, diffusion / hidden)
 
     def save(self, path: Path) -> None:
         """Everything needed to go on, written whole or not at all."""
@@ -99,12 +140,12 @@ def train(
     trainer: Trainer,
     checkpoint: Path,
     on_step: Callable[[StepReport], None],
-    on_glance: Callable[[Glance], None],
+    on_validation: Callable[[Validation], None],
 ) -> None:
     """Step until the settings' end, with checkpoints and glances in between and a checkpoint at the end."""
     s = trainer.settings
-    looked_at = [(x.task, encode(trainer.tokenizer, x)) for x in held_out_set(s.glance_per_task, seed=1)]
-    saved = glanced = trainer.elapsed
+    looked_at = [(x.task, encode(trainer.tokenizer, x)) for x in held_out_set(s.validation_per_task, seed=1)]
+    saved = validated = trainer.elapsed
     while s.progress(trainer.steps_done, trainer.elapsed) < 1.0:
         report = trainer.step()
         on_step(report)
@@ -113,11 +154,11 @@ def train(
         if trainer.elapsed - saved >= s.checkpoint_seconds:
             trainer.save(checkpoint)
             saved = trainer.elapsed
-        if trainer.elapsed - glanced >= s.glance_seconds:
-            on_glance(glance(trainer.model, looked_at))
-            glanced = trainer.elapsed
+        if trainer.elapsed - validated >= s.validation_seconds:
+            on_validation(validate(trainer.model, looked_at))
+            validated = trainer.elapsed
     trainer.save(checkpoint)
-    on_glance(glance(trainer.model, looked_at))
+    on_validation(validate(trainer.model, looked_at))
 
 
 def _initialise(model: Decoder) -> None:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import statistics
 import time
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
-
-from trimode_lab.router.bench.usage import cpu_seconds, memory_mb
 
 _BODY = json.dumps(
     {"model": "bench", "stream": True, "messages": [{"role": "user", "content": "Say something. " * 16}]}
@@ -127,3 +128,27 @@ async def load(scenario: Scenario, port: int, root: int) -> Result:
         first_byte_ms_p99=round(1000 * ranked[int(len(ranked) * 0.99)], 3),
         memory_mb=round(memory_mb(root), 1),
     )
+
+
+def tree(root: int) -> list[int]:
+    """A process and its descendants."""
+    found = [root]
+    for one in found:
+        for file in Path(f"/proc/{one}/task").glob("*/children"):
+            found += map(int, file.read_text().split())
+    return found
+
+
+def cpu_seconds(root: int) -> float:
+    """Time on a core, of threads that still live: to the nanosecond, where `stat` counts hundredths of a second."""
+    nanoseconds = 0
+    for one in tree(root):
+        for file in Path(f"/proc/{one}/task").glob("*/schedstat"):
+            with suppress(OSError):  # the thread has ended
+                nanoseconds += int(file.read_text().split()[0])
+    return nanoseconds / 1e9
+
+
+def memory_mb(root: int) -> float:
+    pages = sum(int(Path(f"/proc/{one}/statm").read_text().split()[1]) for one in tree(root))
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6

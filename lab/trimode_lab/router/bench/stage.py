@@ -29,8 +29,7 @@ from trimode_api.wire import (
     TierPolicy,
 )
 from trimode_lab.doubles.replica.replica import FakeReplica
-from trimode_lab.router.bench.load import REQUEST, Scenario
-from trimode_lab.router.bench.usage import tree
+from trimode_lab.router.bench.load import REQUEST, Scenario, tree
 
 _TOKEN = "bench"
 

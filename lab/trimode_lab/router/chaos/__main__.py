@@ -15,6 +15,7 @@ from trimode_lab.router.chaos.leaks import table as leak_table
 from trimode_lab.router.chaos.load import Account, Load, quantile
 from trimode_lab.router.chaos.scenarios import REPLICAS, SCENARIOS, SOAK, Scenario
 from trimode_lab.router.chaos.stage import Stage, Vitals
+from trimode_tools.tables import markdown
 
 _WARM_SECONDS = 2.0
 _COLUMNS = ("scenario", "sent", "ok", "resumed", "pause p50/max s", "left", "refused", "unconnected", "error", "wrong")
@@ -79,9 +80,7 @@ async def play(scenario: Scenario, seconds: float, clients: int) -> Result:
 
 def table(results: list[Result]) -> str:
     """As Markdown."""
-    lines = ["| " + " | ".join(_COLUMNS) + " |", "|" + "---|" * len(_COLUMNS)]
-    lines += ["| " + " | ".join(result.row()) + " |" for result in results]
-    return "\n".join(lines)
+    return markdown(_COLUMNS, [result.row() for result in results]).rstrip()
 
 
 def main() -> int:

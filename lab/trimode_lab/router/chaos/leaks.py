@@ -14,6 +14,7 @@ import aiohttp
 
 from trimode_lab.router.chaos.load import Load
 from trimode_lab.router.chaos.stage import Stage, Vitals
+from trimode_tools.tables import markdown
 
 SAMPLES = 20
 """Of each scenario, at even distances."""
@@ -93,6 +94,4 @@ def late_growth(samples: list[Sample]) -> tuple[float, float]:
 
 def table(samples: list[Sample]) -> str:
     """As Markdown."""
-    lines = ["| " + " | ".join(_COLUMNS) + " |", "|" + "---|" * len(_COLUMNS)]
-    lines += ["| " + " | ".join(sample.row()) + " |" for sample in samples]
-    return "\n".join(lines)
+    return markdown(_COLUMNS, [sample.row() for sample in samples]).rstrip()

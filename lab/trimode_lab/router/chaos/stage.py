@@ -30,6 +30,7 @@ from trimode_api.wire import (
     SwitchingPolicy,
     TierPolicy,
 )
+from trimode_lab.router.bench.load import memory_mb
 
 _TOKEN = "chaos"
 _START_SECONDS = 60.0
@@ -121,16 +122,8 @@ class Stage:
         """Start replicas and wait until the router may use them. Their names."""
         names = [f"r{next(self._serial)}" for _ in range(count)]
         for name in names:
-            arguments = [
-                "-m",
-                "trimode_lab.router.chaos.actor",
-                "--id",
-                name,
-                "--router",
-                self._internal,
-                "--token",
-                _TOKEN,
-            ]
+            arguments = ["-m", "trimode_lab.router.chaos.actor", "--id", name, "--router", self._internal]
+            arguments += ["--token", _TOKEN]
             if fault:
                 self._faulty.add(name)
             self.replicas[name], _ = await _start([*arguments, *(["--fault", fault] if fault else [])])
@@ -140,16 +133,13 @@ class Stage:
     async def known(self) -> None:
         """Wait until the router has heard of every replica."""
         async with asyncio.timeout(_START_SECONDS):
-            while not self.replicas.keys() <= await self._heard_of():  # noqa: ASYNC110 - another process
+            while not self.replicas.keys() <= {r["replicaId"] for r in (await self.fleet())["replicas"]}:  # noqa: ASYNC110
                 await asyncio.sleep(_POLL_SECONDS)
 
     async def vitals(self) -> Vitals:
         """What the router's process holds now."""
         router = self.router.pid
-        return Vitals(resident_mb(router), descriptors(router), await self.tasks())
-
-    async def _heard_of(self) -> set[object]:
-        return {replica["replicaId"] for replica in (await self.fleet())["replicas"]}
+        return Vitals(memory_mb(router), descriptors(router), await self.tasks())
 
     async def tasks(self) -> int:
         """Tasks in the router's loop."""
@@ -218,8 +208,3 @@ def _port(url: str) -> int:
 def descriptors(process: int) -> int:
     """Open files and sockets of a process."""
     return len(os.listdir(f"/proc/{process}/fd"))
-
-
-def resident_mb(process: int) -> float:
-    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6

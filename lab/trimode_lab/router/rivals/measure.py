@@ -18,8 +18,7 @@ from pathlib import Path
 import uvloop
 
 from trimode_lab.router.bench import load, stage
-from trimode_lab.router.bench.load import Result, Scenario
-from trimode_lab.router.bench.usage import tree
+from trimode_lab.router.bench.load import Result, Scenario, tree
 from trimode_lab.router.rivals.candidates import MODEL, RIVALS, Candidate, free_port, key_file
 
 CORES = os.cpu_count() or 1
@@ -79,16 +78,11 @@ def compare(scenario: Scenario, rivals: dict[Candidate, str], rounds: int) -> li
                 print(f"{candidate.name} is left out: {error}", flush=True)  # noqa: T201 - for who waits
         results: dict[str, list[Result]] = {name: [] for name in runners}
         for number in range(rounds):
-            for name in _turn(list(runners), number):
+            first = number % len(runners)  # another one goes first in each round
+            for name in (*tuple(runners)[first:], *tuple(runners)[:first]):
                 port, process = runners[name]
                 results[name].append(uvloop.run(load.load(scenario, port, process)))
         return [Outcome(name, scenario.name, tuple(each)) for name, each in results.items()]
-
-
-def _turn(names: list[str], number: int) -> list[str]:
-    """Another one first in each round."""
-    at = number % len(names)
-    return names[at:] + names[:at]
 
 
 @contextmanager
@@ -120,7 +114,8 @@ def _rival(candidate: Candidate, binary: str, servers: list[int]) -> Iterator[tu
         finally:
             for child in tree(process.pid):
                 if child != process.pid:
-                    _end(child)
+                    with suppress(ProcessLookupError):
+                        os.kill(child, 9)
             process.kill()
             process.wait()
 
@@ -132,11 +127,6 @@ def _answers(process: subprocess.Popen[bytes], port: int) -> bool:
             return True
         time.sleep(0.3)
     return False
-
-
-def _end(process: int) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(process, 9)
 
 
 __all__ = ["DIRECT", "MODEL", "ON_ALL_CORES", "OURS", "Outcome", "compare", "installed", "scenarios"]

@@ -11,8 +11,18 @@ from dataclasses import asdict
 from pathlib import Path
 
 from trimode_lab.router.rivals.measure import DIRECT, ON_ALL_CORES, OURS, Outcome
+from trimode_tools import charts
+from trimode_tools.tables import markdown
 
 _BEGIN, _END = "<!-- bench: begin -->", "<!-- bench: end -->"
+_HEADINGS = (
+    "router",
+    "CPU us per chunk (64 streams)",
+    "CPU ms per short request",
+    "requests/s",
+    "added ms to first byte, p50 / p99",
+    "MB with 2000 streams",
+)
 _LONGEST_BAR = 4.0
 """Times ours: one that is far slower must not make the others' bars too short to compare."""
 
@@ -22,21 +32,18 @@ def table(outcomes: Sequence[Outcome]) -> str:
     second with one process, and with one for each core)."""
     by = {(outcome.candidate, outcome.scenario): outcome for outcome in outcomes}
     names = list(dict.fromkeys(outcome.candidate for outcome in outcomes if outcome.candidate != DIRECT))
-    lines = [
-        "| router | CPU us per chunk (64 streams) | CPU ms per short request | requests/s | added ms to first byte, "
-        "p50 / p99 | MB with 2000 streams |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name in names:
-        cells = [
+    rows = [
+        (
+            name,
             _cell(by, name, "stream", "cpu_us_per_chunk"),
             _cell(by, name, "short", "cpu_ms_per_request"),
             _cell(by, name, "short", "requests_per_s"),
             _added(by, name),
             _cell(by, name, "crowd", "memory_mb"),
-        ]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        )
+        for name in names
+    ]
+    return markdown(_HEADINGS, rows).rstrip()
 
 
 def _cell(by: dict[tuple[str, str], Outcome], name: str, scenario: str, field: str) -> str:
@@ -51,11 +58,11 @@ def _cell(by: dict[tuple[str, str], Outcome], name: str, scenario: str, field: s
     # Throughput grows with cores, cost does not.
     compared = (OURS, ON_ALL_CORES) if field == "requests_per_s" else (OURS,)
     ratios = [ours.ratio(outcome, field) for one in compared if (ours := by.get((one, scenario))) is not None]
-    shown = " / ".join(f"{_short(ratio)}x" for ratio in ratios if ratio is not None)
+    shown = " / ".join(f"{_ratio(ratio)}x" for ratio in ratios if ratio is not None)
     return f"{value} ({shown})" if shown else value
 
 
-def _short(ratio: float) -> str:
+def _ratio(ratio: float) -> str:
     return f"{ratio:.2f}" if 0.1 <= ratio < 10 else f"{ratio:.2g}" if ratio < 1 else f"{ratio:.0f}"
 
 
@@ -85,33 +92,25 @@ def write(outcomes: Sequence[Outcome], folder: Path, about: dict[str, object]) -
 
 def plot(outcomes: Sequence[Outcome], file: Path) -> None:
     """CPU by chunk and by request, side by side."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
     panels = (
         ("stream", "cpu_us_per_chunk", "CPU per streamed chunk, us"),
         ("short", "cpu_ms_per_request", "CPU per short request, ms"),
     )
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.2), layout="constrained")
-    for axis, (scenario, field, title) in zip(axes, panels, strict=True):
-        shown = [
-            o for o in outcomes if o.scenario == scenario and o.candidate not in (DIRECT, ON_ALL_CORES) and not o.failed
-        ]
-        shown.sort(key=lambda outcome: -outcome.median(field))
-        values = [outcome.median(field) for outcome in shown]
-        ours = next((outcome.median(field) for outcome in shown if outcome.candidate == OURS), max(values, default=1.0))
-        lengths = [min(value, _LONGEST_BAR * ours) for value in values]
-        colours = ["#2a9d4a" if outcome.candidate == OURS else "#9aa5b1" for outcome in shown]
-        bars = axis.barh([outcome.candidate for outcome in shown], lengths, color=colours)
-        labels = [
-            f"{v:.3g}" + ("" if v == length else "  (cut off)") for v, length in zip(values, lengths, strict=True)
-        ]
-        axis.bar_label(bars, labels, padding=3)
-        axis.set_title(title, loc="left", fontsize=11)
-        axis.spines[["top", "right", "bottom"]].set_visible(False)
-        axis.set_xticks([])
-        axis.margins(x=0.3)
-    figure.savefig(file, dpi=140)
-    plt.close(figure)
+    with charts.figure(file, (10, 3.2), ncols=2) as axes:
+        for axis, (scenario, field, title) in zip(axes, panels, strict=True):
+            shown = [o for o in outcomes if o.scenario == scenario and not o.failed]
+            shown = [o for o in shown if o.candidate not in (DIRECT, ON_ALL_CORES)]
+            shown.sort(key=lambda outcome: -outcome.median(field))
+            values = [outcome.median(field) for outcome in shown]
+            ours = next(
+                (outcome.median(field) for outcome in shown if outcome.candidate == OURS), max(values, default=1.0)
+            )
+            lengths = [min(value, _LONGEST_BAR * ours) for value in values]
+            colours = ["#2a9d4a" if outcome.candidate == OURS else "#9aa5b1" for outcome in shown]
+            bars = axis.barh([outcome.candidate for outcome in shown], lengths, color=colours)
+            cut = ["" if value == length else "  (cut off)" for value, length in zip(values, lengths, strict=True)]
+            axis.bar_label(bars, [f"{v:.3g}{words}" for v, words in zip(values, cut, strict=True)], padding=3)
+            axis.set_title(title)
+            axis.spines["bottom"].set_visible(False)
+            axis.set_xticks([])
+            axis.margins(x=0.3)

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 
 from trimode_lab.training.batches import Batch, Row, collate
-from trimode_lab.training.noise import Noised, block_starts
-from trimode_lab.training.objective import both_streams
+from trimode_lab.training.objective import Noised, block_starts, both_streams
 from trimode_lab.training.tokenizer import MASK
 from trimode_workers.model import Decoder
 
 
 @dataclass(frozen=True)
-class Glance:
+class Validation:
     """Exact match by task and mean right tokens per fully hidden block of 8 and 32 (first one known and counted)."""
 
     exact: dict[str, float]
@@ -32,9 +31,9 @@ class Glance:
 
 
 @torch.no_grad()
-def glance(model: Decoder, rows: list[tuple[str, Row]], size: int = 32) -> Glance:
+def validate(model: Decoder, rows: list[tuple[str, Row]], size: int = 32) -> Validation:
     """Look at `rows` (task name and row)."""
-    marks: dict[str, list[float]] = defaultdict(list)
+    scores: dict[str, list[float]] = defaultdict(list)
     drafted: dict[int, list[float]] = {8: [], 32: []}
     ordered = sorted(rows, key=lambda row: len(row[1].answer))
     for start in range(0, len(ordered), size):
@@ -45,9 +44,9 @@ def glance(model: Decoder, rows: list[tuple[str, Row]], size: int = 32) -> Glanc
             right, guessed = _right(model, batch, noised)
             lengths.extend(_leading(guessed | ~noised.hidden, noised.block_starts, batch.answer_lengths))
         for (task, _), mark in zip(part, right.tolist(), strict=True):
-            marks[task].append(float(mark))
-    exact = {task: sum(values) / len(values) for task, values in marks.items()}
-    return Glance(exact, *(sum(values) / len(values) for values in drafted.values()))
+            scores[task].append(float(mark))
+    exact = {task: sum(values) / len(values) for task, values in scores.items()}
+    return Validation(exact, *(sum(values) / len(values) for values in drafted.values()))
 
 
 def _hide_all(batch: Batch, length: int) -> Noised:
