@@ -1,7 +1,7 @@
 """The simulator against published measurements: `python -m trimode_lab.validation [--data DIR]`.
 
-Belongs here: one comparison. Cycle times come from `nld_b200_cycle_ms.csv`, what is predicted is
-`nld_14b_b200_linearspec.csv`: tokens per second of linear self-speculation by number of concurrent clients.
+Cycle times come from `nld_b200_cycle_ms.csv`, what is predicted is `nld_14b_b200_linearspec.csv`: tokens per second of
+linear self-speculation by number of concurrent clients.
 
 What the files leave open is filled in as follows. Acceptance: per dataset, such that one client alone gets its
 measured speed. 14B cycles at block lengths 16 and 32 (not published): the 14B roofline, bent as the 8B cycles bend

@@ -13,15 +13,15 @@ from trimode_lab.router.chaos.__main__ import Result, play, table
 from trimode_lab.router.chaos.leaks import SAMPLES, Sample
 from trimode_lab.router.chaos.leaks import table as leak_table
 from trimode_lab.router.chaos.load import Account
+from trimode_lab.router.chaos.processes import ProcessUsage
 from trimode_lab.router.chaos.scenarios import SCENARIOS, SOAK
-from trimode_lab.router.chaos.stage import Vitals
 
 SECONDS = {"soak": 60.0, "hang": 9.0, "all gone": 6.0, "router SIGTERM": 6.0}
 STREAMS = 50
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 INTERRUPTED = ("all gone", "router SIGTERM")
 """Scenarios with times in which nobody could be served, so that no stream is open."""
-REST = Vitals(memory_mb=60.0, descriptors=30, tasks=5)
+REST = ProcessUsage(memory_mb=60.0, descriptors=30, tasks=5)
 
 
 def check(result: Result) -> None:
@@ -56,7 +56,7 @@ def test_a_lost_request_shows() -> None:
     assert "| calm | 1 | 1 |" in table([result])
 
 
-def grown(**by: float) -> Vitals:
+def grown(**by: float) -> ProcessUsage:
     return replace(REST, **{name: getattr(REST, name) + more for name, more in by.items()})
 
 
@@ -79,7 +79,7 @@ def a_soak(mb: float, descriptors: int = 0) -> list[Sample]:
         (grown(tasks=5, descriptors=50, memory_mb=19.0), a_soak(0.2), ""),
     ],
 )
-def test_a_leak_shows(after: Vitals, samples: list[Sample], words: str) -> None:
+def test_a_leak_shows(after: ProcessUsage, samples: list[Sample], words: str) -> None:
     found = Result(BY_NAME[SOAK], Account(), REST, after, samples).problems
     assert len(found) == bool(words)
     assert words in "".join(found)

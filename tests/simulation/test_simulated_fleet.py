@@ -161,11 +161,11 @@ def test_one_row_is_an_m_d_1_queue(scenario: Scenario) -> None:
         max_queued=10**9,
     )
     fleet = fleet_for("static:AR", world, Random(0))
-    chance, now, rho, waits = Random(5), 0.0, 0.6, 0.0
+    rng, now, rho, waits = Random(5), 0.0, 0.6, 0.0
     starts = 0.0
     count = 10_000
     for _ in range(count):
-        now += chance.expovariate(rho)
+        now += rng.expovariate(rho)
         starts = max(starts, now) + 1.0  # Lindley's recursion, the judge
         waits += starts - now - 1.0
         fleet.offer(Job(now, 1, 1, 0, 0))

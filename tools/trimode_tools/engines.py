@@ -139,7 +139,7 @@ class Turn:
     latency_s: list[float] = field(default_factory=list)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class ClosedLoop:
     """An engine that always has `clients` requests: where one ends, the next of `prompts` begins.
 

@@ -1,9 +1,9 @@
 """An engine without a model: real messages, real process, made-up tokens.
 
-Belongs here: the test port. It keeps an engine's promises (rows, queue, cancellation, points, usage), so that a
-shell that works with it works with the real one. What it says is a function of the prompt alone: token i of the
-answer is `prompt[i % len(prompt)]`, an echo, so a test can tell every token. Special prompts, by first token id:
-`CRASH` ends the process in mid-answer, `HANG` never answers, `STOP` ends after one round of the prompt.
+It keeps an engine's promises (rows, queue, cancellation, points, usage), so that a shell that works with it works with
+the real one. What it says is a function of the prompt alone: token i of the answer is `prompt[i % len(prompt)]`, an
+echo, so a test can tell every token. Special prompts, by first token id: `CRASH` ends the process in mid-answer, `HANG`
+never answers, `STOP` ends after one round of the prompt.
 """
 
 from __future__ import annotations

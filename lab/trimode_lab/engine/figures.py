@@ -1,8 +1,7 @@
 """`python -m trimode_lab.engine.figures`: what the engine's own work costs and saves, with the packaged model.
 
-Belongs here: the measurements behind what the docs say of the page store, of planning and of long prompts. What is
-compared runs in turns in one process, and the clock counts this process's time on the processor, because on a shared
-machine that says more than the wall's. All on one thread.
+What is compared runs in turns in one process, and the clock counts this process's time on the processor, because on a
+shared machine that says more than the wall's. All on one thread.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import count, islice
 from pathlib import Path
 from random import Random
@@ -23,6 +23,7 @@ from torch import Tensor
 
 import trimode_workers
 from trimode_api.prefix import PAGE_TOKENS
+from trimode_tools.engines import ClosedLoop
 from trimode_tools.tasks.suite import stream
 from trimode_workers.engine.cache import KVCache
 from trimode_workers.engine.engine import Engine, EngineSettings
@@ -63,7 +64,7 @@ def some_tokens(seed: int, length: int, network: Network) -> list[int]:
 
 def shared_prompt(network: Network, rounds: int) -> str:
     """Seconds until a request with a known beginning of 1,000 tokens can decode, and with an unknown one."""
-    taken: dict[bool, list[float]] = {False: [], True: []}
+    seconds: dict[bool, list[float]] = {False: [], True: []}
     numbers = count()
     for _ in range(rounds):
         engine, system = engine_of(network, "AR", 4, 2048), some_tokens(next(numbers), 1000, network)
@@ -73,8 +74,8 @@ def shared_prompt(network: Network, rounds: int) -> str:
             began = clock()
             while not engine.idle:
                 engine.step()
-            taken[known].append(clock() - began)
-    first, next_one = median(taken[False]), median(taken[True])
+            seconds[known].append(clock() - began)
+    first, next_one = median(seconds[False]), median(seconds[True])
     return f"1,000 shared tokens: {1e3 * first:.1f} ms for the first request, {1e3 * next_one:.1f} ms for the next"
 
 
@@ -124,34 +125,15 @@ def paging(network: Network, context: int, rounds: int) -> str:
     return f"64 requests of {context} tokens: a forward over gathered pages takes {median(ratios):.2f} of one over rows"
 
 
-class Steady:
-    """An engine with so many requests at all times, each with a prompt that nobody had before."""
-
-    def __init__(self, engine: Engine, concurrency: int, prompts: list[list[int]]) -> None:
-        self.engine, self._prompts, self._numbers = engine, prompts, count()
-        spread = Random(concurrency)
-        for _ in range(concurrency):
-            self._submit(spread.randint(1, ANSWER_TOKENS))
-
-    def _submit(self, most: int) -> None:
-        number = next(self._numbers)
-        self.engine.submit(Submit(str(number), self._prompts[number], most))
-
-    def run(self, tokens: int) -> float:
-        """Seconds per emitted token over at least so many."""
-        began, emitted = clock(), 0
-        while emitted < tokens:
-            for event in self.engine.step().events:
-                emitted += len(event.tokens)
-                if event.finish is not None:
-                    self._submit(ANSWER_TOKENS)
-        return (clock() - began) / emitted
+def steady(engine: Engine, concurrency: int, prompts: list[list[int]]) -> ClosedLoop:
+    """So many requests at all times, each with a prompt that came never before."""
+    return ClosedLoop(engine, concurrency, iter(prompts), ANSWER_TOKENS, clock=clock)
 
 
 def throughput(network: Network, point: str, concurrency: int, rounds: int, prompts: list[list[int]]) -> str:
     """What looking for pages and keeping them costs, were none ever found: the store against none, in turns."""
     with_store, without = (
-        Steady(engine_of(network, point, concurrency, shared=shared), concurrency, prompts) for shared in (None, 0)
+        steady(engine_of(network, point, concurrency, shared=shared), concurrency, prompts) for shared in (None, 0)
     )
     found = with_store.engine._store.found
     with_store.engine._store.found = lambda sequence: 0 * found(sequence)  # type: ignore[method-assign]
@@ -160,19 +142,20 @@ def throughput(network: Network, point: str, concurrency: int, rounds: int, prom
     turn = 40 * concurrency if point == "AR" else 2000
     ratios, speeds = [], []
     for load in (with_store, without):
-        load.run(3 * turn)
+        load.run(tokens=3 * turn)
     for number in range(rounds):
         # Who goes first changes from round to round.
         pair = (with_store, without) if number % 2 else (without, with_store)
-        seconds = {load: load.run(turn) for load in pair}
-        speeds.append(1 / seconds[with_store])
-        ratios.append(seconds[without] / seconds[with_store])
+        turns = {load: load.run(tokens=turn) for load in pair}
+        speed = {load: one.tokens / one.seconds for load, one in turns.items()}
+        speeds.append(speed[with_store])
+        ratios.append(speed[with_store] / speed[without])
     return f"{point} at {concurrency}: {median(speeds):,.0f} tokens/s, {median(ratios):.3f} of those without a store"
 
 
 def overhead(network: Network, point: str, rounds: int, prompts: list[list[int]]) -> str:
     """The part of a cycle of 32 requests that is not spent in the model: planning, committing, telling, learning."""
-    load = Steady(engine_of(network, point, 32), 32, prompts)
+    load = steady(engine_of(network, point, 32), 32, prompts)
     inside, depth = [0.0], [0]
 
     def timed(call: Any) -> Any:
@@ -191,10 +174,10 @@ def overhead(network: Network, point: str, rounds: int, prompts: list[list[int]]
     load.engine._primitive.advance = timed(load.engine._primitive.advance)  # type: ignore[method-assign]
     shares = []
     try:
-        load.run(2000)
+        load.run(tokens=2000)
         for _ in range(rounds):
             began, inside[0] = clock(), 0.0
-            load.run(1500)
+            load.run(tokens=1500)
             shares.append(1 - inside[0] / (clock() - began))
     finally:
         MODES[mode] = before
@@ -242,9 +225,7 @@ def main() -> None:
     network = load_decoder(TINY)[0].fused()
     prompts = list(islice(distinct_prompts(), PROMPTS_A_ROUND * (rounds + 3)))
     measures: list[Callable[[], str]] = [
-        lambda: paging(network, 96, rounds),
-        lambda: paging(network, 192, rounds),
-        lambda: paging(network, 512, rounds),
+        *(partial(paging, network, context, rounds) for context in (96, 192, 512)),
         lambda: shared_prompt(network, rounds),
         lambda: throughput(network, "AR", 64, rounds, prompts),
         lambda: throughput(network, "S16", 8, rounds, prompts),

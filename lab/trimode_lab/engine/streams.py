@@ -1,9 +1,9 @@
 """`python -m trimode_lab.engine.streams`: what 64 open streams cost the engine.
 
-Belongs here: the measurement behind the choice of a process for the engine. Three variants, taken in turns, each in
-fresh processes: the engine alone; the engine in a process of its own behind the HTTP shell with open streams; the
-engine in a thread of the shell's process, with the same streams. Prints medians per cycle: time on the wall, and
-processor time of the engine and of the shell (as one, where they share a process), which tells more on a busy machine.
+The measurement behind the choice of a process for the engine. Three variants, taken in turns, each in fresh processes:
+the engine alone; the engine in a process of its own behind the HTTP shell with open streams; the engine in a thread of
+the shell's process, with the same streams. Prints medians per cycle: time on the wall, and processor time of the engine
+and of the shell (as one, where they share a process), which tells more on a busy machine.
 """
 
 from __future__ import annotations

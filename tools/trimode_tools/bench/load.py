@@ -1,7 +1,7 @@
 """The load: closed-loop streaming clients, in a process of their own (`python -m trimode_tools.bench.load URL MODEL`).
 
-Belongs here: the process's two ends. It reads a job (one JSON line), runs it, and writes what came of it (one line).
-A client that has an answer asks again at once; answers are not parsed but for their usage.
+It reads a job (one JSON line), runs it, and writes what came of it (one line). A client that has an answer asks again
+at once; answers are not parsed but for their usage.
 """
 
 from __future__ import annotations

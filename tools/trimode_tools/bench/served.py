@@ -1,7 +1,4 @@
-"""What the router's part of the benchmark runs against: a `trimode up` of its own, or one that is already there.
-
-Belongs here: starting both processes, the fleet and the load, and talking to them.
-"""
+"""What the router's part of the benchmark runs against: a `trimode up` of its own, or one that is already there."""
 
 from __future__ import annotations
 
@@ -15,7 +12,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import IO
 
 import yaml
 
@@ -58,22 +54,18 @@ def endpoint(url: str | None) -> Iterator[Endpoint]:
             process_group=0,
         )
         try:
-            yield Endpoint(_await_ready(process, errors))
+            assert process.stdin is not None
+            assert process.stdout is not None
+            with process.stdin as stream:
+                yaml.safe_dump(RESOURCE, stream)
+            ready = next(filter(None, (_READY.match(line.strip()) for line in process.stdout)), None)
+            if ready is None:
+                errors.seek(0)
+                raise StartFailed(f"`trimode up` did not get ready:\n{errors.read().strip()}")
+            yield Endpoint(ready[1])
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(STOP_TIMEOUT_S)
-
-
-def _await_ready(process: subprocess.Popen[str], errors: IO[str]) -> str:
-    assert process.stdin is not None
-    assert process.stdout is not None
-    with process.stdin as stream:
-        yaml.safe_dump(RESOURCE, stream)
-    for line in process.stdout:
-        if (match := _READY.match(line.strip())) is not None:
-            return match[1]
-    errors.seek(0)
-    raise StartFailed(f"`trimode up` did not get ready:\n{errors.read().strip()}")
 
 
 class Load:

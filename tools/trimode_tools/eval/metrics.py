@@ -1,6 +1,6 @@
 """From answers to the figures of an operating point. Pure.
 
-Belongs here: the definitions.
+Definitions:
     accuracy            share of right answers; its interval is Wilson's, 95 %
     tokens per forward  tokens over forwards of each row; prompts left out, the end of an answer counted
     acceptance length   tokens per cycle, counted likewise

@@ -1,6 +1,6 @@
 """What is asked: the tiny model's task suite, or a JSONL file of prompts with the answers expected.
 
-Belongs here: reading questions and marking an answer. Pure but for reading the file.
+Pure but for reading the file.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """From measured cycles to a roofline, and from counted answers to tokens per cycle.
 
-Belongs here: arithmetic over what was measured; pure, so that tests give it curves whose answer they know.
+Pure, so that tests give it curves whose answer they know.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class EngineHarness:
     engine: Engine
     points: tuple[OperatingPoint, ...]
     text: Sequence[int]
-    chance: Random = field(default_factory=lambda: Random(0))
+    rng: Random = field(default_factory=lambda: Random(0))
     clock: Callable[[], float] = time.perf_counter
     _rows: dict[str, int] = field(default_factory=dict)
     _names: count[int] = field(default_factory=count)
@@ -152,7 +152,7 @@ class EngineHarness:
     def _submit(self, tokens: int) -> None:
         from trimode_workers.engine.messages import Submit
 
-        name, start = f"row-{next(self._names)}", self.chance.randrange(len(self.text))
+        name, start = f"row-{next(self._names)}", self.rng.randrange(len(self.text))
         prompt = [self.text[(start + offset) % len(self.text)] for offset in range(tokens)]
         self.engine.submit(Submit(name, prompt, max_new_tokens=1 << 20, ignore_eos=True))
         self._rows[name] = tokens

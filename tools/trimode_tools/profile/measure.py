@@ -1,7 +1,7 @@
 """What is measured, in which order, and the profile that comes of it.
 
-Belongs here: the plan, its rounds and means. Points take turns at every load, because a machine's speed wanders by
-more than the points differ; rounds go over everything again, and medians over them forgive a busy moment.
+Points take turns at every load, because a machine's speed wanders by more than the points differ; rounds go over
+everything again, and medians over them forgive a busy moment.
 """
 
 from __future__ import annotations

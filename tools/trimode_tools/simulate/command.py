@@ -1,6 +1,6 @@
 """The command `trimode simulate`: its options.
 
-Belongs here: options and help, importable at no cost. What it does is in `session`.
+Importable at no cost, because the command line imports it to start. What it does is in `session`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Reading tables that users bring: CSV with the line number in every complaint.
 
-Belongs here: the mechanics. What columns mean is said by the readers that use this.
+What columns mean is said by the readers that use this.
 """
 
 from __future__ import annotations

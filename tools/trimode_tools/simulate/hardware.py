@@ -1,7 +1,4 @@
-"""Hardware and models: from `--profile` and the resource to a true curve and a prior.
-
-Belongs here: what a profile (a known device's name, a measured file, a CSV) means, and the shapes of known models.
-"""
+"""Hardware and models: from `--profile` and the resource to a true curve and a prior."""
 
 from __future__ import annotations
 
@@ -73,19 +70,17 @@ def assembled(profile: Profile, shape: ProfileShape) -> Machine:
     shape = profile.shape or shape
     if profile.device == "cpu":
         return _assembled(profile, generic_cpu(2, shape.layers), shape, False)
-    return _assembled(profile, PROFILES.get(profile.device) or _unknown_device(profile), shape, True)
-
-
-def _unknown_device(profile: Profile) -> HardwareProfile:
-    """A device that only the profile itself describes."""
-    values = (profile.bytes_per_s, profile.flops_per_s, profile.memory_bytes, profile.overhead_s)
-    bytes_per_s, flops_per_s, memory_bytes, overhead_s = values
-    if bytes_per_s is None or flops_per_s is None or memory_bytes is None or overhead_s is None:
-        raise BadInput(
-            f"profile {profile.name}: device is {profile.device!r}, must be cpu or one of {', '.join(PROFILES)}, or "
-            "any other where bytes_per_s, flops_per_s, overhead_s and memory_bytes are given"
-        )
-    return HardwareProfile(profile.device, bytes_per_s, flops_per_s, memory_bytes, overhead_s, True, profile.name)
+    known = PROFILES.get(profile.device)
+    if known is None:
+        figures = (profile.bytes_per_s, profile.flops_per_s, profile.memory_bytes, profile.overhead_s)
+        if any(figure is None for figure in figures):
+            raise BadInput(
+                f"profile {profile.name}: device is {profile.device!r}, must be cpu or one of {', '.join(PROFILES)}, "
+                "or any other where bytes_per_s, flops_per_s, overhead_s and memory_bytes are given"
+            )
+        bytes_per_s, flops_per_s, memory_bytes, overhead_s = (figure or 0.0 for figure in figures)
+        known = HardwareProfile(profile.device, bytes_per_s, flops_per_s, memory_bytes, overhead_s, True, profile.name)
+    return _assembled(profile, known, shape, True)
 
 
 def shape_of(uri: str) -> ProfileShape:

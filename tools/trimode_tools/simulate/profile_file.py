@@ -1,6 +1,6 @@
 """The profile's file: YAML (or JSON) with measured cycles.
 
-Belongs here: its models, reading and writing. What a simulation makes of it is in `simulate.hardware`.
+What a simulation makes of it is in `simulate.hardware`.
 """
 
 from __future__ import annotations

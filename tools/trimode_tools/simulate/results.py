@@ -1,6 +1,6 @@
 """`results.json`: the contract of what a simulation says.
 
-Belongs here: the models and how an account becomes one. All rates are per second of the load's duration.
+All rates are per second of the load's duration.
 """
 
 from __future__ import annotations

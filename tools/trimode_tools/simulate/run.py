@@ -1,6 +1,6 @@
 """Running the comparison: every policy under every load and switching cost.
 
-Belongs here: the order of runs, their seeds and their progress. Nothing here prints.
+Nothing here prints.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""One run of `trimode simulate`.
-
-Belongs here: checks of the options, the progress bar and what is written where.
-"""
+"""One run of `trimode simulate`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Recorded loads: Azure LLM inference CSV, Mooncake JSONL, BurstGPT CSV.
 
-Belongs here: the formats, and what they lack: tiers and kinds are drawn by the seed. Rows become `Job`s in order of
-arrival; the first arrives at second 0.
+Tiers and kinds, which the formats lack, are drawn by the seed. Rows become `Job`s in order of arrival; the first
+arrives at second 0.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ class Mix:
     kinds: int
 
 
-def as_jobs(arrivals: list[Arrival], time_scale: float, mix: Mix, chance: Random) -> list[Job]:
+def as_jobs(arrivals: list[Arrival], time_scale: float, mix: Mix, rng: Random) -> list[Job]:
     """Jobs, time run `time_scale` times as fast."""
     jobs = []
     for arrival in arrivals:
-        tier, kind = tier_of(mix.tiers, mix.premium, chance), int(chance.random() * mix.kinds)
+        tier, kind = tier_of(mix.tiers, mix.premium, rng), int(rng.random() * mix.kinds)
         jobs.append(Job(arrival.at / time_scale, arrival.prompt, arrival.output, tier, kind))
     return jobs
 

@@ -1,7 +1,4 @@
-"""From a resource, a machine and options to the scenario and the loads.
-
-Belongs here: how a `NemotronDeployment` is read as a fleet, and how a world is made harder (`--stress`).
-"""
+"""From a resource, a machine and options to the scenario and the loads."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """A proven upper bound on goodput, by relaxation.
 
-Belongs here: the relaxation and its dual prices.
-
 Every good request needs the machine for a while: its prompt once, and its tokens in cycles it shares. However it is
 scheduled, a cycle over b rows costs at least `overhead + w * reading + (1 - w) * arithmetic` seconds for any w in
 [0, 1], because a roofline takes the larger of the two; and that sum splits among its rows. So each request has a

@@ -1,6 +1,6 @@
 """What really happens in the simulated world, which the policy has to find out.
 
-Belongs here: true seconds and true acceptance. What a policy believes is in its `Curves`.
+What a policy believes is in its `Curves`.
 """
 
 from __future__ import annotations

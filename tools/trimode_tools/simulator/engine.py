@@ -1,6 +1,6 @@
 """One simulated replica: iteration-level continuous batching in macro-steps.
 
-Belongs here: rows, prefill, decoding, preemption. Who gets a request, and who is killed, is the fleet's business.
+Who gets a request, and who is killed, is the fleet's business.
 
 While nothing changes, k cycles are advanced at once. Requests of one kind progress alike, so each kind has one
 progress counter, and a request ends when the counter reaches a target fixed as it joins: a step costs the same for
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from math import ceil, exp, inf, sqrt
 
-from trimode_api.modes import AR, OperatingPoint
+from trimode_api.modes import AR
 from trimode_policy.capacity import PromptPrice, needed_seconds
 from trimode_policy.curves import Observation
 from trimode_tools.simulator.cost_model import Truth
@@ -43,7 +43,7 @@ class Engine:
     truth: Truth
     limits: EngineLimits
     point_policy: PointPolicy
-    chance: Randomness
+    rng: Randomness
     priorities: tuple[int, ...]
     tpots: tuple[float, ...] = ()
     waiting: list[tuple[int, int, Request]] = field(default_factory=list)
@@ -113,10 +113,15 @@ class Engine:
             seconds = self.truth.hardware.seconds(point, self.running, context)
             self.decoded = point.width * self.running
             if not prefill:
-                cycles = self._until_change(point, min(most, int(self.limits.longest_s / seconds) or 1), now)
+                left = float(min(most, int(self.limits.longest_s / seconds) or 1))
+                rates = self.truth.tokens(point, now)
+                for kind, count in enumerate(self.counts):
+                    if count:  # until the first request of this kind ends
+                        left = min(left, (self.ends[kind][0][0] - self.progress[kind]) / rates[kind])
+                cycles = max(1, ceil(left - _EPSILON))
         prompts = self.truth.hardware.prefill_seconds(prefill, point) if prefill else 0.0
         mean = seconds + prompts
-        real = mean * max(0.2, 1.0 + self.limits.noise / sqrt(cycles) * self.chance.gauss(0.0, 1.0))
+        real = mean * max(0.2, 1.0 + self.limits.noise / sqrt(cycles) * self.rng.gauss(0.0, 1.0))
         self.version += 1
         self.step = Step(now, real, cycles, point, prefill, prompts / mean, mean, self.version)
         return True
@@ -230,15 +235,6 @@ class Engine:
             self.preemptions += 1
             heappush(self.waiting, (-self.priorities[victim.job.tier], victim.order, victim))
 
-    def _until_change(self, point: OperatingPoint, most: int, now: float) -> int:
-        """Cycles until the first request ends, at most `most`."""
-        rates = self.truth.tokens(point, now)
-        cycles = float(most)
-        for kind, count in enumerate(self.counts):
-            if count:
-                cycles = min(cycles, (self.ends[kind][0][0] - self.progress[kind]) / rates[kind])
-        return max(1, ceil(cycles - _EPSILON))
-
     def _learn(self, step: Step, mean_tokens: float, now: float) -> None:
         point, batch = step.point, self.running
         assert point is not None, "nothing was decoded"
@@ -246,9 +242,9 @@ class Engine:
         for _ in range(min(step.cycles, SAMPLES)):
             tokens = mean_tokens
             if point != AR:
-                tokens += TOKENS_SPREAD * mean_tokens / sqrt(batch) * self.chance.gauss(0.0, 1.0)
+                tokens += TOKENS_SPREAD * mean_tokens / sqrt(batch) * self.rng.gauss(0.0, 1.0)
                 tokens = min(max(tokens, batch), batch * point.block_length)
             # As the engine does it: what prompts cost is taken off first, so that points are compared by decoding.
             decoding = step.mean_s * (1.0 - step.prefill_share)
-            seconds = decoding * exp(self.limits.noise * self.chance.gauss(0.0, 1.0))
+            seconds = decoding * exp(self.limits.noise * self.rng.gauss(0.0, 1.0))
             self.point_policy.learn(Observation(point, batch, context, 0, seconds, round(tokens)), now)

@@ -1,7 +1,6 @@
 """A fleet of simulated replicas behind one router, event by event.
 
-Belongs here: the event loop, the router's queue, kills and conversions. Who is picked is the dispatcher's choice, who
-is converted the controller's.
+Who is picked is the dispatcher's choice, who is converted the controller's.
 """
 
 from __future__ import annotations

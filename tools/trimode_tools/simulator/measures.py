@@ -1,7 +1,4 @@
-"""What is counted, in memory that does not grow with the number of requests.
-
-Belongs here: histograms, the account of one run and the series behind the plots.
-"""
+"""What is counted, in memory that does not grow with the number of requests."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The oracle: the best of many searches by someone who knows everything.
 
-Belongs here: the beam search over the clairvoyant's plans. It pays the same switching cost and obeys the same engine.
-What it finds is achievable, hence a lower bound of the optimum; a proven upper bound is in `bound`.
+It pays the same switching cost and obeys the same engine. What it finds is achievable, hence a lower bound of the
+optimum; a proven upper bound is in `bound`.
 """
 
 from __future__ import annotations
@@ -249,12 +249,12 @@ def _specs(scenario: Scenario) -> tuple[PoolSpec, PoolSpec, PoolSpec]:
     )
 
 
-def _fleet(scenario: Scenario, move: Move, chance: Randomness, series: Series) -> Fleet:
+def _fleet(scenario: Scenario, move: Move, rng: Randomness, series: Series) -> Fleet:
     flex, slow, fast = _specs(scenario)
     size = move.fast_replicas
     specs = [flex] * scenario.replicas if scenario.free else [fast] * size + [slow] * (scenario.replicas - size)
     dispatcher = ClairvoyantDispatcher(scenario.truth, scenario.goals, move.plan)
-    return assemble(scenario, specs, dispatcher, chance, series)
+    return assemble(scenario, specs, dispatcher, rng, series)
 
 
 def _apply(fleet: Fleet, move: Move, scenario: Scenario) -> None:

@@ -1,7 +1,4 @@
-"""Who chooses the operating point of a simulated engine.
-
-Belongs here: the static, the hysteresis, the production and the clairvoyant chooser, behind one port.
-"""
+"""Who chooses the operating point of a simulated engine."""
 
 from __future__ import annotations
 

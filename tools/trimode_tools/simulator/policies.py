@@ -1,6 +1,6 @@
 """The policies that are compared, by name.
 
-Belongs here: how each is put together from pilots, dispatchers and controllers. The oracle's search is in `oracle`.
+The oracle's search is in `oracle`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def policy_names(scenario: Scenario) -> tuple[str, ...]:
     return (*(f"static:{point}" for point in scenario.points), SPLIT, HYSTERESIS, TRIMODE, ORACLE)
 
 
-def fleet_for(policy: str, scenario: Scenario, chance: Randomness, series: Series | None = None) -> Fleet:
+def fleet_for(policy: str, scenario: Scenario, rng: Randomness, series: Series | None = None) -> Fleet:
     """A fresh fleet under `policy` (any but the oracle). Raises ValueError for an unknown name."""
     specs, capacity, controller = _composed(TRIMODE if policy == COLD else policy, scenario)
     dispatcher = ProductionDispatcher(
@@ -53,7 +53,7 @@ def fleet_for(policy: str, scenario: Scenario, chance: Randomness, series: Serie
         capacity,
         affinity=policy != COLD,
     )
-    fleet = assemble(scenario, specs, dispatcher, chance, series)
+    fleet = assemble(scenario, specs, dispatcher, rng, series)
     fleet.controller = controller
     return fleet
 
@@ -62,7 +62,7 @@ def assemble(
     scenario: Scenario,
     specs: list[PoolSpec],
     dispatcher: Dispatcher,
-    chance: Randomness,
+    rng: Randomness,
     series: Series | None = None,
 ) -> Fleet:
     """A fleet with these replicas, without a controller; plans the scenario's outages."""
@@ -70,7 +70,7 @@ def assemble(
     tpots = tuple(goal.tpot_s for goal in scenario.goals)
     members = []
     for index, spec in enumerate(specs):
-        engine = Engine(scenario.truth, scenario.limits, spec.point_policy(), chance, priorities, tpots)
+        engine = Engine(scenario.truth, scenario.limits, spec.point_policy(), rng, priorities, tpots)
         members.append(Member(index, engine, spec.pool, spec.points))
     fleet = Fleet(members, scenario.goals, dispatcher, None, scenario.switch_s, scenario.max_wait_s, series)
     fleet.fail(scenario.outages)
@@ -90,7 +90,12 @@ def _composed(policy: str, scenario: Scenario) -> Composition:
         specs = _pools(scenario, scenario.replicas // 2, fixed_spec(FAST_POOL, typical(scenario)))
         return specs, {FAST_POOL: most}, None
     if policy == HYSTERESIS:
-        return _hysteresis(scenario)
+        low, up = typical(scenario), scenario.crossover(typical(scenario))
+        down = max(1, int(DOWN * up)) - 1
+        if scenario.free:
+            spec = PoolSpec(FLEX_POOL, scenario.points, lambda: Hysteresis(low, AR, up, down))
+            return [spec] * scenario.replicas, {}, None
+        return [fixed_spec(FAST_POOL, low)] * scenario.replicas, {}, FlipByLoad(low, up, down)
     if policy == TRUE_POINTS:
         spec = PoolSpec(FLEX_POOL, scenario.points, lambda: Clairvoyant(scenario.points, scenario.truth))
         return [spec] * scenario.replicas, {}, None
@@ -136,13 +141,3 @@ def _pools(scenario: Scenario, fast: int, spec: PoolSpec) -> list[PoolSpec]:
     """`fast` replicas in the fast pool, but never all of them; the rest runs AR."""
     fast = min(fast, scenario.replicas - 1) if scenario.speculative else 0
     return [spec] * fast + [manual_spec(AR_POOL, AR, scenario)] * (scenario.replicas - fast)
-
-
-def _hysteresis(scenario: Scenario) -> Composition:
-    low, up = typical(scenario), scenario.crossover(typical(scenario))
-    down = max(1, int(DOWN * up)) - 1
-    if scenario.free:
-        spec = PoolSpec(FLEX_POOL, scenario.points, lambda: Hysteresis(low, AR, up, down))
-        return [spec] * scenario.replicas, {}, None
-    specs = [fixed_spec(FAST_POOL, low)] * scenario.replicas
-    return specs, {}, FlipByLoad(low, up, down)

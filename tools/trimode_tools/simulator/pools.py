@@ -1,7 +1,4 @@
-"""Replicas that need seconds to change their mode: specs, conversions and the slow loops that order them.
-
-Belongs here: hysteresis by whole replicas, and production's `rebalance` between two pools.
-"""
+"""Replicas that need seconds to change their mode: specs, conversions and the slow loops that order them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The parts of a simulated fleet: members, what may become of them, and the ports of those who decide.
 
-Belongs here: vocabulary. The event loop is in `fleet`.
+The event loop is in `fleet`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The router's own decisions in the simulated fleet: `admit` and `route`, as production runs them.
-
-Belongs here: turning the simulated fleet into the views those functions take.
-"""
+"""The router's own decisions in the simulated fleet: `admit` and `route`, as production runs them."""
 
 from __future__ import annotations
 

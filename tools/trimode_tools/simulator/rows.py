@@ -1,6 +1,6 @@
 """What an engine holds: requests under way, its limits, and the macro-step it is in.
 
-Belongs here: values without behaviour. The engine itself is in `engine`.
+The engine itself is in `engine`.
 """
 
 from __future__ import annotations

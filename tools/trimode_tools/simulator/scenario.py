@@ -1,6 +1,6 @@
 """What all policies of one comparison share.
 
-Belongs here: the world, the fleet and the limits, as values. How a policy behaves in it is in `policies`.
+How a policy behaves in it is in `policies`.
 """
 
 from __future__ import annotations

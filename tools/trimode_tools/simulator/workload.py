@@ -1,6 +1,6 @@
 """What arrives: requests, and the loads that generate them.
 
-Belongs here: the request as the simulator sees it and generated loads. Recorded traces are read by the command.
+Recorded traces are read by the command.
 """
 
 from __future__ import annotations
@@ -70,14 +70,14 @@ class Lengths:
     output_sigma: float = 0.75
     most: int = 4096
 
-    def draw(self, median: float, sigma: float, chance: Randomness) -> int:
+    def draw(self, median: float, sigma: float, rng: Randomness) -> int:
         """One length."""
-        return max(1, min(self.most, round(median * exp(chance.gauss(0.0, sigma)))))
+        return max(1, min(self.most, round(median * exp(rng.gauss(0.0, sigma)))))
 
 
-def tier_of(tiers: int, premium: float, chance: Randomness) -> int:
+def tier_of(tiers: int, premium: float, rng: Randomness) -> int:
     """A request's tier: the first with probability `premium`, else one of the others."""
-    return 0 if tiers == 1 or chance.random() < premium else 1 + int(chance.random() * (tiers - 1))
+    return 0 if tiers == 1 or rng.random() < premium else 1 + int(rng.random() * (tiers - 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,20 +94,20 @@ class Load:
     premium: Callable[[float], float]
     lengths: Lengths = Lengths()
 
-    def jobs(self, tiers: int, kinds: int, chance: Randomness) -> Iterator[Job]:
+    def jobs(self, tiers: int, kinds: int, rng: Randomness) -> Iterator[Job]:
         """Poisson arrivals by thinning (Lewis and Shedler, 1979), in order."""
         now = 0.0
         while True:
-            now += chance.expovariate(self.peak)
+            now += rng.expovariate(self.peak)
             if now >= self.duration_s:
                 return
-            if chance.random() * self.peak > self.rate(now):
+            if rng.random() * self.peak > self.rate(now):
                 continue
-            tier = tier_of(tiers, self.premium(now), chance)
+            tier = tier_of(tiers, self.premium(now), rng)
             lengths = self.lengths
-            prompt = lengths.draw(lengths.prompt_median, lengths.prompt_sigma, chance)
-            output = lengths.draw(lengths.output_median, lengths.output_sigma, chance)
-            yield Job(now, prompt, output, tier, int(chance.random() * kinds))
+            prompt = lengths.draw(lengths.prompt_median, lengths.prompt_sigma, rng)
+            output = lengths.draw(lengths.output_median, lengths.output_sigma, rng)
+            yield Job(now, prompt, output, tier, int(rng.random() * kinds))
 
 
 TURNS, THINK_S = 5.0, 15.0
@@ -127,32 +127,32 @@ class Chats:
     premium: float = 0.3
     first: Lengths = Lengths(prompt_median=600.0)
 
-    def jobs(self, tiers: int, kinds: int, chance: Randomness) -> Iterator[Job]:
+    def jobs(self, tiers: int, kinds: int, rng: Randomness) -> Iterator[Job]:
         """In order of arrival. Tier and kind belong to a conversation."""
         coming: list[tuple[float, int, Job]] = []
-        start, chats = chance.expovariate(self.rate / TURNS), 0
+        start, chats = rng.expovariate(self.rate / TURNS), 0
         while coming or start < self.duration_s:
             if not coming or start < coming[0][0]:
                 chats += 1
-                tier = tier_of(tiers, self.premium, chance)
-                prompt = self.first.draw(self.first.prompt_median, self.first.prompt_sigma, chance)
-                job = Job(start, prompt, self._answer(chance), tier, int(chance.random() * kinds), chats)
+                tier = tier_of(tiers, self.premium, rng)
+                prompt = self.first.draw(self.first.prompt_median, self.first.prompt_sigma, rng)
+                job = Job(start, prompt, self._answer(rng), tier, int(rng.random() * kinds), chats)
                 heappush(coming, (start, chats, job))
-                start = start + chance.expovariate(self.rate / TURNS) if start < self.duration_s else inf
+                start = start + rng.expovariate(self.rate / TURNS) if start < self.duration_s else inf
                 continue
             job = heappop(coming)[2]
             if job.at >= self.duration_s:
                 continue
             yield job
             said = job.prompt + job.output
-            if chance.random() >= 1.0 / TURNS and said < QUESTION.most:
-                asked = QUESTION.draw(QUESTION.prompt_median, QUESTION.prompt_sigma, chance)
-                later = job.at + ANSWER_S + chance.expovariate(1.0 / THINK_S)
-                goes_on = replace(job, at=later, prompt=said + asked, output=self._answer(chance), shared=said)
+            if rng.random() >= 1.0 / TURNS and said < QUESTION.most:
+                asked = QUESTION.draw(QUESTION.prompt_median, QUESTION.prompt_sigma, rng)
+                later = job.at + ANSWER_S + rng.expovariate(1.0 / THINK_S)
+                goes_on = replace(job, at=later, prompt=said + asked, output=self._answer(rng), shared=said)
                 heappush(coming, (later, job.chat, goes_on))
 
-    def _answer(self, chance: Randomness) -> int:
-        return self.first.draw(self.first.output_median, self.first.output_sigma, chance)
+    def _answer(self, rng: Randomness) -> int:
+        return self.first.draw(self.first.output_median, self.first.output_sigma, rng)
 
 
 def constant(value: float) -> Callable[[float], float]:
@@ -202,17 +202,17 @@ def chats(rate: float, duration_s: float) -> Chats:
     return Chats("chats", duration_s, 0.8 * rate)
 
 
-def random_walk(rate: float, duration_s: float, chance: Randomness, name: str = "random") -> Load:
+def random_walk(rate: float, duration_s: float, rng: Randomness, name: str = "random") -> Load:
     """Rate and premium share do a random walk in steps of 30 s: a load nobody tuned for."""
     level, share = log(0.5), 0.3
     levels, shares = [], []
     for _ in range(max(1, round(duration_s / 30.0))):
-        level = min(log(1.3), max(log(0.05), level + 0.35 * chance.gauss(0.0, 1.0)))
-        share = min(0.9, max(0.0, share + 0.1 * chance.gauss(0.0, 1.0)))
+        level = min(log(1.3), max(log(0.05), level + 0.35 * rng.gauss(0.0, 1.0)))
+        share = min(0.9, max(0.0, share + 0.1 * rng.gauss(0.0, 1.0)))
         levels.append(rate * exp(level))
         shares.append(share)
     lengths = Lengths(
-        prompt_median=300.0 * exp(1.5 * chance.random()),
-        output_median=80.0 * exp(sqrt(2.0) * chance.random()),
+        prompt_median=300.0 * exp(1.5 * rng.random()),
+        output_median=80.0 * exp(sqrt(2.0) * rng.random()),
     )
     return Load(name, duration_s, max(levels), piecewise(levels, 30.0), piecewise(shares, 30.0), lengths)

@@ -1,6 +1,7 @@
 """Seeded generators of short text tasks, each with its only right answer: records, lists, letters, sums, questions."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
@@ -205,3 +206,19 @@ def add(rng: Random) -> Sample:
         lines.append(f"{place}: {x}+{y}+{carry}={total}")
         carry = total // 10
     return Sample("add", f"add {a} and {b}", "\n".join([*lines, f"sum: {a + b}"]))
+
+
+TASKS: dict[str, Callable[[Random], Sample]] = {
+    "about": about,
+    "add": add,
+    "csv_to_json": csv_to_json,
+    "extract": extract,
+    "json_to_csv": json_to_csv,
+    "json_to_pairs": json_to_pairs,
+    "letter": letter,
+    "pairs_to_csv": pairs_to_csv,
+    "pairs_to_json": pairs_to_json,
+    "repeat": repeat,
+    "reverse": reverse,
+    "sort_numbers": sort_numbers,
+}

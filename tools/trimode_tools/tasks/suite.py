@@ -4,32 +4,12 @@ The split is by construction: a prompt is held out when its hash says so, whoeve
 stream and the held-out set cannot overlap however many samples are drawn.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from hashlib import sha256
 from random import Random
 
-from trimode_tools.tasks import generators
-from trimode_tools.tasks.generators import Sample
+from trimode_tools.tasks.generators import TASKS, Sample
 
-Generator = Callable[[Random], Sample]
-
-TASKS: dict[str, Generator] = {
-    task.__name__: task
-    for task in (
-        generators.about,
-        generators.add,
-        generators.csv_to_json,
-        generators.extract,
-        generators.json_to_csv,
-        generators.json_to_pairs,
-        generators.letter,
-        generators.pairs_to_csv,
-        generators.pairs_to_json,
-        generators.repeat,
-        generators.reverse,
-        generators.sort_numbers,
-    )
-}
 HELD_OUT_SHARE = 16
 """One prompt in this many is held out."""
 

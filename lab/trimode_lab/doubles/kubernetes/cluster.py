@@ -1,6 +1,6 @@
 """An API server in memory: objects, versions and the little of server-side apply that the operator leans on.
 
-Belongs here: a `Cluster` that tests can look into and break. Not played: validation, defaults, other managers' fields.
+Not played: validation, defaults, other managers' fields.
 """
 
 from __future__ import annotations

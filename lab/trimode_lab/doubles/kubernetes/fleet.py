@@ -1,7 +1,4 @@
-"""Routers' views of a fleet, made from the little that a test wants to say.
-
-Belongs here: builders with plain defaults.
-"""
+"""Routers' views of a fleet, made from the little that a test wants to say."""
 
 from __future__ import annotations
 

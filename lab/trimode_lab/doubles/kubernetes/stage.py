@@ -1,7 +1,4 @@
-"""A reconciler with all it works with, and routers that a test writes the views of.
-
-Belongs here: the stage on which tests play visits; no assertions.
-"""
+"""A reconciler with all it works with, and routers that a test writes the views of."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """A replica without a model: answers as the real one does, or misbehaves as told.
 
-Belongs here: the fake and its scripts. A script is a coroutine that gets a `Call` and writes the answer; it is
-cancelled when the router leaves.
+A script is a coroutine that gets a `Call` and writes the answer; it is cancelled when the router leaves.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def last_chunks(tokens: int) -> bytes:
     return chunk(b"data: " + final + b"\n\n") + chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
 
 
-class Pulse(asyncio.Protocol):
+class Stream(asyncio.Protocol):
     """One connection: every whole request gets `chunks` chunks, `pause_s` apart (0: one in each turn of the loop)."""
 
     def __init__(self, chunks: int, pause_s: float) -> None:
@@ -52,9 +52,9 @@ class Pulse(asyncio.Protocol):
         if len(rest) >= length:
             self._input = rest[length:]
             self._transport.write(_HEAD)
-            self._beat(self._chunks)
+            self._send_chunk(self._chunks)
 
-    def _beat(self, left: int) -> None:
+    def _send_chunk(self, left: int) -> None:
         if self._transport.is_closing():
             return
         if not left:
@@ -62,15 +62,15 @@ class Pulse(asyncio.Protocol):
             return
         self._transport.write(_TOKEN)
         if self._pause_s:
-            self._loop.call_later(self._pause_s, self._beat, left - 1)
+            self._loop.call_later(self._pause_s, self._send_chunk, left - 1)
         else:
-            self._loop.call_soon(self._beat, left - 1)
+            self._loop.call_soon(self._send_chunk, left - 1)
 
 
 async def serve(chunks: int, pause_s: float) -> None:
     """Listen on a free port of loopback, print its number, run until stdin ends."""
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Pulse(chunks, pause_s), "127.0.0.1", 0, backlog=4096)
+    server = await loop.create_server(lambda: Stream(chunks, pause_s), "127.0.0.1", 0, backlog=4096)
     listening: socket.socket = server.sockets[0]
     sys.stdout.write(f"{listening.getsockname()[1]}\n")
     sys.stdout.flush()

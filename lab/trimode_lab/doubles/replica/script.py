@@ -1,7 +1,7 @@
 """A replica that can go on with another's stream, and whose every answer can be checked.
 
-Belongs here: the script and what a client must have heard. Token i of an answer to the prompt `p` has the text `p:i `
-and an id made of both, so that a token lost, doubled or of another stream is seen at once.
+Token i of an answer to the prompt `p` has the text `p:i ` and an id made of both, so that a token lost, doubled or of
+another stream is seen at once.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A router as replicas know one: it takes their reports and answers them.
 
-Belongs here: the stand-in alone; what a report must say is for the tests.
+What a report must say is for the tests.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What the stub answers: a function of all tokens so far, so an answer that is continued elsewhere stays the same.
 
-Belongs here: the next token, and how many of them a cycle finds. Pure.
+Pure.
 """
 
 from __future__ import annotations

@@ -9,16 +9,16 @@ from dataclasses import asdict
 
 import uvloop
 
-from trimode_lab.router.bench import stage
+from trimode_lab.router.bench import processes as launch
 from trimode_lab.router.bench.load import Result, Scenario, load, scenarios
 
 
 def run(scenario: Scenario, *, direct: bool = False, processes: int = 1) -> Result:
     """Start the processes, run, end them. `direct` leaves the router out, as the baseline."""
-    with stage.servers(scenario, 1) as [(port, server)]:
+    with launch.servers(scenario, 1) as [(port, server)]:
         if direct:
             return uvloop.run(load(scenario, port, server))
-        with stage.router([port], processes=processes) as (own, pid):
+        with launch.router([port], processes=processes) as (own, pid):
             return uvloop.run(load(scenario, own, pid))
 
 

@@ -1,7 +1,4 @@
-"""The load: scenarios, the client, and what one run showed.
-
-Belongs here: a closed loop over open connections, as light as can be.
-"""
+"""The load: scenarios, the client, and what one run showed."""
 
 from __future__ import annotations
 

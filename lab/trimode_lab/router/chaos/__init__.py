@@ -1,5 +1,4 @@
 """Chaos: a steady load on a router whose replicas die, hang, lie and return, with an account of every request.
 
-Belongs here: `python -m trimode_lab.router.chaos`; processes, load, disturbances, account. All parts are real
-processes on loopback; replicas tell stories that a client can check token by token.
+All parts are real processes on loopback; replicas tell stories that a client can check token by token.
 """

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from trimode_lab.router.chaos.leaks import Sample, late_growth, leaks, watch
 from trimode_lab.router.chaos.leaks import table as leak_table
 from trimode_lab.router.chaos.load import Account, Load, quantile
+from trimode_lab.router.chaos.processes import Processes, ProcessUsage
 from trimode_lab.router.chaos.scenarios import REPLICAS, SCENARIOS, SOAK, Scenario
-from trimode_lab.router.chaos.stage import Stage, Vitals
 from trimode_tools.tables import markdown
 
 _WARM_SECONDS = 2.0
@@ -28,8 +28,8 @@ class Result:
 
     scenario: Scenario
     account: Account
-    before: Vitals
-    after: Vitals
+    before: ProcessUsage
+    after: ProcessUsage
     samples: list[Sample] = field(default_factory=list)
 
     @property
@@ -55,16 +55,16 @@ class Result:
 
 
 async def play(scenario: Scenario, seconds: float, clients: int) -> Result:
-    """One scenario on a stage of its own."""
-    async with Stage() as stage:
-        await stage.add(REPLICAS)
-        await Load(stage.url, clients).run(_WARM_SECONDS)
-        await stage.settled()
-        router, before = stage.router, await stage.vitals()
-        load, samples = Load(stage.url, clients, leaving=scenario.leaving), list[Sample]()
+    """One scenario on a fleet of its own."""
+    async with Processes() as processes:
+        await processes.add(REPLICAS)
+        await Load(processes.url, clients).run(_WARM_SECONDS)
+        await processes.settled()
+        router, before = processes.router, await processes.usage()
+        load, samples = Load(processes.url, clients, leaving=scenario.leaving), list[Sample]()
         running = asyncio.ensure_future(load.run(seconds))
-        disturbing = asyncio.ensure_future(scenario.disturb(stage, max(0.0, seconds - _WARM_SECONDS)))
-        watching = asyncio.ensure_future(watch(stage, load, seconds, samples))
+        disturbing = asyncio.ensure_future(scenario.disturb(processes, max(0.0, seconds - _WARM_SECONDS)))
+        watching = asyncio.ensure_future(watch(processes, load, seconds, samples))
         try:
             account = await running
             await disturbing
@@ -73,9 +73,9 @@ async def play(scenario: Scenario, seconds: float, clients: int) -> Result:
             for task in (running, disturbing, watching):
                 task.cancel()
             await asyncio.gather(running, disturbing, watching, return_exceptions=True)
-        await stage.settled()
-        after = await stage.vitals()
-        return Result(scenario, account, before if stage.router is router else after, after, samples)
+        await processes.settled()
+        after = await processes.usage()
+        return Result(scenario, account, before if processes.router is router else after, after, samples)
 
 
 def table(results: list[Result]) -> str:

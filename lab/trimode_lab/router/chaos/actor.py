@@ -1,6 +1,6 @@
 """`python -m trimode_lab.router.chaos.actor`: a replica's process, storyteller and reporter in one.
 
-Belongs here: the process that disturbances are done to. With `--fault` it misbehaves at every request.
+With `--fault` it misbehaves at every request.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""What the router holds while the load runs, and whether it grows.
-
-Belongs here: samples over a scenario, their table, and the judgement of them.
-"""
+"""What the router holds while the load runs, and whether it grows."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from statistics import median
 import aiohttp
 
 from trimode_lab.router.chaos.load import Load
-from trimode_lab.router.chaos.stage import Stage, Vitals
+from trimode_lab.router.chaos.processes import Processes, ProcessUsage
 from trimode_tools.tables import markdown
 
 SAMPLES = 20
@@ -38,10 +35,10 @@ class Sample:
     sent: int
     ok: int
     streams: int
-    vitals: Vitals
+    usage: ProcessUsage
 
     def row(self) -> tuple[str, ...]:
-        held = self.vitals
+        held = self.usage
         return (
             f"{self.at_s:.0f}",
             *map(str, (self.sent, self.ok, self.streams)),
@@ -50,22 +47,22 @@ class Sample:
         )
 
 
-async def watch(stage: Stage, load: Load, seconds: float, samples: list[Sample]) -> None:
+async def watch(processes: Processes, load: Load, seconds: float, samples: list[Sample]) -> None:
     """Take the samples; a router that is away for a restart is not looked at."""
-    begun, router = time.monotonic(), stage.router
+    begun, router = time.monotonic(), processes.router
     for number in range(1, SAMPLES + 1):
         await asyncio.sleep(max(0.0, begun + seconds * number / SAMPLES - time.monotonic()))
-        if stage.router is not router or router.returncode is not None:
+        if processes.router is not router or router.returncode is not None:
             return  # a new process has no past to compare with
         account = load.account
         try:
-            vitals = await stage.vitals()
+            usage = await processes.usage()
         except (OSError, aiohttp.ClientError):
             return
-        samples.append(Sample(time.monotonic() - begun, account.sent, account.ends["ok"], load.streams, vitals))
+        samples.append(Sample(time.monotonic() - begun, account.sent, account.ends["ok"], load.streams, usage))
 
 
-def leaks(before: Vitals, after: Vitals, samples: list[Sample]) -> tuple[str, ...]:
+def leaks(before: ProcessUsage, after: ProcessUsage, samples: list[Sample]) -> tuple[str, ...]:
     """What has grown that should not have: between two moments at rest, and late in the load."""
     found: list[str] = []
     if (more := after.tasks - before.tasks) > MORE_TASKS:
@@ -87,7 +84,7 @@ def late_growth(samples: list[Sample]) -> tuple[float, float]:
     too few samples, or too short a time."""
     if len(samples) < SAMPLES or samples[-1].at_s < SOAK_SECONDS:
         return 0.0, 0.0
-    early, late = ([each.vitals for each in part] for part in (samples[6:10], samples[15:]))
+    early, late = ([each.usage for each in part] for part in (samples[6:10], samples[15:]))
     mb = median(each.memory_mb for each in late) - median(each.memory_mb for each in early)
     return mb, median(each.descriptors for each in late) - median(each.descriptors for each in early)
 

@@ -1,7 +1,4 @@
-"""The load, and the account of it.
-
-Belongs here: clients that check every token, and how each of their requests ended.
-"""
+"""The load, and the account of it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The router beside others on this machine, in one run: what each costs.
+"""Our router beside others of its kind, measured by `python -m trimode_lab.router.rivals` (`make bench-router`).
 
-Belongs here: `python -m trimode_lab.router.rivals` (`make bench-router`). Whoever is installed takes part; upstreams,
-client and scenarios are those of `trimode_lab.router.bench`. Rounds alternate: a busy machine is busy for everybody.
+Every router that is installed takes part; upstreams, client and scenarios are those of `trimode_lab.router.bench`.
+Rounds alternate, so that a busy machine is busy for all of them.
 """

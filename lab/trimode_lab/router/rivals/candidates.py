@@ -1,6 +1,6 @@
 """How each router is started before two servers.
 
-Belongs here: command lines and configurations, with one worker (thread or process) where that can be said, as ours has.
+Each has one worker (thread or process) where that can be said, as ours has.
 """
 
 from __future__ import annotations
@@ -89,10 +89,6 @@ def free_port() -> int:
         return port
 
 
-def _sglang(folder: Path, port: int, servers: list[int]) -> list[str]:
-    return ["launch", *_vllm(folder, port, servers)]
-
-
 def _litellm(folder: Path, port: int, servers: list[int]) -> list[str]:
     file = folder / "litellm.json"
     models = [
@@ -118,7 +114,7 @@ def key_file(folder: Path) -> Path:
 
 RIVALS = (
     Candidate("vllm-router", "vllm-router", _vllm),
-    Candidate("sglang-router", "sglang-router", _sglang),
+    Candidate("sglang-router", "sglang-router", lambda *to: ["launch", *_vllm(*to)]),
     Candidate("nginx", "nginx", _nginx),
     Candidate("HAProxy", "haproxy", _haproxy),
     Candidate("LiteLLM", "litellm", _litellm),

@@ -1,6 +1,6 @@
 """Rounds: every candidate in turn, before the same servers, on the same load.
 
-Belongs here: processes and measuring. CPU is that of a candidate's whole process tree.
+CPU is that of a candidate's whole process tree.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from pathlib import Path
 
 import uvloop
 
-from trimode_lab.router.bench import load, stage
+from trimode_lab.router.bench import load
+from trimode_lab.router.bench import processes as launch
 from trimode_lab.router.bench.load import Result, Scenario, tree
 from trimode_lab.router.rivals.candidates import MODEL, RIVALS, Candidate, free_port, key_file
 
@@ -64,7 +65,7 @@ def installed(path: str) -> dict[Candidate, str]:
 def compare(scenario: Scenario, rivals: dict[Candidate, str], rounds: int) -> list[Outcome]:
     """One scenario with everybody."""
     with ExitStack() as stack:
-        servers = stack.enter_context(stage.servers(scenario, 2))
+        servers = stack.enter_context(launch.servers(scenario, 2))
         ports = [port for port, _ in servers]
         # The first server alone, as the others' share of it is what a router adds to.
         runners: dict[str, tuple[int, int]] = {DIRECT: servers[0]}
@@ -87,7 +88,10 @@ def compare(scenario: Scenario, rivals: dict[Candidate, str], rounds: int) -> li
 
 @contextmanager
 def _ours(servers: list[int], processes: int) -> Iterator[tuple[int, int]]:
-    with tempfile.TemporaryDirectory() as folder, stage.router(servers, key_file(Path(folder)), processes) as running:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        launch.router(servers, key_file(Path(folder)), processes) as running,
+    ):
         yield running
 
 
@@ -108,7 +112,10 @@ def _rival(candidate: Candidate, binary: str, servers: list[int]) -> Iterator[tu
                 env=os.environ | {"NO_PROXY": "*", "LITELLM_TELEMETRY": "False"},
             )
         try:
-            if not _answers(process, port):
+            end = time.monotonic() + _START_SECONDS
+            while not launch.answers(port) and time.monotonic() < end and process.poll() is None:
+                time.sleep(0.3)
+            if not launch.answers(port):
                 raise RuntimeError(f"no answer; its last words: {log.read_text(errors='replace')[-300:]!r}")
             yield port, process.pid
         finally:
@@ -118,15 +125,6 @@ def _rival(candidate: Candidate, binary: str, servers: list[int]) -> Iterator[tu
                         os.kill(child, 9)
             process.kill()
             process.wait()
-
-
-def _answers(process: subprocess.Popen[bytes], port: int) -> bool:
-    end = time.monotonic() + _START_SECONDS
-    while time.monotonic() < end and process.poll() is None:
-        if stage.answers(port):
-            return True
-        time.sleep(0.3)
-    return False
 
 
 __all__ = ["DIRECT", "MODEL", "ON_ALL_CORES", "OURS", "Outcome", "compare", "installed", "scenarios"]

@@ -1,7 +1,4 @@
-"""The comparison as a table, as JSON and as a picture.
-
-Belongs here: words and colours; nothing is measured here.
-"""
+"""The comparison as a table, as JSON and as a picture."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The processes: one router, its replicas, and what can be done to them.
 
-Belongs here: starting, killing, stopping, asking. Only processes started here are ever touched.
+Only processes started here are ever touched.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def a_policy(version: int) -> PolicyConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Vitals:
+class ProcessUsage:
     """What a process holds: memory, open files and sockets, tasks of its loop."""
 
     memory_mb: float
@@ -61,7 +61,7 @@ class Vitals:
     tasks: int
 
 
-class Stage:
+class Processes:
     """Use as a context: everything started ends with it. `url` is the router's, the same after a restart."""
 
     def __init__(self) -> None:
@@ -136,10 +136,10 @@ class Stage:
             while not self.replicas.keys() <= {r["replicaId"] for r in (await self.fleet())["replicas"]}:  # noqa: ASYNC110
                 await asyncio.sleep(_POLL_SECONDS)
 
-    async def vitals(self) -> Vitals:
+    async def usage(self) -> ProcessUsage:
         """What the router's process holds now."""
         router = self.router.pid
-        return Vitals(memory_mb(router), descriptors(router), await self.tasks())
+        return ProcessUsage(memory_mb(router), descriptors(router), await self.tasks())
 
     async def tasks(self) -> int:
         """Tasks in the router's loop."""

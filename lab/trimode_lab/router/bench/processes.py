@@ -1,7 +1,4 @@
-"""The processes of a run: servers, and our router before them.
-
-Belongs here: starting and ending them.
-"""
+"""The processes of a run: servers, and our router before them."""
 
 from __future__ import annotations
 
