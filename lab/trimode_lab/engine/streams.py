@@ -23,6 +23,7 @@ from pathlib import Path
 from statistics import median
 
 from trimode_api.wire import AdmissionPolicy, PolicyConfig, PoolPolicy, StalenessPolicy, SwitchingPolicy, TierPolicy
+from trimode_local.preflight import tiny_folder
 from trimode_workers.engine.messages import Configure, Submit
 from trimode_workers.process.client import EngineClient
 from trimode_workers.process.framing import EnginePipe
@@ -184,30 +185,30 @@ def _settings(args: argparse.Namespace) -> ReplicaSettings:
 
 def compare(args: argparse.Namespace) -> None:
     """All variants in turns; medians over the rounds."""
-    taken: dict[str, list[Measurement]] = {variant: [] for variant in VARIANTS}
+    measured: dict[str, list[Measurement]] = {variant: [] for variant in VARIANTS}
     for _ in range(args.rounds):
-        for variant, found in taken.items():
+        for variant, found in measured.items():
             argv = [sys.executable, "-m", __spec__.name, *sys.argv[1:], "--variant", variant]
             done = subprocess.run(argv, stdout=subprocess.PIPE, check=True)
             found.append(Measurement(*json.loads(done.stdout.splitlines()[-1])))
             sys.stderr.write(f"  {variant:8} {_words(found[-1])}\n")
     medians = {
         variant: Measurement(*(median(column) for column in zip(*map(astuple, found), strict=True)))
-        for variant, found in taken.items()
+        for variant, found in measured.items()
     }
     for variant, each in medians.items():
         share = each.wall / medians["alone"].wall
         sys.stdout.write(f"{variant:8} {_words(each)}   {share:.3f} of alone\n")
 
 
-def _words(taken: Measurement) -> str:
-    wall, engine, shell = (1e3 * each for each in astuple(taken))
+def _words(measured: Measurement) -> str:
+    wall, engine, shell = (1e3 * each for each in astuple(measured))
     return f"{wall:8.3f} ms per cycle, processor: engine {engine:7.3f} ms, shell {shell:7.3f} ms"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="What open streams cost the engine.")
-    parser.add_argument("--model", type=Path, default=Path(__file__).parents[1] / "tiny")
+    parser.add_argument("--model", type=Path, default=tiny_folder())
     parser.add_argument("--streams", type=int, default=64)
     parser.add_argument("--point", default="AR")
     parser.add_argument("--threads", type=int, default=1)

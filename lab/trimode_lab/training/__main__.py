@@ -38,7 +38,7 @@ def main() -> int:
     """Parse, re-execute if need be, train; 0 when the folder is written."""
     arguments = _arguments()
     _with_malloc_settings()
-    from trimode_lab.training.console import run_console  # torch loads only in the process that trains
+    from trimode_lab.training.run import run_console  # torch loads only in the process that trains
 
     return run_console(arguments)
 

@@ -84,7 +84,7 @@ def main() -> int:
     points = [OperatingPoint.parse(point) for point in arguments.points.split(",")]
     turns = [(p, h) for p in points for h in ((None, head) if head and p.mode is Mode.DIFFUSION else (None,))]
     scores: list[Score] = []
-    for point, used in track(turns, "marking", console=Console(stderr=True)):
+    for point, used in track(turns, "scoring", console=Console(stderr=True)):
         network.sampler = used
         scores.append(score(network, tokenizer, samples, str(point), arguments.rows))
     Console(soft_wrap=True).print(table(scores, len(samples), arguments.rows), highlight=False, markup=False)

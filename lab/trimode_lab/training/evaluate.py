@@ -1,4 +1,4 @@
-"""`python -m trimode_lab.training.evaluate DIR`: mark a model folder on the held-out set, as Markdown tables."""
+"""`python -m trimode_lab.training.evaluate DIR`: score a model folder on the held-out set, as Markdown tables."""
 
 import argparse
 import json
@@ -50,7 +50,7 @@ def evaluate(model: Network, tokenizer: Tokenizer, samples: list[Sample], progre
     points += [(f"D{block}@{threshold}", diffusion(block, threshold)) for block, threshold in DIFFUSION_POINTS]
     scores: list[Scores] = []
     reference: list[Decoded] = []
-    for name, cycle in track(points, "marking", console=progress):
+    for name, cycle in track(points, "scoring", console=progress):
         parts = [rows[start : start + _ROWS_PER_BATCH] for start in range(0, len(rows), _ROWS_PER_BATCH)]
         decoded = [one for part in parts for one in decode(model, part, cycle)]
         reference = reference or decoded

@@ -1,5 +1,6 @@
-"""What a run is made of: the tiny model's shape, its settings, steps, checkpoints, resuming."""
+"""A run: the tiny model's shape, settings, steps, checkpoints, and the terminal side of it."""
 
+import argparse
 import math
 import time
 from collections.abc import Callable
@@ -8,16 +9,27 @@ from pathlib import Path
 from random import Random
 
 import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from tokenizers import Tokenizer
 from torch import Generator, nn
 
 from trimode_lab.training.batches import collate, draw_rows, encode, split_by_length
 from trimode_lab.training.objective import Gradients, Part, add_noise
 from trimode_lab.training.optimiser import build_optimisers, diffusion_weight, learning_rate
-from trimode_lab.training.tokenizer import BOS, END, MASK, PAD, VOCAB_SIZE
+from trimode_lab.training.tokenizer import (
+    BOS,
+    END,
+    MASK,
+    PAD,
+    VOCAB_SIZE,
+    save_tokenizer,
+    train_tokenizer,
+    training_texts,
+)
 from trimode_lab.training.validation import Validation, validate
 from trimode_tools.tasks import held_out_set, stream
-from trimode_workers.model import Decoder, ModelConfig, RopeConfig
+from trimode_workers.model import Decoder, ModelConfig, RopeConfig, save_decoder
 
 TINY = ModelConfig(
     vocab_size=VOCAB_SIZE,
@@ -174,3 +186,53 @@ def _initialise(model: Decoder) -> None:
         if name.endswith("embed_tokens.weight"):
             deviation = 0.1
         nn.init.normal_(p, std=deviation)
+
+
+_TOKENIZER_SAMPLES = 20_000
+_TOKENIZER_SEED = 0
+_PRINT_EVERY = 50
+
+
+def run_console(arguments: argparse.Namespace) -> int:
+    """Train (or only export) as the parsed command line says; 0, or 1 if there is nothing to go on from."""
+    console = Console()
+    minutes = 60.0 if arguments.minutes is None and arguments.steps is None else arguments.minutes
+    settings = Settings(minutes, arguments.steps, arguments.seed, arguments.threads)
+    torch.set_num_threads(1)  # the trainer brings its own threads
+    out: Path = arguments.out
+    checkpoint = out / "checkpoint.pt"
+    tokenizer = train_tokenizer(training_texts(_TOKENIZER_SEED, _TOKENIZER_SAMPLES))
+    save_tokenizer(tokenizer, out, TINY.max_positions)
+    trainer = Trainer(settings, tokenizer)
+    if arguments.resume or arguments.export_only:
+        if not checkpoint.is_file():
+            console.print(f"[red]no checkpoint to go on from: {checkpoint}[/]")
+            return 1
+        trainer.resume(checkpoint)
+    if not arguments.export_only:
+        _train_with_progress(trainer, checkpoint, console)
+    trainer.gradients.close()
+    save_decoder(trainer.model, out)
+    console.print(f"wrote {out} after {trainer.steps_done} steps, {trainer.elapsed / 60:.1f} minutes")
+    return 0
+
+
+def _train_with_progress(trainer: Trainer, checkpoint: Path, console: Console) -> None:
+    size = sum(p.numel() for p in trainer.model.parameters())
+    console.print(f"{size / 1e6:.2f} M parameters, seed {trainer.settings.seed}")
+    columns = (TextColumn("training"), BarColumn(), TextColumn("{task.percentage:.0f}% {task.fields[losses]}"))
+    with Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("training", total=1.0, losses="")
+
+        def on_step(report: StepReport) -> None:
+            losses = f"AR {report.ar_loss:.3f} diffusion {report.diffusion_loss:.3f}"
+            bar.update(task, completed=report.progress, losses=losses)
+            if report.step % _PRINT_EVERY == 0:
+                minutes = report.elapsed / 60
+                line = f"{minutes:6.1f} min  step {report.step:5d}  {report.progress:4.0%}  {losses}"
+                console.print(line, highlight=False, soft_wrap=True)
+
+        def on_validation(found: Validation) -> None:
+            console.print(f"{trainer.elapsed / 60:6.1f} min  {found}", highlight=False, soft_wrap=True)
+
+        train(trainer, checkpoint, on_step, on_validation)

@@ -142,7 +142,7 @@ def _masked(batch: Batch, rng: Generator) -> Noised:
 
 _BATCH = 1024
 _RATE = 2e-3
-_LOOK = 0.1
+_HELD_OUT_SHARE = 0.1
 """Share of further places, of other texts, on which the head is compared with the plain probability."""
 
 
@@ -168,7 +168,7 @@ def fit(head: SamplerHead, places: Places, epochs: int, seed: int, progress: Cal
 
 
 @torch.inference_mode()
-def look(head: SamplerHead, places: Places) -> str:
+def compare(head: SamplerHead, places: Places) -> str:
     """Of the places each measure is surest of, how many are right: the head beside the plain probability."""
     own, plain = head.judge(places.hidden, places.seen), places.seen[:, 0]
     lines = [f"{len(places)} places, {float(places.right.mean()):.1%} of the likeliest tokens right; of the surest"]
@@ -199,10 +199,12 @@ def main() -> int:
         task = bar.add_task("denoising", total=arguments.places)
         advance = lambda done: bar.update(task, completed=done)  # noqa: E731
         places = collect_places(decoder, tokenizer, arguments.places, arguments.seed, advance)
-        other = collect_places(decoder, tokenizer, int(_LOOK * arguments.places), arguments.seed + 1, lambda done: None)
+        other = collect_places(
+            decoder, tokenizer, int(_HELD_OUT_SHARE * arguments.places), arguments.seed + 1, lambda done: None
+        )
         task = bar.add_task("training", total=arguments.epochs * -(-len(places) // _BATCH))
         fit(head, places, arguments.epochs, arguments.seed, advance)
-    console.print(look(head, other), highlight=False)
+    console.print(compare(head, other), highlight=False)
     save_sampler(head, arguments.folder)
     size = sum(p.numel() for p in head.parameters())
     console.print(f"wrote {arguments.folder / SAMPLER}: {size} parameters")

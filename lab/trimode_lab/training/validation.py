@@ -1,4 +1,4 @@
-"""A cheap look at a model in training: everything from two forwards over known answers, nothing generated.
+"""Cheap validation of a model in training: everything from two forwards over known answers, nothing generated.
 
 A greedy answer is right exactly when every next token is right given the right ones before it, so teacher
 forcing measures exact match without decoding. Draft lengths are those of blocks cut from the start.
@@ -32,7 +32,7 @@ class Validation:
 
 @torch.no_grad()
 def validate(model: Decoder, rows: list[tuple[str, Row]], size: int = 32) -> Validation:
-    """Look at `rows` (task name and row)."""
+    """Validate on `rows` (task name and row)."""
     scores: dict[str, list[float]] = defaultdict(list)
     drafted: dict[int, list[float]] = {8: [], 32: []}
     ordered = sorted(rows, key=lambda row: len(row[1].answer))

@@ -14,9 +14,16 @@ from trimode_local.client import Endpoint
 from trimode_local.preflight import tiny_folder
 from trimode_local.source import model_folder
 from trimode_tools import report
-from trimode_tools.bench import ramp
 from trimode_tools.bench.figures import Figures, Row, ratios
-from trimode_tools.bench.measure import QUICK, Budget, ModelUnderTest, engine_alone, questions, through_router
+from trimode_tools.bench.measure import (
+    QUICK,
+    Budget,
+    ModelUnderTest,
+    drive_ramp,
+    engine_alone,
+    questions,
+    through_router,
+)
 from trimode_tools.bench.served import Load, endpoint
 from trimode_tools.bench.show import draw, draw_ramp, table
 
@@ -56,7 +63,7 @@ def bench_ramp(out: str, quick: bool, url: str | None) -> None:
     """The load that rises and falls. Raises TrimodeError."""
     folder, prompts = report.folder(out), questions()
     with _loaded(url) as (served, load), report.progress("step") as progress:
-        samples, tally = ramp.run(served, load, prompts, RAMP_STEP_S / (4 if quick else 1), progress)
+        samples, tally = drive_ramp(served, load, prompts, RAMP_STEP_S / (4 if quick else 1), progress)
         fleet = FleetView.from_wire(served.get(PUBLIC_FLEET_PATH))
     changes = [change.model_dump(mode="json", by_alias=True) for change in fleet.decisions]
     found = {"samples": [asdict(sample) for sample in samples], "changes": changes, "load": asdict(tally)}

@@ -1,10 +1,12 @@
-"""The two measurements: the engine alone, and through the router.
+"""The three measurements: the engine alone, through the router, and a load that rises and falls.
 
 Points take turns within each concurrency, because a machine's speed wanders by more than the points differ.
 """
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle
@@ -12,10 +14,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from trimode_api.fleet import PUBLIC_FLEET_PATH, FleetView
+from trimode_local.client import Endpoint
 from trimode_local.errors import StartFailed
+from trimode_local.status_line import glance
 from trimode_tools import engines
-from trimode_tools.bench.figures import ADAPTIVE, CONCURRENCIES, POINTS, STATIC, Row
-from trimode_tools.bench.load import Job
+from trimode_tools.bench.figures import ADAPTIVE, CONCURRENCIES, POINTS, STATIC, Row, Sample
+from trimode_tools.bench.load import Job, Tally
 from trimode_tools.bench.served import Load
 from trimode_tools.points import pin
 from trimode_tools.report import Progress
@@ -139,3 +144,34 @@ def through_router(load: Load, prompts: Sequence[str], budget: Budget, progress:
 def pinned(point: str) -> dict[str, Any]:
     """What a request adds to run `point`; nothing where the policy chooses."""
     return {} if point == ADAPTIVE else {"trimode": pin(point)}
+
+
+RAMP = (1, 2, 4, 8, 16, 32, 64, 32, 16, 8, 4, 2, 1)
+SAMPLE_EVERY_S = 0.25
+
+
+def drive_ramp(
+    endpoint: Endpoint, load: Load, prompts: Sequence[str], step_s: float, progress: Progress
+) -> tuple[list[Sample], Tally]:
+    """Drive the ramp, `step_s` seconds a step, and sample the fleet meanwhile; nothing is judged."""
+    load.begin(Job([(clients, step_s) for clients in RAMP], prompts))
+    began, samples, done = time.monotonic(), [], threading.Event()
+    answer: list[Tally] = []
+
+    def wait() -> None:
+        try:
+            answer.append(load.end())
+        finally:
+            done.set()
+
+    threading.Thread(target=wait, daemon=True).start()
+    while not done.wait(SAMPLE_EVERY_S):
+        seconds = time.monotonic() - began
+        step = min(int(seconds / step_s), len(RAMP) - 1)
+        seen = glance(FleetView.from_wire(endpoint.get(PUBLIC_FLEET_PATH)))
+        now = (seen.running, seen.queued, seen.point, seen.reason, seen.tokens_per_second, seen.switches)
+        samples.append(Sample(round(seconds, 3), RAMP[step], *now))
+        progress(f"{RAMP[step]} clients, {seen.point} ({seen.reason})", step, len(RAMP))
+    if not answer:
+        raise StartFailed("the load ended in the middle of the ramp")
+    return samples, answer[0]

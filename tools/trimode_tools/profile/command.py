@@ -196,7 +196,7 @@ def measure(
         progress(f"{point}, answers", next(done), total)
     loop = None
     if validate:
-        # An engine of its own: all those fixed points have left their mark on the first one's policy.
+        # An engine of its own: the first one's policy has learned from all those fixed points.
         beside = engine.beside(harness.configuration(None), clock)
         loop = RealLoop(beside, loop_requests(prompts, measurement), MAX_TOKENS, clock)
     for number in range(budget.rounds):

@@ -26,7 +26,7 @@ SPREAD = (0.5, 1.5)
 ODD = 5.0
 """A cycle this many times as long as its turn's median is left out."""
 GROWN = 1.25
-"""Rows that grew to this share of the context asked for are made anew."""
+"""Rows that grew to this share of the context asked for are replaced."""
 
 
 @dataclass(frozen=True, slots=True)

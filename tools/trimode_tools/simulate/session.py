@@ -15,8 +15,7 @@ from trimode_local import console
 from trimode_local.errors import BadInput
 from trimode_local.resource_file import load as load_deployment
 from trimode_tools.simulate.hardware import acceptance_of, machine
-from trimode_tools.simulate.results import LoadResult, Results
-from trimode_tools.simulate.run import Case, Detail, Plan, compare_all
+from trimode_tools.simulate.run import Case, Detail, LoadResult, Plan, Results, compare_all
 from trimode_tools.simulate.show import draw, table_of
 from trimode_tools.simulate.traces import Mix, TraceFormat, as_jobs, read_trace
 from trimode_tools.simulate.world import NamedLoad, generated, scenario_of, stressed

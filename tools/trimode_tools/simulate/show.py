@@ -8,8 +8,7 @@ from pathlib import Path
 from rich.table import Table
 
 from trimode_tools import charts, tables
-from trimode_tools.simulate.results import LoadResult
-from trimode_tools.simulate.run import Detail
+from trimode_tools.simulate.run import Detail, LoadResult
 from trimode_tools.simulator.measures import Series
 from trimode_tools.simulator.policies import ORACLE, TRIMODE
 

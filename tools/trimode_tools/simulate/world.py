@@ -35,7 +35,7 @@ _SIMULATED = {Mode.AR, Mode.SELF_SPECULATION}
 
 @dataclass(frozen=True, slots=True)
 class NamedLoad:
-    """A load under its name: `jobs()` starts it anew, the same each time."""
+    """A load under its name: each `jobs()` starts it again from the beginning, the same each time."""
 
     name: str
     duration_s: float

@@ -27,7 +27,7 @@ class Hardware(Protocol):
         ...
 
     def prefill_seconds(self, tokens: int, point: OperatingPoint | None = None) -> float:
-        """Seconds by which `tokens` prompt tokens lengthen a cycle of `point`; None: nobody decodes."""
+        """Seconds by which `tokens` prompt tokens lengthen a cycle of `point`; None: no request decodes."""
         ...
 
 
@@ -141,7 +141,7 @@ class ProfiledHardware:
         return base * ratio
 
     def prefill_seconds(self, tokens: int, point: OperatingPoint | None = None) -> float:
-        """Seconds by which so many prompt tokens lengthen a cycle of `point`; None: nobody decodes."""
+        """Seconds by which so many prompt tokens lengthen a cycle of `point`; None: no request decodes."""
         mode = Mode.SELF_SPECULATION if point is None else point.mode
         pairs = self.prompts.get(mode) or next(iter(self.prompts.values()), ())
         if len(pairs) < 2:

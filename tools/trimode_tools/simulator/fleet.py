@@ -17,7 +17,7 @@ from trimode_tools.simulator.rows import Request, is_late, join
 from trimode_tools.simulator.workload import Goal, Job
 
 TICK_S = 1.0
-"""Seconds between two looks of the controller and at waiting requests whose time is up."""
+"""Seconds between two runs of the controller and of the check for requests that have waited too long."""
 REPORT_S = 0.2
 """Seconds between two reports of a replica; one is sent at once when requests end."""
 PATIENCE_S = 3600.0
@@ -38,7 +38,7 @@ class Kind(IntEnum):
 class Fleet:
     """Mutable; `offer` jobs in order of arrival, then `settle`. `switch_s`: seconds a conversion takes once drained.
     `max_wait_s`: longest wait in the router's queue; looked at once per tick. `service_s`: mean seconds from
-    a request's first token to its last, lately. `client`: what the client of a request that ended asks next, at once
+    a request's first token to its last, an exponential average. `client`: what the client of a request that ended asks next, at once
     (a closed loop)."""
 
     members: list[Member]

@@ -1,4 +1,4 @@
-"""The oracle: the best of many searches by someone who knows everything.
+"""The oracle: the best of many searches with everything known in advance.
 
 It pays the same switching cost and obeys the same engine. What it finds is achievable, hence a lower bound of the
 optimum; a proven upper bound is in `bound`.
@@ -29,10 +29,10 @@ from trimode_tools.simulator.workload import Goal, Job, Randomness
 class Plan:
     """How the oracle routes for a while.
 
-    `fast`: so many replicas are kept at the pace of the strictest objective, whoever comes; strict requests try
-    them first, the others last. `drop`: refuse who would miss its objectives everywhere. `slack`: share of the TPOT
-    objective that the predicted pace may use (prefills of others take the rest). `hold`: who meets its objectives
-    nowhere waits in line while there is time for it.
+    `fast`: so many replicas are kept at the pace of the strictest objective for every request; strict requests try
+    them first, the others last. `drop`: refuse a request that would miss its objectives everywhere. `slack`: share of the TPOT
+    objective that the predicted pace may use (prefills of others take the rest). `hold`: a request
+    that meets its objectives nowhere waits while there is time for it.
     """
 
     fast: int = 0
@@ -67,7 +67,7 @@ class ClairvoyantDispatcher:
         return self._least(fleet) if request.first_at >= 0 or not self.plan.hold else self._pick(request.job, fleet)
 
     def starved(self, fleet: Fleet) -> Ticket[Request] | None:
-        """Who knows the future lets nobody go first for fairness."""
+        """None: with the future known, fairness between tiers is not a goal."""
         return None
 
     def _least(self, fleet: Fleet) -> int | None:
@@ -90,7 +90,7 @@ class ClairvoyantDispatcher:
         return best
 
     def _meets(self, job: Job, ttft_s: float, tpot_s: float, member: Member, now: float) -> bool:
-        """Whether the job would meet these objectives there, if nobody came after it."""
+        """Whether the job would meet these objectives there, if no other request came after it."""
         engine = member.engine
         if engine.in_flight >= engine.limits.rows:
             return False
@@ -121,7 +121,7 @@ class Move:
 
 
 PATIENT = Plan(fast=1, slack=0.8, hold=True)
-"""What is hard to beat by hand: one replica at the strictest pace, and who fits nowhere waits."""
+"""What is hard to beat by hand: one replica at the strictest pace, and what fits nowhere waits."""
 
 
 def searches(scenario: Scenario, search: Search, duration_s: float) -> int:

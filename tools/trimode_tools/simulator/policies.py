@@ -30,7 +30,7 @@ from trimode_tools.simulator.workload import Randomness
 
 SPLIT, HYSTERESIS, TRIMODE, ORACLE = "split", "hysteresis", "trimode", "oracle"
 TRUE_POINTS = "true-points"
-"""Run only when asked for: production's routing, with points chosen by someone who knows the true curves. What
+"""Run only when asked for: production's routing, with points chosen by the true curves. What
 separates it from `trimode` is the price of learning; what separates it from the oracle is routing and admission."""
 COLD = "no-affinity"
 """Run only when asked for: `trimode` without regard to which replica has the beginning of a prompt."""

@@ -1,4 +1,4 @@
-"""The parts of a simulated fleet: members, what may become of them, and the ports of those who decide.
+"""The parts of a simulated fleet: its members, and the interfaces of what decides about them.
 
 The event loop is in `fleet`.
 """
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 PACE_S = 1.0
-"""Seconds between two looks at how many requests a replica can run in time."""
+"""Seconds between two estimates of how many requests a replica can run within the objectives."""
 CONTEXT = 1000.0
-"""Cached tokens per request assumed while nobody decodes."""
+"""Cached tokens per request assumed while none decodes."""
 
 
 class Phase(IntEnum):
@@ -40,7 +40,7 @@ class Phase(IntEnum):
 @dataclass(slots=True)
 class Member:
     """A replica and its last report. `then`: what it becomes once drained. `paced_in`: its engine's state when its
-    tier capacities were last worked out: one that idles since has the same. `news`: reports that said something new."""
+    `rows` were last worked out: an engine that has been idle since has the same. `news`: reports so far that said something new."""
 
     index: int
     engine: Engine

@@ -18,7 +18,7 @@ from trimode_tools.simulator.workload import Goal, Job
 LEAST_BEGINNING = 256
 """Tokens of the shortest beginning that is told apart; the others are its doubles, as in the router."""
 RESERVE_EVERY_S = 1.0
-"""Seconds between two looks at which replicas are kept fast for whom; a change of the fleet brings one at once."""
+"""Seconds between two updates of the replicas' reservations for tiers; a change of the fleet brings one at once."""
 
 
 def beginnings_of(job: Job) -> tuple[Beginning, ...]:
@@ -68,7 +68,7 @@ class ProductionDispatcher:
         return self._route(asked, self._request(asked, fleet.now), self._all_views(fleet), fleet)
 
     def starved(self, fleet: Fleet) -> Ticket[Request] | None:
-        """One of a tier that has got no place for long; it is treated as if it had just come."""
+        """A request of a tier that has not been served for long; it is treated as if it had just arrived."""
         for tier, goal in enumerate(self.goals):
             if not fleet.queue.at(goal.priority):
                 continue
@@ -123,7 +123,7 @@ class ProductionDispatcher:
         return [self._view(member, self._reservations.get(str(member.index))) for member in fleet.members]
 
     def _view(self, member: Member, reserved_for: str | None) -> ReplicaView:
-        """The view of one replica, made anew only where something changed."""
+        """The view of one replica, built again only where something changed."""
         key = (member.engine.in_flight, member.news, member.phase, member.pool, reserved_for)
         cached = self._views.get(member.index)
         if cached is not None and cached[0] == key:

@@ -71,7 +71,7 @@ class Step:
 
 @dataclass(slots=True)
 class PrefixCache:
-    """Mutable. `most`: tokens in all; the least lately used conversation goes first."""
+    """Mutable. `most`: tokens in all; the least recently used conversation is dropped first."""
 
     most: int
     tokens: int = 0
@@ -82,8 +82,8 @@ class PrefixCache:
         return min(self.chats.get(job.chat, 0), job.shared, job.prompt - 1) if job.chat else 0
 
     def add(self, job: Job, room: float) -> None:
-        """A request is done: its prompt and answer are kept, if need be in place of others. `room`: tokens of memory
-        that nobody runs in."""
+        """A request is done: its prompt and answer are kept, in place of others where memory is short. `room`: tokens of memory
+        that no running request uses."""
         if not (job.chat and self.most):
             return
         said = job.prompt + job.output

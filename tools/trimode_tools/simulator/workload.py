@@ -203,7 +203,7 @@ def chats(rate: float, duration_s: float) -> Chats:
 
 
 def random_walk(rate: float, duration_s: float, rng: Randomness, name: str = "random") -> Load:
-    """Rate and premium share do a random walk in steps of 30 s: a load nobody tuned for."""
+    """Rate and premium share do a random walk in steps of 30 s: a load that no policy was tuned for."""
     level, share = log(0.5), 0.3
     levels, shares = [], []
     for _ in range(max(1, round(duration_s / 30.0))):

@@ -1,6 +1,6 @@
 """The whole suite: which tasks, how often, and which prompts are held out of training.
 
-The split is by construction: a prompt is held out when its hash says so, whoever generates it, so the training
+The split is by construction: a prompt is held out when its hash says so, whichever task generates it, so the training
 stream and the held-out set cannot overlap however many samples are drawn.
 """
 

@@ -1,1 +1,1 @@
-"""Small stand-ins for what the operator talks to, for its own tests and for whoever tries something with it."""
+"""Small stand-ins for what the operator talks to, for its tests and for experiments."""

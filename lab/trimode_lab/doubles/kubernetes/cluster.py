@@ -35,7 +35,7 @@ class MemoryCluster:
         self._numbers = itertools.count(1)
 
     def put(self, body: Mapping[str, Any]) -> Object:
-        """Have an object, as if somebody else had made or changed it."""
+        """Have an object, as if another client had created or changed it."""
         kept: Object = copy.deepcopy(dict(body))
         metadata = kept["metadata"]
         place = (kept["kind"], metadata["namespace"], metadata["name"])

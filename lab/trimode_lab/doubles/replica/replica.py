@@ -65,7 +65,7 @@ class Call:
         await self.raw(head.encode() + body)
 
     def close(self) -> None:
-        """Close the connection in good order, whatever was promised."""
+        """Close the connection in good order, even in the middle of an answer."""
         self._writer.close()
 
     def reset(self) -> None:
@@ -132,7 +132,7 @@ class FakeReplica:
         await self.stop()
 
     async def stop(self) -> None:
-        """Die: nobody listens any more, open connections are cut."""
+        """Die: the port is closed, open connections are cut."""
         self._server.close()
         for task in list(self._open):
             task.cancel()

@@ -26,7 +26,7 @@ _PAUSE_SECONDS = 0.1
 class Account:
     """How requests ended, and what clients saw: one entry for each request sent.
 
-    `ok`: whole, token for token. `refused`: Retry-After before anything was sent. `unconnected`: nobody listens.
+    `ok`: whole, token for token. `refused`: Retry-After before anything was sent. `unconnected`: no process listens.
     `left`: the client closed first, on purpose. `error`: an error or a cut in an answer begun, or another status.
     `wrong`: tokens missing, doubled or of another stream.
     """

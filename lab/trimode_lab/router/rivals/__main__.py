@@ -1,4 +1,4 @@
-"""`python -m trimode_lab.router.rivals`: measure everybody who is installed, side by side."""
+"""`python -m trimode_lab.router.rivals`: measure every router that is installed, side by side."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ def main() -> int:
     options = parser.parse_args()
     path = os.pathsep.join([*options.bin, os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
     rivals = installed(path)
-    names = ", ".join(candidate.name for candidate in rivals) or "nobody: pip install vllm-router, apt install nginx"
+    names = (
+        ", ".join(candidate.name for candidate in rivals) or "none found: pip install vllm-router, apt install nginx"
+    )
     sys.stderr.write(f"beside us: {names}\n")
     outcomes = []
     for scenario in scenarios(options.seconds):

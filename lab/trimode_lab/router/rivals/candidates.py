@@ -83,9 +83,9 @@ def _vllm(folder: Path, port: int, servers: list[int]) -> list[str]:
 
 
 def free_port() -> int:
-    with socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
+    with socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
         return port
 
 
