@@ -50,7 +50,7 @@ def alone(args: argparse.Namespace) -> Measurement:
     """The bare engine, all rows decoding."""
     from trimode_workers.process.build import build
 
-    engine, _ = build(_options(args), _configure(args.point))
+    engine, _ = build(_options(args), Configure(points=[args.point], fallback=args.point, fixed=args.point))
     for number in range(args.streams):
         engine.submit(Submit(str(number), PROMPT, CONTEXT_TOKENS - 64, ignore_eos=True))
     _cycle_until(engine.step, time.perf_counter() + args.warm)
@@ -162,10 +162,6 @@ def _options(args: argparse.Namespace) -> EngineOptions:
         max_running_requests=args.streams,
         threads=args.threads,
     )
-
-
-def _configure(point: str) -> Configure:
-    return Configure(points=[point], fallback=point, fixed=point)
 
 
 def _settings(args: argparse.Namespace) -> ReplicaSettings:

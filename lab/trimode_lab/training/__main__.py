@@ -15,14 +15,8 @@ _MALLOC = {
 }
 
 
-def _with_malloc_settings() -> None:
-    """Start this very command again with the settings, which glibc reads only at start."""
-    if any(os.environ.get(name) != value for name, value in _MALLOC.items()):
-        command = [sys.executable, "-m", "trimode_lab.training", *sys.argv[1:]]
-        os.execve(sys.executable, command, os.environ | _MALLOC)
-
-
-def _arguments() -> argparse.Namespace:
+def main() -> int:
+    """Parse, re-execute if need be, train; 0 when the folder is written."""
     parser = argparse.ArgumentParser(prog="python -m trimode_lab.training", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="model folder to write; also holds the checkpoint")
     parser.add_argument("--minutes", type=float, default=None, help="wall time of the run (default: 60)")
@@ -31,13 +25,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     parser.add_argument("--export-only", action="store_true", help="write the folder from the checkpoint, train not")
-    return parser.parse_args()
-
-
-def main() -> int:
-    """Parse, re-execute if need be, train; 0 when the folder is written."""
-    arguments = _arguments()
-    _with_malloc_settings()
+    arguments = parser.parse_args()
+    # glibc reads these only as a process starts, so this very command starts again with them.
+    if any(os.environ.get(name) != value for name, value in _MALLOC.items()):
+        command = [sys.executable, "-m", "trimode_lab.training", *sys.argv[1:]]
+        os.execve(sys.executable, command, os.environ | _MALLOC)
     from trimode_lab.training.run import run_console  # torch loads only in the process that trains
 
     return run_console(arguments)

@@ -37,18 +37,16 @@ class Muon(torch.optim.Optimizer):
             for p in group["params"]:
                 by_shape[p.shape].append(p)
             for shape, params in by_shape.items():
-                updates = orthogonalise(torch.stack([self._nesterov(p, group["momentum"]) for p in params]))
+                directions = []
+                for p in params:
+                    assert p.grad is not None
+                    buffer: Tensor = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                    buffer.lerp_(p.grad, 1 - group["momentum"])
+                    directions.append(p.grad.lerp(buffer, group["momentum"]))  # Nesterov's look ahead
+                updates = orthogonalise(torch.stack(directions))
                 size = group["lr"] * 0.2 * max(shape) ** 0.5  # the root mean square of an AdamW update
                 for p, update in zip(params, updates, strict=True):
                     p.mul_(1 - group["lr"] * group["decay"]).add_(update, alpha=-size)
-
-    def _nesterov(self, p: nn.Parameter, momentum: float) -> Tensor:
-        assert p.grad is not None
-        state = self.state[p]
-        buffer: Tensor = state.setdefault("momentum", torch.zeros_like(p))
-        buffer.lerp_(p.grad, 1 - momentum)
-        update: Tensor = p.grad.lerp(buffer, momentum)
-        return update
 
 
 def build_optimisers(model: nn.Module, lr: float) -> list[torch.optim.Optimizer]:

@@ -1,7 +1,7 @@
 """`python -m trimode_lab.training.sampler FOLDER`: train a sampler head for diffusion and put it into the folder.
 
 The head learns from masked places as diffusion meets them, and whether the likeliest token was right there. Blocks
-behind true text are denoised as when serving, at thresholds drawn at random, with whatever mistakes that makes; every
+behind true text are denoised as when serving, at thresholds drawn at random, with all the mistakes that makes; every
 place that is still hidden in a forward is one sample. The decoder stays as it is. Some minutes on a CPU; what it gains
 is measured by `training.compare_points`.
 """
@@ -199,9 +199,8 @@ def main() -> int:
         task = bar.add_task("denoising", total=arguments.places)
         advance = lambda done: bar.update(task, completed=done)  # noqa: E731
         places = collect_places(decoder, tokenizer, arguments.places, arguments.seed, advance)
-        other = collect_places(
-            decoder, tokenizer, int(_HELD_OUT_SHARE * arguments.places), arguments.seed + 1, lambda done: None
-        )
+        few, seed = int(_HELD_OUT_SHARE * arguments.places), arguments.seed + 1
+        other = collect_places(decoder, tokenizer, few, seed, lambda done: None)
         task = bar.add_task("training", total=arguments.epochs * -(-len(places) // _BATCH))
         fit(head, places, arguments.epochs, arguments.seed, advance)
     console.print(compare(head, other), highlight=False)

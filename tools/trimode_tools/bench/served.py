@@ -51,7 +51,7 @@ def endpoint(url: str | None) -> Iterator[Endpoint]:
             stderr=errors,
             text=True,
             preexec_fn=die_with_parent,
-            process_group=0,
+            process_group=0,  # Ctrl-C reaches the benchmark only, which then ends it in order
         )
         try:
             assert process.stdin is not None

@@ -36,10 +36,12 @@ class Kind(IntEnum):
 
 @dataclass(slots=True)
 class Fleet:
-    """Mutable; `offer` jobs in order of arrival, then `settle`. `switch_s`: seconds a conversion takes once drained.
-    `max_wait_s`: longest wait in the router's queue; looked at once per tick. `service_s`: mean seconds from
-    a request's first token to its last, an exponential average. `client`: what the client of a request that ended asks next, at once
-    (a closed loop)."""
+    """Mutable; `offer` jobs in order of arrival, then `settle`.
+
+    `switch_s`: seconds a conversion takes once drained. `max_wait_s`: longest wait in the router's queue, checked once
+    per tick. `service_s`: seconds from a request's first token to its last, an exponential average. `client`: what the
+    client of a request that ended asks next, at once (a closed loop).
+    """
 
     members: list[Member]
     goals: tuple[Goal, ...]

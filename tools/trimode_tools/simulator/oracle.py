@@ -30,9 +30,9 @@ class Plan:
     """How the oracle routes for a while.
 
     `fast`: so many replicas are kept at the pace of the strictest objective for every request; strict requests try
-    them first, the others last. `drop`: refuse a request that would miss its objectives everywhere. `slack`: share of the TPOT
-    objective that the predicted pace may use (prefills of others take the rest). `hold`: a request
-    that meets its objectives nowhere waits while there is time for it.
+    them first, the others last. `drop`: refuse a request that would miss its objectives everywhere. `slack`: share of
+    the TPOT objective that the predicted pace may use (prefills of others take the rest). `hold`: a request that meets
+    its objectives nowhere waits while there is time for it.
     """
 
     fast: int = 0

@@ -39,8 +39,11 @@ class Phase(IntEnum):
 
 @dataclass(slots=True)
 class Member:
-    """A replica and its last report. `then`: what it becomes once drained. `paced_in`: its engine's state when its
-    `rows` were last worked out: an engine that has been idle since has the same. `news`: reports so far that said something new."""
+    """A replica and its last report.
+
+    `then`: what it becomes once drained. `paced_in`: its engine's state when its `rows` were last worked out: an engine
+    that has been idle since has the same. `news`: reports so far that said something new.
+    """
 
     index: int
     engine: Engine

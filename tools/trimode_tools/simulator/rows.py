@@ -82,8 +82,10 @@ class PrefixCache:
         return min(self.chats.get(job.chat, 0), job.shared, job.prompt - 1) if job.chat else 0
 
     def add(self, job: Job, room: float) -> None:
-        """A request is done: its prompt and answer are kept, in place of others where memory is short. `room`: tokens of memory
-        that no running request uses."""
+        """A request is done: its prompt and answer are kept, in place of others where memory is short.
+
+        `room`: tokens of memory that no running request uses.
+        """
         if not (job.chat and self.most):
             return
         said = job.prompt + job.output

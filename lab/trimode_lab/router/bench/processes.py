@@ -41,7 +41,10 @@ def router(ports: list[int], keys: Path | None = None, processes: int = 1) -> It
             listening = json.loads(printed)
             for url in listening.get("internalUrls", [listening["internalUrl"]]):
                 for number, port in enumerate(ports):
-                    _introduce(url, port, f"r{number}")
+                    replica = FakeReplica(f"r{number}", max_running=4096)
+                    report = replica.report(url=f"http://127.0.0.1:{port}", model="bench").to_wire()
+                    with urlopen(Request(url + REPORT_PATH, report, {"Authorization": f"Bearer {_TOKEN}"})) as answer:
+                        answer.read()
             yield int(listening["url"].rsplit(":", 1)[1]), running.pid
 
 
@@ -98,13 +101,6 @@ def _config(keys: Path | None, processes: int) -> RouterConfig:
             staleness=StalenessPolicy(stale_after_seconds=3000, dead_after_seconds=3600),
         ),
     )
-
-
-def _introduce(internal_url: str, port: int, name: str) -> None:
-    report = FakeReplica(name, max_running=4096).report(url=f"http://127.0.0.1:{port}", model="bench")
-    headers = {"Authorization": f"Bearer {_TOKEN}"}
-    with urlopen(Request(internal_url + REPORT_PATH, data=report.to_wire(), headers=headers)) as answer:
-        answer.read()
 
 
 def answers(port: int) -> bool:

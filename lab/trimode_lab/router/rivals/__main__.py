@@ -23,10 +23,8 @@ def main() -> int:
     options = parser.parse_args()
     path = os.pathsep.join([*options.bin, os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
     rivals = installed(path)
-    names = (
-        ", ".join(candidate.name for candidate in rivals) or "none found: pip install vllm-router, apt install nginx"
-    )
-    sys.stderr.write(f"beside us: {names}\n")
+    names = ", ".join(candidate.name for candidate in rivals)
+    sys.stderr.write(f"beside us: {names or 'none found: pip install vllm-router, apt install nginx'}\n")
     outcomes = []
     for scenario in scenarios(options.seconds):
         if options.only in (None, scenario.name):
