@@ -69,7 +69,9 @@ class Module:
         found: set[str] = set()
         for node in self.tree.body:
             if isinstance(node, ast.ImportFrom) and node.module:
-                found |= {node.module, *(f"{node.module}.{each.name}" for each in node.names)}
+                inner = {f"{node.module}.{each.name}" for each in node.names}
+                # A module taken from its package needs the module; the package is there by then.
+                found |= inner if inner <= names else {node.module, *inner}
             elif isinstance(node, ast.Import):
                 found |= {each.name for each in node.names}
         return found & names

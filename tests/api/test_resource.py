@@ -59,6 +59,7 @@ def test_defaults_are_pinned() -> None:
         "upgrade": {"strategy": "NewCluster"},
         "router": {"replicas": 1},
         "suspend": False,
+        "upgrade": {"strategy": "NewCluster"},
     }
 
 
