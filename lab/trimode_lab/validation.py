@@ -102,7 +102,7 @@ def gpu_of(data: Path) -> ProfiledHardware:
 
 
 def _b200(model: str) -> Roofline:
-    return PROFILES["B200"].roofline(**shape_of(model).model_dump())
+    return PROFILES["B200"].roofline(ModelShape(**shape_of(model).model_dump()))
 
 
 def user_speed(hardware: Hardware, clients: int, point: OperatingPoint, at_32: float) -> float:

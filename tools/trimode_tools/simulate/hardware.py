@@ -90,7 +90,7 @@ def shape_of(uri: str) -> ProfileShape:
 
 def _assembled(profile: Profile, device: HardwareProfile, shape: ProfileShape, gpu: bool) -> Machine:
     roofline = Roofline.for_model(
-        **shape.model_dump(),
+        ModelShape(**shape.model_dump()),
         flops_per_s=profile.flops_per_s or device.flops_per_s,
         bytes_per_s=profile.bytes_per_s or device.bytes_per_s,
         overhead_s=device.overhead_s if profile.overhead_s is None else profile.overhead_s,

@@ -12,7 +12,7 @@ from trimode_policy.route import ReplicaView, RequestView, SloState, Staleness, 
 from trimode_policy.tier_fairness import StarvationGuard, TierMix, reservations
 from trimode_tools.simulator.fleet import Fleet
 from trimode_tools.simulator.ports import Member, Phase, Placement
-from trimode_tools.simulator.rows import Request, claim_of
+from trimode_tools.simulator.rows import Request, slo_state
 from trimode_tools.simulator.workload import Goal, Job
 
 LEAST_BEGINNING = 256

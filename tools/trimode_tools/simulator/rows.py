@@ -11,7 +11,7 @@ from math import inf
 from trimode_api.modes import OperatingPoint
 from trimode_policy.fair_queue import FIRST_IN_LINE, FairQueue, Ticket
 from trimode_policy.route import SloState
-from trimode_policy.tier_fairness import claim
+from trimode_policy.tier_fairness import slo_state_of
 from trimode_tools.simulator.workload import Goal, Job
 
 
@@ -111,11 +111,11 @@ def join(queue: FairQueue[Request], request: Request, goal: Goal, max_wait_s: fl
 
 def is_late(request: Request, goal: Goal, now: float) -> bool:
     """Whether it can no longer meet its objective."""
-    return claim_of(request, goal, now) is SloState.LATE
+    return slo_state(request, goal, now) is SloState.LATE
 
 
-def claim_of(request: Request, goal: Goal, now: float) -> SloState:
+def slo_state(request: Request, goal: Goal, now: float) -> SloState:
     """What a request may ask for at `now`."""
     if request.first_at >= 0:
         return SloState.RESUMED
-    return claim(now - request.job.at, goal.ttft_s)
+    return slo_state_of(now - request.job.at, goal.ttft_s)
