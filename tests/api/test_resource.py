@@ -59,7 +59,6 @@ def test_defaults_are_pinned() -> None:
         "upgrade": {"strategy": "NewCluster"},
         "router": {"replicas": 1},
         "suspend": False,
-        "upgrade": {"strategy": "NewCluster"},
     }
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from trimode_api.fleet import PUBLIC_FLEET_PATH, FleetView
 from trimode_local.client import Endpoint
 from trimode_local.errors import StartFailed
-from trimode_local.status_line import glance
+from trimode_local.status_line import summary_of
 from trimode_tools import engines
 from trimode_tools.bench.figures import ADAPTIVE, CONCURRENCIES, POINTS, STATIC, Row, Sample
 from trimode_tools.bench.load import Job, Tally
@@ -168,7 +168,7 @@ def drive_ramp(
     while not done.wait(SAMPLE_EVERY_S):
         seconds = time.monotonic() - began
         step = min(int(seconds / step_s), len(RAMP) - 1)
-        seen = glance(FleetView.from_wire(endpoint.get(PUBLIC_FLEET_PATH)))
+        seen = summary_of(FleetView.from_wire(endpoint.get(PUBLIC_FLEET_PATH)))
         now = (seen.running, seen.queued, seen.point, seen.reason, seen.tokens_per_second, seen.switches)
         samples.append(Sample(round(seconds, 3), RAMP[step], *now))
         progress(f"{RAMP[step]} clients, {seen.point} ({seen.reason})", step, len(RAMP))
