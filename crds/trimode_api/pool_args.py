@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from trimode_api.errors import Problem
 from trimode_api.modes import Mode
 from trimode_api.policy_of import pool_points
-from trimode_api.resource import EngineType, NemotronDeployment, Pool
+from trimode_api.resource import EngineType, NemotronDeployment, Pool, Spec
+from trimode_api.sglang import reserved
 from trimode_api.values import cores
 
 
@@ -33,6 +35,16 @@ def pool_args(deployment: NemotronDeployment, pool: Pool, model: str, router_url
         },
         "router_urls": router_urls,
     }
+
+
+def start_problems(spec: Spec) -> list[Problem]:
+    """What the schema allows and no replica can be started with, on a cluster or on one machine."""
+    problems, uri = [], spec.model.uri
+    if uri.startswith("file://") and not uri.startswith("file:///"):
+        problems.append(Problem("spec.model.uri", f"{uri!r}: write an absolute path, file:///PATH"))
+    if wrong := reserved(spec.engine.args or ()):
+        problems.append(Problem("spec.engine.args", f"{', '.join(wrong)}: follows from the resource; leave it out"))
+    return problems
 
 
 def _sglang(deployment: NemotronDeployment, pool: Pool) -> dict[str, Any]:

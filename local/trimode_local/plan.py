@@ -11,8 +11,8 @@ from typing import Any
 
 from trimode_api.errors import InvalidInput, Problem
 from trimode_api.modes import Mode
+from trimode_api.pool_args import start_problems
 from trimode_api.resource import EngineType, NemotronDeployment, Pool
-from trimode_api.sglang import reserved
 from trimode_api.values import cores, size_bytes
 from trimode_policy.sharing import Split
 from trimode_policy.sharing_inputs import current_split
@@ -139,11 +139,7 @@ def _unsupported(deployment: NemotronDeployment) -> list[Problem]:
         problems.append(Problem("spec.model.uri", f"{uri!r}: a cluster mounts claims; here write file:///PATH"))
     if uri.startswith("oci://"):
         problems.append(Problem("spec.model.uri", f"{uri!r}: a cluster mounts images; here write file:///PATH"))
-    if uri.startswith("file://") and not uri.startswith("file:///"):
-        problems.append(Problem("spec.model.uri", f"{uri!r}: write an absolute path, file:///PATH"))
-    if wrong := reserved(spec.engine.args or ()):
-        problems.append(Problem("spec.engine.args", f"{', '.join(wrong)}: follows from the resource; leave it out"))
-    return problems
+    return [*problems, *start_problems(spec)]
 
 
 def _pool(pool: Pool, shared: Mapping[str, int]) -> PoolPlan:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from trimode_api.errors import InvalidInput, Problem
 from trimode_api.policy_of import policy_of
+from trimode_api.pool_args import start_problems
 from trimode_api.resource import NemotronDeployment, UpgradeStrategy
-from trimode_api.sglang import reserved
 from trimode_operator.plan.model import Capabilities, ChildKind, Inputs, Manifest, Note, Observed, Owner, Plan
 from trimode_operator.plan.names import Names, selector
 from trimode_operator.plan.network import network_policies
@@ -169,13 +169,10 @@ def _over_tls(deployment: NemotronDeployment, kind: ChildKind, message: str) -> 
 
 def unsupported(deployment: NemotronDeployment, capabilities: Capabilities) -> list[Problem]:
     """What the schema allows and a cluster cannot run (yet)."""
-    spec, problems = deployment.spec, []
-    if spec.model.uri.startswith("file://") and not spec.model.uri.startswith("file:///"):
-        problems.append(Problem("spec.model.uri", f"{spec.model.uri!r}: write an absolute path, file:///PATH"))
+    spec = deployment.spec
+    problems = start_problems(spec)
     if spec.model.uri.startswith(IMAGE_SCHEME) and not capabilities.image_volumes:
         problems.append(Problem("spec.model.uri", IMAGE_VOLUMES_MISSING))
-    if wrong := reserved(spec.engine.args or ()):
-        problems.append(Problem("spec.engine.args", f"{', '.join(wrong)}: follows from the resource; leave it out"))
     for index, pool in enumerate(spec.pools):
         if pool.name == RAYS_OWN_GROUP:
             problems.append(

@@ -19,7 +19,9 @@ def network_policies(owner: Owner, names: Names, settings: Settings) -> tuple[Ma
 
     Ray's pods reach one another, and KubeRay's operator reaches them. Clients reach the routers' public port.
     """
-    head, worker, router = (_pods(owner, component) for component in ("head", "worker", "router"))
+    head, worker, router = (
+        {"podSelector": {"matchLabels": matching(owner.name, component)}} for component in ("head", "worker", "router")
+    )
     kuberay, operator = _elsewhere(settings.kuberay), _elsewhere(settings.operator)
     return (
         _policy(owner, names.head, "head", [{"from": [head, worker, kuberay]}]),
@@ -45,10 +47,6 @@ def _policy(owner: Owner, name: str, component: str, ingress: list[dict[str, Any
             "ingress": ingress,
         },
     }
-
-
-def _pods(owner: Owner, component: str) -> dict[str, Any]:
-    return {"podSelector": {"matchLabels": matching(owner.name, component)}}
 
 
 def _elsewhere(peer: PeerSelector) -> dict[str, Any]:

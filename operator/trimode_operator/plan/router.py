@@ -127,7 +127,10 @@ def router_deployment(inputs: Inputs, config: RouterConfig) -> Manifest:
                     "volumes": [
                         tmp_volume(),
                         {"name": "config", "configMap": {"name": names.config}},
-                        *map(_secret_volume, user_secrets(spec.router)),
+                        *(
+                            {"name": each.volume, "secret": {"secretName": each.name, "defaultMode": SECRET_MODE}}
+                            for each in user_secrets(spec.router)
+                        ),
                     ],
                 },
             },
@@ -190,10 +193,6 @@ def _container(router: Router, names: Names, settings: Settings) -> dict[str, An
         "readinessProbe": readiness,
         "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(LEAVE_S)]}}},
     }
-
-
-def _secret_volume(secret: UserSecret) -> dict[str, Any]:
-    return {"name": secret.volume, "secret": {"secretName": secret.name, "defaultMode": SECRET_MODE}}
 
 
 def _port(name: str, number: int) -> dict[str, Any]:

@@ -75,18 +75,14 @@ def _autoscaling(pool: Pool, target: int | None, names: Names) -> dict[str, Any]
     least, most = pool.replicas.min, pool.replicas.max
     if target is not None:
         least = most = max(least, min(target, most))
+    # The same policy whatever the bounds are. A pool that sleeps is woken by requests that wait in the routers.
+    asked = {"routers": [names.reports_url], "pool": pool.name}
     return {
         "min_replicas": least,
         "max_replicas": max(1, most),
-        "policy": _policy(pool, names),
+        "policy": {"policy_function": SCALING_POLICY, "policy_kwargs": asked},
         "look_back_period_s": 15.0,
         "upscale_delay_s": 10.0,
         "downscale_delay_s": 300.0,
         "downscale_to_zero_delay_s": float(pool.replicas.idle_seconds),
     }
-
-
-def _policy(pool: Pool, names: Names) -> dict[str, Any]:
-    """The same whatever the bounds are. A pool that sleeps is woken by requests that wait in the routers."""
-    asked = {"routers": [names.reports_url], "pool": pool.name}
-    return {"policy_function": SCALING_POLICY, "policy_kwargs": asked}
