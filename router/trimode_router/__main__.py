@@ -1,7 +1,4 @@
-"""`python -m trimode_router --config FILE`: the router's process.
-
-Belongs here: the command line, the environment, signals and exit codes.
-"""
+"""`python -m trimode_router --config FILE`: command line, environment, signals and exit codes of the process."""
 
 from __future__ import annotations
 
@@ -14,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import structlog
 import uvloop
 from pydantic import ValidationError
@@ -22,7 +20,6 @@ from trimode_api.errors import problems_of
 from trimode_api.wire import TOKEN_VARIABLE, RouterConfig
 from trimode_router.edge import processes
 from trimode_router.edge.server import LOOPBACK, Router
-from trimode_router.telemetry import logs
 from trimode_router.telemetry.traces import endpoint_of
 
 
@@ -53,7 +50,7 @@ def serve(config: RouterConfig, token: str, replica_key: str | None = None, *, s
             return asyncio.run(processes.run(config, token, replica_key))
         except OSError as error:
             return _fail(f"cannot listen on {config.host}:{config.port}: {error.strerror or error}")
-    logs.configure()
+    _configure_logs()
     return uvloop.run(_run(config, token, replica_key, shared))
 
 
@@ -79,12 +76,27 @@ async def _run(config: RouterConfig, token: str, replica_key: str | None, shared
     log.info("listening", address=router.address, internal_address=router.internal_address, model=config.model)
     if not router.access.on:
         reach = "this machine" if config.host in LOOPBACK else "THE NETWORK"
-        log.warning("no keys", detail=f"keysFile is not set: whoever reaches this router uses it, from {reach}")
+        log.warning("no keys", detail=f"keysFile is not set: all that reach this router may use it, from {reach}")
     await stop.wait()
     log.info("draining", timeout_s=router.fleet.rules.policy.drain_timeout_seconds)
     finished = await router.stop(router.fleet.rules.policy.drain_timeout_seconds)
     log.info("stopped", finished=finished)
     return 0 if finished else 1
+
+
+def _configure_logs() -> None:
+    """One JSON object a line, from level info on, in UTC, straight to stderr."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(serializer=lambda value, **_: msgspec.json.encode(value)),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(20),
+        logger_factory=structlog.BytesLoggerFactory(file=sys.stderr.buffer),
+        cache_logger_on_first_use=True,
+    )
 
 
 def _fail(message: str) -> int:

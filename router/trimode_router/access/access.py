@@ -1,7 +1,7 @@
 """Who may ask, for which tiers, and how much: API keys, tenants, budgets.
 
-Belongs here: the key file (read again whenever it changes), recognising a key, and spending. The file holds SHA-256
-digests only: keys are long and random (`python -m trimode_router.access` makes one), so a digest gives nothing away.
+The key file is read again whenever it changes. It holds SHA-256 digests only: keys are long and random
+(`python -m trimode_router.access` makes one), so a digest gives nothing away.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Budget:
             return 0.0
         self._level = min(self._rate * _BURST_SECONDS, self._level + (now - self._at) * self._rate)
         self._at = now
-        # A grain of sand, so that rounding does not refuse what was saved to the last unit.
+        # A millionth of slack: rounding must not refuse what was saved to the last unit.
         return 0.0 if self._level >= 1 - 1e-6 else (1 - self._level) / self._rate
 
     def spend(self, units: float) -> None:
@@ -152,10 +152,10 @@ def _spent(what: str, code: str, seconds: float) -> ApiError:
 
 
 class Access:
-    """The keys of a file. Without one, everybody may do everything.
+    """The keys of a file. Without a file every request is served.
 
     `problem` says why the file as it is now can not be used, empty where it can. Until it could for the first time
-    nothing is `usable`, and nobody is let in.
+    nothing is `usable`, and every request is refused.
     """
 
     field: ClassVar[str] = "keysFile"
@@ -191,25 +191,22 @@ class Access:
         return tenant
 
     def refresh(self, now: float) -> None:
-        """Read the file again where it has changed; a bad one changes nothing, and is told once."""
+        """Read the file again where it has changed; a bad one changes nothing, and is logged once."""
         if self._file is None or (seen := stamp(self._file)) == self._stamp:
             return
         self._stamp = seen
         log = structlog.get_logger("access")
         try:
-            self._use(read(self._file), now)
+            file = read(self._file)
         except AccessError as error:
             self.problem = str(error)
             log.error("keys", problem=self.problem, kept=len(self._keys))
         else:
+            self._tenants = {entry.name: self._tenant(entry, now) for entry in file.tenants}
+            digests = [(bytes.fromhex(key.sha256), self._tenants[key.tenant]) for key in file.keys]
+            self._keys = {digest[:_SHORT]: (digest, tenant) for digest, tenant in digests}
             self.usable, self.problem = True, ""
             log.info("keys", tenants=len(self._tenants), keys=len(self._keys))
-
-    def _use(self, file: KeyFile, now: float) -> None:
-        tenants = {entry.name: self._tenant(entry, now) for entry in file.tenants}
-        digests = [(bytes.fromhex(key.sha256), tenants[key.tenant]) for key in file.keys]
-        self._keys = {digest[:_SHORT]: (digest, tenant) for digest, tenant in digests}
-        self._tenants = tenants
 
     def _tenant(self, entry: TenantEntry, now: float) -> Tenant:
         requests, tokens = Budget(entry.requests_per_minute, now), Budget(entry.tokens_per_minute, now)

@@ -1,6 +1,6 @@
 """The public port's certificate, read again whenever its files change.
 
-Belongs here: TLS contexts. A renewed certificate counts for new connections; those that are open keep theirs.
+A renewed certificate counts for new connections; those that are open keep theirs.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Certificate:
         return self._live is not None
 
     def refresh(self) -> None:
-        """Read the files again where one has changed; bad ones change nothing, and are told once."""
+        """Read the files again where one has changed; bad ones change nothing, and are logged once."""
         now = stamp(*self._files)
         if now == self._stamp:
             return
@@ -71,7 +71,7 @@ def read(certificate: Path, key: Path) -> ssl.SSLContext:
         if not file.is_file():
             raise CertificateError(f"{file}: no such file")
     try:
-        # Without a password nobody is asked for one: a server has no terminal.
+        # With no password OpenSSL would ask for one on the terminal, which a server does not have: it would hang.
         context.load_cert_chain(certificate, key, password="")
     except ssl.SSLError as error:
         words = {"KEY_VALUES_MISMATCH": "the key is not the certificate's"}.get(error.reason or "")

@@ -1,7 +1,4 @@
-"""Files that are read again when they change: API keys, certificates.
-
-Belongs here: telling that a file is another one, and what is asked of whoever reads such files.
-"""
+"""Files that are read again when they change: API keys, certificates."""
 
 from __future__ import annotations
 

@@ -9,7 +9,6 @@ from math import inf
 from trimode_api.errors import ApiError
 from trimode_policy.admit import (
     RETRY_UNKNOWN_S,
-    Admission,
     AdmitReason,
     Outcome,
     QueueView,
@@ -53,7 +52,8 @@ class AdmissionController:
             view = replace(view, waking=True)
         admission = admit(exchange.view, view, self._fleet.rules.admission)
         if admission.outcome is Outcome.REFUSE:
-            exchange.refuse(_refusal(admission))
+            code, retry = admission.reason.value, admission.retry_after_s
+            exchange.refuse(ApiError(admission.status, admission.detail, code=code, retry_after_s=retry))
         elif admission.outcome is Outcome.QUEUE:
             self.enqueue(exchange, now)
         elif admission.reason is AdmitReason.SPILLS:
@@ -75,6 +75,7 @@ class AdmissionController:
                 return
             message = "a request of higher priority took its place in the queue"
             worst.item.refuse(self._busy(worst.item, now, message, "Displaced"))
+        # One that comes back after a failed attempt keeps its first time: it has waited since then.
         since = exchange.record.queued_at if exchange.record.queued_at is not None else now
         exchange.record.queued_at = since
         self._queue.enter(exchange, since, since + min(limits.max_wait_s, most_s))
@@ -118,9 +119,3 @@ class AdmissionController:
             ready_replicas=len(usable),
             spare=spare(exchange.view, usable) if shared else 0,
         )
-
-
-def _refusal(admission: Admission) -> ApiError:
-    return ApiError(
-        admission.status, admission.detail, code=admission.reason.value, retry_after_s=admission.retry_after_s
-    )

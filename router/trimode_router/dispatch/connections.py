@@ -82,6 +82,7 @@ class ConnectionPool:
     def _pool(self, replica: Replica) -> LinkPool:
         url = replica.report.url
         pool = self._pools.get(replica.replica_id)
+        # A replica may come back under its id at another address.
         if pool is None or pool.url != url:
             if pool is not None:
                 pool.close()
@@ -106,7 +107,7 @@ class ConnectionPool:
 
 @lru_cache(maxsize=1024)
 def _common_head(path: str, base: str, authority: str, tier: Tier, authorization: str) -> bytes:
-    """What the heads of all requests for a path of a replica in a tier have in common."""
+    """What the heads of all requests for a path of a replica in a tier have in common: few heads, many requests."""
     lines = [
         f"POST {base}{path} HTTP/1.1",
         f"host: {authority}",

@@ -51,7 +51,7 @@ class Dispatcher:
         """A new request: send it, queue it, or refuse it."""
         now = self.now()
         self._fleet.asked(exchange.tier.name, now)
-        # Nothing waits and some replica has a free slot: `admit` could only agree, and costs as much as routing.
+        # Nothing waits and some replica has a free slot: `admit` could only agree, so the short way leaves it out.
         if not self.queue.holds_up(exchange) and self._placed(exchange, now):
             return
         if self._admission.admits(exchange, now):
@@ -81,6 +81,8 @@ class Dispatcher:
         now = self.now()
         replica = self._release(exchange, last)
         assert replica is not None
+        # A kept connection that the replica closed for being idle says nothing about the replica: the same one is asked
+        # again, on a new connection.
         if how is not Failure.UNTOUCHED:
             # Where a second replica fails at it, too, the request may be why: it must not slow the whole fleet.
             if how is not Failure.ERRED or not exchange.tried:
@@ -98,10 +100,12 @@ class Dispatcher:
 
     def over(self, exchange: Exchange, last: Phase) -> None:
         waited = self.queue.leave(exchange)
+        # The client hears of the end after this (`finished`): its next request must find the slot free.
         self._release(exchange, last)
         self._accounting.finished(exchange, self.now())
         if exchange.tenant is not None and last.begun:
             exchange.tenant.tokens.spend(exchange.asked.prompt_tokens + (exchange.record.tokens or 0))
+        # One that only waited frees no slot: clients that give up by the thousand would each cost a look at the queue.
         if not waited:
             self.drain_queue()
 
@@ -171,8 +175,9 @@ class Dispatcher:
     def _place(self, exchange: Exchange, now: float, *, in_turn: bool = False) -> RouteDecision:
         """Route, and send where there is a way. `in_turn`: as if it had just come, however late it is."""
         if exchange.not_before > now:
+            # Its replicas died at it: what kills all that touch it must not take the fleet down within a second.
             return RouteDecision(None, RouteReason.ALL_BUSY, "it waits before the next attempt")
-        self._seed += 1
+        self._seed += 1  # ties among replicas are broken differently each time
         avoided = self._fleet.avoided(exchange.asked.model, exchange.tried)
         views = self._fleet.views(now, avoided, cooling=not exchange.phase.begun)
         view = replace(exchange.view, left_s=inf) if in_turn else request_view(exchange, now)

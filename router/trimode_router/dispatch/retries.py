@@ -15,6 +15,7 @@ def why_stalled(exchange: Exchange, replica: Replica, limits: Limits, stale_afte
     """Why an exchange's replica must be taken for hung though its connection stands, or nothing."""
     quiet = now - exchange.quiet_since
     missing = now - replica.heard_at - stale_after_s
+    # Reports and bytes both missing: a stopped process (SIGSTOP, a frozen node). Its connections stay open for minutes.
     if quiet >= limits.hung_seconds and missing >= limits.hung_seconds:
         return "hangs: neither bytes nor reports come"
     # Before the first byte a long prompt may be under way; an answer that only this replica can end gets its time.

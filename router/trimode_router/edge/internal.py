@@ -1,7 +1,4 @@
-"""The internal port: reports, policy, drain. For holders of the fleet's token only.
-
-Belongs here: the aiohttp edge over `Fleet`; each handler parses, calls, answers.
-"""
+"""The internal port: reports, policy, drain. For holders of the fleet's token only."""
 
 from __future__ import annotations
 
@@ -81,6 +78,7 @@ class Internal:
         async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
             if request.path == HEALTH_PATH:
                 return await handler(request)
+            # Compared in constant time: the time of an answer must not tell how much of a guess was right.
             given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
             if not hmac.compare_digest(given, expected):
                 return _error(401, "the internal port needs the fleet's token as a bearer token", "bad_token")

@@ -1,7 +1,7 @@
-"""Pages of other origins, and names that are not this machine's: what a browser may do here. [pure]
+"""What a browser may do here: CORS for the pages that the operator names, and the check of Host. [pure]
 
-Belongs here: CORS, which lets pages in that the operator names, and the check of Host, which keeps others out. A page
-whose own name is made to point to 127.0.0.1 (DNS rebinding) is of the same origin to the browser; only Host tells.
+A page whose own name is made to point to 127.0.0.1 (DNS rebinding) is of the same origin to the browser; only
+Host tells.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def preflight(methods: str, wanted: bytes) -> list[tuple[bytes, bytes]]:
 
 
 class Hosts:
-    """Whether a Host is a name of this machine: an address, a local name, or one of `allowed` (`*`: whatever it is)."""
+    """Whether a Host is a name of this machine: an address, a local name, or one of `allowed` (`*`: any name)."""
 
     def __init__(self, allowed: Sequence[str] = ()) -> None:
         self._any = ANY in allowed

@@ -1,8 +1,8 @@
 """Several routers on one port: the kernel shares connections out among them (SO_REUSEPORT).
 
-Belongs here: the parent of such processes. They share nothing; replicas report to each (`internalUrls` in the line that
-the parent prints), and policies go to each. Budgets, queues and counters are of each process; whichever answers
-`/metrics` asks the others, whom the parent has told it.
+The parent of such processes. They share nothing: replicas report to each (`internalUrls` in the line that the parent
+prints), and policies go to each. Budgets, queues and counters are of each process; the one that answers `/metrics` asks
+the others, whose addresses it has from the parent.
 """
 
 from __future__ import annotations
@@ -31,12 +31,14 @@ _LIBC = ctypes.CDLL(None)
 async def run(config: RouterConfig, token: str, replica_key: str | None) -> int:
     """Start `config.processes` routers, pass signals on, end with them: the highest exit code of any.
 
-    When one ends by itself the others are told to, and whoever started this starts it anew.
+    When one ends by itself the others are told to: what supervises this process starts all of them again.
     """
     with tempfile.TemporaryDirectory() as folder, _reserved(config) as port:
         children = []
         for number in range(config.processes):
-            own = config.model_copy(update={"processes": 1, "port": port, **_internal(config, number)})
+            # Each has an internal port of its own: any, or one after the other.
+            internal = config.internal_port and config.internal_port + number
+            own = config.model_copy(update={"processes": 1, "port": port, "internal_port": internal})
             children.append(await _start(own, token, replica_key, Path(folder, f"{number}.json")))
         end = _Ending(children)
         lines = [await _listening(child) for child in children]
@@ -46,8 +48,8 @@ async def run(config: RouterConfig, token: str, replica_key: str | None) -> int:
         else:
             first = lines[0] or {}
             bound = {"event": "listening", "address": first["address"], "url": first["url"]}
-            told = {**bound, "internalUrl": urls[0], "internalUrls": urls}
-            print(json.dumps(told), flush=True)  # noqa: T201 - the line a parent process waits for
+            announced = {**bound, "internalUrl": urls[0], "internalUrls": urls}
+            print(json.dumps(announced), flush=True)  # noqa: T201 - the line a parent process waits for
         ends = [asyncio.ensure_future(child.wait()) for child in children]
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         end()
@@ -60,14 +62,10 @@ def _reserved(config: RouterConfig) -> Iterator[int]:
     """The public port, kept by a socket that never listens, so that all children can find it."""
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     with socket.socket(family) as kept:
+        # Bound, so that port 0 becomes one port for all children; not listening, so that it gets no connections.
         kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         kept.bind((config.host, config.port))
         yield kept.getsockname()[1]
-
-
-def _internal(config: RouterConfig, number: int) -> dict[str, int]:
-    """Each has an internal port of its own: any, or one after the other."""
-    return {"internal_port": config.internal_port and config.internal_port + number}
 
 
 async def _start(config: RouterConfig, token: str, replica_key: str | None, file: Path) -> asyncio.subprocess.Process:
@@ -107,9 +105,9 @@ class _Ending:
             loop.add_signal_handler(number, self)
 
     def __call__(self) -> None:
-        told, self._told = self._told, True
-        if told:
+        if self._told:
             return
+        self._told = True
         for child in self._children:
             if child.returncode is None:
                 with contextlib.suppress(ProcessLookupError):

@@ -1,14 +1,11 @@
-"""The public port's table: which path and method leads where, and the small answers.
-
-Belongs here: routes of the OpenAI API and the router's own pages.
-"""
+"""The public port: which path and method leads where, for the OpenAI API and the router's own pages."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from importlib.resources import files
@@ -67,38 +64,27 @@ class ImmediateResponse:
     fields: tuple[tuple[bytes, bytes], ...] = ((b"cache-control", b"no-store"),)
 
 
+@dataclass(slots=True, eq=False)
 class Routes:
-    """Serves one request at a time of a client connection."""
+    """Serves one request at a time of a client connection. `created`: Unix seconds, of the models' entries. `hosts`:
+    the names that it is asked by, where they are checked."""
 
-    def __init__(
-        self,
-        fleet: Fleet,
-        dispatcher: Dispatcher,
-        viewer: Viewer,
-        metrics: Metrics,
-        access: Access,
-        traces: Traces,
-        created: int,
-        *,
-        accounting: Accounting,
-        origins: Origins,
-        hosts: Hosts | None,
-        siblings: Siblings,
-    ) -> None:
-        """`hosts`: the names that it is asked by, where it matters."""
-        self._accounting = accounting
-        self._origins = origins
-        self._hosts = hosts
-        self._siblings = siblings
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._fleet = fleet
-        self._traces = traces
-        self._access = access
-        self._dispatcher = dispatcher
-        self._viewer = viewer
-        self._metrics = metrics
-        self._created = created
-        self._pages: dict[str, Callable[[], ImmediateResponse]] = {
+    fleet: Fleet
+    dispatcher: Dispatcher
+    viewer: Viewer
+    metrics: Metrics
+    access: Access
+    traces: Traces
+    created: int
+    accounting: Accounting
+    origins: Origins
+    hosts: Hosts | None
+    siblings: Siblings
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set, init=False)
+    _pages: dict[str, Callable[[], ImmediateResponse]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._pages = {
             "/": lambda: ImmediateResponse(200, PAGE, HTML, PAGE_POLICY),
             "/healthz": lambda: ImmediateResponse(200, b'{"status":"alive"}'),
             "/readyz": self._readyz,
@@ -106,30 +92,30 @@ class Routes:
             "/health": self._readyz,
             "/ping": self._readyz,
             "/version": lambda: _json(200, {"version": version("trimode")}),
-            METRICS_PATH: lambda: ImmediateResponse(200, metrics.text(viewer.fleet()), CONTENT_TYPE),
-            PUBLIC_FLEET_PATH: lambda: ImmediateResponse(200, viewer.fleet().to_wire()),
-            HISTORY_PATH: lambda: ImmediateResponse(200, viewer.history().to_wire()),
-            MODELS_PATH: lambda: _json(200, {"object": "list", "data": [*map(self._model, fleet.catalog.names)]}),
+            METRICS_PATH: lambda: ImmediateResponse(200, self.metrics.text(self.viewer.fleet()), CONTENT_TYPE),
+            PUBLIC_FLEET_PATH: lambda: ImmediateResponse(200, self.viewer.fleet().to_wire()),
+            HISTORY_PATH: lambda: ImmediateResponse(200, self.viewer.history().to_wire()),
+            MODELS_PATH: lambda: _json(200, {"object": "list", "data": [*map(self._model, self.fleet.catalog.names)]}),
         }
 
     def serve(self, client: ClientConnection, request: Request) -> None:
         """Answer `request`, now or by an exchange that goes on; `client.finished` is called either way."""
         try:
             if request.origin is not None:
-                request.added = self._origins.lines(request.origin)
+                request.added = self.origins.lines(request.origin)
             if request.problem is not None:
                 raise request.problem
-            if self._hosts is not None:
-                self._hosts.check(request.host)
+            if self.hosts is not None:
+                self.hosts.check(request.host)
             if request.method == "POST" and request.path in COMPLETIONS:
                 self._complete(client, request)
                 return
-            if request.path == METRICS_PATH and request.method in ("GET", "HEAD") and self._siblings.urls:
+            if request.path == METRICS_PATH and request.method in ("GET", "HEAD") and self.siblings.urls:
                 task = asyncio.get_running_loop().create_task(self._metrics_of_all(client, request))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
                 return
-            small = self._small(request)
+            response = self._immediate(request)
         except ApiError as error:
             self._turn_away(client, request, error)
             return
@@ -141,79 +127,79 @@ class Routes:
                 failed = ApiError(500, "the router failed at this request", code="internal")
                 self._turn_away(client, request, failed)
             return
-        self._tell(client, request, small)
+        self._answer(client, request, response)
 
     async def _metrics_of_all(self, client: ClientConnection, request: Request) -> None:
         """With those of the other processes on this port; no answer but an error without them: counters that fall
         would be taken for new traffic."""
         try:
-            others = await self._siblings.shares()
+            others = await self.siblings.shares()
         except SiblingError as error:
             message = f"another process of this router does not tell its numbers: {error}"
             self._turn_away(client, request, ApiError(503, message, code="incomplete", retry_after_s=1))
             return
-        text = self._metrics.text(self._viewer.fleet(), others)
-        self._tell(client, request, ImmediateResponse(200, text, CONTENT_TYPE))
+        text = self.metrics.text(self.viewer.fleet(), others)
+        self._answer(client, request, ImmediateResponse(200, text, CONTENT_TYPE))
 
-    def _tell(self, client: ClientConnection, request: Request, small: ImmediateResponse) -> None:
+    def _answer(self, client: ClientConnection, request: Request, response: ImmediateResponse) -> None:
         bare = request.method == "HEAD"
         fields = [
             (REQUEST_ID_HEADER.encode(), request.request_id.encode()),
-            *small.fields,
+            *response.fields,
             *connection_field(request.keep, request.http10),
         ]
-        kind, added = small.content_type, request.added
-        client.write(answer(small.status, small.body, fields, content_type=kind, bare=bare, added=added))
+        kind, added = response.content_type, request.added
+        client.write(answer(response.status, response.body, fields, content_type=kind, bare=bare, added=added))
         client.finished()
 
     def _turn_away(self, client: ClientConnection, request: Request, error: ApiError) -> None:
-        """Refuse what no exchange was made for."""
-        self._accounting.turned_away(request, error, completion=request.path in COMPLETIONS)
+        """Refuse a request that has no exchange."""
+        self.accounting.turned_away(request, error, completion=request.path in COMPLETIONS)
         responses.refuse(client, request, error)
 
     def refuse(self, method: str, path: str) -> ApiError | None:
-        """What a request would be refused with whatever its body is."""
+        """What a request would be refused with, for any body."""
         if path in COMPLETIONS:
-            return None if method == "POST" else _not_allowed(method, path, "POST")
+            return None if method == "POST" else MethodNotAllowed(method, path, "POST")
         if path in self._pages or path.startswith(MODELS_PATH + "/"):
-            return None if method in ("GET", "HEAD") else _not_allowed(method, path, "GET, HEAD")
+            return None if method in ("GET", "HEAD") else MethodNotAllowed(method, path, "GET, HEAD")
         return ApiError(404, f"no such path: {method} {path}", code="not_found")
 
     def _complete(self, client: ClientConnection, request: Request) -> None:
-        if self._viewer.draining:
+        if self.viewer.draining:
             request.keep = False  # served still, as it was on its way; the next one goes elsewhere
-        rules = self._fleet.rules
-        tenant = self._access.tenant_of(request.authorization)
+        rules = self.fleet.rules
+        tenant = self.access.tenant_of(request.authorization)
         tier = rules.tier(request.tier if tenant is None else tenant.tier(request.tier))
         if request.coding:
-            request.body = inflated(request.coding, request.body, self._dispatcher.limits.body_bytes)
+            request.body = inflated(request.coding, request.body, self.dispatcher.limits.body_bytes)
         asked = parse(request.path, request.body, rules.points)
-        if asked.model not in self._fleet.catalog.names and not self._fleet.catalog.mute:
-            raise _no_model(asked.model, self._fleet.catalog)
+        if asked.model not in self.fleet.catalog.names and not self.fleet.catalog.mute:
+            raise _no_model(asked.model, self.fleet.catalog)
         if tenant is not None:
-            tenant.enter(self._dispatcher.now())
-        exchange = Exchange(self._dispatcher, client, request, asked, Caller(tier, tenant))
-        if self._traces.on:
-            context, request.passed = self._traces.begin(request.passed)
+            tenant.enter(self.dispatcher.now())
+        exchange = Exchange(self.dispatcher, client, request, asked, Caller(tier, tenant))
+        if self.traces.on:
+            context, request.passed = self.traces.begin(request.passed)
             if context is not None:
-                exchange.on_over = partial(self._traces.end, context=context)
+                exchange.on_over = partial(self.traces.end, context=context)
         client.flight = exchange
-        self._dispatcher.submit(exchange)
+        self.dispatcher.submit(exchange)
 
-    def _small(self, request: Request) -> ImmediateResponse:
+    def _immediate(self, request: Request) -> ImmediateResponse:
         if request.method == "OPTIONS" and request.origin is not None and request.wants[0]:
             return self._preflight(request, request.origin)
         refusal = self.refuse(request.method, request.path)
         if refusal is not None:
             raise refusal
         if request.path.startswith("/v1/"):
-            self._access.tenant_of(request.authorization)
+            self.access.tenant_of(request.authorization)
         page = self._pages.get(request.path)
         if page is not None:
             return page()
         name = request.path.removeprefix(MODELS_PATH + "/")
-        if name not in self._fleet.catalog.names:
-            raise _no_model(name, self._fleet.catalog)
+        if name not in self.fleet.catalog.names:
+            raise _no_model(name, self.fleet.catalog)
         return _json(200, self._model(name))
 
     def _preflight(self, request: Request, origin: bytes) -> ImmediateResponse:
@@ -222,21 +208,21 @@ class Routes:
         refusal = self.refuse(methods.partition(",")[0], request.path)
         if refusal is not None:
             raise refusal
-        if not self._origins.lets(origin):
+        if not self.origins.lets(origin):
             message = f"pages of {shown(origin.decode('latin-1'))} may not ask here; see corsOrigins (--cors-origin)"
             raise ApiError(403, message, code="origin_not_allowed")
         return ImmediateResponse(204, b"", fields=tuple(preflight(methods, request.wants[1])))
 
     def _readyz(self) -> ImmediateResponse:
-        if self._viewer.ready():
+        if self.viewer.ready():
             return ImmediateResponse(200, b'{"status":"ready"}')
-        why = "the router is shutting down" if self._viewer.draining else "no replica is ready"
-        if not self._viewer.may_serve():
+        why = "the router is shutting down" if self.viewer.draining else "no replica is ready"
+        if not self.viewer.may_serve():
             why = "the router cannot read its API keys"
         raise ApiError(503, why, code="not_ready", retry_after_s=1)
 
     def _model(self, name: str) -> dict[str, object]:
-        return {"id": name, "object": "model", "created": self._created, "owned_by": "trimode"}
+        return {"id": name, "object": "model", "created": self.created, "owned_by": "trimode"}
 
 
 def _json(status: int, value: object) -> ImmediateResponse:
@@ -252,7 +238,3 @@ def _no_model(name: str, catalog: Catalog) -> ApiError:
         return ApiError(503, message, code="not_ready", param="model", retry_after_s=1)
     message = f"the model {shown(name)} does not exist; served here: {served}"
     return ApiError(404, message, code="model_not_found", param="model")
-
-
-def _not_allowed(method: str, path: str, allowed: str) -> ApiError:
-    return MethodNotAllowed(method, path, allowed)

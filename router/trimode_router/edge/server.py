@@ -1,7 +1,4 @@
-"""The router as a whole: put together, started, drained.
-
-Belongs here: composition and life cycle. Nothing here knows HTTP or policy.
-"""
+"""The router as a whole: put together, started, drained."""
 
 from __future__ import annotations
 
@@ -58,8 +55,8 @@ class Router:
         fleet's token where it is None; where it is empty the client's own key, unless that is a key of this router
         (`keys_file`) and was not meant to go further (`forward_client_keys`).
 
-        Where the key file or the certificate can not be used it serves nobody until they can: on a cluster both come
-        from Secrets, which may be mended while it runs.
+        Where the key file or the certificate can not be used it serves no request until they can: on a cluster both
+        come from Secrets, which may be corrected while it runs.
         """
         self.limits = limits or Limits(
             header_bytes=config.header_bytes, body_bytes=config.body_bytes, idle_seconds=config.idle_seconds
@@ -73,7 +70,9 @@ class Router:
         self.fleet = Fleet(config.model, config.policy, self.limits.slack)
         self.metrics = Metrics()
         self.access = Access(Path(config.keys_file) if config.keys_file else None, now())
-        self.certificate = _certificate(config)
+        self.certificate: Certificate | None = None
+        if config.tls_certificate:
+            self.certificate = Certificate(Path(config.tls_certificate), Path(config.tls_key or config.tls_certificate))
         self._traces = Traces(traces_endpoint, config.name, now, wall)
         self.accounting = Accounting(self.metrics, wall, config.access_log_sample)
         passes_keys = not key and (config.forward_client_keys or not config.keys_file)
@@ -105,7 +104,10 @@ class Router:
             config.static_replicas, self.fleet, config.static_max_running, key, now, wall, self.dispatcher.drain_queue
         )
         self._idle = asyncio.Event()
-        self._metrics_live()
+        self.metrics.in_flight.set_function(lambda: len(self.dispatcher.in_flight))
+        self.metrics.tasks.set_function(lambda: len(asyncio.all_tasks()))
+        self.metrics.queued.set_function(lambda: len(self.dispatcher.queue))
+        self.metrics.connections.set_function(lambda: len(self._connections))
 
     async def start(self) -> None:
         """Listen on both ports. Raises OSError naming neither: `strerror` says what, the caller knows where."""
@@ -134,6 +136,7 @@ class Router:
 
     async def stop(self, timeout_s: float) -> bool:
         """Refuse what is new, finish what runs for at most `timeout_s`; whether everything was finished."""
+        # Not ready from now on, but what is under way, and what arrives on open connections, is still served.
         self.viewer.draining = True
         self._server.close()
         finished = True
@@ -180,7 +183,8 @@ class Router:
 
     def _on_time(self, due: float) -> None:
         if asyncio.get_running_loop().time() - due > _SLEPT_SECONDS:
-            # This process itself stood still: reports and bytes wait in its sockets, nobody is silent.
+            # This process itself stood still (a suspended machine, a stopped container): reports and bytes wait in its
+            # sockets. A tick now would take every replica for dead.
             self._tick_in(_SLEPT_SECONDS)
             return
         try:
@@ -192,24 +196,12 @@ class Router:
     def _busy(self) -> bool:
         return bool(self.dispatcher.in_flight or self.dispatcher.queue or self._connections)
 
-    def _metrics_live(self) -> None:
-        self.metrics.in_flight.set_function(lambda: len(self.dispatcher.in_flight))
-        self.metrics.tasks.set_function(lambda: len(asyncio.all_tasks()))
-        self.metrics.queued.set_function(lambda: len(self.dispatcher.queue))
-        self.metrics.connections.set_function(lambda: len(self._connections))
-
 
 def _hosts(config: RouterConfig) -> Hosts | None:
     """Names that matter where a page of a browser on this machine could ask: without keys, which it has none of, and
     without a certificate, which would not be for its name."""
     guarded = config.host in LOOPBACK and not config.keys_file and not config.tls_certificate
     return Hosts(config.allowed_hosts) if guarded else None
-
-
-def _certificate(config: RouterConfig) -> Certificate | None:
-    if not config.tls_certificate:
-        return None
-    return Certificate(Path(config.tls_certificate), Path(config.tls_key or config.tls_certificate))
 
 
 def bound_address(host: str, url: str) -> str:

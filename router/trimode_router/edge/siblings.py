@@ -1,6 +1,6 @@
-"""The other processes that share this one's public port, by their internal ports.
+"""The other processes that share this one's public port: what they have counted.
 
-Belongs here: asking them what they have counted. Their parent tells who they are, once all of them listen.
+Their parent tells each the internal ports of the others, once all of them listen.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SHARE = msgspec.json.Decoder(Share)
 
 
 class SiblingError(TrimodeError):
-    """One of them does not tell, so that there is no sum."""
+    """One of them does not answer, so that there is no sum."""
 
 
 class Siblings:

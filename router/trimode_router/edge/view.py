@@ -1,12 +1,10 @@
-"""From live state to what `/fleet` shows, and its history.
-
-Belongs here: making the frozen views; no decisions.
-"""
+"""From live state to the frozen views that `/fleet` shows, and their history."""
 
 from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from trimode_api.fleet import (
     FleetHistory,
@@ -26,62 +24,54 @@ from trimode_router.telemetry.accounting import Accounting
 HISTORY_SECONDS = 600
 
 
+@dataclass(slots=True, eq=False)
 class Viewer:
     """Makes views of the fleet. `now` in seconds of the router's clock, `wall` in Unix seconds.
 
     `watched`: what the router reads from files that may be bad.
     """
 
-    def __init__(
-        self,
-        name: str,
-        fleet: Fleet,
-        dispatcher: Dispatcher,
-        accounting: Accounting,
-        now: Callable[[], float],
-        wall: Callable[[], float],
-    ) -> None:
-        self._name = name
-        self._fleet = fleet
-        self._dispatcher = dispatcher
-        self._accounting = accounting
-        self._now = now
-        self._wall = wall
-        self._samples: deque[FleetSample] = deque(maxlen=HISTORY_SECONDS)
-        self.draining = False
-        self.watched: tuple[Watched, ...] = ()
+    name: str
+    live: Fleet
+    dispatcher: Dispatcher
+    accounting: Accounting
+    now: Callable[[], float]
+    wall: Callable[[], float]
+    draining: bool = False
+    watched: tuple[Watched, ...] = ()
+    _samples: deque[FleetSample] = field(default_factory=lambda: deque(maxlen=HISTORY_SECONDS), init=False)
 
     def fleet(self, *, inside: bool = False) -> FleetView:
         """Everything, as of now. What is wrong with its files is told `inside` only: the words may name tenants."""
-        policy = self._fleet.rules.policy
-        replicas = tuple(self._replica(replica) for replica in self._fleet)
+        policy = self.live.rules.policy
+        replicas = tuple(self._replica(replica) for replica in self.live)
         pools = dict.fromkeys([*(pool.name for pool in policy.pools), *(replica.pool for replica in replicas)])
         return FleetView(
-            name=self._name,
-            model=self._fleet.model,
-            time=self._wall(),
+            name=self.name,
+            model=self.live.model,
+            time=self.wall(),
             policy_version=policy.version,
-            default_tier=self._fleet.rules.default_tier.name,
+            default_tier=self.live.rules.default_tier.name,
             tiers=policy.tiers,
             switching=policy.switching,
             drain_timeout_seconds=policy.drain_timeout_seconds,
             pools=tuple(self._pool(name, replicas) for name in pools),
             replicas=replicas,
             router=self._router(inside),
-            objectives=self._accounting.objectives(),
-            decisions=tuple(self._fleet.changes),
-            refusals=tuple(self._accounting.refusals),
+            objectives=self.accounting.objectives(),
+            decisions=tuple(self.live.changes),
+            refusals=tuple(self.accounting.refusals),
         )
 
     def sample(self) -> None:
         """Note this second for the history."""
-        rules, now = self._fleet.rules, self._now()
-        alive = [r.report for r in self._fleet if r.freshness(rules, now) is not Freshness.DEAD]
+        rules, now = self.live.rules, self.now()
+        alive = [r.report for r in self.live if r.freshness(rules, now) is not Freshness.DEAD]
         self._samples.append(
             FleetSample(
-                time=self._wall(),
-                in_flight=len(self._dispatcher.in_flight),
-                queued=len(self._dispatcher.queue),
+                time=self.wall(),
+                in_flight=len(self.dispatcher.in_flight),
+                queued=len(self.dispatcher.queue),
                 running=sum(report.running for report in alive),
                 waiting=sum(report.waiting for report in alive),
                 tokens_per_second=sum(report.tokens_per_second for report in alive),
@@ -94,25 +84,25 @@ class Viewer:
 
     def ready(self) -> bool:
         """Whether requests would be served: not draining, keys and certificate are there, and some replica takes them
-        or can be woken."""
+        or can be started."""
         if self.draining or not self.may_serve():
             return False
-        now = self._now()
-        awake = any(self._fleet.usable(view) for view in self._fleet.views(now))
-        return awake or bool(self._dispatcher.activator.scaled_to_zero(now))
+        now = self.now()
+        awake = any(self.live.usable(view) for view in self.live.views(now))
+        return awake or bool(self.dispatcher.activator.scaled_to_zero(now))
 
     def may_serve(self) -> bool:
         return all(each.usable for each in self.watched)
 
     def _replica(self, replica: Replica) -> ReplicaState:
-        report, now = replica.report, self._now()
+        report, now = replica.report, self.now()
         return ReplicaState(
             replica_id=report.replica_id,
             pool=report.pool,
             url=report.url,
             ready=report.ready,
             draining=replica.draining,
-            freshness=replica.freshness(self._fleet.rules, now),
+            freshness=replica.freshness(self.live.rules, now),
             cooling=now < replica.cool_until,
             age_seconds=round(now - replica.heard_at, 3),
             in_flight=replica.in_flight,
@@ -144,25 +134,25 @@ class Viewer:
         points = Counter(replica.point for replica in ready)
         return PoolState(
             name=name,
-            points=tuple(str(point) for point in self._fleet.rules.pools.get(name, ())),
+            points=tuple(str(point) for point in self.live.rules.pools.get(name, ())),
             replicas=len(own),
             ready=len(ready),
             running=sum(replica.running for replica in own),
             waiting=sum(replica.waiting for replica in own),
             tokens_per_second=sum(replica.tokens_per_second for replica in own),
             shares={point: round(100 * count / len(ready), 1) for point, count in points.items()},
-            asleep=name in self._dispatcher.activator.scaled_to_zero(self._now()),
-            wanted=self._dispatcher.activator.wanted(name, self._now()),
+            asleep=name in self.dispatcher.activator.scaled_to_zero(self.now()),
+            wanted=self.dispatcher.activator.wanted(name, self.now()),
         )
 
     def _router(self, inside: bool) -> RouterState:
-        oldest = self._dispatcher.queue.oldest()
+        oldest = self.dispatcher.queue.oldest()
         return RouterState(
-            in_flight=len(self._dispatcher.in_flight),
-            queued=len(self._dispatcher.queue),
-            oldest_wait_seconds=0.0 if oldest is None else round(self._now() - oldest, 3),
-            finished_total=self._accounting.finished_total,
-            refused_total=self._accounting.refused_total,
+            in_flight=len(self.dispatcher.in_flight),
+            queued=len(self.dispatcher.queue),
+            oldest_wait_seconds=0.0 if oldest is None else round(self.now() - oldest, 3),
+            finished_total=self.accounting.finished_total,
+            refused_total=self.accounting.refused_total,
             draining=self.draining,
             problems={each.field: each.problem for each in self.watched if inside and each.problem},
         )

@@ -1,7 +1,7 @@
 """Which models requests may ask for, and which replicas have which. [pure]
 
-Belongs here: what servers list, made ready to be looked up for each request. Replicas of one deployment all have its
-one model; servers that the router merely stands before have what `/v1/models` says: models, and adapters under names.
+Replicas of one deployment all have its one model; servers that the router merely stands before have what `/v1/models`
+says: models, and adapters under names.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The fleet as this router knows it: its replicas, and the policy in force.
 
-Belongs here: what concerns all of them; `now` is an argument (seconds of a monotonic clock), there is no I/O.
-Decisions read the frozen views made here, never the records.
+`now` is an argument (seconds of a monotonic clock), there is no I/O. Decisions read the frozen views made here, never
+the records.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ class Fleet:
             raise FleetError(
                 409, f"policy version {policy.version} is older than version {present.version} in force", "old_policy"
             )
+        # Two writers with one version: routers would differ by which of them they heard last.
         if policy.version == present.version and policy != present:
             raise FleetError(
                 409, f"another policy of version {policy.version} is in force; raise the version", "same_version"
@@ -123,6 +124,7 @@ class Fleet:
         rules, slack = self.rules, self._slack
         eligible = self._replicas.values() if not without else [r for r in self if r.replica_id not in without]
         views = [r.view(rules, slack, now) for r in eligible if now >= r.cool_until]
+        # Where all of them cool, a request is better tried than refused.
         if cooling and len(views) < len(eligible) and not any(self.usable(view) for view in views):
             views = [r.view(rules, slack, now) for r in eligible]
         return tuple(views)
@@ -132,7 +134,7 @@ class Fleet:
         return {*tried, *self.catalog.without(model)} if self.catalog.split else tried
 
     def usable(self, view: ReplicaView) -> bool:
-        """Whether it may get requests at all, be it full or not."""
+        """Whether it may get requests at all, full or not."""
         return view.ready and not view.draining and view.age_s <= self.rules.staleness.dead_after_s
 
     def mark_dead(self, now: float) -> list[str]:
@@ -144,6 +146,7 @@ class Fleet:
             if age > dead_after and not replica.dead:
                 replica.dead = True
                 died.append(replica.replica_id)
+            # One that still has requests is kept: their end must find its counters.
             if age >= dead_after * FORGET_AFTER_DEATHS and not replica.in_flight:
                 del self._replicas[replica.replica_id]
         return died

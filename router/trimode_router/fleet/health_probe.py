@@ -1,13 +1,14 @@
 """Replicas that do not report: any OpenAI-compatible server, named at the start and asked now and then.
 
-Belongs here: what is known of them, put into the words of a report, so that nothing else need know the difference.
-Their load is what this router itself sends them.
+What is known of them is put into the form of a report, so that nothing else need know the difference. Their load is
+what this router itself sends them.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -47,37 +48,35 @@ def id_of(base: str) -> str:
     return parts.netloc + parts.path
 
 
+@dataclass(slots=True, eq=False)
 class Prober:
-    """Asks each of `urls` for its models every second; `max_running` requests are sent to one at a time."""
+    """Asks each of `urls` for its models every second; `max_running` requests are sent to one at a time. `changed` is
+    called after each finding."""
 
-    def __init__(
-        self,
-        urls: Sequence[str],
-        fleet: Fleet,
-        max_running: int,
-        key: str,
-        now: Callable[[], float],
-        wall: Callable[[], float],
-        changed: Callable[[], None],
-    ) -> None:
-        self._targets = list(dict.fromkeys(map(base_of, urls)))
-        self._fleet = fleet
-        self._max_running = max_running
-        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._now, self._wall, self._changed = now, wall, changed
-        self._lists: dict[str, tuple[str, ...]] = {}
-        self._mute: set[str] = set()
-        self._sequence = 0
-        self._tasks: list[asyncio.Task[None]] = []
-        self._log = structlog.get_logger("probe")
+    urls: Sequence[str]
+    fleet: Fleet
+    max_running: int
+    key: str
+    now: Callable[[], float]
+    wall: Callable[[], float]
+    changed: Callable[[], None]
+    _lists: dict[str, tuple[str, ...]] = field(default_factory=dict, init=False)
+    _mute: set[str] = field(default_factory=set, init=False)
+    _sequence: int = field(default=0, init=False)
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list, init=False)
+    _session: aiohttp.ClientSession = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.urls = tuple(dict.fromkeys(map(base_of, self.urls)))
 
     async def start(self) -> None:
-        if not self._targets:
+        if not self.urls:
             return
         self._know()
         timeout = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
-        self._session = aiohttp.ClientSession(headers=self._headers, timeout=timeout)
-        self._tasks = [asyncio.ensure_future(self._watch(url)) for url in self._targets]
+        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        self._session = aiohttp.ClientSession(headers=headers, timeout=timeout)
+        self._tasks = [asyncio.ensure_future(self._watch(url)) for url in self.urls]
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -92,7 +91,7 @@ class Prober:
             problem = await self._probe(url)
             if well is not (problem == ""):
                 well = problem == ""
-                self._log.info("replica", url=url, ready=well, problem=problem or None)
+                structlog.get_logger("probe").info("replica", url=url, ready=well, problem=problem or None)
             await asyncio.sleep(PROBE_SECONDS)
 
     async def _probe(self, url: str) -> str:
@@ -101,14 +100,15 @@ class Prober:
             async with self._session.get(url + MODELS_PATH) as response:
                 body = await response.read()
                 wants_key = response.status in (401, 403)
-                if wants_key and self._headers:
+                if wants_key and self.key:
                     raise aiohttp.ClientError(f"status {response.status}: it does not take the router's key")
                 if response.status != 200 and not wants_key:
                     raise aiohttp.ClientError(f"status {response.status}")
             models = () if wants_key else tuple(model.id for model in _MODELS.decode(body).data)
         except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError) as error:
+            # One that is merely slow to answer may be busy: it only grows stale.
             if self._heard(url) and not isinstance(error, TimeoutError):
-                self._report(url, ready=False)  # one that is merely slow to answer may be busy: it only grows stale
+                self._report(url, ready=False)
             return str(error) or type(error).__name__
         self._learn(url, models, mute=wants_key)
         self._report(url, ready=True)
@@ -131,10 +131,10 @@ class Prober:
         self._know()
 
     def _know(self) -> None:
-        self._fleet.catalog = Catalog.of_servers(
+        self.fleet.catalog = Catalog.of_servers(
             {id_of(url): models for url, models in self._lists.items()},
             [id_of(url) for url in self._mute],
-            [url for url in self._targets if not self._heard(url)],
+            [url for url in self.urls if not self._heard(url)],
         )
 
     def _report(self, url: str, *, ready: bool) -> None:
@@ -143,12 +143,12 @@ class Prober:
             replica_id=id_of(url),
             pool=POOL,
             url=url,
-            model=self._fleet.model,
+            model=self.fleet.model,
             sequence=self._sequence,
             ready=ready,
             running=0,
             waiting=0,
-            max_running=self._max_running,
+            max_running=self.max_running,
             queued_prompt_tokens=0,
             cached_tokens=0,
             capacity_tokens=0,
@@ -158,7 +158,7 @@ class Prober:
             allowed_points=(_POINT,),
             switches=0,
             tokens_per_second=0,
-            policy_version=self._fleet.rules.policy.version,
+            policy_version=self.fleet.rules.policy.version,
         )
-        self._fleet.take_report(report, self._now(), self._wall())
-        self._changed()
+        self.fleet.take_report(report, self.now(), self.wall())
+        self.changed()

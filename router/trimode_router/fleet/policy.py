@@ -1,7 +1,4 @@
-"""The policy in the form that requests need: looked up, not searched. [pure]
-
-Belongs here: everything derived from a `PolicyConfig`, computed once per version.
-"""
+"""The policy in the form that requests need: looked up, not searched, computed once per version. [pure]"""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ from dataclasses import dataclass
 
 from trimode_api.errors import ApiError
 from trimode_api.modes import OperatingPoint
-from trimode_api.wire import PolicyConfig, TierPolicy
+from trimode_api.wire import PolicyConfig
 from trimode_policy.admit import AdmissionLimits
 from trimode_policy.route import Staleness
 
@@ -40,12 +37,15 @@ class Rules:
 
     @classmethod
     def of(cls, policy: PolicyConfig) -> Rules:
-        tiers = {tier.name: _tier(tier) for tier in policy.tiers}
+        tiers = {
+            tier.name: Tier(tier.name, tier.priority, tier.ttft_milliseconds / 1000, tier.tpot_milliseconds / 1000)
+            for tier in policy.tiers
+        }
         pools = {pool.name: tuple(OperatingPoint.parse(name) for name in pool.points) for pool in policy.pools}
         return cls(
             policy=policy,
             tiers=tiers,
-            # Who names no tier gets the last resort: the lowest priority, of several the first listed.
+            # A request that names no tier passes none that does: the lowest priority, the first listed of several.
             default_tier=min(tiers.values(), key=lambda tier: tier.priority),
             points=tuple(dict.fromkeys(point for points in pools.values() for point in points)),
             pools=pools,
@@ -67,7 +67,3 @@ class Rules:
                 400, f"x-trimode-tier: {name!r} is not a tier; allowed: {allowed}", code="unknown_tier", param="tier"
             )
         return tier
-
-
-def _tier(tier: TierPolicy) -> Tier:
-    return Tier(tier.name, tier.priority, tier.ttft_milliseconds / 1000, tier.tpot_milliseconds / 1000)

@@ -1,6 +1,6 @@
 """One replica as this router knows it: its last report, and what the router counts itself.
 
-Belongs here: the live record and its transitions. Decisions read the frozen view made here, never the record.
+Decisions read the frozen view made here, never the record.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Replica:
         return Freshness.STALE if age > rules.staleness.stale_after_s else Freshness.FRESH
 
     def view(self, rules: Rules, slack: int, now: float) -> ReplicaView:
-        """The frozen view; made anew after each change, as making it costs more than all that reads it."""
+        """The frozen view; made again only after a change, as making it costs more than all that reads it."""
         view, age = self.cached, now - self.heard_at
         if view is None or age - view.age_s > VIEW_SECONDS:
             view = self.cached = self._view(rules, slack, age)
@@ -95,6 +95,7 @@ class Replica:
         if report.allowed_points != self.report.allowed_points:
             self.points = points_of(report)
         self.report, self.heard_at, self.dead = report, now, False
+        # `peak`, not `in_flight`: a request that ended since the report was made is still counted in it.
         self.others = max(0, report.running + report.waiting - self.peak)
         self.peak = self.in_flight
 
@@ -103,7 +104,7 @@ class Replica:
         self.rows, self.cached = rows_of(self.report, rules), None
 
     def command(self) -> Command:
-        """The wish for it, as long as it does not report it as fulfilled."""
+        """What it was asked for, as long as it does not report that it has done so."""
         if self.drain is False and not self.report.draining:
             self.drain = None  # fulfilled: a later drain is the replica's own will
         if self.drain is None or self.drain == self.report.draining:

@@ -1,7 +1,6 @@
 """One client connection: requests in, answers out, in order.
 
-Belongs here: turns, timeouts and flow control of the public port. While an answer is under way later requests wait as
-raw bytes; a client that closes (or half-closes) its side has left.
+While an answer is under way later requests wait as raw bytes; a client that closes (or half-closes) its side has left.
 """
 
 from __future__ import annotations
@@ -73,6 +72,7 @@ class ClientConnection(asyncio.Protocol):
             return
         if self.current is not None:
             self._backlog += data
+            # A client may send without end while its answer is under way: TCP holds it back, not this process's memory.
             if len(self._backlog) > self._edge.limits.pipelined_bytes:
                 self.transport.pause_reading()
             return
@@ -145,6 +145,7 @@ class ClientConnection(asyncio.Protocol):
             return
         self.deadline = 0.0
         phase = self._reader.phase
+        # One that does not read, or that has had its time to take its last answer.
         if self._reader.deaf or self.paused:
             self.transport.abort()
         elif phase is Phase.IDLE:

@@ -1,7 +1,4 @@
-"""A replica's answer as its head announces it. [pure]
-
-Belongs here: the value, and reading it off the fields that the parser found.
-"""
+"""A replica's answer as its head announces it. [pure]"""
 
 from __future__ import annotations
 

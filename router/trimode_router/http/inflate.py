@@ -1,7 +1,4 @@
-"""Compressed request bodies. [pure]
-
-Belongs here: content codings that the standard library knows, and the bound on what may come out of them.
-"""
+"""Compressed request bodies: the content codings that the standard library knows, with a bound on the result. [pure]"""
 
 from __future__ import annotations
 

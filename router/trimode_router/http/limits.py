@@ -1,7 +1,4 @@
-"""Bounds of the router's edges: sizes, times and attempts.
-
-Belongs here: numbers that protect the router, not those that express a policy (these come in `PolicyConfig`).
-"""
+"""Bounds that protect the router: sizes, times and attempts. What expresses a policy comes in `PolicyConfig`."""
 
 from __future__ import annotations
 
@@ -37,13 +34,13 @@ class Limits:
     stuck_seconds: float = 15.0
     """The same in mid-stream for one that reports, but that it runs requests and emits no token of any."""
     stalled_seconds: float = 30.0
-    """The same in mid-stream whatever the replica reports: its rest may as well come from elsewhere."""
+    """The same in mid-stream for any report: another replica can send the rest as well."""
     attempts: int = 3
     """Replicas that may see one request before its first byte reached the client: it may be what they fail of."""
     placements: int = 16
     """The same with those that were never reached: half a fleet may be away at once."""
     continuations: int = 4
-    """Replicas tried in a row for the rest of a broken stream without a byte from any: what kills all who touch it
+    """Replicas tried in a row for the rest of a broken stream without a byte from any: what kills all that touch it
     must not take the fleet down. Between them it waits 0.25 s, doubled each time, as replicas may die together."""
     resumptions: int = 8
     """Times that one stream may break and be continued elsewhere."""
@@ -51,7 +48,7 @@ class Limits:
     """A draining router leaves idle connections open this long: a request may be on its way on them."""
     resume_seconds: float = 30.0
     """How long a broken stream waits for a replica that can continue it."""
-    trail_bytes: int = 512 * 1024
+    transcript_bytes: int = 512 * 1024
     """Of a stream's token ids (as text), kept to resume it; a longer one can not be resumed."""
     held_bytes: int = 256 * 1024
     """Of an answer that is not a stream, this much is held back so that it can still be retried."""

@@ -1,7 +1,4 @@
-"""Bytes of HTTP heads and small answers. [pure]
-
-Belongs here: serialising; what an answer says is decided elsewhere.
-"""
+"""Bytes of HTTP heads and small answers. [pure]"""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Kept connections to one replica.
-
-Belongs here: taking, keeping and opening them.
-"""
+"""Kept connections to one replica."""
 
 from __future__ import annotations
 
@@ -22,10 +19,11 @@ class LinkPool:
         self.authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._idle: list[Link] = []
         self._spare = 0
-        """The fewest that were idle at any time since the last `trim`: so many nobody has needed."""
+        """The fewest that were idle at any time since the last `trim`: so many were not needed."""
         self._closed = False
 
     def take(self) -> Link | None:
+        # The latest used is the least likely to have been closed by the replica for being idle.
         while self._idle:
             link = self._idle.pop()
             self._spare = min(self._spare, len(self._idle))
@@ -44,7 +42,8 @@ class LinkPool:
             self._idle.remove(link)
 
     def trim(self) -> None:
-        """Close half of those that nobody has needed since the last time, the longest idle first."""
+        """Close half of those that were not needed since the last time, the longest idle first."""
+        # After a peak they would stay open for as long as both sides live; half at a time, as the next may be near.
         for link in self._idle[: (self._spare + 1) // 2]:
             link.transport.close()
         del self._idle[: (self._spare + 1) // 2]

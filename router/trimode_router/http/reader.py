@@ -1,7 +1,4 @@
-"""From bytes of a client to its requests.
-
-Belongs here: the parser's callbacks, and the limits on what it is fed. No transport, no clock.
-"""
+"""From bytes of a client to its requests: the parser's callbacks, and the limits on what it is fed."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from trimode_router.http.limits import Limits
 from trimode_router.http.request import Head, Request, split_target
 
 Refuse = Callable[[str, str], ApiError | None]
-"""(method, path) -> the error a request would get whatever its body is; asked before a body is invited."""
+"""(method, path) -> the error a request would get for any body; asked before `100 Continue` is sent."""
 
 
 class Phase(Enum):
@@ -133,7 +130,8 @@ class RequestReader:
         if head is None or self.deaf:
             return
         if head.problem is not None:
-            raise _WrongError  # ends the parser: what follows in the same piece must not be taken for this request
+            # Ends the parser: where another request followed in the same read, its answer went out as this one's.
+            raise _WrongError
         keep = self._parser.should_keep_alive()
         if self._parser.should_upgrade():
             # The parser stops here whether or not a body follows: what follows can not be told apart.

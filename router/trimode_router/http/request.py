@@ -1,7 +1,4 @@
-"""A client's request, once it is complete or known to be wrong. [pure]
-
-Belongs here: the value that the client connection hands over, and the collecting of its head.
-"""
+"""A client's request, once it is complete or known to be wrong, and the collecting of its head. [pure]"""
 
 from __future__ import annotations
 
@@ -44,7 +41,7 @@ class Request:
     wants: tuple[bytes, bytes] = (b"", b"")
     """Method and fields that a browser asks about beforehand (Access-Control-Request-*)."""
     added: bytes = b""
-    """Lines that the answer's head gets whatever the answer is."""
+    """Lines that the head of any answer to it gets."""
 
 
 _METHOD, _FIELDS = b"access-control-request-method", b"access-control-request-headers"
@@ -175,8 +172,8 @@ class Head:
         elif codings[-1:] != [b"chunked"] or codings.count(b"chunked") > 1:
             self.fail(400, "Transfer-Encoding must end with chunked, and have it once", "invalid_request")
         elif codings != [b"chunked"]:
-            told = b", ".join(codings)[:100].decode("latin-1")
-            self.fail(501, f"Transfer-Encoding: only chunked is understood, got {told}", "unsupported_coding")
+            got = b", ".join(codings)[:100].decode("latin-1")
+            self.fail(501, f"Transfer-Encoding: only chunked is understood, got {got}", "unsupported_coding")
 
     def _rare(self, name: bytes, value: bytes) -> None:
         if name == b"content-encoding":

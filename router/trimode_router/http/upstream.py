@@ -1,6 +1,6 @@
 """One connection to a replica: reused, and watched by a C parser while its bytes pass.
 
-Belongs here: framing of answers and the life of a connection. What the bytes mean is the receiver's business.
+What the bytes mean is the receiver's business.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Link(asyncio.Protocol):
     def __init__(self, pool: Keeper) -> None:
         self.pool = pool
         self.heard = True
-        """Whether something came since somebody looked."""
+        """Whether something came since the last `Dispatcher.watch`, which clears it."""
         self._receiver: Receiver | None = None
         self._reused = False
         self._parser: httptools.HttpResponseParser | None = None
@@ -107,7 +107,8 @@ class Link(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         receiver, parser = self._receiver, self._parser
         if receiver is None or parser is None:
-            self.drop()  # a replica that speaks unasked can not be trusted with a next request
+            # Bytes that no request asked for: the end of them could be taken for the next request's answer.
+            self.drop()
             return
         self.heard = True
         try:
@@ -116,7 +117,8 @@ class Link(asyncio.Protocol):
             self._head += data
             self._break(f"sent malformed HTTP: {error}")
             return
-        if self._flows:  # nearly every piece
+        # Nearly every piece. `on_body` of the parser would copy each, and lose the chunks' framing that clients get.
+        if self._flows:
             receiver.on_bytes(data)
         elif self._begun > 1:
             self._break("sent more than its answer")

@@ -81,7 +81,7 @@ class Exchange:
         self.record = Record(owner.now())
         self._owner = owner
         self._broken_at = 0.0
-        most, choices = owner.limits.trail_bytes, asked.choices
+        most, choices = owner.limits.transcript_bytes, asked.choices
         self._transcript = Transcript(most) if choices == 1 else ManyTranscripts(most, choices)
         self._head: AnswerHead
         self._splitter: EventSplitter
@@ -107,6 +107,7 @@ class Exchange:
     def send(self, link: Link, head_bytes: bytes) -> None:
         """Send the request, or the one for the rest of its answer, over `link`."""
         self.link = link
+        # The client may have stopped reading while there was no link: without this the rest would pile up here.
         if self.client.paused:
             link.transport.pause_reading()
         link.begin(self, head_bytes, self.body, unchunk=self.request.http10)
@@ -180,8 +181,9 @@ class Exchange:
 
     def _repeatable(self, status: int) -> Failure | None:
         """How the attempt failed, where the client need not hear of it."""
+        # It does not take the router's key: no client can correct that, and the 401 would read as if theirs were wrong.
         if status == 401 and not self._owner.passes_keys:
-            return Failure.REFUSED  # it does not take the router's key, which no client can mend
+            return Failure.REFUSED
         how = failure_of(status)
         return how if how is not None and self._owner.elsewhere(self) else None
 
@@ -189,7 +191,7 @@ class Exchange:
     def continuable(self) -> bool:
         """Whether the rest could come from elsewhere, as far as the client and the replica's chunks go."""
         streams = self.phase.begun and self.record.stream and self._splitter.aligned and not self.client.gone
-        return streams and not self._transcript.finished and bool(self._transcript.told)
+        return streams and not self._transcript.finished and bool(self._transcript.emitted_field)
 
     # The client's side.
 
@@ -205,6 +207,7 @@ class Exchange:
 
     def resume(self) -> None:
         if self.link is not None:
+            # Silence while the client did not read was not the replica's.
             self.link.heard = True
             self.link.transport.resume_reading()
 
@@ -245,6 +248,7 @@ class Exchange:
 
     def _break_off(self, why: str) -> None:
         """End a begun answer: an error event where the client can still read one, else a cut connection."""
+        # Behind half an event, or within a JSON body, an error event would be read as content: only a cut tells.
         if not self.record.stream or not self._splitter.aligned or self.client.gone:
             self._end("broken")
             self.client.abort()

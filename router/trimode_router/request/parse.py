@@ -1,6 +1,6 @@
 """What a client asks for: the few fields of a body that routing needs, parsed once. [pure]
 
-Belongs here: reading a request. The body itself travels on unchanged; the replica checks all the rest.
+The body itself travels on unchanged; the replica checks all the rest.
 """
 
 from __future__ import annotations
@@ -141,21 +141,21 @@ def beginnings(prompt: bytes) -> tuple[Beginning, ...]:
     return tuple(found)
 
 
-def wish_in(dial: DecodingWish, points: Sequence[OperatingPoint]) -> Wish | None:
-    """What `dial` insists on, None where it names no mode.
+def wish_in(options: DecodingWish, points: Sequence[OperatingPoint]) -> Wish | None:
+    """What `options` insists on, None where it names no mode.
 
     Raises ApiError (400) where a mode is unknown or none of `points` fits.
     """
-    if dial.mode is None:
-        if dial.blockLength is not None or dial.threshold is not None:
+    if options.mode is None:
+        if options.blockLength is not None or options.threshold is not None:
             raise _bad("trimode.mode", "is required where blockLength or threshold is set")
         return None
     try:
-        mode = Mode(dial.mode)
+        mode = Mode(options.mode)
     except ValueError as error:
         allowed = ", ".join(mode.value for mode in Mode)
-        raise _bad("trimode.mode", f"{shown(dial.mode)} is not a mode; allowed: {allowed}") from error
-    wish = Wish(mode, dial.blockLength, dial.threshold)
+        raise _bad("trimode.mode", f"{shown(options.mode)} is not a mode; allowed: {allowed}") from error
+    wish = Wish(mode, options.blockLength, options.threshold)
     if not any(map(wish.fits, points)):
         raise _bad("trimode", f"{wish} is not offered; allowed: {', '.join(map(str, points))}")
     return wish
@@ -170,12 +170,12 @@ def _limit(common: _Common) -> int | None:
     return limit
 
 
-def _workload(dial: DecodingWish | None) -> str:
-    if dial is None or dial.workload is None:
+def _workload(options: DecodingWish | None) -> str:
+    if options is None or options.workload is None:
         return ""
-    if not _WORKLOAD.match(dial.workload):
-        raise _bad("trimode.workload", f"must be up to 32 of a-z, 0-9 and '-', got {shown(dial.workload)}")
-    return dial.workload
+    if not _WORKLOAD.match(options.workload):
+        raise _bad("trimode.workload", f"must be up to 32 of a-z, 0-9 and '-', got {shown(options.workload)}")
+    return options.workload
 
 
 def _lossy_ok(common: _Common, wish: Wish | None) -> bool:

@@ -1,6 +1,6 @@
-"""What the router itself writes to clients around a replica's bytes.
+"""What the router itself writes to clients around a replica's bytes: heads, error answers, ends of broken streams.
 
-Belongs here: heads of spliced answers, error answers, ends of broken streams, and what can be read off an answer's end.
+And what it reads off an answer's end.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ def head_for(request: Request, framing: AnswerHead) -> bytes:
         own += b"retry-after: 1\r\n"
     if framing.stream:
         own += UNBUFFERED
+    # HTTP/1.0 has no chunks: its clients get the bare body, and the connection's end as the answer's.
     coding = b"" if request.http10 else framing.coding
     line, request_id = status_line(framing.status), request.request_id.encode()
     return b"%b%b%b%b: %b\r\n%b%b\r\n" % (line, framing.passed, coding, _ID, request_id, request.added, own)
@@ -67,14 +68,14 @@ def refuse(client: ClientConnection, request: Request, error: ApiError) -> None:
     client.finished()
 
 
-def ending(trail: Transcript, why: str, *, chunked: bool) -> tuple[bytes, bool]:
-    """What a client that has `trail` still needs, so that its stream ends properly; whether the answer is whole then.
+def ending(transcript: Transcript, why: str, *, chunked: bool) -> tuple[bytes, bool]:
+    """What a client that has `transcript` still needs for a proper end of its stream; whether the answer is whole then.
 
     `why` goes into the error event of one that is not.
     """
-    tail = trail.tail
+    tail = transcript.tail
     data, whole = b"", _DONE in tail
-    if not whole and trail.finished:  # nothing but the end mark is missing
+    if not whole and transcript.finished:  # nothing but the end mark is missing
         data, whole = _DONE + b"\n\n", True
     elif not whole and _ERROR not in tail:  # a replica that could still speak has said why
         data = event(error_bytes(ApiError(502, why, code="stream_broken")))
@@ -85,6 +86,7 @@ def ending(trail: Transcript, why: str, *, chunked: bool) -> tuple[bytes, bool]:
 
 def output_tokens(tail: bytes) -> int | None:
     """Tokens of an answer, from the usage at its end."""
+    # The last one: with `continuous_usage_stats` every chunk has one.
     at = tail.rfind(_TOKENS)
     found = _USAGE.match(tail, at) if at >= 0 else None
     return int(found[1]) if found else None

@@ -1,7 +1,7 @@
 """What a client already has of a stream, so that another replica can go on with it. [pure]
 
-Belongs here: keeping it at next to no cost, and the request made of it. A piece is only stored as it passes; token ids
-are looked for when some kilobytes have come together, and the JSON around them is never parsed.
+It must cost next to nothing: a piece is only stored as it passes; token ids are looked for when some kilobytes have
+come together, and the JSON around them is never parsed.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _OPENING_BYTES = 1024
 
 
 class Transcript:
-    """One stream's past. `most_bytes` bounds what is kept of its ids, as decimal text; beyond it a stream can not be
-    resumed any more."""
+    """What came of one stream. `most_bytes` bounds what is kept of its ids, as decimal text; beyond it a stream can not
+    be resumed any more."""
 
     __slots__ = ("_ids", "_most", "_opening", "pieces", "size")
 
@@ -54,26 +54,26 @@ class Transcript:
 
     @property
     def finished(self) -> bool:
-        """Whether the client knows how the answer ended, be it without usage or end mark."""
+        """Whether the client knows how the answer ended, even if usage or end mark are missing."""
         return _FINISHED.search(self.tail) is not None
 
     @property
-    def told(self) -> bytes:
-        """What another replica must know of it, as a field of JSON; nothing where it is unknown, or too much."""
+    def emitted_field(self) -> bytes:
+        """The ids so far as a field of JSON, for another replica; nothing where they are unknown, or too many."""
         self.digest()
         return b'"emitted":[%b]' % bytes(self._ids) if self._ids else b""
 
     def continuation(self, path: str, body: bytes) -> bytes | None:
         """The body that asks for the rest of an answer to `body`; None where too little is known."""
-        told = self.told
+        emitted = self.emitted_field
         answer, created = _ID.search(self._opening), _CREATED.search(self._opening)
-        if not told or answer is None or created is None:
+        if not emitted or answer is None or created is None:
             return None
         return b'{"path":%b,"id":"%b","created":%b,%b,"request":%b}' % (
             json.dumps(path).encode(),
             answer[1],
             created[1],
-            told,
+            emitted,
             body,
         )
 
@@ -91,6 +91,7 @@ class Transcript:
         """Keep the ids in it; up to where they need not be looked for again."""
         found = [ids for ids in _IDS.findall(whole) if ids]
         if found and self._ids is not None:
+            # Joined as text, never as numbers: they go into the next request's JSON as they came.
             if self._ids:
                 self._ids += b","
             self._ids += b",".join(found)
@@ -122,14 +123,15 @@ class ManyTranscripts(Transcript):
         return _USAGE in self.tail
 
     @property
-    def told(self) -> bytes:
+    def emitted_field(self) -> bytes:
         self.digest()
         if self._ids is None or not (self._by_choice or self._ended):
             return b""
-        return b'"choices":[%b]' % b",".join(map(self._choice, range(self._count)))
-
-    def _choice(self, index: int) -> bytes:
-        return b'{"emitted":[%b]%b}' % (b",".join(self._by_choice.get(index, ())), self._ended.get(index, b""))
+        choices = (
+            b'{"emitted":[%b]%b}' % (b",".join(self._by_choice.get(index, ())), self._ended.get(index, b""))
+            for index in range(self._count)
+        )
+        return b'"choices":[%b]' % b",".join(choices)
 
     def _take(self, whole: bytes) -> int:
         """`_ids` counts the bytes only."""
@@ -147,6 +149,7 @@ class ManyTranscripts(Transcript):
                 self._ids += ids
                 if len(self._ids) > self._most:
                     self._ids = None
+        # As above: ids of an event that came in parts, and is too large to wait for, are lost.
         torn = whole.rfind(_ACCOUNT, end)
         if torn >= 0 and len(whole) - torn > KEEP_BYTES // 2:
             self._ids = None

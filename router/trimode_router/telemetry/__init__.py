@@ -1,1 +1,1 @@
-"""What the router tells: metrics, logs, traces, accounting."""
+"""What the router shows of itself: metrics, logs, traces, accounting."""

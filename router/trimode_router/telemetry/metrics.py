@@ -1,7 +1,4 @@
-"""Every metric of the router: names, units, labels.
-
-Belongs here: all of them, and nothing else; a test pins the names. Times are in seconds.
-"""
+"""Every metric of the router: names, units, labels. A test pins the names. Times are in seconds."""
 
 from __future__ import annotations
 
@@ -113,23 +110,15 @@ class _FleetCollector(Collector):
         self._view = view
 
     def collect(self) -> Iterator[Metric]:
-        yield from _policy(self._view)
-        yield from _pools(self._view)
+        yield GaugeMetricFamily(
+            "trimode_router_policy_version", "Version of the policy in force.", value=self._view.policy_version
+        )
+        asleep = GaugeMetricFamily("trimode_pool_asleep", "1: no replica, and a request wakes it.", labels=["pool"])
+        for pool in self._view.pools:
+            asleep.add_metric([pool.name], float(pool.asleep))
+        yield asleep
         yield from _replicas(self._view)
         yield from _points(self._view)
-
-
-def _policy(view: FleetView) -> Iterator[Metric]:
-    yield GaugeMetricFamily(
-        "trimode_router_policy_version", "Version of the policy in force.", value=view.policy_version
-    )
-
-
-def _pools(view: FleetView) -> Iterator[Metric]:
-    asleep = GaugeMetricFamily("trimode_pool_asleep", "1: no replica, and a request wakes it.", labels=["pool"])
-    for pool in view.pools:
-        asleep.add_metric([pool.name], float(pool.asleep))
-    yield asleep
 
 
 def _replicas(view: FleetView) -> Iterable[Metric]:

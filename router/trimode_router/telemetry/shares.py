@@ -1,12 +1,12 @@
 """What each of several processes on one port has counted, added up to one exposition. [pure]
 
-Belongs here: the form in which processes tell one another, and the sum. Whichever of them is scraped tells of all: a
-counter that fell from one scrape to the next, as another process answered, would be a restart to `rate()`.
+The process that is scraped answers for all: a counter that fell from one scrape to the next, as another process
+answered, would be a restart to `rate()`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 from prometheus_client.core import Metric
@@ -84,16 +84,8 @@ def _added(families: Iterable[Family]) -> Iterator[Line]:
 
 def of_all(view: FleetView, others: Sequence[Share]) -> FleetView:
     """`view` with the requests that the other processes have sent to each replica, too."""
-    return view.model_copy(
-        update={
-            "replicas": tuple(
-                replica.model_copy(update={"in_flight": replica.in_flight + _sent(replica.replica_id, others)})
-                for replica in view.replicas
-            )
-        }
-    )
-
-
-def _sent(replica_id: str, shares: Sequence[Share]) -> int:
-    counts: Iterable[Mapping[str, int]] = (share.in_flight for share in shares)
-    return sum(count.get(replica_id, 0) for count in counts)
+    replicas = []
+    for replica in view.replicas:
+        sent = replica.in_flight + sum(share.in_flight.get(replica.replica_id, 0) for share in others)
+        replicas.append(replica.model_copy(update={"in_flight": sent}))
+    return view.model_copy(update={"replicas": tuple(replicas)})

@@ -1,7 +1,7 @@
 """OpenTelemetry traces over OTLP/HTTP (JSON), when an endpoint is configured in the standard variables.
 
-Belongs here: spans of requests, made from their records at their end, and their export in batches. Without an endpoint
-nothing of this runs. A client's `traceparent` is continued; what goes on to the replica names the router's span.
+Spans of requests are made from their records at their end, and exported in batches. Without an endpoint nothing of
+this runs. A client's `traceparent` is continued; what goes on to the replica names the router's span.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Traces:
         return context, ((b"traceparent", context.header), *(f for f in passed if f[0] != b"traceparent"))
 
     def end(self, exchange: Exchange, context: Context) -> None:
-        """Its request is over. Nothing of prompt or answer is told."""
+        """Its request is over. Nothing of prompt or answer goes into the span."""
         record, ended = exchange.record, self._now()
         offset = self._wall() - ended
         attributes = {
@@ -140,6 +140,7 @@ class Traces:
                 async with self._session.post(self._endpoint, json=self._request(batch)) as response:
                     response.raise_for_status()
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                # Once for each outage: a collector that is away for a day must not fill the log.
                 if not self._failing:
                     structlog.get_logger("traces").warning("not exported", endpoint=self._endpoint, problem=str(error))
                 self._failing = True
