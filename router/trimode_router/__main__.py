@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from trimode_api.errors import problems_of
 from trimode_api.wire import TOKEN_VARIABLE, RouterConfig
 from trimode_router.edge import processes
-from trimode_router.edge.server import LOOPBACK, Router
+from trimode_router.edge.server import LOOPBACK, ProcessOptions, Router
 from trimode_router.telemetry.traces import endpoint_of
 
 
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def serve(config: RouterConfig, token: str, replica_key: str | None = None, *, shared: bool = False) -> int:
-    """Run a router until SIGTERM or SIGINT; see `Router` for `replica_key`, `main` for the exit code."""
+    """Run a router until SIGTERM or SIGINT; see `ProcessOptions` for `replica_key`, `main` for the exit code."""
     if config.processes > 1:
         try:
             return asyncio.run(processes.run(config, token, replica_key))
@@ -57,10 +57,8 @@ def serve(config: RouterConfig, token: str, replica_key: str | None = None, *, s
 async def _run(config: RouterConfig, token: str, replica_key: str | None, shared: bool) -> int:
     log = structlog.get_logger("router")
     loop = asyncio.get_running_loop()
-    traces = endpoint_of(os.environ)
-    router = Router(
-        config, token, replica_key=replica_key, shared=shared, traces_endpoint=traces, now=loop.time, wall=time.time
-    )
+    options = ProcessOptions(replica_key, shared, endpoint_of(os.environ))
+    router = Router(config, token, options, now=loop.time, wall=time.time)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)

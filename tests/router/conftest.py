@@ -25,7 +25,7 @@ from trimode_api.wire import (
     TierPolicy,
 )
 from trimode_lab.doubles.replica.replica import FakeReplica
-from trimode_router.edge.server import Router
+from trimode_router.edge.server import ProcessOptions, Router
 from trimode_router.http.limits import Limits
 
 TOKEN = "fleet-token"
@@ -136,14 +136,8 @@ async def open_house() -> AsyncIterator[Callable[..., Any]]:
             values: dict[str, Any] = {"name": "demo", "model": "tiny", "port": 0, "policy": policy or a_policy()}
             made = RouterConfig(**(values | (config or {})))
             clock = Clock()
-            router = Router(
-                made,
-                TOKEN,
-                replica_key=replica_key,
-                now=clock,
-                wall=lambda: 1_700_000_000.0 + clock.value,
-                limits=limits,
-            )
+            options = ProcessOptions(replica_key=replica_key, limits=limits)
+            router = Router(made, TOKEN, options, now=clock, wall=lambda: 1_700_000_000.0 + clock.value)
             await router.start()
             http = await stack.enter_async_context(httpx.AsyncClient(base_url=router.url, timeout=5, verify=False))
             auth = {"Authorization": f"Bearer {TOKEN}"}

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from trimode_api.wire import RouterConfig
 from trimode_lab.doubles.replica.replica import Call, FakeReplica
-from trimode_router.edge.server import Router
+from trimode_router.edge.server import ProcessOptions, Router
 from trimode_router.telemetry.traces import Context, endpoint_of
 
 CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "a secret"}], "stream": True}
@@ -41,7 +41,7 @@ async def serve(make_policy: Any, endpoint: str, deed: Any) -> list[Call]:
     """Run a router with one replica, do `deed` with a client, stop the router; what the replica saw."""
     loop = asyncio.get_running_loop()
     config = RouterConfig(name="demo", model="tiny", port=0, policy=make_policy())
-    router = Router(config, "t", traces_endpoint=endpoint, now=loop.time, wall=time.time)
+    router = Router(config, "t", ProcessOptions(traces_endpoint=endpoint), now=loop.time, wall=time.time)
     await router.start()
     try:
         async with FakeReplica() as replica, httpx.AsyncClient(base_url=router.url, verify=False) as http:

@@ -23,7 +23,7 @@ from trimode_api.wire import TOKEN_VARIABLE, RouterConfig
 from trimode_router.edge.siblings import introduce
 
 REPLICA_KEY_VARIABLE = "TRIMODE_ROUTER_REPLICA_KEY"
-"""Set for the children only; see `Router`'s `replica_key`."""
+"""Set for the children only; see `ProcessOptions.replica_key`."""
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
 

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -35,6 +36,20 @@ _TICKS_PER_SECOND = 10
 _SLEPT_SECONDS = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class ProcessOptions:
+    """What a router's process is given beside its configuration."""
+
+    replica_key: str | None = None
+    """What replicas are sent as their key: the fleet's token where it is None; where it is empty the client's own key,
+    unless that is a key of this router (`keys_file`) and was not meant to go further (`forward_client_keys`)."""
+    shared: bool = False
+    """Whether other processes listen on the public port, too."""
+    traces_endpoint: str = ""
+    limits: Limits | None = None
+    """Instead of those that follow from the configuration."""
+
+
 class Router:
     """One router. `start`, then `stop`; in between are known `address` and `internal_address` (what it is bound to),
     `url` and `internal_url` (by which this machine reaches it)."""
@@ -43,37 +58,32 @@ class Router:
         self,
         config: RouterConfig,
         token: str,
+        options: ProcessOptions = ProcessOptions(),
         *,
-        replica_key: str | None = None,
-        shared: bool = False,
-        traces_endpoint: str = "",
         now: Callable[[], float],
         wall: Callable[[], float],
-        limits: Limits | None = None,
     ) -> None:
-        """With `shared` other processes listen on the public port, too. `replica_key` is what replicas are sent: the
-        fleet's token where it is None; where it is empty the client's own key, unless that is a key of this router
-        (`keys_file`) and was not meant to go further (`forward_client_keys`).
+        """`now` in seconds of a monotonic clock, `wall` in Unix seconds.
 
         Where the key file or the certificate can not be used it serves no request until they can: on a cluster both
         come from Secrets, which may be corrected while it runs.
         """
-        self.limits = limits or Limits(
+        self.limits = options.limits or Limits(
             header_bytes=config.header_bytes, body_bytes=config.body_bytes, idle_seconds=config.idle_seconds
         )
         self._config = config
-        self._shared = shared
+        self._shared = options.shared
         self._now = now
         self._connections: set[ClientConnection] = set()
         self._ticks = 0
-        key = token if replica_key is None else replica_key
+        key = token if options.replica_key is None else options.replica_key
         self.fleet = Fleet(config.model, config.policy, self.limits.slack)
         self.metrics = Metrics()
         self.access = Access(Path(config.keys_file) if config.keys_file else None, now())
         self.certificate: Certificate | None = None
         if config.tls_certificate:
             self.certificate = Certificate(Path(config.tls_certificate), Path(config.tls_key or config.tls_certificate))
-        self._traces = Traces(traces_endpoint, config.name, now, wall)
+        self._traces = Traces(options.traces_endpoint, config.name, now, wall)
         self.accounting = Accounting(self.metrics, wall, config.access_log_sample)
         passes_keys = not key and (config.forward_client_keys or not config.keys_file)
         self.dispatcher = Dispatcher(self.fleet, self.accounting, self.limits, ReplicaKey(key, passes_keys), now)
