@@ -119,7 +119,7 @@ class Reconciler:
         return requeue_after_s(status, readiness, self._deps.now())
 
     async def _apply(self, key: Key, body: Object, token: str, state: ResourceState) -> Outcome:
-        """Plan and apply, and write what KubeRay leaves undone. What goes wrong is told by the status."""
+        """Plan and apply, and write what KubeRay leaves undone. What goes wrong is for the status to say."""
         deployment, problems = _parsed(body)
         if deployment is None:
             return Outcome(None, problems)

@@ -1,7 +1,4 @@
-"""Looking: children from the API server, the fleet from the routers.
-
-Belongs here: the reads of a visit. What they mean is said in `observations`.
-"""
+"""The reads of a reconciliation: children from the API server, the fleet from the routers."""
 
 from __future__ import annotations
 
@@ -74,7 +71,7 @@ class Observer:
         return pods_seen(await self._cluster.listed(POD, key.namespace, selector(key.name)))
 
     async def fleets(self, routers: Iterable[Address], token: str | None) -> Fleets:
-        """What they say."""
+        """What the routers answer; nothing where the fleet has no token yet."""
         return NO_FLEETS if token is None else await self._routers.fleets(routers, token)
 
 
