@@ -129,11 +129,15 @@ def _decision(before: DecisionStatus | None, seen: Observations) -> DecisionStat
     points = Counter(r.point if dry else r.decision.point for r in deciding)
     point = max(points, key=lambda name: (points[name], name))
     running = [r for r in deciding if (r.point if dry else r.decision.point) == point]
+    changes = [change for change in (view.decisions if view is not None else ()) if change.to_point == point]
     time = view.time if view is not None else 0.0
     since = min(time - r.age_seconds - r.decision.age_seconds for r in running)
-    if before is not None and before.point == point and since < parse_time(before.since) + SAME_S:
-        return before
-    changes = [change for change in (view.decisions if view is not None else ()) if change.to_point == point]
+    if before is not None and before.point == point:
+        later = parse_time(before.since) + SAME_S
+        # An idle engine sends no figures, so the age that its replica reports stands still: `since` moves with every
+        # look, and without a change that the router has seen this is no news.
+        if since < later or all(change.time < later for change in changes):
+            return before
     reason = changes[-1].reason if changes else running[0].decision.reason
     return DecisionStatus(point=point, reason=reason, since=format_time(since))
 

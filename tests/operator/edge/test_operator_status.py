@@ -163,6 +163,20 @@ def test_the_decision_is_what_most_replicas_run_and_since_when() -> None:
     assert decision == DecisionStatus(point="S8", reason="PredictedGain", since=format_time(969.9))
 
 
+@pytest.mark.parametrize(
+    ("changed_at", "moved"), [((), False), ((970.0,), False), ((970.0, 990.0, 998.0), True)], ids=str
+)
+def test_an_age_that_stands_still_is_no_news(changed_at: tuple[float, ...], moved: bool) -> None:
+    """As of an idle engine, which sends no figures: only a change that the router has seen makes another decision."""
+    begun = view(replica(point="AR", decided_for=29.9), decisions=(change(970.0, "AR"),))
+    first = status_of(None, replace(SEEN, fleets=fleets(begun)), 2000.0)
+    points = {970.0: "AR", 990.0: "S8", 998.0: "AR"}
+    changes = tuple(change(at, points[at]) for at in changed_at)
+    idle = fleets(view(replica(point="AR", decided_for=1.9), decisions=changes))
+    second = status_of(first, replace(SEEN, fleets=idle), 2005.0)
+    assert (second.decision != first.decision) is moved
+
+
 def test_probes_are_no_decisions() -> None:
     first = status_of(None, SEEN, 2000.0)
     probing = fleets(view(replica(point="S8", reason="Probe", decided_for=0.1)))
