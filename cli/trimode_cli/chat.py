@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from rich.console import Console
 from rich.text import Text
 
 from trimode_api.modes import Mode
@@ -96,7 +95,7 @@ def _answer(endpoint: Endpoint, model: str, messages: list[Message], extra: dict
     try:
         for part in endpoint.chat(model, messages, extra):
             if isinstance(part, Account):
-                _show_account(meter.line(part), console.err)
+                console.err.print(Text(f"\n{meter.line(part)}", style="dim"), soft_wrap=True)
             else:
                 meter.piece()
                 pieces.append(part)
@@ -136,7 +135,3 @@ class Meter:
         if account.finish_reason == "length":
             parts.append("cut at the limit")
         return ", ".join(parts)
-
-
-def _show_account(line: str, shown: Console) -> None:
-    shown.print(Text(f"\n{line}", style="dim"), soft_wrap=True)

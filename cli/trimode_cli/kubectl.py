@@ -101,7 +101,7 @@ def forwarded(resource: Mapping[str, Any], place: Sequence[str]) -> Iterator[str
         raise CliError("the resource has no endpoint yet: its status has no url")
     service = f"service/{known.hostname.partition('.')[0]}"
     command = ["kubectl", *place, "port-forward", service, f":{known.port}"]
-    with _started(command) as forward:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as forward:
         assert forward.stdout is not None
         line = forward.stdout.readline()
         found = re.search(r"127\.0\.0\.1:(\d+)", line)
@@ -132,10 +132,6 @@ def _kubectl(words: Sequence[str]) -> str:
     if done.returncode:
         raise CliError(f"kubectl: {done.stderr.strip()}")
     return done.stdout
-
-
-def _started(command: Sequence[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -284,7 +284,10 @@ class TestStreamsByHand:
         parsed = [json.loads(chunk) for chunk in chunks]
         assert {chunk["object"] for chunk in parsed} == {"chat.completion.chunk"}
         assert len({chunk["id"] for chunk in parsed}) == 1
-        assert [c["choices"][0]["delta"].get("content") for c in parsed] == ["", "a", "\n", "b", None]
+        first, *pieces, last = [c["choices"][0]["delta"].get("content") for c in parsed]
+        # Tokens that arrive before the handler listens make one piece: on a busy machine the first two did.
+        assert (first, "".join(pieces), last) == ("", "a\nb", None)
+        assert all(pieces)
         assert parsed[-1]["usage"]["completion_tokens"] == 3
         assert parsed[-1]["trimode"]["cycles"] == {"AR": 3}
 

@@ -540,7 +540,7 @@ class TestFailures:
         replica = await start()
         server = server_of(replica)
         monkeypatch.setattr(watch_module, "SILENT_POLLS", 1)
-        monkeypatch.setattr(server.door._session, "get", _never)
+        monkeypatch.setattr(server.http._session, "get", _never)
         await eventually(lambda: bool(server.lost))
         assert "does not answer" in server.lost
 

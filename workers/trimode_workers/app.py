@@ -176,12 +176,14 @@ def _state(pool: str, application: Any) -> PoolState:
 def _scaling(settings: PoolSettings) -> dict[str, Any]:
     if settings.min_replicas == settings.max_replicas:
         return {"num_replicas": settings.min_replicas}
+    asked = {"routers": list(settings.router_urls), "pool": settings.pool}
+    policy = AutoscalingPolicy(policy_function=SCALER, policy_kwargs=asked)  # type: ignore[no-untyped-call]
     return {
         "num_replicas": "auto",
         "autoscaling_config": AutoscalingConfig(
             min_replicas=settings.min_replicas,
             max_replicas=settings.max_replicas,
-            policy=_scaling_policy(settings),
+            policy=policy,
             metrics_interval_s=1.0,
             look_back_period_s=10.0,
             upscale_delay_s=10.0,
@@ -189,11 +191,6 @@ def _scaling(settings: PoolSettings) -> dict[str, Any]:
             downscale_to_zero_delay_s=settings.idle_s,
         ),
     }
-
-
-def _scaling_policy(settings: PoolSettings) -> AutoscalingPolicy:
-    asked = {"routers": list(settings.router_urls), "pool": settings.pool}
-    return AutoscalingPolicy(policy_function=SCALER, policy_kwargs=asked)  # type: ignore[no-untyped-call]
 
 
 def _here(settings: ReplicaSettings) -> ReplicaSettings:

@@ -149,7 +149,7 @@ class EngineClient(PendingRequests, asyncio.Protocol):
             moved = self.stats is None or self.stats.point != cycle.stats.point
             self.stats = cycle.stats
             if not self._ready.done():
-                # The engine's first words after `Started`: from now on both are there.
+                # The engine's first message after `Started`: from now on both are set.
                 self._ready.set_result(None)
             if moved:
                 self._on_change()

@@ -1,4 +1,4 @@
-"""The life of an engine's process: its arguments, its tie to its parent, its first and last words.
+"""The life of an engine's process: its arguments, its end with its parent, its first and last message.
 
 Belongs here: what the real and the fake engine share. No torch.
 """
@@ -58,6 +58,8 @@ def main(build: Build, expected: tuple[type[Exception], ...], refusal: type[Exce
         except expected as exc:
             pipe.send(Failed(_one_line(str(exc))))
             return 1
+        # What was loaded lives as long as the process: without this every full collection would walk all of it, in
+        # mid-cycle.
         gc.collect()
         gc.freeze()
         pipe.send(started)

@@ -1,7 +1,7 @@
 """Where the routers are: every address behind a list of URLs.
 
-Belongs here: looking names up, and what is believed while that fails. On one machine the URLs name addresses; on a
-cluster the one URL names a headless Service, which has an address for each router.
+Belongs here: looking names up, and which addresses are used while that fails. On one machine the URLs name addresses;
+on a cluster the one URL names a headless Service, which has an address for each router.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Routers:
 
     @property
     def pause_s(self) -> float:
-        """How long to wait before the next look, in seconds."""
+        """Seconds to wait before the next lookup."""
         return self._every_s if all(self._found.values()) else min(FIRST_LOOKUP_S, self._every_s)
 
     async def look_up(self) -> None:

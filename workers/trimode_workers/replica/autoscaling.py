@@ -1,7 +1,7 @@
 """The policy that Ray Serve's autoscaler asks: an adapter of `trimode_policy.capacity`.
 
 Belongs here: Serve's types. Serve sees no requests of its own, since they do not pass through it, so the figures are
-the replicas' (`Replica.load`); of a pool without replicas the routers tell (`waking`).
+the replicas' (`Replica.load`); for a pool without replicas the routers are asked whether requests wait for it.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from trimode_policy.capacity import PoolLoad, size_pool
 from trimode_workers.replica.addresses import Routers
 
 ASK_S = 0.5
-"""Between two questions to the routers while there is no replica, in seconds."""
+"""Seconds between two questions to the routers while there is no replica."""
 TIMEOUT_S = 2.0
 
 _log = logging.getLogger(__name__)
 
 
-class Ear:
-    """Hears whether a pool is wanted. `asleep` is the policy's to set, `wanted` the thread's."""
+class WakeListener:
+    """Asks the routers whether requests wait for a pool. The policy sets `asleep`, the thread `wanted`."""
 
     def __init__(self, routers: Sequence[str], pool: str, token: str) -> None:
         self.asleep = True
@@ -58,7 +58,7 @@ class Ear:
                 await asyncio.sleep(ASK_S)
 
     async def _ask(self, session: aiohttp.ClientSession, url: str) -> bool:
-        """Whether this router's requests want the pool. One that does not answer wants nothing."""
+        """Whether requests wait for the pool at this router; False where it does not answer."""
         try:
             async with session.get(url + FLEET_PATH) as response:
                 if response.status != 200:
@@ -77,16 +77,16 @@ class Scaler:
     """
 
     def __init__(self, routers: Sequence[str], pool: str) -> None:
-        self._ear = Ear(routers, pool, os.environ.get(TOKEN_VARIABLE, ""))
+        self._listener = WakeListener(routers, pool, os.environ.get(TOKEN_VARIABLE, ""))
         self._listens = False
 
     def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
-        self._ear.asleep = context.target_num_replicas == 0
-        if self._ear.asleep and not self._listens:
+        self._listener.asleep = context.target_num_replicas == 0
+        if self._listener.asleep and not self._listens:
             self._listens = True
-            threading.Thread(target=self._ear.listen, name="waking", daemon=True).start()
+            threading.Thread(target=self._listener.listen, name="waking", daemon=True).start()
             # The thread must not keep a policy alive that Serve has replaced.
-            weakref.finalize(self, self._ear.ended.set)
+            weakref.finalize(self, self._listener.ended.set)
         metrics = context.aggregated_metrics or {}
         load = PoolLoad(
             utilization=list((metrics.get("occupancy") or {}).values()),
@@ -94,6 +94,6 @@ class Scaler:
             ordered=context.target_num_replicas,
             lowest=context.capacity_adjusted_min_replicas,
             highest=context.capacity_adjusted_max_replicas,
-            wanted=self._ear.wanted,
+            wanted=self._listener.wanted,
         )
         return size_pool(load), {}

@@ -1,7 +1,7 @@
 """Reports to every router, and what comes back.
 
-Belongs here: when to post, to whom, and patience with routers that are away. What a report says is in `report`, and
-which addresses a router's name has in `addresses`.
+Belongs here: when to post, to whom, and the back-off for routers that do not answer. What a report says is in
+`report`, and which addresses a router's name has in `addresses`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 class Reporter:
-    """Posts `build()` to each of `routers` every `interval_s` seconds and at once on `poke`; hands answers to `obey`.
+    """Posts `build()` to each of `routers` every `interval_s` seconds and at once on `poke`; passes answers to `obey`.
 
     Addresses of routers are followed as they change.
     """
@@ -63,7 +63,7 @@ class Reporter:
         return ended or any(task.done() for task in self._routers.values())
 
     async def stop(self) -> None:
-        """One last report to every router, then silence."""
+        """One last report to every router, then no more."""
         tasks = [*self._routers.values(), *([] if self._following is None else [self._following])]
         for task in tasks:
             task.cancel()
@@ -92,8 +92,8 @@ class Reporter:
             router.poked.clear()
             reached = await self._post(router)
             router.delay_s = self._interval_s if reached else min(MAX_BACKOFF_S, 2 * router.delay_s)
-            # A router that is away is not asked more often because much happens here. No `wait_for`: before Python 3.12
-            # it loses a cancellation that comes together with the poke, as it does at the end, and `stop` would hang.
+            # A router that does not answer is not asked more often because much changes here. No `wait_for`: before
+            # Python 3.12 it loses a cancellation that comes with the poke, as at the end, and `stop` would hang.
             waited_for = router.poked if reached else asyncio.Event()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(router.delay_s or self._interval_s):

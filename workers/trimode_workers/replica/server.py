@@ -98,12 +98,14 @@ class _Shell:
         generations, prompts = await self._begin(request, wanted, head, pasts)
         running = list(generations.values())
         try:
-            # Until the engine has spoken, an error can still be a status.
+            # Until the engine's first event an error can still be an HTTP status.
             await running[0].begun
             if wanted.stream and not running[0].failed:
-                chunks = _chunks(wanted, head)
-                lines = [_Line(generations[k], chunks[k], pasts[k].begun, prompts[k] > 0) for k in generations]
-                return await _stream(request, lines, _before(pasts, prompts))
+                usage = wanted.stream_options is not None and wanted.stream_options.include_usage
+                count = wanted.choices
+                chunks = [Chunks(head, usage_chunk=usage, index=k, one_of_many=count > 1) for k in range(count)]
+                streamed = [_Choice(generations[k], chunks[k], pasts[k].begun, prompts[k] > 0) for k in generations]
+                return await _stream(request, streamed, _before(pasts, prompts))
             choices = [await _whole(generations[k], counted=prompts[k] > 0) for k in generations]
             return web.Response(body=whole(head, choices), content_type="application/json")
         finally:
@@ -119,7 +121,7 @@ class _Shell:
         refusal = host.refusal()
         if refusal is not None:
             raise refusal
-        # In the engine every attempt has an id of its own: the broken one may still be there.
+        # In the engine every attempt has an id of its own: the one that broke off may still be running there.
         tier, stamp = request.headers.get(TIER_HEADER, ""), Stamp.read(request.headers.get(RULES_HEADER))
         identity = Identity(secrets.token_hex(12), tier, seed_of(head.id), stamp)
         if (request.content_length or 0) > LONG_BODY_BYTES or wanted.formed:
@@ -143,9 +145,9 @@ class _Shell:
 
 
 @dataclass(frozen=True, slots=True)
-class _Line:
-    """A choice on its way to the client, who may have had its beginning from elsewhere. `counted`: usage counts its
-    prompt, as no choice before it has the same one."""
+class _Choice:
+    """A choice that is streamed. `begun`: the client has its beginning from another replica. `counted`: usage counts
+    its prompt, as no choice before it has the same one."""
 
     generation: Generation
     chunks: Chunks
@@ -155,13 +157,6 @@ class _Line:
 
 def _new_head(kind: Kind) -> Head:
     return Head(kind, f"{kind}-{secrets.token_hex(12)}", int(time.time()), "")
-
-
-def _chunks(wanted: GenerationRequest, head: Head) -> list[Chunks]:
-    """For each choice."""
-    usage = wanted.stream_options is not None and wanted.stream_options.include_usage
-    count = wanted.choices
-    return [Chunks(head, usage_chunk=usage, index=index, one_of_many=count > 1) for index in range(count)]
 
 
 async def _whole(generation: Generation, *, counted: bool) -> tuple[str, Outcome]:
@@ -179,8 +174,8 @@ def _before(pasts: Sequence[ResumePoint], prompts: Sequence[int]) -> Outcome | N
     return reduce(Outcome.plus, ended) if ended else None
 
 
-async def _stream(request: web.Request, lines: Sequence[_Line], total: Outcome | None) -> web.StreamResponse:
-    """The events of all `lines` as they come; `total` is the account of choices that have ended."""
+async def _stream(request: web.Request, choices: Sequence[_Choice], total: Outcome | None) -> web.StreamResponse:
+    """The events of all `choices` as they come; `total` is the account of choices that have ended."""
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
     if request.version < (1, 1):
         raise ApiError(400, "streams need HTTP/1.1", code="http_version", param="stream")
@@ -191,10 +186,10 @@ async def _stream(request: web.Request, lines: Sequence[_Line], total: Outcome |
     if transport is None:
         raise ConnectionResetError("the client left")
     running = {}
-    for line in lines:
-        stream = EventStream(transport, line.chunks, begun=line.begun)
-        running[line.generation.done] = stream, line.counted
-        line.generation.listen(stream.text)
+    for choice in choices:
+        stream = EventStream(transport, choice.chunks, begun=choice.begun)
+        running[choice.generation.done] = stream, choice.counted
+        choice.generation.listen(stream.text)
     try:
         while running:
             ended, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
@@ -204,7 +199,7 @@ async def _stream(request: web.Request, lines: Sequence[_Line], total: Outcome |
                 total = outcome if total is None else total.plus(outcome)
                 stream.end(outcome, None if running else total)
     except ApiError as exc:
-        # No proper end, and no word to the client: the router goes on elsewhere, from the tokens it has.
+        # Neither a proper end nor an error event: the router resumes the stream elsewhere, from the tokens it has.
         _log.warning("a stream breaks off: %s", exc.message)
         transport.close()
         return response

@@ -42,7 +42,7 @@ class SGLangClient(PendingRequests):
     ) -> None:
         super().__init__(on_change)
         self.server = server
-        self.door = SglangHttp(server.url)
+        self.http = SglangHttp(server.url)
         self.started: Started | None = None
         self._engine, self._options, self._eos = engine, options, eos
         rows = engine.max_running_requests
@@ -70,7 +70,7 @@ class SGLangClient(PendingRequests):
         client = cls(server, engine, options, eos, on_change)
         try:
             async with asyncio.timeout(options.start_timeout_s):
-                await until_ready(server, client.door, client._observer)
+                await until_ready(server, client.http, client._observer)
         except TimeoutError as exc:
             await client.close()
             words = server.last_words()
@@ -91,7 +91,7 @@ class SGLangClient(PendingRequests):
         """Queue a request. `on_event` is called for each of its events; the last one has `finish`."""
         self._enter(request.request_id, on_event)
         task = self._tasks[request.request_id] = asyncio.create_task(self._run(request))
-        task.add_done_callback(lambda _: self._over(request.request_id))
+        task.add_done_callback(lambda _: self._ended(request.request_id))
 
     def cancel(self, request_id: str) -> None:
         """The last event (`CANCELLED`) still arrives; see `forget`."""
@@ -111,7 +111,7 @@ class SGLangClient(PendingRequests):
         for task in tuple(self._tasks.values()):
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-        await self.door.close()
+        await self.http.close()
         await asyncio.to_thread(self.server.stop, grace_s)
 
     def _begin(self, seconds: float, configure: Configure) -> None:
@@ -127,7 +127,7 @@ class SGLangClient(PendingRequests):
             load_seconds=seconds,
             no_grammar="" if self._options.mode is Mode.AR else f"{self._options.mode} on SGLang follows no grammar",
         )
-        self._watch = asyncio.create_task(self._follow())
+        self._watch = asyncio.create_task(self._end_when_lost())
 
     # one request
 
@@ -142,7 +142,7 @@ class SGLangClient(PendingRequests):
                 )
             self._warn(request)
             follow, last = Chunks(self._eos), None
-            async for chunk in self.door.chunks(request):
+            async for chunk in self.http.chunks(request):
                 news = follow.feed(chunk)
                 now = time.monotonic()
                 self._heard = now
@@ -166,7 +166,7 @@ class SGLangClient(PendingRequests):
             event = TokenEvent(request.request_id, [], Finish.ERROR, f"the SGLang server broke off: {exc}")
         self._deliver(event)
 
-    def _over(self, request_id: str) -> None:
+    def _ended(self, request_id: str) -> None:
         self._tasks.pop(request_id, None)
         if request_id in self._listeners:  # cancelled before it had begun
             self._deliver(TokenEvent(request_id, [], Finish.CANCELLED))
@@ -180,8 +180,8 @@ class SGLangClient(PendingRequests):
 
     # watching
 
-    async def _follow(self) -> None:
-        self._end(await until_lost(self.server, self.door, lambda: bool(self.in_flight), self._take))
+    async def _end_when_lost(self) -> None:
+        self._end(await until_lost(self.server, self.http, lambda: bool(self.in_flight), self._take))
 
     def _take(self, figures: Figures) -> None:
         before = self._point
@@ -194,7 +194,7 @@ class SGLangClient(PendingRequests):
         return self._observer.point(min(self.in_flight, self._engine.max_running_requests))
 
     async def _perhaps_dead(self) -> None:
-        """A broken connection is seen a moment before the exit code is there."""
+        """End where the server has exited: its broken connections show a moment before its exit code."""
         for _ in range(20):
             if ended := self.server.ended:
                 self._end(ended)

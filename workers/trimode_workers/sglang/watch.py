@@ -22,26 +22,26 @@ from trimode_workers.sglang.server import Server
 POLL_S = 0.25
 """Time between two looks at process and metrics, in seconds."""
 SILENT_POLLS = 40
-"""So many looks in a row without an answer: the server is gone."""
+"""Polls in a row without an answer after which the server counts as gone."""
 PROBE_IDLE_S = 30.0
-"""An idle server is asked to generate this often."""
+"""Seconds after which an idle server is asked to generate."""
 FIRST_TOKENS = 48
 """Length of the generation that makes a server ready."""
 
 _log = logging.getLogger(__name__)
 
 
-async def until_ready(server: Server, door: SglangHttp, observer: Observer) -> None:
+async def until_ready(server: Server, http: SglangHttp, observer: Observer) -> None:
     """Until it has generated, and shown how many tokens come at once. EngineFailed says why it does not."""
     while True:
         _check(server)
-        if await door.healthy():
+        if await http.healthy():
             break
         await asyncio.sleep(POLL_S)
     submit = Submit("ready", [1] * 16, FIRST_TOKENS, ignore_eos=True)
     follow, tokens, cycles, last = Chunks(frozenset()), 0, 0, None
     try:
-        async for chunk in door.chunks(submit):
+        async for chunk in http.chunks(submit):
             produced, now = follow.feed(chunk).produced, time.monotonic()
             tokens, cycles = tokens + produced, cycles + (produced > 0)
             if produced:  # routers have something to compare from the first report on
@@ -56,7 +56,7 @@ async def until_ready(server: Server, door: SglangHttp, observer: Observer) -> N
 
 
 async def until_lost(
-    server: Server, door: SglangHttp, busy: Callable[[], bool], take: Callable[[Figures], None]
+    server: Server, http: SglangHttp, busy: Callable[[], bool], take: Callable[[Figures], None]
 ) -> str:
     """Until it is lost; why. `busy`: whether requests are under way; `take` gets its figures as they come."""
     silent, idle_since = 0, time.monotonic()
@@ -64,7 +64,7 @@ async def until_lost(
         await asyncio.sleep(POLL_S)
         if ended := server.ended:
             return ended
-        figures = await door.figures()
+        figures = await http.figures()
         if figures is None:
             silent += 1
             if silent >= SILENT_POLLS:
@@ -77,7 +77,7 @@ async def until_lost(
             idle_since = now
         elif now - idle_since >= PROBE_IDLE_S:
             idle_since = now
-            if not await door.generates():
+            if not await http.generates():
                 return f"the SGLang server generates nothing: {server.last_words()}"
 
 

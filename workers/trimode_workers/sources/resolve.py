@@ -26,16 +26,15 @@ def fetch(
     """
     if source.scheme is Scheme.HUB:
         return hub.fetch(source, Parts(adapter, code), progress)
-    folder = _tiny() if source.scheme is Scheme.TINY else Path(source.place)
+    if source.scheme is Scheme.TINY:
+        import trimode_workers.tiny
+
+        folder = Path(trimode_workers.tiny.__path__[0])
+    else:
+        folder = Path(source.place)
     if not folder.is_dir():
         raise SourceError(f"model: there is no folder {folder} here")
     check_kind(folder, str(folder))
     if adapter is not None and not (folder / adapter).is_dir():
         raise SourceError(f"model {folder}: there is no draft adapter {adapter!r} in it")
     return folder
-
-
-def _tiny() -> Path:
-    import trimode_workers.tiny
-
-    return Path(trimode_workers.tiny.__path__[0])

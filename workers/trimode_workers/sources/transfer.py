@@ -82,7 +82,8 @@ class Transfer:
             if goal.exists():  # another process was quicker
                 return
             self._append(blob, part, tell)
-            found = _sha256(part)
+            with part.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
             if found != blob.sha256:
                 part.unlink()
                 raise SourceError(
@@ -132,11 +133,6 @@ class _Watched(io.FileIO):
             view = view[super().write(view) :]
         self._tell_length(self.tell())
         return len(data)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def git_blob_id(path: Path) -> str:

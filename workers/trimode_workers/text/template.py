@@ -42,7 +42,7 @@ class ChatTemplate:
         )
         environment.filters["tojson"] = _tojson
         environment.globals["raise_exception"] = _refuse
-        environment.globals["strftime_now"] = _strftime_now
+        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
         self._specials = dict(specials)
         self._names_developers = "developer" in source
         self._shows_calls = "tool_call" in source
@@ -92,7 +92,3 @@ def _tojson(
 ) -> str:
     """Plain JSON: jinja's own filter escapes for HTML, which is not what models were trained on."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _strftime_now(form: str) -> str:
-    return datetime.now().strftime(form)
