@@ -90,6 +90,8 @@ def blamed_by(answer: dict[str, Any]) -> set[str]:
         within = re.search(r"(?:^|: )(spec\.pools\[\d+\][\w.]+): ", cause["message"])
         # The check of the scale subresource's path writes it with a dot in front.
         fields.add(within[1] if within and cause["field"] == "spec.pools" else cause["field"].removeprefix("."))
+    if "spec" in fields:
+        fields.discard("spec.replicas")  # a spec that is no mapping: the scale subresource's path is blamed besides
     return fields - {"", "<nil>"}
 
 
