@@ -95,7 +95,7 @@ def test_a_lost_draft_costs_a_cycle_at_most(temperature: float, tools: Any, deco
     engine.submit(request)
 
     def forget(cycle: int) -> None:
-        for sequence in engine._running:
+        for sequence in engine._requests.running:
             assert sequence.draft is None or sequence.draft.at == len(sequence.tokens)
             sequence.draft = None
 

@@ -319,6 +319,6 @@ def test_workloads_teach_the_curves_apart(tools: Any, decoder: Any) -> None:
         engine.submit(Submit(f"short-{i}", [2 + i % 9, 3], 1, workload="short"))
         engine.submit(Submit(f"long-{i}", [2 + i % 9, 3], 40, ignore_eos=True, workload="long"))
     tools.drain(engine)
-    known = engine._helm.curves.workload_tokens(OperatingPoint.parse("S8"))
+    known = engine._modes.curves.workload_tokens(OperatingPoint.parse("S8"))
     assert set(known) == {"short", "long"}
     assert known["short"] < known["long"]

@@ -213,7 +213,7 @@ def test_the_cache_holds_causal_state_only(tools: Any, decoder: Any) -> None:
     compared = 0
     while not engine.idle:
         engine.step()
-        for s in engine._running:
+        for s in engine._requests.running:
             found = engine._cache.memory[:, :, s.row, :, : s.cached].transpose(2, 3)
             torch.testing.assert_close(found, tools.causal_state(decoder, s.tokens[: s.cached]), atol=2e-4, rtol=1e-4)
             compared += s.cached

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from trimode_api.modes import OperatingPoint
 from trimode_api.prefix import PAGE_TOKENS, prefix_keys
-from trimode_workers.engine.engine import WORTH_KEEPING, Engine
+from trimode_workers.engine.engine import Engine
 from trimode_workers.engine.messages import Configure, Finish, Submit
+from trimode_workers.engine.requests import WORTH_KEEPING
 
 POINTS = ["AR", "S4", "S8", "S16", "D4@0.5", "D8@0.9"]
 
@@ -42,7 +43,7 @@ def prompt_tokens(engine: Engine) -> tuple[int, int]:
 
 def check_contents(tools: Any, engine: Engine, decoder: Any, texts: list[list[int]]) -> int:
     """Every kept page equals a causal recomputation of the tokens it stands for; `texts` must explain all of them."""
-    kept = engine._store.index.kept()
+    kept = engine._requests.store.index.kept()
     checked: set[bytes] = set()
     for tokens in texts:
         keys = prefix_keys(tokens)
@@ -51,7 +52,7 @@ def check_contents(tools: Any, engine: Engine, decoder: Any, texts: list[list[in
             continue
         state = tools.causal_state(decoder, tokens[: len(keys) * PAGE_TOKENS])
         for at in mine:
-            page = engine._store.memory[kept[keys[at]].page].transpose(2, 3)
+            page = engine._requests.store.memory[kept[keys[at]].page].transpose(2, 3)
             torch.testing.assert_close(
                 page, state[:, :, at * PAGE_TOKENS : (at + 1) * PAGE_TOKENS], atol=2e-4, rtol=1e-4
             )

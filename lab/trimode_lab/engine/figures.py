@@ -135,10 +135,10 @@ def throughput(network: Network, point: str, concurrency: int, rounds: int, prom
     with_store, without = (
         steady(engine_of(network, point, concurrency, shared=shared), concurrency, prompts) for shared in (None, 0)
     )
-    found = with_store.engine._store.found
-    with_store.engine._store.found = lambda sequence: 0 * found(sequence)  # type: ignore[method-assign]
+    found = with_store.engine._requests.store.found
+    with_store.engine._requests.store.found = lambda sequence: 0 * found(sequence)  # type: ignore[method-assign]
     # The system backs a page's memory when it is first written: once, and not in the time that is measured here.
-    with_store.engine._store.memory.zero_()
+    with_store.engine._requests.store.memory.zero_()
     turn = 40 * concurrency if point == "AR" else 2000
     ratios, speeds = [], []
     for load in (with_store, without):

@@ -1,13 +1,12 @@
 """The engine: requests in, one `Cycle` out per step.
 
-Belongs here: the loop's body (plan, run, commit, emit, observe) and the running requests. Every decision in it is
+Belongs here: the loop's body (plan, run, commit, emit, observe). Every decision in it is
 made by a pure function elsewhere; every tensor is behind the primitive. Not thread-safe, and it never waits, but for
 a grammar with nothing else to do.
 """
 
 from __future__ import annotations
 
-import bisect
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
@@ -15,19 +14,17 @@ from collections.abc import Sequence as Seq
 import torch
 
 from trimode_api.modes import Mode, OperatingPoint
-from trimode_api.prefix import PAGE_TOKENS
 from trimode_workers.engine import invariants, validate
 from trimode_workers.engine.cache import KVCache
 from trimode_workers.engine.class_controller import prior
-from trimode_workers.engine.commit import commit
-from trimode_workers.engine.constrained_commit import ended
 from trimode_workers.engine.counters import Counters
 from trimode_workers.engine.grammar_queue import GrammarQueue, Grammars
 from trimode_workers.engine.graphs import CudaRecorder, Recorder
 from trimode_workers.engine.messages import Configure, Cycle, Finish, Stats, Submit, TokenEvent
-from trimode_workers.engine.mode_controller import Chooser, ModeController
-from trimode_workers.engine.plan import Limits, Piece, groups, left, schedule
+from trimode_workers.engine.mode_controller import Chooser, GroupCycle, ModeController
+from trimode_workers.engine.plan import Limits, Piece, groups, schedule
 from trimode_workers.engine.primitive import Primitive
+from trimode_workers.engine.requests import Requests
 from trimode_workers.engine.rows import bring_to_front, close_gaps, line_up
 from trimode_workers.engine.sequence import Sequence
 from trimode_workers.engine.settings import EngineSettings, keep_freed_memory
@@ -40,10 +37,6 @@ __all__ = ["Engine", "EngineSettings"]
 
 WIDEST_BLOCK = 64
 """Slots behind the longest sequence, in tokens: scratch of a block that begins at its end."""
-
-WORTH_KEEPING = 4 * PAGE_TOKENS
-"""Cached tokens from which on a sequence's pages are kept for others: to compute less again costs little, and a load
-of short requests would pay 2 % for copies."""
 
 
 class Engine:
@@ -76,21 +69,18 @@ class Engine:
         slots = self._context + WIDEST_BLOCK
         like = network.like
         self._cache = KVCache(config, settings.max_running_requests, slots, like.dtype, like.device)
-        self._store = PageStore(self._cache, settings.shared)
+        self._counters = Counters()
+        self._requests = Requests(self._cache, PageStore(self._cache, settings.shared), self._counters)
         if recorder is None and like.device.type == "cuda":
             recorder = CudaRecorder(like.device)
         self._primitive = Primitive(network, self._cache, recorder)
         self._shortage = Shortage(self._primitive)
         self._starved: list[Sequence] = []
         gpu = torch.cuda.get_device_name(like.device) if like.device.type == "cuda" else ""
-        self._helm = ModeController(prior(config, gpu, like.dtype.itemsize), configure, clock(), chooser)
+        self._modes = ModeController(prior(config, gpu, like.dtype.itemsize), configure, clock(), chooser)
         self._limits = self._limits_now()
-        self._running: list[Sequence] = []
-        self._waiting: list[Sequence] = []
-        self._grammars, self._desk = grammars, GrammarQueue()
-        self._known: dict[str, Sequence] = {}
+        self._grammars, self._compiling = grammars, GrammarQueue()
         self._cancelled: list[TokenEvent] = []
-        self._counters = Counters()
         self._decoded = 0  # tokens that the last cycle ran to decode
         self._arrivals, self._stats_at, self._stats_point = 0, float("-inf"), ""
 
@@ -101,85 +91,79 @@ class Engine:
     @property
     def idle(self) -> bool:
         """Whether `step` has nothing to do."""
-        return not (self._running or self._waiting or self._cancelled or self._desk)
+        return not (self._requests.known or self._cancelled)
 
     def submit(self, request: Submit) -> None:
         """Queue a request. Raises RequestRefused where it can never run here."""
-        if request.request_id in self._known:
+        if request.request_id in self._requests.known:
             raise RequestRefused("duplicate_request", f"request {request.request_id!r} is already here", "request_id")
-        pin = validate.check(request, self._helm.points, self._context, self._vocabulary)
+        pin = validate.check(request, self._modes.points, self._context, self._vocabulary)
         sequence = Sequence.of(request, pin, self._arrivals, self._context, self._eos)
         self._arrivals += 1
         if request.grammar is None:
-            self._enqueue(sequence)
+            self._requests.enqueue(sequence)
         elif self._grammars is None:
             raise RequestRefused("no_grammar", "response_format: this engine cannot follow one", "response_format")
         else:
-            self._desk.add(sequence, self._grammars.matcher(request.grammar), request.emitted)
-        self._known[request.request_id] = sequence
+            self._compiling.add(sequence, self._grammars.matcher(request.grammar), request.emitted)
+        self._requests.known[request.request_id] = sequence
 
     def cancel(self, request_id: str) -> None:
         """End a request before the next cycle, which reports it. Unknown (or already ended) ids are ignored."""
-        sequence = self._known.get(request_id)
-        if sequence is None:
-            return
-        if sequence.row >= 0:
-            self._running.remove(sequence)
-        elif not self._desk.remove(sequence):
-            self._waiting.remove(sequence)
-        self._cancelled.append(self._end(sequence, [], Finish.CANCELLED))
+        sequence = self._requests.known.get(request_id)
+        if sequence is not None:
+            self._compiling.remove(sequence)
+            self._cancelled.append(self._requests.end(sequence, [], Finish.CANCELLED))
 
     def configure(self, configure: Configure) -> None:
         """Use other points from the next cycle on. Requests keep a pin that they were accepted with."""
-        self._helm.configure(configure)
+        self._modes.configure(configure)
         self._limits = self._limits_now()
 
     @torch.inference_mode()
     def record(self) -> None:
         """Record all forwards that the configured points run, where forwards are recorded; takes up to minutes."""
         if self._primitive.graphs is not None:
-            self._primitive.graphs.record(self._helm.points.every)
+            self._primitive.graphs.record(self._modes.points.every)
 
     @torch.inference_mode()
     def step(self) -> Cycle:
         """Run one cycle: every request that can decode gets at least one token, prompts advance by the budget."""
         began, shortages, recorded = self._clock(), self._shortage.count, self._primitive.graphs is not None
         events, self._cancelled = self._cancelled, []
-        if self._desk:
-            events += self._queue_compiled(patient=not (self._running or self._waiting or events))
-        todo = schedule(self._running, self._waiting, self._limits, self._decoded, self._store.found)
-        self._admit(todo.admit)
-        self._share(todo.prefill)
-        self._preempt(todo.preempt)
-        close_gaps(self._cache, self._running)
-        batch = self._helm.decide(todo.decode, began)
-        parts = groups(todo.decode, self._helm.point_of)
+        requests = self._requests
+        if self._compiling:
+            events += self._queue_compiled(patient=not (requests.running or requests.waiting or events))
+        todo = schedule(requests.running, requests.waiting, self._limits, self._decoded, requests.store.found)
+        requests.admit(todo.admit)
+        requests.share(todo.prefill)
+        requests.preempt(todo.preempt)
+        close_gaps(self._cache, requests.running)
+        batch = self._modes.decide(todo.decode, began)
+        parts = groups(todo.decode, self._modes.point_of)
         piggybacked: set[Sequence] = set()
         if not recorded:  # a recorded forward has one token of each row
             piggybacked = {s for point, members in parts if point.mode is Mode.AR for s in members if s.missing}
         self._prefill([piece for piece in todo.prefill if piece.tokens and piece.sequence not in piggybacked])
-        if (
-            self._shortage.count > shortages
-        ):  # prompts may have got less than their turn, and only AR takes what is missing
-            parts = [
-                (point, [s for s in members if point.mode is Mode.AR or not s.missing]) for point, members in parts
-            ]
-            parts = [(point, members) for point, members in parts if members]
+        if self._shortage.count > shortages:
+            # Prompts may have got less than their turn, and only AR takes what is missing.
+            able = [(point, [s for s in members if point.mode is Mode.AR or not s.missing]) for point, members in parts]
+            parts = [(point, members) for point, members in able if members]
         if not recorded:
-            line_up(self._cache, self._running, [members for _, members in parts])
+            line_up(self._cache, requests.running, [members for _, members in parts])
         self._decoded = sum(point.width * len(members) for point, members in parts)
         for point, members in parts:
             if recorded:
-                bring_to_front(self._cache, self._running, members)
+                bring_to_front(self._cache, requests.running, members)
             events += self._decode(point, members)
         events += self._give_up()
         for sequence, _, _ in todo.prefill:
             if sequence.row >= 0:
-                self._keep(sequence)
+                requests.keep(sequence)
         if self.settings.check_invariants:
-            invariants.check(self._running, self._waiting, self._cache, self._limits)
+            invariants.check(requests.running, requests.waiting, self._cache, self._limits)
             invariants.check_decoded(todo.decode if self._shortage.count == shortages else [])
-            invariants.check_pages(self._store.index)
+            invariants.check_pages(requests.store.index)
         now = self._clock()
         point_name = str(batch)
         due = now - self._stats_at >= self.settings.stats_every_s or point_name != self._stats_point
@@ -189,94 +173,53 @@ class Engine:
 
     def stats(self) -> Stats:
         """The engine's state now."""
-        helm, counters, now = self._helm, self._counters, self._clock()
+        modes, counters, now, requests = self._modes, self._counters, self._clock(), self._requests
+        most = self.settings.max_running_requests
         return Stats(
-            running=len(self._running),
-            waiting=len(self._waiting),
+            running=len(requests.running),
+            waiting=len(requests.waiting),
             free_rows=self._cache.free_rows,
-            cached_tokens=sum(s.cached for s in self._running),
+            cached_tokens=sum(s.cached for s in requests.running),
             capacity_tokens=self._limits.capacity,
-            queued_prompt_tokens=sum(self._owed(s) for s in (*self._waiting, *self._running)),
-            point=str(helm.point),
-            decision_point=str(helm.decision.point),
-            reason=helm.decision.reason.value,
-            detail=helm.decision.detail,
-            age_s=helm.age(now),
-            switches_total=helm.switches,
+            queued_prompt_tokens=sum(requests.owed(s) for s in (*requests.waiting, *requests.running)),
+            point=str(modes.point),
+            decision_point=str(modes.decision.point),
+            reason=modes.decision.reason.value,
+            detail=modes.decision.detail,
+            age_s=modes.age(now),
+            switches_total=modes.switches,
             cycles_total=dict(counters.cycles),
             emitted_total=dict(counters.emitted),
             seconds_total=dict(counters.seconds),
             preemptions_total=counters.preemptions,
-            policy_version=helm.version,
-            curves=helm.estimates(),
-            switched=helm.switched,
-            paces=helm.paces(self.settings.max_running_requests, now),
-            prompt_seconds_per_token=helm.prompts.per_token,
-            prompt_tokens_per_second=helm.prompts.tokens_per_s,
+            policy_version=modes.version,
+            curves=modes.estimates(),
+            switched=modes.switched,
+            paces=modes.paces(most, now),
+            prompt_seconds_per_token=modes.prompts.per_token,
+            prompt_tokens_per_second=modes.prompts.tokens_per_s,
             forwards_total=dict(counters.forwards),
             prompt_total=dict(counters.prompt),
-            stored_pages=self._store.index.used,
-            store_pages=self._store.index.count,
+            stored_pages=requests.store.index.used,
+            store_pages=requests.store.index.count,
             shortages_total=self._shortage.count,
-            utilization=helm.utilization([*self._running, *self._waiting], self.settings.max_running_requests, now),
+            utilization=modes.utilization([*requests.running, *requests.waiting], most, now),
         )
-
-    def _owed(self, sequence: Sequence) -> int:
-        """Prompt tokens that are still to be computed."""
-        return left(Piece(sequence, self._store.found(sequence), 0)) if sequence.missing else 0
 
     def _limits_now(self) -> Limits:
-        settings = self.settings
-        return Limits(
-            capacity=settings.capacity,
-            context=self._context,
-            growth=self._helm.points.growth,
-            prefill_budget=settings.prefill_budget_tokens,
-            rows=settings.max_running_requests,
-        )
-
-    def _enqueue(self, sequence: Sequence) -> None:
-        bisect.insort(self._waiting, sequence, key=lambda s: s.urgency)
+        settings, growth = self.settings, self._modes.points.growth
+        rows = settings.max_running_requests
+        return Limits(settings.capacity, self._context, growth, settings.prefill_budget_tokens, rows)
 
     def _queue_compiled(self, *, patient: bool) -> list[TokenEvent]:
         """Queue the requests that have their grammars now; the ends of those that cannot have one."""
         ends = []
-        for sequence, problem in self._desk.ready(patient=patient):
+        for sequence, problem in self._compiling.ready(patient=patient):
             if problem:
-                ends.append(self._end(sequence, [], Finish.ERROR, problem))
+                ends.append(self._requests.end(sequence, [], Finish.ERROR, problem))
             else:
-                self._enqueue(sequence)
+                self._requests.enqueue(sequence)
         return ends
-
-    def _admit(self, sequences: Seq[Sequence]) -> None:
-        for sequence in sequences:
-            sequence.row = self._cache.acquire()
-            self._running.append(sequence)
-        if sequences:
-            del self._waiting[: len(sequences)]
-
-    def _share(self, turn: Seq[Piece]) -> None:
-        """Copy what others have computed already."""
-        for sequence, pages, _ in turn:
-            if not pages:
-                continue
-            before = sequence.cached
-            self._store.fill(sequence, pages)
-            copied = sequence.cached - before
-            self._counters.prompt["shared"] += copied
-            if not sequence.preempted:
-                sequence.shared += copied
-
-    def _preempt(self, sequences: Seq[Sequence]) -> None:
-        """Put them back in the queue. Their pages are kept, however few, as they will be wanted; in the place of others
-        perhaps, which is why what was found has been copied before."""
-        for sequence in sequences:
-            self._running.remove(sequence)
-            self._store.keep(sequence)
-            self._cache.release(sequence.row)
-            sequence.row, sequence.cached, sequence.preempted = -1, 0, True
-            self._enqueue(sequence)
-            self._counters.preemptions += 1
 
     def _prefill(self, turn: Seq[Piece]) -> None:
         """One causal forward without logits over a piece of every prompt that has its turn."""
@@ -288,7 +231,7 @@ class Engine:
         computed = sum(piece.sequence.cached for piece in turn) - before
         self._counters.prompt["computed"] += computed
         if computed:
-            self._helm.prefilled(computed, self._clock() - began)
+            self._modes.prefilled(computed, self._clock() - began)
 
     def _decode(self, point: OperatingPoint, members: list[Sequence]) -> list[TokenEvent]:
         """One cycle of one group, from the model to events; the curves learn from it."""
@@ -302,28 +245,18 @@ class Engine:
         name, events, emitted = str(point), [], 0
         workloads: dict[str, tuple[int, int]] = {}
         for sequence, proposed in zip(members, proposals, strict=True):
-            committed = commit(proposed, sequence.end - len(sequence.tokens), sequence.eos)
-            tokens, finish = ended(committed, len(proposed), sequence)
-            sequence.tokens += tokens
-            sequence.cached += len(tokens)
-            sequence.cycles[name] = sequence.cycles.get(name, 0) + 1
-            sequence.emitted[name] = sequence.emitted.get(name, 0) + len(tokens)
-            emitted += len(tokens)
+            event = self._requests.settle(sequence, proposed, name)
+            emitted += len(event.tokens)
             if sequence.workload:
                 requests, gained = workloads.get(sequence.workload, (0, 0))
-                workloads[sequence.workload] = requests + 1, gained + len(tokens)
-            events.append(
-                TokenEvent(sequence.request_id, tokens)
-                if finish is None
-                else self._end(sequence, tokens, finish, sequence.grammar.failure if sequence.grammar else "")
-            )
-        if any(event.finish for event in events):
-            self._running = [s for s in self._running if s.row >= 0]
+                workloads[sequence.workload] = requests + 1, gained + len(event.tokens)
+            events.append(event)
         seconds = self._clock() - began
         # AR runs no blocks: one forward of each row.
         self._counters.add(name, seconds, emitted, self._primitive.rows_run - before or len(members))
         named = tuple((workload, *counts) for workload, counts in workloads.items())
-        self._helm.observe(point, len(members), context, seconds, emitted, piggybacked, self._clock(), named)
+        cycle = GroupCycle(point, len(members), context, seconds, emitted, piggybacked, named)
+        self._modes.observe(cycle, self._clock())
         return events
 
     def _give_up(self) -> list[TokenEvent]:
@@ -331,21 +264,4 @@ class Engine:
         if not self._starved:
             return []
         sequence, self._starved = last_resort(self._starved), []
-        self._running.remove(sequence)
-        return [self._end(sequence, [], Finish.ERROR, MESSAGE, CODE)]
-
-    def _end(
-        self, sequence: Sequence, tokens: list[int], finish: Finish, error: str = "", code: str = ""
-    ) -> TokenEvent:
-        """Forget the request and free its row; the event carries its usage."""
-        del self._known[sequence.request_id]
-        if sequence.row >= 0:
-            self._keep(sequence)
-            self._cache.release(sequence.row)
-            sequence.row = -1
-        account = sequence.cycles, sequence.emitted, sequence.shared
-        return TokenEvent(sequence.request_id, tokens, finish, error, *account, code)
-
-    def _keep(self, sequence: Sequence) -> None:
-        if sequence.cached >= WORTH_KEEPING:
-            self._store.keep(sequence)
+        return [self._requests.end(sequence, [], Finish.ERROR, MESSAGE, CODE)]

@@ -1,4 +1,4 @@
-"""Where the engine gets its points from: one pilot per quality class, pins, and the curves they share.
+"""Where the engine gets its points from: one controller per quality class, pins, and the curves they share.
 
 Belongs here: which class's decision a request follows, and what the engine tells the policy after a cycle.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from dataclasses import dataclass
 from math import inf
 
 from trimode_api.modes import OperatingPoint
@@ -29,6 +30,20 @@ _PREFILL_MEMORY = 1000
 
 PACES_S = 1.0
 """Seconds between two looks at all batches: that takes about a millisecond."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupCycle:
+    """One cycle of one group: `tokens` emitted in `seconds` at a mean context. `piggybacked` prompt tokens ran along.
+    `workloads`: name, requests and tokens of those that name one."""
+
+    point: OperatingPoint
+    requests: int
+    context_tokens: float
+    seconds: float
+    tokens: int
+    piggybacked: int
+    workloads: tuple[tuple[str, int, int], ...]
 
 
 class ModeController:
@@ -126,23 +141,14 @@ class ModeController:
         weight = tokens / (tokens + _PREFILL_MEMORY)
         self._prefill_s += weight * (seconds / tokens - self._prefill_s)
 
-    def observe(
-        self,
-        point: OperatingPoint,
-        batch: int,
-        context_tokens: float,
-        seconds: float,
-        tokens: int,
-        piggybacked: int,
-        now: float,
-        workloads: tuple[tuple[str, int, int], ...] = (),
-    ) -> None:
-        """Learn from one group's cycle. `workloads`: name, requests and tokens of those that name one. `piggybacked`
-        prompt tokens ran along: what they would have cost apart, as they do beside other points, is taken off, so
-        that points are compared by decoding alone."""
-        whole, seconds = seconds, max(seconds - piggybacked * self._prefill_s, seconds * batch / (batch + piggybacked))
-        self.prompts.spent(whole - seconds, piggybacked, tokens, whole)
-        self.curves.observe(Observation(point, batch, context_tokens, 0, seconds, tokens, workloads), now)
+    def observe(self, cycle: GroupCycle, now: float) -> None:
+        """Learn from one group's cycle. What its prompt tokens would have cost apart, as they do beside other points,
+        is taken off, so that points are compared by decoding alone."""
+        whole, prompts, count = cycle.seconds, cycle.piggybacked, cycle.requests
+        seconds = max(whole - prompts * self._prefill_s, whole * count / (count + prompts))
+        self.prompts.spent(whole - seconds, prompts, cycle.tokens, whole)
+        seen = Observation(cycle.point, count, cycle.context_tokens, 0, seconds, cycle.tokens, cycle.workloads)
+        self.curves.observe(seen, now)
 
 
 def load(sequences: Seq[Sequence], prompt_s: float = 0.0) -> Batch:
