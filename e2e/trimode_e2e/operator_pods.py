@@ -20,6 +20,8 @@ LEADS_TIMEOUT_S = 60.0
 READY_TIMEOUT_S = 180.0
 LEADER = "trimode_operator_leader 1.0"
 """The line of its metrics by which a copy says that it leads."""
+VISITS = "trimode_operator_reconcile_seconds_count"
+"""How its lines begin that count looks at resources."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,11 @@ class OperatorPods:
         (found,) = self.node.processes(pod, "trimode_operator")
         return found
 
+    def visits(self) -> float:
+        """How often the copies have looked at resources so far."""
+        lines = (line for pod in self.pods() for line in metrics_of(pod) if line.startswith(VISITS))
+        return sum(float(line.rpartition(" ")[2]) for line in lines)
+
     @property
     def audit(self) -> Audit:
         """What they ask of the API server."""
@@ -106,10 +113,15 @@ class OperatorPods:
 
 def says_it_leads(pod: Object) -> bool:
     """By its own metrics; False where it does not answer."""
+    return LEADER in metrics_of(pod)
+
+
+def metrics_of(pod: Object) -> list[str]:
+    """The lines of its metrics; none where it does not answer."""
     address = (pod.get("status") or {}).get("podIP")
     if address is None:
-        return False
+        return []
     try:
-        return LEADER in httpx.get(f"http://{address}:8080/metrics", timeout=2, trust_env=False).text.splitlines()
+        return httpx.get(f"http://{address}:8080/metrics", timeout=2, trust_env=False).text.splitlines()
     except httpx.HTTPError:
-        return False
+        return []
