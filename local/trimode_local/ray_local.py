@@ -97,6 +97,7 @@ def start(folder: Path, num_cpus: int, num_gpus: int, go_on: Callable[[], None])
             session = self.get_session_dir_path()  # type: ignore[no-untyped-call]
             for name in _PORTS:
                 raylet.persist_port(session, self.node_id, name, _NOT_IN_USE)
+            # Ray itself gives a node 30 s to appear, which a busy machine with slow disks exceeds.
             services.get_node = _patient(services.get_node, self.remaining_processes_alive, go_on)
             super().start_ray_processes()  # type: ignore[no-untyped-call]
 

@@ -50,6 +50,8 @@ class RouterProcess:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 env={**os.environ, TOKEN_VARIABLE: token},
+                # Ctrl-C reaches the whole foreground group: without a group of its own the router would begin to drain
+                # before `up` does.
                 process_group=0,
                 preexec_fn=die_with_parent,
             )

@@ -104,6 +104,8 @@ class Reconciler:
     async def _update(self, key: Key, body: Object, state: ResourceState) -> float:
         """A resource that is not being deleted."""
         names = self._names(key)
+        # The remembered token comes first: an edited or deleted Secret is restored to it, since another token would
+        # replace every pod of the fleet.
         token = state.token = state.token or await self._observer.token(key, names) or fresh_token()
         outcome = await self._apply(key, body, token, state)
         fleets = await self._observer.fleets(self._observer.routers(key, names), token)
@@ -113,6 +115,8 @@ class Reconciler:
         readiness = readiness_of(seen)
         if readiness.needs_pods:
             readiness = readiness.explained_by(await self._observer.pods(key))
+        # Published before the failure is raised: the reason has to be in the status even where the work queue only
+        # backs off.
         status = await self._writer.publish(key, seen, readiness)
         if isinstance(outcome.failure, NotMade):
             raise outcome.failure  # the status says it already; the work queue backs off
@@ -125,6 +129,8 @@ class Reconciler:
             return Outcome(None, problems)
         try:
             plan = await self._apply_plan(key, body, deployment, token, state)
+            # KubeRay passes no change of bounds on to a cluster that runs (ray-project/kuberay#2331 and #4568), and
+            # makes a third cluster where an upgrade is taken back.
             clusters = await self._ray_clusters.fit(key, self._ray_service(key))
         except InvalidInput as invalid:
             return Outcome(deployment, tuple(map(str, invalid.problems)))
@@ -138,6 +144,8 @@ class Reconciler:
     ) -> Plan:
         """The plan in force; nothing is compared or written where all that it depends on is as it was."""
         capabilities = self._deps.capabilities()
+        # Before the first write: an API server refuses a RayService for one unknown field, and by then the routers
+        # would have been scaled already.
         require(capabilities, self._deps.settings)
         owner = Owner(key.name, key.namespace, body["metadata"]["uid"], body["metadata"]["generation"])
         # What the status says is applied: it was written first, see `rebalancing`.
@@ -162,6 +170,8 @@ class Reconciler:
         deployment, plan, failure = outcome.deployment, outcome.plan, outcome.failure
         spec = deployment.spec if deployment is not None else None
         service, clock = self._ray_service(key), self._deps.monotonic()
+        # KubeRay's status freezes at Ready=True where Serve refuses the configuration or the dashboard is away; only
+        # the time since tells that something is wrong.
         owed = service["metadata"].get("generation") if service is not None and overdue(service) else None
         active, pending = outcome.clusters.active, outcome.clusters.pending
         tiers: dict[str, int] = {}
@@ -213,6 +223,8 @@ class Reconciler:
             await order_drain(self._deps.routers, fleets, token)
         elif step is deletion.Step.END_WORKERS and workers is not None:
             await self._applier.remove(RAY_SERVICE, workers)
+            # KubeRay 1.6.2 and later hold a RayService by a finalizer, so a delete that was accepted need not be its
+            # end.
             left = await self._deps.cluster.get(RAY_SERVICE, key.namespace, names.ray_service)
             if left is None:
                 self._cache.drop(workers)

@@ -39,6 +39,7 @@ class Applier:
             try:
                 await self._ensure(kinds[child["kind"]], child, owner, key)
             except (ApiFailure, NameTaken) as failure:
+                # The other children are applied all the same: one that is refused does not hold up the routers' policy.
                 failures.append(failure)
         if failures:
             raise NotMade(failures)

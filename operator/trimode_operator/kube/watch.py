@@ -57,7 +57,10 @@ def operator_settings(*, namespaced: bool) -> kopf.OperatorSettings:
     settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix="trimode.dev")
     settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix="trimode.dev")
     settings.posting.enabled = False
+    # kopf's peering is no leader election (nolar/kopf#1266 and #734); the Lease is.
     settings.peering.standalone = True
+    # Kubernetes sends a bookmark each 60 s: a stream that is silent for longer is dead, although its socket may not
+    # know.
     settings.watching.inactivity_timeout = 70.0
     settings.watching.connect_timeout = 10.0
     settings.networking.request_timeout = 30.0

@@ -173,6 +173,8 @@ class RayClusters:
         Refused where KubeRay has written meanwhile: it may just have switched to the pending cluster.
         """
         metadata = service["metadata"]
+        # The resourceVersion makes the API server refuse this where KubeRay has switched clusters since the RayService
+        # was read.
         patch = {
             "metadata": {"resourceVersion": metadata["resourceVersion"]},
             "status": {"pendingServiceStatus": None},

@@ -157,6 +157,7 @@ def services(router: Router, owner: Owner, names: Names) -> tuple[Manifest, Mani
         "spec": {
             "type": "ClusterIP",
             "clusterIP": "None",
+            # Without it no router would ever get ready: readiness waits for reports, which come by this Service.
             "publishNotReadyAddresses": True,
             "selector": matching(owner.name, "router"),
             "ports": [_port("internal", INTERNAL_PORT)],

@@ -222,6 +222,7 @@ def _rollout(seen: Observations) -> Verdict | None:
     if seen.ray.upgrading and seen.ray.failed_upgrade:
         words = "what was there before serves on; in the Ray cluster that is to take over"
         return Verdict(FALSE, Reason.DEPLOY_FAILED, lines((words, *seen.ray.failed_upgrade)))
+    # KubeRay keeps Ready=True during an upgrade, because the old cluster serves; `kubectl wait` would return at once.
     if seen.ray.upgrading:
         words = "KubeRay is making another Ray cluster ready to take over from the one that serves"
         return Verdict(FALSE, Reason.WORKERS_ROLLOUT, words)

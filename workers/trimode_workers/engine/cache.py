@@ -28,6 +28,8 @@ class KVCache:
 
     def __init__(self, config: ModelConfig, rows: int, slots: int, dtype: torch.dtype, device: torch.device) -> None:
         shape = (config.layers, 2, rows, config.kv_heads, slots, config.head_dim)
+        # Rows, not pages: gathering pages by a block table in every layer makes an AR forward of 64 requests of the
+        # tiny model 5 to 18 % slower on a CPU.
         self.memory = torch.zeros(shape, dtype=dtype, device=device)
         self.keys: list[Tensor] = [layer[0] for layer in self.memory]
         self.values: list[Tensor] = [layer[1] for layer in self.memory]

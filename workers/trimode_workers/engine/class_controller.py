@@ -56,6 +56,7 @@ class ClassController:
     def decide(self, batch: Batch, now: float) -> OperatingPoint:
         """The point to run now."""
         self._age += 1
+        # The averaged batch, not the momentary one: requests that end and begin at a constant load would make switches.
         batch = Batch(self._steady(batch.running, now), batch.context_tokens, batch.needed_s)
         # A probe is asked about every cycle: a hopeless one must end after its first, which may be a slow one.
         if self._age >= ASK_EVERY or batch.running != self._asked or self.decision.reason is Reason.PROBE:

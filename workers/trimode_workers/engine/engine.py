@@ -76,6 +76,7 @@ class Engine:
         self._primitive = Primitive(network, self._cache, recorder)
         self._shortage = Shortage(self._primitive)
         self._starved: list[Sequence] = []
+        # On a GPU the prior is its data sheet: learning starts near the truth instead of at a small CPU's figures.
         gpu = torch.cuda.get_device_name(like.device) if like.device.type == "cuda" else ""
         self._modes = ModeController(prior(config, gpu, like.dtype.itemsize), configure, clock(), chooser)
         self._limits = self._limits_now()
@@ -136,6 +137,7 @@ class Engine:
             events += self._queue_compiled(patient=not (requests.running or requests.waiting or events))
         todo = schedule(requests.running, requests.waiting, self._limits, self._decoded, requests.store.found)
         requests.admit(todo.admit)
+        # Before preemption: the pages of those who leave may take the place of pages that were found for this cycle.
         requests.share(todo.prefill)
         requests.preempt(todo.preempt)
         close_gaps(self._cache, requests.running)
@@ -227,6 +229,8 @@ class Engine:
             return
         began = self._clock()
         before = sum(piece.sequence.cached for piece in turn)
+        # Out of memory is caught below: an exception here would end the process and every stream of the replica, and
+        # the router would bring the same load to the next one.
         self._starved += self._shortage.prefill(turn)
         computed = sum(piece.sequence.cached for piece in turn) - before
         self._counters.prompt["computed"] += computed

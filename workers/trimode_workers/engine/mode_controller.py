@@ -145,6 +145,8 @@ class ModeController:
         """Learn from one group's cycle. What its prompt tokens would have cost apart, as they do beside other points,
         is taken off, so that points are compared by decoding alone."""
         whole, prompts, count = cycle.seconds, cycle.piggybacked, cycle.requests
+        # Prefill must not count as decoding: policies that let it collapse when prompts arrive
+        # (vllm-project/vllm#49548).
         seconds = max(whole - prompts * self._prefill_s, whole * count / (count + prompts))
         self.prompts.spent(whole - seconds, prompts, cycle.tokens, whole)
         seen = Observation(cycle.point, count, cycle.context_tokens, 0, seconds, cycle.tokens, cycle.workloads)

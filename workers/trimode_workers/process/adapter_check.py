@@ -36,6 +36,8 @@ def compare_drafts(network: FusedDecoder) -> DraftCheck:
     prompts = torch.randint(config.vocab_size, (ROWS, PROMPT), generator=random).tolist()
     rows = list(range(ROWS))
     primitive.advance([prompt[:-1] for prompt in prompts], rows, [0] * ROWS)
+    # The forward that drafts, not the weights, is what is checked: a commit of an SGLang fork had loaded the adapter
+    # and never applied it under CUDA graphs.
     window = primitive.window(rows, [PROMPT - 1] * ROWS, BLOCK)
     blank = [config.mask_token_id] * (BLOCK - 1)
     block = primitive.tensor([[prompt[-1], *blank] for prompt in prompts])

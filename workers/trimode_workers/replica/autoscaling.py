@@ -83,6 +83,7 @@ class Scaler:
     def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
         self._listener.asleep = context.target_num_replicas == 0
         if self._listener.asleep and not self._listens:
+            # Not sooner: Serve also makes instances that it only looks at.
             self._listens = True
             threading.Thread(target=self._listener.listen, name="waking", daemon=True).start()
             # The thread must not keep a policy alive that Serve has replaced.
