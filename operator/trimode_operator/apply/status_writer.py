@@ -33,6 +33,8 @@ class Writer:
         before = status_in(body)
         status = status_of(before, seen, readiness, self._now())
         new = status.model_dump(mode="json", by_alias=True, exclude_none=True)
+        # A status that is written wakes every watcher of the resource, this operator too; at rest nothing may be
+        # written.
         if new == raw or body is None:
             return status
         gone: dict[str, Any] = {field: None for field in raw if field not in new}

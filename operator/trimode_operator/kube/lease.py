@@ -114,6 +114,8 @@ class Election:
         try:
             async with asyncio.timeout(self._terms.renew_deadline / 2):
                 if await self._hold():
+                    # From the beginning of the request: others count from when they saw the renewal, which is later, so
+                    # our lead ends first.
                     self._held_since = begun
                 else:
                     self._held_since = None

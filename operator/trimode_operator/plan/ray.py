@@ -118,6 +118,7 @@ def in_live_order(pools: Sequence[Pool], observed: Observed) -> tuple[Pool, ...]
     config = ((observed.ray_service or {}).get("spec") or {}).get("rayClusterConfig") or {}
     order = [group.get("groupName") for group in config.get("workerGroupSpecs") or []]
     if set(observed.serving_groups) == {pool.name for pool in pools}:
+        # KubeRay compares groups in their order, so a pool in another place is another cluster, with its GPUs twice.
         order = list(observed.serving_groups)
     place = {name: index for index, name in enumerate(order)}
     return tuple(sorted(pools, key=lambda pool: place.get(pool.name, len(order))))
@@ -217,6 +218,7 @@ def _worker(inputs: Inputs, pool: Pool, source: Weights) -> dict[str, Any]:
         "securityContext": container_security(),
         "volumeMounts": [tmp_mount(), *source.mounts],
         "livenessProbe": http_probe(HEALTH_PATH, AGENT_PORT, failures=24),
+        # Our own probe, since KubeRay adds one with wget where it is missing, and the slim image has no wget.
         "readinessProbe": http_probe(PROXY_HEALTH_PATH, SERVE_PORT, failures=1),
         "lifecycle": _leave(deployment, names),
     }

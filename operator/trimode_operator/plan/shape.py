@@ -31,4 +31,5 @@ def replaces(service: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
 def shape_of(config: Mapping[str, Any]) -> str:
     """Digest of a `rayClusterConfig` that we write."""
     groups = [{key: value for key, value in group.items() if key not in COUNTS} for group in config["workerGroupSpecs"]]
+    # Counts in the digest would make each change of bounds look like an upgrade.
     return digest({**config, "workerGroupSpecs": groups})

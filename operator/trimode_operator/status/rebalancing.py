@@ -34,6 +34,7 @@ def rebalanced(
     if not sharing_pools(spec):
         return None
     split, views = _split(before), tuple(fleets.views.values())
+    # The load of some of the routers would look like a fall of the load of all.
     if not views or fleets.failures:
         words = "some router does not answer" if views else "no router answers"
         taken = Step(current_split(spec, split), MoveReason.NO_DATA, words)

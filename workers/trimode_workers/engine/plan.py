@@ -130,6 +130,7 @@ def chunks(behind: Seq[Sequence], budget: int, found: Found = nothing) -> tuple[
     for sequence in sorted(behind, key=lambda s: s.urgency):
         if budget < 1:
             break
+        # Copies are not free: 1,000 known tokens take 5 to 6 ms, while those who decode wait.
         pages = min(found(sequence), budget)
         tokens = min(left(Piece(sequence, pages, 0)), budget - pages)
         budget -= pages + tokens

@@ -38,6 +38,8 @@ class Purpose(IntEnum):
 
 def uniforms(seeds: NDArray[np.uint64], positions: NDArray[np.uint64], purpose: Purpose) -> NDArray[np.float32]:
     """Numbers in (0, 1], of the broadcast shape of `seeds` and `positions`."""
+    # A hash of seed and position, not a generator with a state: neighbours in the batch, preemption and resumption on
+    # another replica must not change a draw.
     key = _mix(seeds + _WEYL)
     key = _mix(key ^ (positions * np.uint64(len(Purpose)) + np.uint64(purpose) + np.uint64(1)) * _WEYL)
     whole = (key >> np.uint64(64 - _RESOLUTION)).astype(np.float32)

@@ -93,6 +93,7 @@ class FusedDecoder:
             self._outgrown.append(self._turns)
             self._turns = self._table(max(reach, 2 * self._turns.shape[0]))
         turn = torch.view_as_complex(torch.unflatten(self._turns[positions], -1, (1, -1, 2)))
+        # The factor is exactly 1 up to there, so that most forwards need no product for it.
         if not rope.query_scaling_beta or reach <= rope.original_max_positions:
             return turn, None
         return turn, query_scale(positions, rope).to(self.embedding.dtype)

@@ -40,6 +40,7 @@ def load_decoder(folder: str | Path, dtype: torch.dtype = torch.float32) -> tupl
         raise WeightsError(f"{folder}: " + "; ".join(problems))
     converted = {name: tensor.to(dtype) for name, tensor in tensors.items()}
     decoder.load_state_dict(converted, assign=True)
+    # A buffer made on the meta device has no values, and it is no part of the checkpoint that fills the others.
     decoder.refresh_frequencies()
     return decoder.eval().requires_grad_(False), config
 

@@ -49,6 +49,7 @@ def build(options: EngineOptions, configure: Configure, shared_tokens: int | Non
     settings = EngineSettings(rows, context, shared_tokens=shared_tokens)
     grammars, no_grammar = _grammars(Path(options.model), config)
     engine = Engine(network, settings, configure, grammars=grammars)
+    # Before `Started`: recorded while serving, each shape would stop the whole batch.
     engine.record()
     started = Started(
         max_context_tokens=context,

@@ -66,6 +66,8 @@ class EngineClient(PendingRequests, asyncio.Protocol):
         """Start `argv --fd N` and wait until the engine is warm. EngineFailed says why it is not."""
         ours, theirs = socket.socketpair()
         with theirs:
+            # A process, not a thread: a cycle of a few milliseconds and 64 event streams would wait for one interpreter
+            # lock.
             process = subprocess.Popen(  # noqa: ASYNC220 - fork and exec take a millisecond; nothing is waited for
                 [*argv, "--fd", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
