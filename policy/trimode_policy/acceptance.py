@@ -28,6 +28,7 @@ MAX_LOG_ODDS = 9.0
 
 def expected_tokens(log_odds: float, block_length: int) -> float:
     """Tokens per request and cycle, in [1, block_length], at these log-odds of one draft token being right."""
+    # Without a bound a run of perfect drafts would bring the chance to 1, where the formula is 0 / 0.
     bounded = MAX_LOG_ODDS if log_odds > MAX_LOG_ODDS else max(log_odds, -MAX_LOG_ODDS)
     chance = 1.0 / (1.0 + exp(-bounded))
     return float((1.0 - chance**block_length) / (1.0 - chance))
@@ -61,6 +62,7 @@ def prior_tokens(point: OperatingPoint) -> float:
     """
     if point.mode is Mode.AR:
         return 1.0
+    # Not by the formula: a diffusion block has no drafts that could be refused, it commits what it denoised.
     if point.mode is Mode.DIFFUSION:
         return 0.9 * point.block_length
     return PRIOR_TOKENS[point.block_length]

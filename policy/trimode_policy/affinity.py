@@ -38,6 +38,8 @@ class Beginnings:
             holders = self._holders.pop(beginning, {})
             holders.pop(replica_id, None)
             holders[replica_id] = None
+            # Both bounds matter: vLLM's production-stack kept its prefixes in a trie without one and ran out of memory
+            # (issue 687).
             if len(holders) > HOLDERS:
                 del holders[next(iter(holders))]
             self._holders[beginning] = holders

@@ -37,6 +37,8 @@ class PoolLoad:
     wanted: bool = False
 
 
+# No delay and no memory of its own: Ray Serve applies its upscale and downscale delays to what a policy wants, and two
+# such delays add up. Two controllers of one number oscillate (ray issue 63279: between 500 and 2,000 replicas).
 def size_pool(load: PoolLoad) -> int:
     """Replicas that bring the present load to the target, within the bounds.
 
@@ -76,6 +78,7 @@ class PromptPrice:
 
     def spent(self, seconds: float, prompts: float, decoded: float, busy_s: float) -> None:
         """`busy_s` of work, `seconds` of it on `prompts` tokens of prompts, in which `decoded` tokens were emitted."""
+        # By busy seconds and not by the clock: an idle hour says nothing about what prompts cost.
         keep = max(0.0, 1.0 - busy_s / MEMORY_S)
         self.seconds = self.seconds * keep + seconds
         self.prompts = self.prompts * keep + prompts
@@ -94,6 +97,8 @@ class PromptPrice:
 
 def needed_seconds(tpot_s: float, running: int, prompt_s: float) -> float:
     """Seconds per token in which `running` requests have to decode to keep `tpot_s`, prompts allowed for."""
+    # A mean over the answer and not the gap between two chunks: speculation emits several tokens at once, so a gap of
+    # 40 ms may well be 20 ms per token.
     return SLACK * tpot_s - running * prompt_s
 
 
@@ -146,6 +151,7 @@ def utilization(tpots: Iterable[float], known: Paces, prompt_s: float, most: int
 
 def _grid(most: int) -> list[int]:
     """The powers of two below `most`, and `most`."""
+    # The batches at which durations are learned (`speed.bucket_of`): in between there is nothing more to know.
     grid, batch = [], 1
     while batch < most:
         grid.append(batch)

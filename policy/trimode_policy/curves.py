@@ -110,9 +110,12 @@ class Curves:
             self.serves({**named, "": o.batch - sum(named.values())})
             for name, requests, tokens in o.workloads:
                 self._gain.learn_workload(known.tokens, name, tokens / requests, requests)
+        # From every cycle: prompts that share it make it longer, but drafts are accepted as ever.
         self._gain.learn(known.tokens, o.tokens / o.batch, o.batch, now)
         prior_s = self._prior_seconds(known, o.batch, self._read_seconds(o.batch, o.context_tokens))
         seconds, noise = o.seconds, 1.0 if warm else COLD
+        # Cycles with prompts are the second choice: vLLM counted prefills as load (issue 49548) and fell from 232 to
+        # between 24 and 157 tokens/s where the batch crossed its threshold.
         if o.prefill_tokens == 0:
             known.clean_at = now
         else:
@@ -200,6 +203,8 @@ class Curves:
             return 0.0
         level = exp(self._speed.tracker.level)
         left = o.seconds - level * self.prior.prefill_seconds(o.prefill_tokens)
+        # Where the prior of prefill is too slow hardly anything is left, or less than nothing, and its logarithm would
+        # ruin the cell.
         return left if left > LEAST_LEFT * level * prior_s else 0.0
 
     def _resolve(self, points: Sequence[OperatingPoint]) -> tuple[_Known, ...]:

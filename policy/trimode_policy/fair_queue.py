@@ -83,6 +83,7 @@ class FairQueue(Generic[T]):
         if self._tickets.pop(ticket.serial, None) is None:
             return
         self._by_priority[ticket.priority] -= 1
+        # Nothing waits, so there is nobody to be fair to; this is also where tenants that no longer come are forgotten.
         if not self._tickets:
             self._served_tag = 0.0
             self._last_tags.clear()
@@ -102,6 +103,8 @@ class FairQueue(Generic[T]):
         as it has kinds. `late`: it can no longer meet its objective, so it gets what those in time leave over; once
         late, a request stays so. Newcomers during the call may have to wait for the next one.
         """
+        # The late after all others whatever their priority: their objective is lost, and each place they took first
+        # would make one more request late.
         for overdue in (False, True):
             turns = [entry for each in list(self._heaps) if each.late is overdue for entry in self._turn(each)]
             heapq.heapify(turns)

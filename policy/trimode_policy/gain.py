@@ -14,6 +14,7 @@ from trimode_api.modes import Mode, OperatingPoint
 from trimode_policy.acceptance import expected_tokens, log_odds_for, prior_tokens, tokens_slope
 from trimode_policy.tracker import Drift, Shape, Tracker
 
+# 0.6, tried first, trusted few samples of acceptance too much.
 SPREAD = 0.85
 """Standard deviation over mean of one request's tokens in one cycle."""
 DRIFT = Drift(level_start=1.0, shape_start=0.2, level_per_s=0.03, shape_per_s=0.01, reset=0.3, clip=6.0)
@@ -90,6 +91,7 @@ class Gain:
         return tuple(self._workloads)
 
     def _workload(self, name: str) -> Workload:
+        # The same bound as in the router's histograms, so that both tell the same workloads apart.
         if name not in self._workloads and len(self._workloads) >= WORKLOADS:
             name = OTHER
         return self._workloads.setdefault(name, Workload())
@@ -109,6 +111,7 @@ class Gain:
         length = known.point.block_length
         gained = min(max(tokens, 0.0), float(length))
         if known.point.mode is Mode.DIFFUSION:
+            # Never towards 0, by which a pace is divided: the last block of an answer may yield next to nothing.
             known.tokens += DIFFUSION_STEP * (max(gained, 0.5) - known.tokens)
         elif known.speculates:
             expected = self.tokens(known)
@@ -157,4 +160,6 @@ class Gain:
 
 def _alike(one: OperatingPoint, other: OperatingPoint) -> bool:
     """Whether the two draft in the same way, but for the block's length."""
+    # A block drafted in steps (`S16@0.9`) or by a quadratic forward accepts other tokens than one drafted at once: a
+    # shorter one may well yield more.
     return one.mode is other.mode and one.threshold == other.threshold

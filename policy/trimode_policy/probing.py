@@ -35,6 +35,7 @@ MAX_BUDGET_S = 0.6
 REVISIT_S = 60.0
 """Seconds without a mode after which it is probed again, even if it seems hopeless: what was learned of it may be out
 of date, and nothing else would ever show that."""
+# Within about a third: a mode's own 60 s are too long for a point that is nearly as good as the running one.
 RIVAL, RIVAL_S = 0.35, 15.0
 """A point whose pace is within this (logarithm) of the running one's is compared side by side each so many seconds:
 a few unlucky cycles must not hide a rival for long."""
@@ -160,6 +161,7 @@ def candidate(
     rival that was not run for `RIVAL_S` is probed in any case. Where there is none and no point may win, the best
     of the other modes has its turn once it is `REVISIT_S` out of use.
     """
+    # The first cycle after a change of point pays for cold caches: against it alone every rival looks good.
     if here.seen < 2:
         return None
     best: Estimate | None = None

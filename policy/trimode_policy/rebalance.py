@@ -54,6 +54,8 @@ class Moves:
     `switch_s`: seconds a replica is away. `horizon_s`: seconds over which a move has to pay.
     """
 
+    # Slow and reluctant on purpose: in simulations with a drain and reload of 5, 30 or 180 s, switching whole replicas
+    # by their load lost 20 to 65 % of goodput, a fixed split with traffic moving between its pools 0.4 to 3.6 %.
     margin: float = 0.1
     every_s: float = EVERY_S
     switch_s: float = 180.0

@@ -15,6 +15,7 @@ from enum import StrEnum
 
 from trimode_policy.rebalance import EVERY_S, Demand, MoveReason, Moves, MoveState, PoolView, rebalance
 
+# What a move takes differs by orders of magnitude: a tiny model loads in seconds, a large one in many minutes.
 REST = 5.0
 """Between two moves at least this many times what the last one took: at most a sixth of the time is spent on moves."""
 STUCK_S = 3600.0
@@ -137,12 +138,15 @@ def step(
     split = settled(split, pools, total)
     move = split.move
     if move is not None and move.under_way:
+        # One at a time, and whatever the load does meanwhile: half a move leaves a GPU to nobody.
         return _go_on(split, move, {pool.name: pool for pool in pools}, now, release_s)
     if demand is None:
         return Step(split, MoveReason.NO_DATA, "the load of the last minute is not known")
     took = None if move is None else max(0.0, move.since - move.begun)
     moves = Moves() if took is None else Moves(every_s=max(EVERY_S, REST * took), switch_s=took)
     moved_at = float("-inf") if move is None else move.since
+    # `rebalance`'s own state is not kept: the split with its last move is in the resource's status, from which another
+    # leader goes on where this one stopped.
     decision, _ = rebalance([_view(pool, split) for pool in pools], demand, moves, MoveState(moved_at), now)
     if decision.source is None or decision.target is None:
         return Step(split, decision.reason, decision.detail)

@@ -38,6 +38,7 @@ def sampled(before: Samples, views: Sequence[FleetView], pools: Iterable[str], n
     if not views or (before and 0 <= now - before[-1].at < SAMPLE_S):
         return before
     names = set(pools)
+    # Every router sees every replica, so replicas count once; each router has a queue of its own, so those add up.
     inside = sum(r.running + r.waiting for r in merged(views) if r.pool in names and r.freshness is not Freshness.DEAD)
     sample = Sample(now, inside + sum(view.router.queued for view in views))
     return (*(one for one in before if 0 <= now - one.at <= WINDOW_S), sample)

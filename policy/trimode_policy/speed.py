@@ -92,6 +92,8 @@ class Speed:
         if shape is None:
             guess = self.shape(row, bucket)
             shape = row.cells[bucket] = self.tracker.start(guess.mean, guess.variance, now)
+            # The first measurement of a cell says more than any number of guesses: none that was made without it is
+            # kept.
             for other in self._rows:
                 other.guesses = [None] * BUCKETS
         return shape

@@ -96,6 +96,8 @@ class Tracker:
         total = slope * slope * (self.level_variance + shape.variance) + noise
         score = surprise / sqrt(total)
         clip = self.drift.clip
+        # One cycle in 200 takes ten times as long on a shared machine: it may move the estimate, but by no more than a
+        # bad one.
         clipped = min(max(score, -clip), clip)
         step = clipped * slope / sqrt(total)
         self.level += self.level_variance * step
@@ -112,6 +114,7 @@ class Tracker:
 
     def level_variance_at(self, now: float) -> float:
         """Variance of the level as of `now`: it grows while nothing is measured, up to what it started with."""
+        # A clock that was set back earns no doubt and takes none: `now` is the caller's, and need not be monotonic.
         if self._level_at is None or now <= self._level_at:
             return self.level_variance
         grown = self.level_variance + self.drift.level_per_s**2 * min(now - self._level_at, MAX_AGE_S)
@@ -128,5 +131,7 @@ class Tracker:
         self._above = self._below = 0.0
         self.alarms += 1
         self.level_variance = max(self.level_variance, self.drift.level_start**2)
+        # Only as far as `reset`, not to the start: how points compare with each other mostly survives a change of their
+        # machine.
         for shape in self._shapes:
             shape.variance = max(shape.variance, self.drift.reset**2)

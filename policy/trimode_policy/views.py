@@ -88,6 +88,8 @@ class ReplicaView:
     @property
     def load(self) -> int:
         """Requests it has, as far as this router and its last report know."""
+        # A report lags behind what this router has sent since; its own counter knows nothing of other routers. The
+        # larger is safe.
         return max(self.in_flight, self.running + self.waiting)
 
     @property
@@ -114,6 +116,8 @@ class RequestView:
     `held`: by replica, tokens of the prompt that it is likely to have computed already (see `affinity`).
     """
 
+    # No workload, though a request may name one: counting places by it gained at most 1.0 % of goodput in simulation
+    # with perfect labels, and cost up to 2.2 % (docs/policy.md).
     tier: str = "standard"
     priority: int = 0
     prompt_tokens: int = 0
@@ -129,6 +133,7 @@ class Staleness:
     """Report ages in seconds: above `stale_after_s` only the router's own counters count, above
     `dead_after_s` no request is sent. Raises ValueError unless 0 < stale_after_s <= dead_after_s."""
 
+    # Reports come five times a second: ten are missing before a replica is stale, fifty before it is dead.
     stale_after_s: float = 2.0
     dead_after_s: float = 10.0
 
