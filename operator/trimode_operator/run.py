@@ -54,6 +54,7 @@ class Operation:
         self._queue = WorkQueue(self._reconcile, self._failed, self._active)
         self._reconciler = Reconciler(
             Dependencies(
+                # Two copies that write at once would make two Ray clusters for one resource, and take its GPUs twice.
                 cluster=Fenced(api, lambda: self._election.leads),
                 cache=self._cache,
                 routers=self._routers,

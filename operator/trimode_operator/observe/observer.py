@@ -57,6 +57,7 @@ class Observer:
     async def secrets(self, key: Key, router: Router, fleets: Fleets) -> tuple[Note, ...]:
         """What is wrong with the Secrets that the spec names: by whether they are there, and by what routers say."""
         named = user_secrets(router)
+        # Metadata only: the operator never looks at what is in users' Secrets.
         missing = [each for each in named if not await self._cluster.exists(SECRET, key.namespace, each.name)]
         there = [each for each in named if each not in missing]
         return (*(secret_missing(each, key.namespace) for each in missing), *secrets_refused(there, fleets))

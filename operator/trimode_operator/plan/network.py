@@ -22,6 +22,7 @@ def network_policies(owner: Owner, names: Names, settings: Settings) -> tuple[Ma
     head, worker, router = (
         {"podSelector": {"matchLabels": matching(owner.name, component)}} for component in ("head", "worker", "router")
     )
+    # KubeRay's operator asks dashboard and proxies for their health; without a way in it never calls a cluster ready.
     kuberay, operator = _elsewhere(settings.kuberay), _elsewhere(settings.operator)
     return (
         _policy(owner, names.head, "head", [{"from": [head, worker, kuberay]}]),

@@ -90,6 +90,7 @@ class Requests:
         del self.known[sequence.request_id]
         if sequence.row >= 0:
             self.running.remove(sequence)
+            # The next turn of a conversation begins with this answer.
             self.keep(sequence)
             self._cache.release(sequence.row)
             sequence.row = -1

@@ -33,6 +33,7 @@ def bring_to_front(cache: KVCache, running: Seq[Sequence], members: list[Sequenc
 
 def line_up(cache: KVCache, running: Seq[Sequence], groups: Seq[list[Sequence]]) -> None:
     """Exchange rows so that each group is a run of rows, in ascending order. Rows in use follow one another."""
+    # Rows that follow one another are read as a view; others are copied in every layer.
     if all(members[-1].row - members[0].row == len(members) - 1 for members in groups):
         return
     _exchange(cache, running, groups)

@@ -48,6 +48,8 @@ class PageStore:
 
     def keep(self, sequence: Sequence) -> None:
         """Copy what is missing here of the whole pages that the sequence has cached."""
+        # Only whole pages: a key is a hash of a full page and the key before it, so equal keys mean equal beginnings
+        # everywhere.
         whole = min(sequence.cached // PAGE_TOKENS, self.index.count)
         if not whole:
             return

@@ -19,6 +19,7 @@ def inverse_frequencies(config: ModelConfig) -> tuple[Tensor, float]:
     if rope.kind == "default":
         return plain, 1.0
     keep = 1.0 - _interpolated_share(rope, dim)
+    # The published factor, never one worked out from the lengths: the 3B base model says 0.25, with 4,096 positions.
     return plain / rope.factor * (1.0 - keep) + plain * keep, _yarn_magnitude(rope)
 
 
