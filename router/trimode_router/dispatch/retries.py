@@ -31,6 +31,7 @@ def note_failure(exchange: Exchange, what: str, how: Failure, last: Phase, now: 
     """Count an attempt that failed in phase `last`, and set the time before which there is no other."""
     record = exchange.record
     record.failures = (*record.failures, what)[-_FAILURES_KEPT:]
+    # With half a fleet away these used to spend the attempts of requests that no replica had seen.
     record.unseen += how in (Failure.UNTOUCHED, Failure.AWAY)
     if last is Phase.RESUMING and how in (Failure.REFUSED, Failure.BROKEN):
         # Replicas that break at once may die together, of one cause: the next is asked when that may be over.

@@ -54,6 +54,7 @@ async def run(config: RouterConfig, token: str, replica_key: str | None) -> int:
         await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         end()
         codes = await asyncio.gather(*ends)
+    # A child that a signal ended has a negative code.
     return max(abs(code) for code in codes)
 
 

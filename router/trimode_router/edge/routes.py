@@ -183,6 +183,8 @@ class Routes:
             context, request.passed = self.traces.begin(request.passed)
             if context is not None:
                 exchange.on_over = partial(self.traces.end, context=context)
+        # Before `submit`, which may refuse at once: set afterwards, a refused exchange would stay the connection's
+        # flight.
         client.flight = exchange
         self.dispatcher.submit(exchange)
 

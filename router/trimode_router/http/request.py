@@ -112,6 +112,7 @@ class Head:
             elif name == _TIER:
                 self.tier = value.decode("latin-1").strip()
             elif name == _ID:
+                # It is repeated in heads and logs: nothing that ends a line, and nothing long.
                 if _REQUEST_ID.fullmatch(value):
                     self.request_id = value.decode()
             elif name in PASSED:

@@ -191,6 +191,8 @@ class Link(asyncio.Protocol):
         self._receiver = self._parser = None
         if self._keep:
             self._reused = True
+            # Before the receiver hears of the end: what waits in the queue is sent from there, and may use this
+            # connection.
             self.pool.keep(self)
         else:
             self.transport.close()

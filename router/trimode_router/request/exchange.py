@@ -176,6 +176,7 @@ class Exchange:
             self._splitter.restart()
             if self.phase is Phase.FLOWING:
                 self._broken_at = self._owner.now()
+                # A continuation that fails before its first byte is still the same break.
                 self.record.resumptions += 1
         self._attempt_failed(why, Failure.UNTOUCHED if untouched else Failure.BROKEN)
 

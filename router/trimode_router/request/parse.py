@@ -155,6 +155,8 @@ def wish_in(options: DecodingWish, points: Sequence[OperatingPoint]) -> Wish | N
     except ValueError as error:
         allowed = ", ".join(mode.value for mode in Mode)
         raise _bad("trimode.mode", f"{shown(options.mode)} is not a mode; allowed: {allowed}") from error
+    # Not resolved to a point here: settled on the shortest block of all pools, a request was refused whenever that
+    # one's pool was away.
     wish = Wish(mode, options.blockLength, options.threshold)
     if not any(map(wish.fits, points)):
         raise _bad("trimode", f"{wish} is not offered; allowed: {', '.join(map(str, points))}")
