@@ -92,6 +92,7 @@ class AdmissionController:
         usable = [each for each in self._fleet.views(now) if self._fleet.usable(each)]
         if pool is None and usable and not any(may_serve(view, each.points) for each in usable):
             message = f"no ready replica offers {view.pin or 'lossless answers'}, and none came {waited}"
+            # 503 and not 400: the policy offers it, so the request is right and may succeed later.
             return ApiError(503, message, code=RouteReason.NOT_OFFERED.value, retry_after_s=RETRY_UNKNOWN_S)
         if pool is None:
             return self._busy(ticket.item, now, f"no slot came free {waited}", "QueueTimeout")

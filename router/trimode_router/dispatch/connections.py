@@ -45,6 +45,8 @@ class ConnectionPool:
             exchange.send(link, self._head(exchange, pool))
             return
         task = asyncio.get_running_loop().create_task(self._connect(exchange, pool))
+        # asyncio keeps weak references to tasks only: one that nothing else holds may be collected before it has
+        # connected.
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

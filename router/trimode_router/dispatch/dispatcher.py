@@ -131,6 +131,7 @@ class Dispatcher:
             link = exchange.link
             if link is None or exchange.over:
                 continue
+            # A client that does not read stops the reading from its replica: that silence is not the replica's.
             if link.heard or exchange.client.paused:
                 link.heard = False
                 exchange.quiet_since = now

@@ -163,6 +163,7 @@ class Router:
         await self._traces.stop()
         for connection in list(self._connections):
             connection.transport.close()
+        # After the connections were closed: since Python 3.12 it waits for them.
         await self._server.wait_closed()
         await self._runner.cleanup()
         return finished

@@ -64,6 +64,7 @@ class Fleet:
             )
         replica = self._replicas.get(report.replica_id)
         if replica is None:
+            # At first sight, as after this router's restart, all that it runs came from others.
             replica = Replica(report, points_of(report), now, others=report.running + report.waiting)
             self._replicas[report.replica_id] = replica
         elif report.sequence > replica.report.sequence:

@@ -158,6 +158,7 @@ class Prober:
             allowed_points=(_POINT,),
             switches=0,
             tokens_per_second=0,
+            # As if it had the policy: there is nothing that could take one.
             policy_version=self.fleet.rules.policy.version,
         )
         self.fleet.take_report(report, self.now(), self.wall())

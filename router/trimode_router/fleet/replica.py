@@ -78,6 +78,7 @@ class Replica:
             # A report lags: what this router counts itself is taken from its counter, the rest from the report.
             running=self.in_flight + self.others,
             waiting=0,
+            # The report lacks what was sent since, this router's counter lacks what other routers sent.
             queued_prompt_tokens=max(report.queued_prompt_tokens, self.queued_prompt_tokens),
             # After failures it is asked by one request at a time: a burst would only fail again.
             capacity=self.in_flight if self.trials else report.max_running + slack,

@@ -34,6 +34,7 @@ def inflated(coding: bytes, body: bytes, most: int) -> bytes:
         raise ApiError(400, f"the request body is not valid {name}: {error}", code="invalid_body") from error
     if len(data) > most:
         raise ApiError(413, f"the request body, inflated, is longer than {most} bytes", code="body_too_large")
+    # A gzip file may have several members (RFC 1952, 2.2): those behind the first would be dropped in silence.
     if not engine.eof or engine.unused_data:
         raise ApiError(400, f"the request body is not one whole {name} stream", code="invalid_body")
     return data

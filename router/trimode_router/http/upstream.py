@@ -170,6 +170,7 @@ class Link(asyncio.Protocol):
             self._break("sent headers without an end")
             return
         head = AnswerHead.of(self._parser.get_status_code(), self._fields)
+        # Requests go out without `Expect`, so no 100 is due.
         if head.status < 200:
             self._break(f"sent an unasked {head.status}")
             return

@@ -69,6 +69,7 @@ class Transcript:
         answer, created = _ID.search(self._opening), _CREATED.search(self._opening)
         if not emitted or answer is None or created is None:
             return None
+        # Put together as bytes: `_ID` and `_CREATED` match nothing that JSON would have to escape.
         return b'{"path":%b,"id":"%b","created":%b,%b,"request":%b}' % (
             json.dumps(path).encode(),
             answer[1],
