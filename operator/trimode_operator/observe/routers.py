@@ -32,6 +32,7 @@ class Routers:
 
     async def fleets(self, routers: Iterable[Address], token: str) -> Fleets:
         """Ask all of them at once."""
+        # Every router, since each knows only the requests that it has sent itself.
         asked = tuple(routers)
         answers = await asyncio.gather(*(self.fleet(router, token) for router in asked), return_exceptions=True)
         views: dict[Address, FleetView] = {}

@@ -37,4 +37,5 @@ def knows(spec: Mapping[str, Any], path: str) -> bool:
 
 def lacking(spec: Mapping[str, Any]) -> tuple[str, ...]:
     """The fields that we need and the schema does not have."""
+    # By the schema, not by a version: KubeRay's operator and its CRDs are upgraded apart, and Helm upgrades no CRDs.
     return tuple(path for path in NEEDED if not knows(spec, path))

@@ -114,6 +114,7 @@ def selector_text(labels: Mapping[str, str]) -> str:
 def head_labels(owner: str) -> dict[str, str]:
     """Of Ray's head pod, which keeps KubeRay's own `app.kubernetes.io/name`: KubeRay's Service NAME-head-svc selects by
     that, and would find no pod."""
+    # With our label NAME-head-svc had no endpoints, so `kubectl port-forward` and `kubectl ray` failed.
     return {key: value for key, value in labels(owner, HEAD).items() if key != NAME_LABEL}
 
 

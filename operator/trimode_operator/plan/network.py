@@ -22,7 +22,8 @@ def network_policies(owner: Owner, names: Names, settings: Settings) -> tuple[Ma
     head, worker, router = (
         {"podSelector": {"matchLabels": matching(owner.name, component)}} for component in ("head", "worker", "router")
     )
-    # KubeRay's operator asks dashboard and proxies for their health; without a way in it never calls a cluster ready.
+    # KubeRay's operator hands Serve's configuration to the dashboard; cut off from it, it leaves its status as it was
+    # and posts an Event only.
     kuberay, operator = _elsewhere(settings.kuberay), _elsewhere(settings.operator)
     return (
         _policy(owner, names.head, "head", [{"from": [head, worker, kuberay]}]),

@@ -83,6 +83,7 @@ def grace_seconds(drain_timeout_s: int) -> int:
     In rungs, because the grace is part of the pod template: a small change of the drain must not replace pods. A
     grace that is longer than the drain costs nothing; the drain itself ends on time.
     """
+    # KubeRay answers any change of a pod template with a second cluster.
     return next(rung for rung in GRACE_RUNGS_S if drain_timeout_s <= rung) + GRACE_MARGIN_S
 
 

@@ -120,6 +120,8 @@ class Replica:
         site = web.TCPSite(self._runner, settings.host, settings.port)
         await site.start()
         host, port = self._runner.addresses[0][:2]
+        # A port of our own: through Serve's Python proxy a short stream costs 12 to 16 ms of processor time, here 0.5
+        # to 0.8.
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         routers = Routers(settings.router_urls)
         self._reporter = Reporter(routers, token, settings.report_interval_s, self.report, self._obey)

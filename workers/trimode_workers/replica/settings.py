@@ -85,6 +85,7 @@ class PoolArgs(Settings):
             pool=self.pool,
             served_name=self.served_name,
             engine=self.engine,
+            # Serve replaces every replica where its arguments change, so the real policy comes from the routers.
             policy=stand_in(self.pool),
             router_urls=self.router_urls,
             host=NODE_ADDRESS,

@@ -42,6 +42,7 @@ class EventStream:
         if self._head:
             event, self._head = self._head + event, b""
         if not self._transport.is_closing():
+            # aiohttp's own write is a coroutine for each event, which 64 open streams cannot afford.
             self._transport.write(b"%x\r\n%b\r\n" % (len(event), event))
 
     def end(self, outcome: Outcome, total: Outcome | None) -> None:
