@@ -68,8 +68,7 @@ PROFILES = {
 
 def known_gpu(name: str) -> HardwareProfile | None:
     """The prior for a GPU by the name its driver gives it (`NVIDIA A100-SXM4-80GB`); None where it is another one."""
-    # By whole words: an L40S is no L4 and a GH200 no H200, and a prior of the wrong machine is worse than the generic
-    # one.
+    # By whole words: an L40S is no L4, and a GH200 no H200.
     words = set(re.split(r"[^A-Z0-9]+", name.upper()))
     return next((profile for device, profile in PROFILES.items() if device in words), None)
 
