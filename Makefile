@@ -8,7 +8,7 @@ FILE ?= examples/tiny.yaml
 MODEL ?= hf://nvidia/Nemotron-Labs-Diffusion-8B
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint bench bench-router crd chaos-test soak cluster-programs cluster-test cluster-test-real cluster-test-paper fault-test gpu-test gpu-bench kind-test clean
+.PHONY: help up test lint bench bench-router crd chaos-test soak cluster-programs cluster-test cluster-test-real cluster-test-paper fault-test gpu-test gpu-bench gpu-first kind-test clean
 
 help: ## show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -65,6 +65,9 @@ gpu-test: $(VENV)/.dev ## the engine on an NVIDIA GPU; elsewhere it says what wa
 gpu-bench: $(VENV)/.up ## every operating point of a model on an NVIDIA GPU (MODEL=hf://..., ADAPTER=folder in it)
 	@$(BIN)/python -c "import torch, sys; torch.cuda.is_available() or sys.exit('gpu-bench: no NVIDIA GPU here (torch.cuda.is_available() is False): nothing was measured')"
 	$(BIN)/trimode bench --engine-only --model $(MODEL) $(if $(ADAPTER),--draft-adapter $(ADAPTER)) --out .
+
+gpu-first: $(VENV)/.dev ## what a GPU shows in a quarter of an hour, without a checkpoint; writes gpu-first.json
+	$(BIN)/python -m trimode_lab.gpu.first --out gpu-first.json
 
 kind-test: $(VENV)/.dev ## image and KubeRay on a throw-away kind cluster, and the real half of cluster-test on it (docker, kind)
 	charts/kind/test.sh
