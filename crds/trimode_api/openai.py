@@ -13,8 +13,8 @@ from pydantic import Field, ValidationInfo, field_validator
 from trimode_api.errors import shown
 from trimode_api.modes import allows_lossy
 from trimode_api.openai_messages import ChatMessage
-from trimode_api.openai_neutral import changes_nothing
-from trimode_api.openai_parts import Quality, RequestModel, ResponseFormat, StreamOptions, TrimodeOptions
+from trimode_api.openai_parts import Quality, ResponseFormat, StreamOptions, TrimodeOptions
+from trimode_api.openai_sampling import SamplingFields
 
 MAX_STOPS = 4
 MAX_CHOICES = 8
@@ -23,14 +23,12 @@ MAX_PROMPTS = 128
 MAX_SEED = 2**63 - 1
 
 
-class GenerationRequest(RequestModel):
+class GenerationRequest(SamplingFields):
     """What chat and plain completions share."""
 
     model: str = Field(min_length=1)
     max_tokens: int | None = Field(default=None, ge=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
-    temperature: float | None = Field(default=None, ge=0, le=2)
-    top_p: float | None = Field(default=None, gt=0, le=1)
     seed: int | None = Field(default=None, ge=-MAX_SEED, le=MAX_SEED)
     stop: tuple[str, ...] = ()
     stream: bool = False
@@ -40,10 +38,6 @@ class GenerationRequest(RequestModel):
     quality: Quality | None = None
 
     n: int | None = Field(default=None, ge=1, le=MAX_CHOICES, description="answers to one prompt")
-
-    @classmethod
-    def _idle(cls, name: str, value: Any) -> bool:
-        return changes_nothing(name, value)
 
     @field_validator("stop", mode="before")
     @classmethod

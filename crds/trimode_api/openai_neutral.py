@@ -20,9 +20,6 @@ LABELS = frozenset(
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     # OpenAI
     "best_of": (1,),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "logit_bias": ({},),
     "logprobs": (False, 0),
     "top_logprobs": (0,),
     "tools": ([],),
@@ -36,15 +33,11 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "echo": (False,),
     "suffix": ("",),
     # vLLM and SGLang
-    "top_k": (-1, 0),
-    "min_p": (0,),
-    "repetition_penalty": (1,),
     "length_penalty": (1,),
     "use_beam_search": (False,),
     "min_tokens": (0,),
     "min_new_tokens": (0,),
     "stop_token_ids": ([],),
-    "bad_words": ([],),
     "include_stop_str_in_output": (False,),
     "no_stop_trim": (False,),
     "skip_special_tokens": (True,),
@@ -67,6 +60,15 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 }
 """By field: the values which ask for nothing that is not done anyway. Reasoning is never told apart here, so its
 switches change nothing either way."""
+
+IDLE: Mapping[str, tuple[Any, ...]] = {
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "logit_bias": ({},),
+    "bad_words": ([],),
+}
+"""The same of fields that are obeyed at every other value. `top_k: -1`, `min_p: 0` and `repetition_penalty: 1` are not
+among them: a model's own defaults may be others."""
 
 
 def changes_nothing(name: str, value: object) -> bool:

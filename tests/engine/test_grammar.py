@@ -432,7 +432,7 @@ def test_a_request_can_be_cancelled_while_its_grammar_is_compiled(tiny: Tiny, to
     ("change", "code"),
     [
         ({"ignore_eos": True}, "invalid_ignore_eos"),
-        ({"pin": "D16@0.9", "lossy_ok": True}, "grammar_needs_order"),
+        ({"pin": "D16@0.9", "lossy_ok": True}, "order_needed"),
     ],
 )
 def test_what_contradicts_a_grammar_is_refused_at_the_door(change: dict[str, Any], code: str, tiny: Tiny) -> None:

@@ -10,21 +10,30 @@ from torch import Tensor
 
 from trimode_workers.engine import law as law_module
 from trimode_workers.engine.footprint import LOGIT_COPIES
-from trimode_workers.engine.law import WORKING_BYTES, Law, invert, log_mass
+from trimode_workers.engine.law import WORKING_BYTES, Cuts, Law, invert, log_mass
 from trimode_workers.engine.messages import Sampling, Submit
 from trimode_workers.engine.modes.diffusion import _guess
 from trimode_workers.engine.sampling import Purpose, Sampled, accept, pick
 from trimode_workers.engine.sequence import Sequence
 
 
-def whole(logits: Tensor, temperatures: Tensor, top_p: Tensor | None) -> Tensor:
+def cuts(top_p: list[float], top_k: list[int] | None = None, min_p: list[float] | None = None) -> Cuts:
+    nothing = [0] * len(top_p)
+    return Cuts(torch.tensor(top_p), torch.tensor(top_k or nothing), torch.tensor(min_p or [0.0] * len(top_p)))
+
+
+def whole(logits: Tensor, temperatures: Tensor, cut: Cuts | None) -> Tensor:
     """The same by whole tensors: logits `[r, n, vocab]`, settings `[r]`."""
     p = torch.softmax(logits.float() / temperatures[:, None, None], -1)
-    if top_p is None:
+    if cut is None:
         return p
+    top_p, top_k, min_p = (x[:, None, None] for x in (cut.top_p, cut.top_k, cut.min_p))
     ordered, order = p.sort(stable=True, dim=-1, descending=True)
-    kept = torch.where(ordered.cumsum(-1) - ordered < top_p[:, None, None], ordered, 0.0)
-    kept = torch.where(top_p[:, None, None] >= 1.0, ordered, kept)
+    ordered = torch.where(ordered >= min_p * ordered[..., :1], ordered, 0.0)
+    ordered = torch.where((top_k == 0) | (torch.arange(p.shape[-1]) < top_k), ordered, 0.0)
+    ordered /= torch.where((top_k > 0) | (min_p > 0), ordered.sum(-1, keepdim=True), 1.0)
+    kept = torch.where(ordered.cumsum(-1) - ordered < top_p, ordered, 0.0)
+    kept = torch.where(top_p >= 1.0, ordered, kept)
     return torch.zeros_like(p).scatter_(-1, order, kept / kept.sum(-1, keepdim=True))
 
 
@@ -33,16 +42,24 @@ def some(vocab: int, dtype: torch.dtype, spread: float = 2.0) -> Tensor:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])  # in bfloat16 many tokens are equally likely
-@pytest.mark.parametrize("top_p", [None, [0.3, 0.9, 1.0, 0.999, 0.05]])
+@pytest.mark.parametrize(
+    "cut",
+    [
+        None,
+        cuts([0.3, 0.9, 1.0, 0.999, 0.05]),
+        cuts([1.0, 0.9, 1.0, 0.5, 1.0], [3, 20, 0, 500, 1]),
+        cuts([1.0, 0.9, 1.0, 1.0, 0.6], [0, 7, 0, 40, 0], [0.1, 0.02, 0.0, 1e-4, 1.0]),
+    ],
+)
 @pytest.mark.parametrize("likeliest", [8, 4096])
 @pytest.mark.parametrize("parts", [1, 2**20])
 def test_a_law_is_its_distribution(
-    dtype: torch.dtype, top_p: list[float] | None, likeliest: int, parts: int, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype, cut: Cuts | None, likeliest: int, parts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(law_module, "LIKELIEST", likeliest)
     monkeypatch.setattr(law_module, "_FEWEST", parts)
     logits, at = some(300, dtype), torch.tensor([0, 1, 2, 4, 3])
-    temperatures, cut = torch.tensor([0.3, 0.7, 1.0, 1.3, 2.0]), None if top_p is None else torch.tensor(top_p)
+    temperatures = torch.tensor([0.3, 0.7, 1.0, 1.3, 2.0])
     law, expected = Law.of(logits, at, temperatures, cut), whole(logits[at], temperatures, cut)
     for place in range(3):
         found = law.whole(torch.full((5,), place))
@@ -60,14 +77,14 @@ def test_a_law_is_its_distribution(
 def test_top_p_keeps_the_smallest_sufficient_set() -> None:
     p = torch.tensor([[[0.1, 0.5, 0.15, 0.25]]])
     for top_p, kept in [(0.4, [1]), (0.51, [1, 3]), (0.74, [1, 3]), (0.76, [1, 2, 3]), (1.0, [0, 1, 2, 3])]:
-        law = Law.of(p.log(), torch.tensor([0]), torch.ones(1), torch.tensor([top_p]))
+        law = Law.of(p.log(), torch.tensor([0]), torch.ones(1), cuts([top_p]))
         assert law.whole(torch.tensor([0]))[0].nonzero().flatten().tolist() == kept
-    even = Law.of(torch.zeros(1, 1, 4), torch.tensor([0]), torch.ones(1), torch.tensor([0.45]))
+    even = Law.of(torch.zeros(1, 1, 4), torch.tensor([0]), torch.ones(1), cuts([0.45]))
     assert even.whole(torch.tensor([0])).tolist() == [[0.5, 0.5, 0.0, 0.0]]
 
 
 def test_laws_are_joined_and_replaced_place_by_place() -> None:
-    logits, two = some(40, torch.float32), torch.tensor([0.5, 0.8])
+    logits, two = some(40, torch.float32), cuts([0.5, 0.8])
     a = Law.of(logits, torch.tensor([1, 2]), torch.tensor([0.7, 1.2]), two)
     b = Law.of(logits.flip(-1).clone(), torch.tensor([1, 2]), torch.tensor([0.7, 1.2]), two)
     joined = Law.joined([a.row(1).first(2), None, b.row(0)], 3, logits)
@@ -109,8 +126,8 @@ def test_the_masks_share_counts_against_a_place_of_diffusion() -> None:
     assert confidence.item() == pytest.approx([0.78, 0.06, 0.16][drawn.item()])
 
 
-def among(rows: int, top_p: float) -> tuple[Sampled, list[Sequence]]:
-    requests = [Submit(str(i), [1], 9, Sampling(0.8, top_p, i)) for i in range(rows)]
+def among(rows: int, top_p: float, top_k: int = 0) -> tuple[Sampled, list[Sequence]]:
+    requests = [Submit(str(i), [1], 9, Sampling(0.8, top_p, i, top_k)) for i in range(rows)]
     sequences = [Sequence.of(request, None, 0, 99, frozenset()) for request in requests]
     sampled = Sampled.among(sequences, torch.device("cpu"))
     assert sampled is not None
@@ -130,17 +147,17 @@ def peak(run: Callable[[], object]) -> int:
     return most
 
 
-@pytest.mark.parametrize("top_p", [1.0, 0.8])
+@pytest.mark.parametrize(("top_p", "top_k"), [(1.0, 0), (0.8, 0), (0.8, 30_000)])
 @pytest.mark.parametrize(("likeliest", "most"), [(4096, 12), (8, 14)])  # in the second, all tokens have to be sorted
 def test_sampling_takes_at_most_12_bytes_per_logit(
-    likeliest: int, most: int, top_p: float, monkeypatch: pytest.MonkeyPatch
+    likeliest: int, most: int, top_p: float, top_k: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the logits themselves, 2 bytes each in bfloat16; whole distributions took 10 to 38. And no more than what
     is planned for."""
     rows, block, vocab = 8, 32, 32768
     monkeypatch.setattr(law_module, "_FEWEST", 2**16)
     monkeypatch.setattr(law_module, "LIKELIEST", likeliest)
-    sampled, _ = among(rows, top_p)
+    sampled, _ = among(rows, top_p, top_k)
 
     def logits() -> Tensor:
         return torch.randn(rows, block, vocab, dtype=torch.bfloat16)

@@ -54,7 +54,7 @@ def replica(body: bytes, points: tuple[OperatingPoint, ...]) -> Submit:
     offer = Capabilities("m", 64, points, (), SamplingDefaults())
     submit = prepare(parse(CompletionRequest, body), TEXT, offer, Identity("id", "new", 0, Stamp(0, 0.01)))
     names = [str(point) for point in points]
-    check(submit, Points.parse(Configure(points=names, fallback=names[0])), 64, 10)
+    check(submit, Points.parse(Configure(points=names, fallback=names[0])), 64, 10, frozenset())
     return submit
 
 

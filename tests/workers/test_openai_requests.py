@@ -58,7 +58,7 @@ REFUSED: list[tuple[dict[str, Any], int, str, str]] = [
     ({"n": 9}, 400, "n", "less than or equal to 8"),
     ({"tools": [{"type": "function"}]}, 400, "tools", "not supported"),
     ({"logprobs": True}, 400, "logprobs", "not supported"),
-    ({"presence_penalty": 0.5}, 400, "presence_penalty", "not supported"),
+    ({"presence_penalty": 2.5}, 400, "presence_penalty", "less than or equal to 2"),
     ({"stream_options": {"include_usage": True}}, 400, "stream_options", "stream"),
     ({"temprature": 1}, 400, "temprature", "unknown field"),
     ({"trimode": {"workload": "Source Code"}}, 400, "trimode.workload", "match"),
@@ -200,6 +200,7 @@ class TestModelDefaults:
             ({}, SamplingDefaults(1.0, 1.0)),
             ({"do_sample": False, "temperature": 0.7}, SamplingDefaults(0.0, 1.0)),
             ({"do_sample": True, "temperature": 0.7, "top_p": 0.9}, SamplingDefaults(0.7, 0.9)),
+            ({"top_k": 20, "min_p": 0.1, "repetition_penalty": 1.05}, SamplingDefaults(1.0, 1.0, 20, 0.1, 1.05)),
         ],
     )
     def test_read(self, tmp_path: Any, config: dict[str, Any] | None, expected: SamplingDefaults) -> None:

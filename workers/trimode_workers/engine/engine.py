@@ -98,7 +98,7 @@ class Engine:
         """Queue a request. Raises RequestRefused where it can never run here."""
         if request.request_id in self._requests.known:
             raise RequestRefused("duplicate_request", f"request {request.request_id!r} is already here", "request_id")
-        pin = validate.check(request, self._modes.points, self._context, self._vocabulary)
+        pin = validate.check(request, self._modes.points, self._context, self._vocabulary, self._eos)
         sequence = Sequence.of(request, pin, self._arrivals, self._context, self._eos)
         self._arrivals += 1
         if request.grammar is None:

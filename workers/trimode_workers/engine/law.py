@@ -24,6 +24,23 @@ WORKING_BYTES = 36
 
 
 @dataclass(frozen=True)
+class Cuts:
+    """Which tokens may be drawn at all, for each row or place: those at least `min_p` times as likely as the likeliest,
+    of them the `top_k` likeliest (0: all), of them the fewest whose share of what is left reaches `top_p`."""
+
+    top_p: Tensor
+    top_k: Tensor
+    min_p: Tensor
+
+    def each(self, n: int) -> Cuts:
+        """For n places of each row."""
+        return Cuts(*(x[:, None].expand(-1, n).reshape(-1) for x in (self.top_p, self.top_k, self.min_p)))
+
+    def part(self, part: slice) -> Cuts:
+        return Cuts(self.top_p[part], self.top_k[part], self.min_p[part])
+
+
+@dataclass(frozen=True)
 class Law:
     """The distributions at `[r, n]` places.
 
@@ -40,18 +57,18 @@ class Law:
     last: Tensor | None = None
 
     @classmethod
-    def of(cls, logits: Tensor, at: Tensor, temperatures: Tensor, top_p: Tensor | None = None) -> Law:
-        """logits `[b, n, vocab]`, at `[r]` the rows that draw, their temperatures and top-p `[r]`."""
+    def of(cls, logits: Tensor, at: Tensor, temperatures: Tensor, cuts: Cuts | None = None) -> Law:
+        """logits `[b, n, vocab]`, at `[r]` the rows that draw, their temperatures and cuts `[r]`."""
         n, vocab = logits.shape[1:]
         places = at[:, None] * n + torch.arange(n, device=logits.device)
         law = cls(logits.reshape(-1, vocab), places, temperatures[:, None], places.new_empty(0))
-        wanted = None if top_p is None else top_p[:, None].expand(-1, n).reshape(-1)
+        wanted = None if cuts is None else cuts.each(n)
         found = [
-            _mass_and_cut(law._scaled(part), None if wanted is None else wanted[part])
+            _mass_and_cut(law._scaled(part), None if wanted is None else wanted.part(part))
             for part in _parts(places.numel(), vocab)
         ]
         mass, floor, last = (torch.cat(column).view(places.shape) for column in zip(*found, strict=True))
-        return replace(law, mass=mass) if top_p is None else replace(law, mass=mass, floor=floor, last=last)
+        return replace(law, mass=mass) if cuts is None else replace(law, mass=mass, floor=floor, last=last)
 
     def chances(self, tokens: Tensor) -> Tensor:
         """The probabilities of tokens `[r, m]` at the first m places, float32."""
@@ -161,24 +178,40 @@ def _cut(scaled: Tensor, ids: Tensor, floor: Tensor, last: Tensor) -> Tensor:
     return (scaled < floor) | ((scaled == floor) & (ids > last))
 
 
-def _mass_and_cut(scaled: Tensor, top_p: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """scaled `[places, vocab]`, top_p `[places]` -> mass, floor and last of `Law`, `[places]` each. Kept is the
-    smallest set of likeliest tokens whose mass reaches top-p; of equal ones those with lower ids."""
+def _mass_and_cut(scaled: Tensor, cuts: Cuts | None) -> tuple[Tensor, Tensor, Tensor]:
+    """scaled `[places, vocab]`, cuts of each place -> mass, floor and last of `Law`, `[places]` each. Of equally likely
+    tokens those with lower ids are kept."""
     mass, vocab = scaled.logsumexp(-1), scaled.shape[1]
-    if top_p is None:
+    if cuts is None:
         return mass, mass, mass
+    top_k = torch.where(cuts.top_k > 0, cuts.top_k, vocab)[:, None]
     # A full sort moves about 195 bytes per logit. Whole distributions and that sort took 662 ms for 2 rows of 16 places
     # at 131,072 tokens on a CPU, this way of drawing 82.
     ordered = scaled.topk(min(LIKELIEST, vocab), -1).values
-    reached = ((ordered - mass[:, None]).exp().sum(-1) >= top_p) | (top_p >= 1.0)
-    if ordered.shape[1] < vocab and not bool(reached.all()):
+    everything = (cuts.top_p >= 1.0) & (cuts.top_k <= 0) & (cuts.min_p <= 0)
+    if ordered.shape[1] < vocab and not bool((_reached(ordered, mass, cuts, top_k) | everything).all()):
         ordered = scaled.sort(-1, descending=True).values
-    p = (ordered - mass[:, None]).exp_()
+    p = _within(ordered, mass, cuts, top_k)
     sums = p.cumsum(-1)
-    count = ((sums - p) < top_p[:, None]).sum(-1, keepdim=True)
+    whole = torch.where((cuts.top_k > 0) | (cuts.min_p > 0), sums[:, -1], 1.0)
+    # By rounding the sum may reach its whole before the last token.
+    wanted = torch.where(cuts.top_p >= 1.0, torch.inf, cuts.top_p * whole)[:, None]
+    count = (((sums - p) < wanted) & (p > 0)).sum(-1, keepdim=True).clamp(min=1)
     floor, kept = ordered.gather(-1, count - 1), sums.gather(-1, count - 1)[:, 0]
     ties = count - (ordered > floor).sum(-1, keepdim=True)
     last = ((scaled == floor).cumsum(-1, dtype=torch.int32) < ties).sum(-1)
-    everything = top_p >= 1.0  # by rounding, the sum may reach 1 before the last token
     floor = floor[:, 0].masked_fill(everything, -torch.inf)
     return torch.where(everything, mass, mass + kept.log()), floor, last.masked_fill(everything, vocab)
+
+
+def _within(ordered: Tensor, mass: Tensor, cuts: Cuts, top_k: Tensor) -> Tensor:
+    """Probabilities of the likeliest tokens `[places, some]`, in order; 0 beyond min-p and top-k."""
+    p = (ordered - mass[:, None]).exp_()
+    beyond = torch.arange(p.shape[1], device=p.device) >= top_k
+    return p.masked_fill_(beyond | (p < cuts.min_p[:, None] * p[:, :1]), 0.0)
+
+
+def _reached(ordered: Tensor, mass: Tensor, cuts: Cuts, top_k: Tensor) -> Tensor:
+    """Whether the cut of a place lies within the likeliest tokens `[places, some]`."""
+    p = _within(ordered, mass, cuts, top_k)
+    return (p[:, -1] == 0) | ((cuts.top_k <= 0) & (cuts.min_p <= 0) & (p.sum(-1) >= cuts.top_p))

@@ -21,15 +21,42 @@ class Finish(StrEnum):
 
 
 class Sampling(msgspec.Struct, frozen=True):
-    """How tokens are drawn. `temperature` 0 is greedy. `seed` keys the randomness of each position."""
+    """How tokens are drawn. `temperature` 0 is greedy. `seed` keys the randomness of each position. Drawn is, after the
+    temperature, among tokens at least `min_p` times as likely as the likeliest, of them the `top_k` likeliest (0: all),
+    of them the fewest that reach `top_p`."""
 
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    top_k: int = 0
+    min_p: float = 0.0
 
     @property
     def greedy(self) -> bool:
         return self.temperature == 0.0
+
+
+class Adjustments(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is done to logits before a token is chosen, greedily or not, in this order.
+
+    `bias` is added to the logits of single ids. Only `allowed` ids may come (None: all). The last id of a `banned` word
+    (of one id or more) may not come behind its others. No end may come among the first `min_tokens` of an answer. Then
+    penalties, as vLLM defines them: logits of ids that prompt or answer hold are divided by `repetition`, or multiplied
+    where they are negative; from those of ids in the answer `presence` is taken off, and `frequency` for each time.
+    """
+
+    bias: dict[int, float] = {}
+    allowed: tuple[int, ...] | None = None
+    banned: tuple[tuple[int, ...], ...] = ()
+    min_tokens: int = 0
+    repetition: float = 1.0
+    presence: float = 0.0
+    frequency: float = 0.0
+
+    @property
+    def penalises(self) -> bool:
+        """Whether logits depend on the tokens before them by their counts."""
+        return self.repetition != 1.0 or self.presence != 0.0 or self.frequency != 0.0
 
 
 class Grammar(msgspec.Struct, frozen=True):
@@ -61,6 +88,12 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     grammar: Grammar | None = None
     emitted: int = 0
     workload: str = ""
+    adjustments: Adjustments | None = None
+
+    @property
+    def ordered(self) -> bool:
+        """Whether each token has to be chosen behind those before it, which diffusion does not do."""
+        return self.grammar is not None or self.adjustments is not None
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
@@ -181,7 +214,8 @@ class Cycle(msgspec.Struct, frozen=True, tag="cycle"):
 
 class Started(msgspec.Struct, frozen=True, tag="started"):
     """The engine is warm. Limits in tokens and requests, `device` and `dtype` as torch names them. `no_grammar`: why
-    it cannot make answers follow a grammar, empty where it can."""
+    it cannot make answers follow a grammar, empty where it can; `refused`: by field of a request why it cannot obey
+    it."""
 
     max_context_tokens: int
     max_running_requests: int
@@ -192,6 +226,7 @@ class Started(msgspec.Struct, frozen=True, tag="started"):
     parameters: int
     load_seconds: float
     no_grammar: str = ""
+    refused: dict[str, str] = {}
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):

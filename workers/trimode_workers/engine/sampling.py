@@ -1,4 +1,4 @@
-"""From logits to tokens: greedy, temperature, top-p, and the speculative accept rule.
+"""From logits to tokens: greedy, temperature, top-p and its like, and the speculative accept rule.
 
 Greedy rows take the whole batch's argmax; only rows that sample pay for distributions. Speculative sampling
 (Leviathan et al., arXiv 2211.17192): a draft x drawn from q is kept with probability min(1, p(x)/q(x)); at the
@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trimode_workers.engine.law import Law, invert
+from trimode_workers.engine.law import Cuts, Law, invert
 from trimode_workers.engine.sequence import Sequence
 
 _WEYL = np.uint64(0x9E3779B97F4A7C15)
@@ -62,9 +62,10 @@ class Sampled:
         self._seeds = np.array([[s.seed & 0xFFFFFFFFFFFFFFFF] for s in settings], dtype=np.uint64)
         self._next = np.array([[len(sequences[i].tokens)] for i in at], dtype=np.uint64)
         self._temperatures = torch.tensor([s.temperature for s in settings], device=device)
-        self._top_p: Tensor | None = None
-        if any(s.top_p < 1.0 for s in settings):
-            self._top_p = torch.tensor([s.top_p for s in settings], device=device)
+        self._cuts: Cuts | None = None
+        if any(s.top_p < 1.0 or s.top_k or s.min_p for s in settings):
+            columns = [s.top_p for s in settings], [s.top_k for s in settings], [s.min_p for s in settings]
+            self._cuts = Cuts(*(torch.tensor(column, device=device) for column in columns))
 
     @classmethod
     def among(cls, sequences: Seq[Sequence], device: torch.device) -> Sampled | None:
@@ -74,7 +75,7 @@ class Sampled:
 
     def law(self, logits: Tensor) -> Law:
         """logits of the whole batch `[b, n, vocab]` -> what these rows draw from, `[r, n]` places."""
-        return Law.of(logits, self.at, self._temperatures, self._top_p)
+        return Law.of(logits, self.at, self._temperatures, self._cuts)
 
     def uniform(self, n: int, purpose: Purpose, ahead: int = 0) -> Tensor:
         """`[r, n]` numbers for the n positions that begin `ahead` of the next token's."""

@@ -10,10 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from torch import Tensor
+
 from trimode_api.modes import OperatingPoint
 from trimode_api.prefix import Key
 from trimode_workers.engine.law import Law
-from trimode_workers.engine.messages import Sampling, Submit
+from trimode_workers.engine.messages import Adjustments, Sampling, Submit
 from trimode_workers.grammar.matcher import Matcher
 
 
@@ -24,6 +26,16 @@ class Draft(NamedTuple):
     at: int
     tokens: list[int]
     law: Law | None
+
+
+@dataclass(slots=True)
+class History:
+    """Which tokens have come, on the logits' device: `seen` bool `[vocab]` in prompt or answer, `answered` float32
+    `[vocab]` how often in the answer. Of the first `upto` tokens of the sequence."""
+
+    seen: Tensor
+    answered: Tensor
+    upto: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -56,6 +68,10 @@ class Sequence:
     emitted: dict[str, int] = field(default_factory=dict)
     grammar: Matcher | None = None
     workload: str = ""
+    begin: int = 0
+    """Length of `tokens` where the answer begins: of a stream that was resumed, before `prompt_length`."""
+    adjustments: Adjustments | None = None
+    history: History | None = None
 
     @classmethod
     def of(
@@ -70,13 +86,15 @@ class Sequence:
             end=min(prompt + request.max_new_tokens, context),
             sampling=request.sampling,
             pin=pin,
-            lossy_ok=request.lossy_ok and request.grammar is None,  # diffusion's order is not a grammar's
+            lossy_ok=request.lossy_ok and not request.ordered,
             priority=request.priority,
             arrival=arrival,
             eos=frozenset() if request.ignore_eos else eos,
             greedy=request.sampling.greedy,
             tpot_s=request.tier_tpot_s,
             workload=request.workload,
+            begin=prompt - request.emitted,
+            adjustments=request.adjustments,
         )
 
     @property

@@ -7,15 +7,19 @@ wait is planning, not refusal.
 from __future__ import annotations
 
 import math
+from collections.abc import Set as AbstractSet
 
 from trimode_api.modes import OperatingPoint
-from trimode_workers.engine.messages import Submit
+from trimode_workers.engine.messages import Adjustments, Sampling, Submit
 from trimode_workers.engine.points import Points, lossy
 from trimode_workers.errors import RequestRefused
 
 
-def check(request: Submit, points: Points, context: int, vocabulary: int) -> OperatingPoint | None:
-    """The request's pin, parsed. Raises RequestRefused. `context`: longest prompt and output together, in tokens."""
+def check(
+    request: Submit, points: Points, context: int, vocabulary: int, ends: AbstractSet[int]
+) -> OperatingPoint | None:
+    """The request's pin, parsed. Raises RequestRefused. `context`: longest prompt and output together, in tokens;
+    `ends`: the model's end-of-sequence ids."""
     count = len(request.tokens)
     if count < 1:
         raise RequestRefused("empty_prompt", "the prompt has no tokens, allowed is at least one", "prompt")
@@ -31,19 +35,44 @@ def check(request: Submit, points: Points, context: int, vocabulary: int) -> Ope
         raise RequestRefused(
             "invalid_max_tokens", f"max_tokens is {request.max_new_tokens}, allowed is 1 or more", "max_tokens"
         )
-    _check_sampling(request)
+    _check_sampling(request.sampling)
+    if request.adjustments is not None:
+        _check_adjustments(request.adjustments, vocabulary, ends)
     _check_grammar(request)
     return _check_mode(request, points)
 
 
-def _check_sampling(request: Submit) -> None:
-    temperature, top_p = request.sampling.temperature, request.sampling.top_p
+def _check_sampling(sampling: Sampling) -> None:
+    temperature, top_p, top_k, min_p = sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p
     if not (math.isfinite(temperature) and temperature >= 0):
         raise RequestRefused(
             "invalid_temperature", f"temperature is {temperature}, allowed is 0 or more", "temperature"
         )
     if not 0 < top_p <= 1:
         raise RequestRefused("invalid_top_p", f"top_p is {top_p}, allowed is above 0 and at most 1", "top_p")
+    if top_k < 0:
+        raise RequestRefused("invalid_top_k", f"top_k is {top_k}, allowed is 0 (all) or more", "top_k")
+    if not 0 <= min_p <= 1:
+        raise RequestRefused("invalid_min_p", f"min_p is {min_p}, allowed is from 0 to 1", "min_p")
+
+
+def _check_adjustments(wanted: Adjustments, vocabulary: int, ends: AbstractSet[int]) -> None:
+    named = {
+        "logit_bias": [*wanted.bias],
+        "allowed_token_ids": list(wanted.allowed or ()),
+        "bad_words": [token for word in wanted.banned for token in word],
+    }
+    for field, ids in named.items():
+        if ids and not 0 <= min(ids) <= max(ids) < vocabulary:
+            raise RequestRefused("invalid_token", f"{field}: token ids must be from 0 to {vocabulary - 1}", field)
+    barred = {word[-1] for word in wanted.banned} | (ends if wanted.min_tokens else set())
+    choice = set(range(vocabulary) if wanted.allowed is None else wanted.allowed)
+    if choice <= barred:  # a distribution without mass would draw an id that does not exist
+        field = "bad_words" if wanted.allowed is None else "allowed_token_ids"
+        raise RequestRefused("nothing_allowed", f"{field}: no token is left to choose from", field)
+    if not 0.01 <= wanted.repetition <= 100:
+        words = f"repetition_penalty is {wanted.repetition}, allowed is from 0.01 to 100"
+        raise RequestRefused("invalid_repetition_penalty", words, "repetition_penalty")
 
 
 def _check_grammar(request: Submit) -> None:
@@ -69,10 +98,11 @@ def _check_mode(request: Submit, points: Points) -> OperatingPoint | None:
         raise RequestRefused("mode_not_allowed", f"pinned to {pin}, allowed here is one of {allowed}", "trimode.mode")
     if lossy(pin) and not request.lossy_ok:
         raise RequestRefused("lossless_unavailable", f"pinned to {pin}, which needs quality 'lossy-ok'", "quality")
-    if lossy(pin) and request.grammar is not None:
+    if lossy(pin) and request.ordered:
         raise RequestRefused(
-            "grammar_needs_order",
-            f"pinned to {pin}, which fills tokens out of order; with a response_format allowed is a lossless point",
+            "order_needed",
+            f"pinned to {pin}, which fills tokens out of order; a response_format, penalties, biases and min_tokens "
+            "need a lossless point",
             "trimode.mode",
         )
     return pin

@@ -1,7 +1,7 @@
 """What a model's authors recommend where the client says nothing: generation_config.json.
 
 Belongs here: reading sampling defaults. Rule: `do_sample: false` means greedy; a `temperature` or `top_p` in the file
-counts; otherwise OpenAI's defaults hold (1.0 and 1.0).
+counts, and so do `top_k`, `min_p` and `repetition_penalty`; otherwise OpenAI's defaults hold (1.0 and 1.0, and none).
 """
 
 from __future__ import annotations
@@ -20,16 +20,24 @@ class SamplingDefaults:
 
     temperature: float = 1.0
     top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
 
 
 def load_defaults(folder: Path) -> SamplingDefaults:
     """The defaults of the model in `folder`; TokenizerError where the file is there but unreadable."""
     path = folder / "generation_config.json"
     config = read_json(path)
+    repetition = _number(config, "repetition_penalty", path, 100.0)
     if config.get("do_sample") is False:
-        return SamplingDefaults(temperature=0.0)
+        return SamplingDefaults(temperature=0.0, repetition_penalty=repetition)
     return SamplingDefaults(
-        temperature=_number(config, "temperature", path, 2.0), top_p=_number(config, "top_p", path, 1.0)
+        temperature=_number(config, "temperature", path, 2.0),
+        top_p=_number(config, "top_p", path, 1.0),
+        top_k=int(_number(config, "top_k", path, 1e9, 0.0)),
+        min_p=_number(config, "min_p", path, 1.0, 0.0),
+        repetition_penalty=repetition,
     )
 
 
@@ -42,10 +50,10 @@ def load_ends(folder: Path) -> frozenset[int]:
     return frozenset()
 
 
-def _number(config: dict[str, Any], name: str, path: Path, highest: float) -> float:
+def _number(config: dict[str, Any], name: str, path: Path, highest: float, otherwise: float = 1.0) -> float:
     value = config.get(name)
     if value is None:
-        return 1.0
+        return otherwise
     if not isinstance(value, int | float) or not 0 <= value <= highest:
         raise TokenizerError(f"{path}: {name} must be a number from 0 to {highest:g}, got {value!r}")
     return float(value)

@@ -5,8 +5,8 @@ Belongs here: limits, pins, tiers and defaults of one request. Pure: ids and ran
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
@@ -19,6 +19,7 @@ from trimode_workers.engine.messages import Grammar, Sampling, Submit
 from trimode_workers.errors import TemplateError
 from trimode_workers.grammar.bounds import without_large_bounds
 from trimode_workers.grammar.compiled import problem
+from trimode_workers.openai.adjustments import adjustments
 from trimode_workers.openai.defaults import SamplingDefaults
 from trimode_workers.text.tokenizer import TextModel
 
@@ -29,7 +30,7 @@ _SEEDS = 2**63
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """What a replica can do at the moment. `max_context_tokens` bounds prompt plus answer. `no_grammar`: why no answer
-    can follow a grammar, empty where one can."""
+    can follow a grammar, empty where one can. `refused`: by field of a request why the engine cannot obey it."""
 
     model: str
     max_context_tokens: int
@@ -37,6 +38,7 @@ class Capabilities:
     tiers: tuple[TierPolicy, ...]
     defaults: SamplingDefaults
     no_grammar: str = ""
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,7 @@ def prepare(
             param="model",
         )
     pin = _pin(request, offer.points, routed=identity.stamp is not None)
+    _check_fields(request, offer, pin)
     grammar = _grammar(request, offer, pin)
     stamp = identity.stamp or _stamp(identity.tier, offer.tiers)
     tokens = _prompt(request, text, number)
@@ -76,6 +79,8 @@ def prepare(
             temperature=offer.defaults.temperature if request.temperature is None else request.temperature,
             top_p=offer.defaults.top_p if request.top_p is None else request.top_p,
             seed=(identity.seed if request.seed is None else request.seed) % _SEEDS,
+            top_k=max(0, offer.defaults.top_k if request.top_k is None else request.top_k),
+            min_p=offer.defaults.min_p if request.min_p is None else request.min_p,
         ),
         pin=None if pin is None else str(pin),
         lossy_ok=request.lossy_ok,
@@ -85,6 +90,7 @@ def prepare(
         ignore_eos=request.ignore_eos,
         grammar=grammar,
         workload="" if request.trimode is None else request.trimode.workload or "",
+        adjustments=adjustments(request, offer.defaults, text),
     )
 
 
@@ -164,6 +170,22 @@ def _pin(request: GenerationRequest, points: Sequence[OperatingPoint], *, routed
         status, retry = (503, 1) if routed else (400, None)
         raise ApiError(status, message, code="mode_not_allowed", param="trimode", retry_after_s=retry)
     return point
+
+
+def _check_fields(request: GenerationRequest, offer: Capabilities, pin: OperatingPoint | None) -> None:
+    """Refuse what this pool's engine or the pinned mode cannot do, by name."""
+    for name in (*request.cutting, *request.adjusting):
+        if name in offer.refused:
+            message = f"{name}: is not possible in this pool: {offer.refused[name]}"
+            raise ApiError(400, message, code="not_supported", param=name)
+    if request.adjusting and pin is not None and pin.mode is Mode.DIFFUSION:
+        name = request.adjusting[0]
+        message = f"{name}: Diffusion fills tokens out of order and cannot obey it; pin another mode, or none"
+        raise ApiError(400, message, code="invalid_value", param=name)
+    for name in ("allowed_token_ids", "bad_words"):
+        if request.formed and name in request.adjusting:
+            message = f"{name}: is not possible together with an answer's form, which bars tokens itself"
+            raise ApiError(400, message, code="invalid_value", param=name)
 
 
 def _grammar(request: GenerationRequest, offer: Capabilities, pin: OperatingPoint | None) -> Grammar | None:

@@ -179,6 +179,7 @@ class Replica:
             tiers=self.policy.tiers,
             defaults=self._defaults,
             no_grammar=started.no_grammar if started else "",
+            refused=started.refused if started else {},
         )
 
     def refusal(self) -> ApiError | None:

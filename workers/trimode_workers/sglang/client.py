@@ -20,7 +20,7 @@ from trimode_workers.engine.messages import Configure, Finish, Started, Stats, S
 from trimode_workers.process.pending import EngineFailed, OnEvent, PendingRequests
 from trimode_workers.replica.settings import EngineOptions
 from trimode_workers.sglang.command import tiers
-from trimode_workers.sglang.http import BadChunk, Chunks, SglangHttp
+from trimode_workers.sglang.http import BadChunk, Chunks, SglangHttp, refused
 from trimode_workers.sglang.observe import Figures, Observer
 from trimode_workers.sglang.options import SGLangOptions
 from trimode_workers.sglang.server import Server
@@ -126,6 +126,7 @@ class SGLangClient(PendingRequests):
             parameters=0,
             load_seconds=seconds,
             no_grammar="" if self._options.mode is Mode.AR else f"{self._options.mode} on SGLang follows no grammar",
+            refused=refused(self._options.mode),
         )
         self._watch = asyncio.create_task(self._end_when_lost())
 
@@ -139,6 +140,10 @@ class SGLangClient(PendingRequests):
             if request.grammar is not None and request.emitted:
                 raise BadChunk(
                     "an answer in a response_format cannot go on here: SGLang's grammars begin with an answer"
+                )
+            if request.adjustments is not None and request.emitted:
+                raise BadChunk(
+                    "an answer with penalties or biases cannot go on here: SGLang counts from an answer's beginning"
                 )
             self._warn(request)
             follow, last = Chunks(self._eos), None

@@ -12,7 +12,8 @@ from typing import Any
 
 import aiohttp
 
-from trimode_workers.engine.messages import Finish, Submit
+from trimode_api.modes import Mode
+from trimode_workers.engine.messages import Adjustments, Finish, Submit
 from trimode_workers.sglang.observe import Figures, parse
 
 
@@ -29,9 +30,48 @@ def body_of(request: Submit) -> dict[str, Any]:
             "top_p": request.sampling.top_p,
             "ignore_eos": request.ignore_eos,
             "skip_special_tokens": False,
+            **_more(request),
             **form,
         },
     }
+
+
+def _more(request: Submit) -> dict[str, Any]:
+    """What the server would do anyway is left out: the fork's servers may not know it."""
+    sampling, wanted = request.sampling, request.adjustments or Adjustments()
+    found = {
+        "top_k": sampling.top_k,
+        "min_p": sampling.min_p,
+        "presence_penalty": wanted.presence,
+        "frequency_penalty": wanted.frequency,
+        "repetition_penalty": wanted.repetition if wanted.repetition != 1.0 else 0,
+        "logit_bias": {str(token): bias for token, bias in wanted.bias.items()},
+        "min_new_tokens": wanted.min_tokens,
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+SAMPLERS = (
+    "top_k",
+    "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "logit_bias",
+    "min_tokens",
+)
+"""Fields of requests that SGLang's sampler obeys."""
+UNKNOWN = ("allowed_token_ids", "bad_words")
+"""Fields of requests that nothing there obeys."""
+
+
+def refused(mode: Mode) -> dict[str, str]:
+    """By field of a request, why a server in the mode cannot obey it."""
+    unknown = dict.fromkeys(UNKNOWN, "SGLang has no such field")
+    if mode is Mode.AR:
+        return unknown
+    # LinearSpec and FastDiffuser pick tokens without SGLang's sampler.
+    return unknown | dict.fromkeys(SAMPLERS, f"{mode} on SGLang picks tokens without its sampler; pin AR")
 
 
 class BadChunk(Exception):

@@ -114,6 +114,10 @@ class TextModel:
         """A plain prompt's ids, with the special tokens that the tokenizer puts around a text."""
         return list(self._tokenizer.encode(text, add_special_tokens=True).ids)
 
+    def spell(self, word: str) -> list[int]:
+        """The ids of a piece of text by itself."""
+        return self._ids(word, plain=True)
+
     def detokenizer(self) -> Detokenizer:
         if self._table is not None:
             return ByteDetokenizer(self._table)

@@ -10,6 +10,7 @@ from collections.abc import Sequence as Seq
 from trimode_api.modes import OperatingPoint
 from trimode_workers.engine.constrained_commit import constrained
 from trimode_workers.engine.primitive import Primitive
+from trimode_workers.engine.processors import processed
 from trimode_workers.engine.sampling import Sampled, pick
 from trimode_workers.engine.sequence import Sequence
 
@@ -20,6 +21,6 @@ def run(primitive: Primitive, sequences: Seq[Sequence], point: OperatingPoint) -
     hidden = primitive.advance(pieces, [s.row for s in sequences], [s.cached for s in sequences])
     for sequence in sequences:
         sequence.cached += sequence.missing
-    logits = primitive.network.logits(hidden)[:, None]
+    logits = processed(primitive.network.logits(hidden)[:, None], sequences)
     tokens: list[list[int]] = pick(logits, Sampled.among(sequences, logits.device)).tolist()
     return constrained(tokens, logits, sequences)

@@ -17,6 +17,7 @@ from trimode_workers.engine.constrained_commit import constrained
 from trimode_workers.engine.law import Law
 from trimode_workers.engine.modes.speculation import judge
 from trimode_workers.engine.primitive import Primitive
+from trimode_workers.engine.processors import processed
 from trimode_workers.engine.sampling import Purpose, Sampled, leading
 from trimode_workers.engine.sequence import Draft, Sequence
 from trimode_workers.model.decoder import Network
@@ -41,7 +42,7 @@ def run(primitive: Primitive, sequences: Seq[Sequence], point: OperatingPoint) -
     window = primitive.window([s.row for s in sequences], [s.cached for s in sequences], n + 1)
     masks = heads.new_full((len(sequences), (n + 1) * size), blank)
     hidden = primitive.forward_groups(torch.cat((heads, masks), 1), window, size)
-    logits = primitive.network.logits(hidden[:, : n + 1])
+    logits = processed(primitive.network.logits(hidden[:, : n + 1]), sequences, heads[:, 1:])
     tokens = logits.argmax(-1)
     most = torch.tensor(lengths, device=heads.device)
     kept = torch.minimum(leading(tokens[:, :-1] == heads[:, 1:]), most)

@@ -18,6 +18,7 @@ from trimode_api.modes import OperatingPoint
 from trimode_workers.engine.constrained_commit import constrained
 from trimode_workers.engine.law import Law, log_mass
 from trimode_workers.engine.primitive import Attention, Primitive, Window
+from trimode_workers.engine.processors import processed
 from trimode_workers.engine.sampling import Purpose, Sampled, accept, leading
 from trimode_workers.engine.sequence import Sequence
 
@@ -33,7 +34,7 @@ def run(primitive: Primitive, sequences: Seq[Sequence], point: OperatingPoint) -
     sampled = Sampled.among(sequences, block.device)
 
     q = _draft(primitive, block, window, sampled, point.threshold)
-    logits = primitive.forward(block, window, Attention.CAUSAL)
+    logits = processed(primitive.forward(block, window, Attention.CAUSAL), sequences, block[:, 1:])
     tokens = logits.argmax(-1)
     kept = leading(tokens[:, :-1] == block[:, 1:])
     if sampled is not None and q is not None:

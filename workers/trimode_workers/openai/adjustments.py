@@ -1,0 +1,36 @@
+"""What a request wants done to logits, as the engine takes it.
+
+Belongs here: from fields to `Adjustments`. Pure.
+"""
+
+from __future__ import annotations
+
+from trimode_api.openai import GenerationRequest
+from trimode_workers.engine.messages import Adjustments
+from trimode_workers.openai.defaults import SamplingDefaults
+from trimode_workers.text.tokenizer import TextModel
+
+_NONE = Adjustments()
+
+
+def adjustments(request: GenerationRequest, defaults: SamplingDefaults, text: TextModel) -> Adjustments | None:
+    """None where nothing is wanted."""
+    repetition = request.repetition_penalty
+    if repetition is None:
+        # A model's default must not keep those from diffusion who asked for it.
+        repetition = 1.0 if request.lossy_ok else defaults.repetition_penalty
+    found = Adjustments(
+        bias=request.logit_bias or {},
+        allowed=request.allowed_token_ids,
+        banned=tuple(ids for word in request.bad_words or () for ids in _spellings(word, text)),
+        repetition=repetition,
+        presence=request.presence_penalty or 0.0,
+        frequency=request.frequency_penalty or 0.0,
+    )
+    return None if found == _NONE else found
+
+
+def _spellings(word: str, text: TextModel) -> set[tuple[int, ...]]:
+    """At the beginning of a text and behind a space, as vLLM bars a word; others get through."""
+    bare = word.lstrip()
+    return {tuple(text.spell(each)) for each in (bare, f" {bare}")} - {()}
