@@ -6,13 +6,12 @@ Belongs here: the choice among replicas as one router sees them. Whether a reque
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from enum import StrEnum
 from zlib import crc32
 
 from trimode_api.modes import OperatingPoint
 from trimode_policy.values import value
-from trimode_policy.views import FULL, Rank, ReplicaView, RequestView, SloState, Staleness, share
+from trimode_policy.views import FULL, Rank, ReplicaView, RequestView, SloState, Staleness, rank_of, share
 
 __all__ = [
     "ReplicaView",
@@ -53,7 +52,8 @@ def route(request: RequestView, replicas: Sequence[ReplicaView], staleness: Stal
     Deterministic for a seed and independent of the order of `replicas`. A replica that is full is never picked,
     and no request is refused while one has capacity left.
     """
-    best, stale = _pick(request, replicas, staleness, seed)
+    mixed = crc32(b"%d" % seed) * TIEBREAK_SPREAD & MASK
+    best = _pick(request, replicas, staleness, mixed)
     if best is not None:
         detail = f"{best.replica_id} has {best.load} of {best.capacity} requests, "
         detail += f"{best.queued_prompt_tokens} prompt tokens queued"
@@ -62,7 +62,7 @@ def route(request: RequestView, replicas: Sequence[ReplicaView], staleness: Stal
         return RouteDecision(best.replica_id, RouteReason.PREFIX_HELD if held else RouteReason.LEAST_LOADED, detail)
     # Stale reports are no reason to stop: llm-d holds its whole pool on metrics older than 200 ms (issues 2100 and
     # 2408, waits of 9.7 s instead of 40 ms). What this router has sent itself it knows without them.
-    best = _pick_stale(request, stale, seed)
+    best = _pick_stale(request, replicas, staleness, mixed)
     if best is not None:
         detail = f"{best.replica_id} has {best.in_flight} of {best.capacity} requests of this router's own"
         return RouteDecision(best.replica_id, RouteReason.STALE, detail)
@@ -76,10 +76,6 @@ def may_serve(request: RequestView, points: Iterable[OperatingPoint]) -> bool:
     return any((lossy_ok or point.mode.lossless) and (pin is None or pin.fits(point)) for point in points)
 
 
-# Other shares were tried on simulated loads and gained nothing (docs/simulator.md).
-LATE_SHARE = 0.5
-"""Share of a replica's capacity up to which it takes requests that are late anyway: the rest is for those in time.
-Applies only where the tier has a pace to keep."""
 AFFINITY = 0.25
 """A replica that has all of a prompt may be fuller than others by this share of its capacity and is still preferred;
 one that has half of it by half as much. Beyond that the emptier one wins, so prompts that begin alike do not pile up
@@ -89,61 +85,82 @@ TIEBREAK_SPREAD, MASK = 2_654_435_769, 0xFFFFFFFF
 
 
 def _pick(
-    request: RequestView, replicas: Sequence[ReplicaView], staleness: Staleness, seed: int
-) -> tuple[ReplicaView | None, list[ReplicaView]]:
-    """The replica of the least rank among those that report, one of the equals by the seed; and those that do not."""
-    # One loop without calls where it can be: it runs for every request over every replica. Where all are equals, the
-    # most expensive case, it takes 16 to 20 us at 64 replicas and 190 to 230 us at 1,000 (docs/policy.md).
-    stale_after, dead_after, tier, pinned = staleness.stale_after_s, staleness.dead_after_s, request.tier, request.pin
-    paced, mixed, held = _keeps_pace(request, replicas, staleness), crc32(b"%d" % seed), request.held
-    best: ReplicaView | None = None
-    best_rank, best_turn, best_id = FULL, 0, ""
-    stale = []
-    for replica in replicas:
-        age = replica.age_s
-        if age > stale_after:
-            if age <= dead_after:
-                stale.append(replica)
-            continue
-        if not replica.open or ((pinned or not replica.lossless) and not may_serve(request, replica.points)):
-            continue
-        rank = replica.ranks.get(tier, replica.rank) if paced else _unpaced(request, replica)
-        if held and replica.replica_id in held and rank[1] < 1.0:
-            rank = _warm(rank, held[replica.replica_id], request.prompt_tokens)
-        if rank > best_rank or rank[1] >= 1.0 or (paced and rank[2] and not _in_time(request, replica)):
-            continue
-        # A hash of seed and replica, so that routers with equal views do not all pick the same replica at once.
-        turn = (replica.tiebreak ^ mixed) * TIEBREAK_SPREAD & MASK
-        if rank == best_rank and (turn > best_turn or (turn == best_turn and replica.replica_id > best_id)):
-            continue
-        best, best_rank, best_turn, best_id = replica, rank, turn, replica.replica_id
-    return best, stale
+    request: RequestView, replicas: Sequence[ReplicaView], staleness: Staleness, mixed: int
+) -> ReplicaView | None:
+    """The replica of the least rank among those that report, one of the equals by the seed's hash `mixed`."""
+    paced = _keeps_pace(request, replicas, staleness)
+    ranks = _ranks(request, replicas, staleness, paced)
+    least = min(ranks, default=FULL)
+    if paced and least < FULL and least[2]:
+        ranks = [
+            FULL if rank[2] and rank < FULL and not _in_time(request, replica) else rank
+            for replica, rank in zip(replicas, ranks, strict=True)
+        ]
+        least = min(ranks)
+    if least >= FULL:
+        return None
+    equals, count = replicas, ranks.count(least)
+    if count < len(replicas):
+        equals = [replica for replica, rank in zip(replicas, ranks, strict=True) if rank == least]
+    # The nearest to a hash of the seed by exclusive or (as in Kademlia, Maymounkov and Mazieres 2002), so that routers
+    # with equal views do not all pick the same replica at once. Multiplying as well took three times as long.
+    distances = [replica.tiebreak ^ mixed for replica in equals]
+    nearest = min(distances)
+    if distances.count(nearest) > 1:  # two names with one hash
+        return min((r for r in equals if r.tiebreak ^ mixed == nearest), key=lambda r: r.replica_id)
+    return equals[distances.index(nearest)]
 
 
-def _warm(rank: Rank, held: int, prompt_tokens: int) -> Rank:
-    """The rank of a replica that has the beginning of the prompt: as if it were emptier."""
-    return rank[0], rank[1] - AFFINITY * min(1.0, held / max(1, prompt_tokens)), rank[2]
+def _ranks(request: RequestView, replicas: Sequence[ReplicaView], staleness: Staleness, paced: bool) -> list[Rank]:
+    """One for each replica; `FULL` or above for those that may not have the request now."""
+    tier, fresh_s, held = request.tier, staleness.stale_after_s, request.held
+    if request.pin is not None or request.lossy_ok:
+        ranks = [
+            _rank(request, r, paced) if r.open and r.age_s <= fresh_s and may_serve(request, r.points) else FULL
+            for r in replicas
+        ]
+    elif paced:
+        # What nearly every request asks, so without a call; replicas that report paces report those of every tier.
+        try:
+            ranks = [r.ranks[tier] if r.age_s <= fresh_s and r.plain else FULL for r in replicas]
+        except KeyError:
+            ranks = [r.ranks.get(tier, r.rank) if r.age_s <= fresh_s and r.plain else FULL for r in replicas]
+    else:
+        ranks = [_rank(request, r, paced) if r.age_s <= fresh_s and r.plain else FULL for r in replicas]
+    if not held:
+        return ranks
+    # As if those that have the beginning of the prompt were emptier; one that is full has no place for it all the same.
+    share_of = AFFINITY / max(1, request.prompt_tokens)
+    return [
+        (rank[0], rank[1] - min(AFFINITY, share_of * held[r.replica_id]), rank[2])
+        if r.replica_id in held and rank < FULL
+        else rank
+        for r, rank in zip(replicas, ranks, strict=True)
+    ]
 
 
-def _pick_stale(request: RequestView, stale: Sequence[ReplicaView], seed: int) -> ReplicaView | None:
-    """The same among those whose reports are not believed: only this router's own counter is used."""
-    mixed = crc32(b"%d" % seed)
-    able = [r for r in stale if r.open and r.in_flight < r.capacity and may_serve(request, r.points)]
-    return min(
-        able,
-        key=lambda r: (share(r.in_flight, r.capacity), (r.tiebreak ^ mixed) * TIEBREAK_SPREAD & MASK, r.replica_id),
-        default=None,
-    )
-
-
-def _unpaced(request: RequestView, replica: ReplicaView) -> Rank:
-    """The rank for a request that has no pace to keep: it is late or resumed, or no replica reaches its tier's pace."""
+def _rank(request: RequestView, replica: ReplicaView, paced: bool) -> Rank:
+    """The rank of one replica that may answer, full or not."""
     # Reservations rank replicas and shut none: with caps that did, the p99 of the time to the first token reached 30 s
     # in a simulated spike while capped replicas idled.
+    if paced:
+        return replica.ranks.get(request.tier, replica.rank)
+    # No pace to keep: the request is late or resumed, or no replica reaches its tier's pace.
     load, queued = replica.load, replica.queued_prompt_tokens
     if not replica.rows or request.slo_state == SloState.RESUMED:
-        return False, share(load, replica.capacity), queued
-    return replica.reserved_for != request.tier, share(load, _leftover(request, replica)), queued
+        return rank_of(False, share(load, replica.capacity), queued)
+    # A late request takes what those in time leave over: its own objective is lost.
+    room = replica.late_room if request.slo_state == SloState.LATE else replica.floor
+    return rank_of(replica.reserved_for != request.tier, share(load, room), queued)
+
+
+def _pick_stale(
+    request: RequestView, replicas: Sequence[ReplicaView], staleness: Staleness, mixed: int
+) -> ReplicaView | None:
+    """The same among those whose reports are not believed: only this router's own counter is used."""
+    stale = (r for r in replicas if staleness.stale_after_s < r.age_s <= staleness.dead_after_s)
+    able = [r for r in stale if r.open and r.in_flight < r.capacity and may_serve(request, r.points)]
+    return min(able, key=lambda r: (share(r.in_flight, r.capacity), r.tiebreak ^ mixed, r.replica_id), default=None)
 
 
 def _keeps_pace(request: RequestView, replicas: Sequence[ReplicaView], staleness: Staleness) -> bool:
@@ -158,7 +175,7 @@ def _able(request: RequestView, replica: ReplicaView, staleness: Staleness) -> b
     """Whether it may answer, full or not."""
     if not replica.open or replica.age_s > staleness.dead_after_s:
         return False
-    return (replica.lossless and request.pin is None) or may_serve(request, replica.points)
+    return (replica.plain and request.pin is None) or may_serve(request, replica.points)
 
 
 def _none_found(request: RequestView, replicas: Sequence[ReplicaView], staleness: Staleness) -> RouteDecision:
@@ -173,20 +190,10 @@ def _none_found(request: RequestView, replicas: Sequence[ReplicaView], staleness
     return RouteDecision(None, RouteReason.ALL_BUSY, f"all {able} replicas run as much as they may")
 
 
-def _leftover(request: RequestView, replica: ReplicaView) -> int:
-    """Requests it may have for one to be added whose own objective is lost: late, or out of reach of all replicas."""
-    if request.slo_state == SloState.LATE and replica.floor < replica.capacity:
-        return max(1, int(LATE_SHARE * replica.floor))
-    return replica.floor
-
-
 def spare(request: RequestView, replicas: Iterable[ReplicaView]) -> int:
     """Places that `request` could have now if it were late, slower than its tier's pace."""
-    # As `_leftover` counts for a late request, since `admit` has it routed as one: else it would be let in and find no
-    # place.
-    late = replace(request, slo_state=SloState.LATE)
-    able = (r for r in replicas if r.open and may_serve(late, r.points))
-    return sum(max(0, _leftover(late, r) - r.load) for r in able)
+    # As for a late request, since `admit` has it routed as one: else it would be let in and find no place.
+    return sum(r.late_places for r in replicas if r.open and may_serve(request, r.points))
 
 
 def _in_time(request: RequestView, replica: ReplicaView) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import lru_cache
 from math import inf
 from zlib import crc32
 
@@ -20,9 +21,21 @@ first."""
 FULL: Rank = (True, 1.0, 0)
 """A rank that is not below this has no capacity left."""
 
+# Other shares were tried on simulated loads and gained nothing (docs/simulator.md).
+LATE_SHARE = 0.5
+"""Share of a replica's capacity up to which it takes requests that are late anyway: the rest is for those in time.
+Applies only where the tier has a pace to keep."""
+
 
 def share(load: int, capacity: int) -> float:
     return load / capacity if capacity > 0 else 1.0
+
+
+@lru_cache(4096)
+def rank_of(reserved: bool, used: float, queued: int) -> Rank:
+    """The rank of a replica of which the share `used` is in use, `FULL` or above where that is all."""
+    # Equal ranks are one object: to compare them is what `route` does most.
+    return reserved or used >= 1.0, used, queued
 
 
 def _lossless(points: Iterable[OperatingPoint]) -> bool:
@@ -58,15 +71,19 @@ class ReplicaView:
     rows: Mapping[str, int] = field(default_factory=dict)
     reserved_for: str | None = None
     prompt_tokens_per_second: float = 0.0
-    lossless: bool = field(init=False)
-    """Whether some of its points answer losslessly."""
     open: bool = field(init=False)
     """Whether it takes requests at all."""
+    plain: bool = field(init=False)
+    """Whether it takes those that ask for nothing but a lossless answer."""
     floor: int = field(init=False)
     """Requests beyond which the tier it is reserved for would fall behind its pace."""
     ranks: Mapping[str, Rank] = field(init=False)
     """Its rank, by tier, for a request whose pace is to be kept; other tiers have `rank`."""
     rank: Rank = field(init=False)
+    late_room: int = field(init=False)
+    """Requests up to which it takes one that is late."""
+    tier_capacity: Mapping[str, int] = field(init=False)
+    """By tier, requests beyond which that tier, or the one it is reserved for, would fall behind."""
     tiebreak: int = field(init=False)
     """What orders it among equals, together with a seed."""
 
@@ -77,12 +94,15 @@ class ReplicaView:
         load, queued, reserved_for = self.load, self.queued_prompt_tokens, self.reserved_for
         kept = self.rows.get(reserved_for, 0) if reserved_for is not None else 0
         floor = min(kept, self.capacity) if kept > 0 else self.capacity
+        rooms = {tier: min(rows, floor) for tier, rows in self.rows.items()}
         put = object.__setattr__
-        put(self, "lossless", _lossless(self.points))
         put(self, "open", self.ready and not self.draining)
+        put(self, "plain", self.open and _lossless(self.points))
         put(self, "floor", floor)
-        put(self, "ranks", {t: (t != reserved_for, share(load, min(n, floor)), queued) for t, n in self.rows.items()})
-        put(self, "rank", (bool(self.rows), share(load, floor), queued))
+        put(self, "late_room", max(1, int(LATE_SHARE * floor)) if floor < self.capacity else floor)
+        put(self, "tier_capacity", rooms)
+        put(self, "ranks", {t: rank_of(t != reserved_for, share(load, room), queued) for t, room in rooms.items()})
+        put(self, "rank", rank_of(bool(self.rows), share(load, floor), queued))
         put(self, "tiebreak", crc32(self.replica_id.encode()))
 
     @property
@@ -93,9 +113,9 @@ class ReplicaView:
         return max(self.in_flight, self.running + self.waiting)
 
     @property
-    def tier_capacity(self) -> dict[str, int]:
-        """By tier, requests beyond which that tier, or the one it is reserved for, would fall behind."""
-        return {tier: min(rows, self.floor) for tier, rows in self.rows.items()}
+    def late_places(self) -> int:
+        """Requests that are late and that it could take now."""
+        return max(0, self.late_room - self.load)
 
 
 class SloState(IntEnum):

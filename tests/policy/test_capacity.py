@@ -21,7 +21,7 @@ from trimode_policy.capacity import (
 )
 from trimode_policy.curves import Curves
 from trimode_policy.roofline import Roofline
-from trimode_policy.route import LATE_SHARE, ReplicaView, RequestView, RouteReason, SloState, Staleness, route
+from trimode_policy.route import ReplicaView, RequestView, RouteReason, SloState, Staleness, route
 from trimode_policy.tier_fairness import (
     MIX_S,
     STARVED_S,
@@ -31,6 +31,7 @@ from trimode_policy.tier_fairness import (
     reservations,
     slo_state_of,
 )
+from trimode_policy.views import LATE_SHARE
 
 STALENESS = Staleness(2.0, 10.0)
 FAST, SLOW = "premium", "standard"

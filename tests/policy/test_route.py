@@ -97,6 +97,26 @@ def test_equals_share_the_load_over_seeds() -> None:
     assert min(chosen.values()) > 60
 
 
+def test_many_equals_share_the_load_over_seeds() -> None:
+    fleet = [replica(f"r{number}") for number in range(50)]
+    chosen = Counter(route(ANY, fleet, STALENESS, seed).replica_id for seed in range(5000))
+    assert len(chosen) == 50
+    assert max(chosen.values()) < 4 * 100
+
+
+def test_two_names_with_one_hash_are_told_apart() -> None:
+    one, other = replica("plumless"), replica("buckeroo")
+    assert one.tiebreak == other.tiebreak
+    assert route(ANY, [one, other], STALENESS, 0) == route(ANY, [other, one], STALENESS, 0)
+
+
+def test_full_replicas_of_its_own_tier_do_not_hide_another_tiers() -> None:
+    rows = {"standard": 4}
+    full = replica("a", running=4, rows=rows, reserved_for="standard")
+    other = replica("b", running=1, rows={"standard": 4, "premium": 4}, reserved_for="premium")
+    assert route(ANY, [full, other], STALENESS, 0).replica_id == "b"
+
+
 @pytest.mark.parametrize(("stale", "dead"), [(0.0, 1.0), (2.0, 1.0), (-1.0, 1.0), (math.nan, 1.0)])
 def test_staleness_refuses_nonsense(stale: float, dead: float) -> None:
     with pytest.raises(ValueError, match="stale_after_s"):
