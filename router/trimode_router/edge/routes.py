@@ -22,7 +22,7 @@ from trimode_router.edge.siblings import SiblingError, Siblings
 from trimode_router.edge.view import Viewer
 from trimode_router.fleet.catalog import Catalog
 from trimode_router.fleet.fleet import Fleet
-from trimode_router.http.client import ClientConnection
+from trimode_router.http.client import Client, ClientConnection
 from trimode_router.http.inflate import inflated
 from trimode_router.http.outgoing import JSON, MethodNotAllowed, answer, connection_field
 from trimode_router.http.request import Request
@@ -30,6 +30,8 @@ from trimode_router.request import responses
 from trimode_router.request.exchange import Exchange
 from trimode_router.request.parse import CHAT_PATH, TEXT_PATH, parse
 from trimode_router.request.record import Caller
+from trimode_router.responses_api.asked import RESPONSES_PATH, translate
+from trimode_router.responses_api.reply import ResponsesReply, as_chat
 from trimode_router.telemetry.accounting import Accounting
 from trimode_router.telemetry.metrics import CONTENT_TYPE, Metrics
 from trimode_router.telemetry.traces import Traces
@@ -49,7 +51,7 @@ PAGE_POLICY = (
 HTML = b"text/html; charset=utf-8"
 MODELS_PATH = "/v1/models"
 METRICS_PATH = "/metrics"
-COMPLETIONS = (CHAT_PATH, TEXT_PATH)
+COMPLETIONS = (CHAT_PATH, TEXT_PATH, RESPONSES_PATH)
 MOST_LISTED = 300
 """Characters of a list of names in a message."""
 
@@ -163,7 +165,8 @@ class Routes:
             return None if method == "POST" else MethodNotAllowed(method, path, "POST")
         if path in self._pages or path.startswith(MODELS_PATH + "/"):
             return None if method in ("GET", "HEAD") else MethodNotAllowed(method, path, "GET, HEAD")
-        return ApiError(404, f"no such path: {method} {path}", code="not_found")
+        stored = "; responses are not stored here" if path.startswith(RESPONSES_PATH + "/") else ""
+        return ApiError(404, f"no such path: {method} {path}{stored}", code="not_found")
 
     def _complete(self, client: ClientConnection, request: Request) -> None:
         if self.viewer.draining:
@@ -173,12 +176,17 @@ class Routes:
         tier = rules.tier(request.tier if tenant is None else tenant.tier(request.tier))
         if request.coding:
             request.body = inflated(request.coding, request.body, self.dispatcher.limits.body_bytes)
-        asked = parse(request.path, request.body, rules.points)
+        to: Client = client
+        if request.path == RESPONSES_PATH:
+            response = translate(request.body)
+            to = ResponsesReply(client, request, response, int(self.viewer.wall()))
+            request = as_chat(request, response)
+        asked = parse(request.sent_as or request.path, request.body, rules.points)
         if asked.model not in self.fleet.catalog.names and not self.fleet.catalog.mute:
             raise _no_model(asked.model, self.fleet.catalog)
         if tenant is not None:
             tenant.enter(self.dispatcher.now())
-        exchange = Exchange(self.dispatcher, client, request, asked, Caller(tier, tenant))
+        exchange = Exchange(self.dispatcher, to, request, asked, Caller(tier, tenant))
         if self.traces.on:
             context, request.passed = self.traces.begin(request.passed)
             if context is not None:

@@ -25,6 +25,26 @@ class Flight(Protocol):
     def resume(self) -> None: ...
 
 
+class Sink(Protocol):
+    """Where an answer's bytes go."""
+
+    def write(self, data: bytes) -> None: ...
+
+
+class Client(Protocol):
+    """What an exchange needs of its client, for one answer."""
+
+    @property
+    def gone(self) -> bool: ...
+    @property
+    def paused(self) -> bool: ...
+    @property
+    def transport(self) -> Sink: ...
+    def write(self, data: bytes) -> None: ...
+    def finished(self) -> None: ...
+    def abort(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Edge:
     """What a client connection needs of the server. `serve` answers by `write` and `finished` of the connection."""

@@ -42,6 +42,8 @@ class Request:
     """Method and fields that a browser asks about beforehand (Access-Control-Request-*)."""
     added: bytes = b""
     """Lines that the head of any answer to it gets."""
+    sent_as: str = ""
+    """The path that replicas are asked at, where the body was translated for it."""
 
 
 _METHOD, _FIELDS = b"access-control-request-method", b"access-control-request-headers"

@@ -12,7 +12,7 @@ from typing import Protocol
 from trimode_api.errors import ApiError
 from trimode_api.wire import CONTINUE_PATH
 from trimode_policy.route import RequestView
-from trimode_router.http.client import ClientConnection
+from trimode_router.http.client import Client
 from trimode_router.http.head import AnswerHead
 from trimode_router.http.limits import Limits
 from trimode_router.http.request import Request
@@ -55,11 +55,11 @@ class Exchange:
     )  # fmt: skip
 
     def __init__(
-        self, owner: ExchangeOwner, client: ClientConnection, request: Request, asked: ParsedRequest, caller: Caller
+        self, owner: ExchangeOwner, client: Client, request: Request, asked: ParsedRequest, caller: Caller
     ) -> None:
         self.client = client
         self.request = request
-        self.path = request.path
+        self.path = request.sent_as or request.path
         self.body = request.body
         self.asked = asked
         self.tier = tier = caller.tier
@@ -168,7 +168,11 @@ class Exchange:
     def on_broken(self, why: str, untouched: bool) -> None:
         self.link = None
         if self.phase.begun:
-            rest = self._transcript.continuation(self.request.path, self.request.body) if self.continuable else None
+            rest = (
+                self._transcript.continuation(self.request.sent_as or self.request.path, self.request.body)
+                if self.continuable
+                else None
+            )
             if rest is None:
                 self._break_off(f"the replica {why} in mid-stream")
                 return

@@ -10,7 +10,7 @@ import re
 from trimode_api.errors import ApiError
 from trimode_api.modes import Mode
 from trimode_api.wire import REQUEST_ID_HEADER
-from trimode_router.http.client import ClientConnection
+from trimode_router.http.client import Client
 from trimode_router.http.head import AnswerHead
 from trimode_router.http.outgoing import (
     LAST_CHUNK,
@@ -56,7 +56,7 @@ def head_for(request: Request, framing: AnswerHead) -> bytes:
     return b"%b%b%b%b: %b\r\n%b%b\r\n" % (line, framing.passed, coding, _ID, request_id, request.added, own)
 
 
-def refuse(client: ClientConnection, request: Request, error: ApiError) -> None:
+def refuse(client: Client, request: Request, error: ApiError) -> None:
     """A whole error answer to a request that no exchange serves (any longer)."""
     fields = [
         (_ID, request.request_id.encode()),
