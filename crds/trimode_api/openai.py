@@ -6,18 +6,19 @@ Belongs here: request models and their rules. A field is either obeyed, harmless
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from trimode_api.errors import shown
 from trimode_api.modes import allows_lossy
 from trimode_api.openai_messages import ChatMessage
 from trimode_api.openai_parts import Quality, ResponseFormat, StreamOptions, TrimodeOptions
-from trimode_api.openai_sampling import SamplingFields
+from trimode_api.openai_sampling import MOST_STOPS, SamplingFields
 
-MAX_STOPS = 4
-MAX_CHOICES = 8
+MAX_CHOICES = 128
+MAX_ANSWERS = 1024
+"""Of all prompts of a request together."""
 MAX_PROMPTS = 128
 """Of one request: evaluation harnesses and LangChain send up to some dozens."""
 MAX_SEED = 2**63 - 1
@@ -45,8 +46,8 @@ class GenerationRequest(SamplingFields):
         stops = [value] if isinstance(value, str) else value
         if not isinstance(stops, list) or not all(isinstance(stop, str) and stop for stop in stops):
             raise ValueError(f"must be a non-empty string or a list of them, got {shown(value)}")
-        if len(stops) > MAX_STOPS:
-            raise ValueError(f"at most {MAX_STOPS} stop strings are allowed, got {len(stops)}")
+        if len(stops) > MOST_STOPS:
+            raise ValueError(f"at most {MOST_STOPS} stop strings are allowed, got {len(stops)}")
         return tuple(stops)
 
     @field_validator("stream_options")
@@ -117,6 +118,12 @@ class CompletionRequest(GenerationRequest):
         if len(prompts) > MAX_PROMPTS:
             raise ValueError(f"at most {MAX_PROMPTS} prompts are allowed, got {len(prompts)}")
         return tuple(map(_prompt, prompts))
+
+    @model_validator(mode="after")
+    def _not_too_many(self) -> Self:
+        if self.choices > MAX_ANSWERS:
+            raise ValueError(f"at most {MAX_ANSWERS} answers are allowed, got {len(self.prompt)} prompts x n={self.n}")
+        return self
 
     @property
     def prompts(self) -> int:

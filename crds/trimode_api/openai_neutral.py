@@ -35,11 +35,6 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     # vLLM and SGLang
     "length_penalty": (1,),
     "use_beam_search": (False,),
-    "min_tokens": (0,),
-    "min_new_tokens": (0,),
-    "stop_token_ids": ([],),
-    "include_stop_str_in_output": (False,),
-    "no_stop_trim": (False,),
     "skip_special_tokens": (True,),
     "spaces_between_special_tokens": (True,),
     "detokenize": (True,),
@@ -66,6 +61,9 @@ IDLE: Mapping[str, tuple[Any, ...]] = {
     "frequency_penalty": (0,),
     "logit_bias": ({},),
     "bad_words": ([],),
+    "min_tokens": (0,),
+    "stop_token_ids": ([],),
+    "include_stop_str_in_output": (False,),
 }
 """The same of fields that are obeyed at every other value. `top_k: -1`, `min_p: 0` and `repetition_penalty: 1` are not
 among them: a model's own defaults may be others."""

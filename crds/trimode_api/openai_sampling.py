@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from trimode_api.errors import shown
 from trimode_api.openai_neutral import IDLE, changes_nothing
@@ -17,11 +17,15 @@ MOST_BIAS = 100.0
 MOST_IDS = 1024
 """Of `logit_bias`; OpenAI allows 300."""
 MOST_WORDS = 256
+MOST_STOPS = 64
+OTHER_NAMES = {"min_new_tokens": "min_tokens", "no_stop_trim": "include_stop_str_in_output"}
+"""SGLang's."""
 
 ADJUSTING = (
     "logit_bias",
     "allowed_token_ids",
     "bad_words",
+    "min_tokens",
     "repetition_penalty",
     "presence_penalty",
     "frequency_penalty",
@@ -44,6 +48,17 @@ class SamplingFields(RequestModel):
     logit_bias: dict[int, float] | None = None
     allowed_token_ids: tuple[int, ...] | None = Field(default=None, strict=False, min_length=1)
     bad_words: tuple[str, ...] | None = Field(default=None, strict=False, max_length=MOST_WORDS)
+    min_tokens: int | None = Field(default=None, ge=0, le=2**31 - 1)
+    stop_token_ids: tuple[int, ...] | None = Field(default=None, strict=False, max_length=MOST_STOPS)
+    include_stop_str_in_output: bool | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_other_names(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or OTHER_NAMES.keys().isdisjoint(value):
+            return value
+        # Where both are there, the other name stays, and is refused.
+        return {name if (ours := OTHER_NAMES.get(name, name)) in value else ours: v for name, v in value.items()}
 
     @classmethod
     def _idle(cls, name: str, value: Any) -> bool:

@@ -44,6 +44,15 @@ def test_commit(proposed: list[int], room: int, kept: list[int], finish: Finish 
     assert commit(proposed, room, frozenset({1})) == (kept, finish)
 
 
+@pytest.mark.parametrize(
+    ("proposed", "room", "kept"), [([5, 7, 3], 9, [5, 7]), ([5, 1, 7], 9, [5]), ([5, 7], 1, [5]), ([7], 1, [7])]
+)
+def test_an_end_that_is_shown_is_the_last_token(proposed: list[int], room: int, kept: list[int]) -> None:
+    tokens, finish = commit(proposed, room, frozenset({1, 7}), frozenset({7}))
+    assert tokens == kept
+    assert finish is (Finish.LENGTH if proposed == [5, 7] else Finish.STOP)
+
+
 def test_all_that_runs_and_fits_decodes() -> None:
     running = [sequence(i, row=i) for i in range(3)]
     todo = schedule(running, [], LIMITS)

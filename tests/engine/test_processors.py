@@ -13,7 +13,7 @@ import torch
 from scipy.stats import chisquare
 from torch import Tensor
 
-from trimode_workers.engine.messages import Adjustments, Sampling, Submit
+from trimode_workers.engine.messages import Adjustments, Finish, Sampling, Submit
 from trimode_workers.errors import RequestRefused
 
 SUSPICIOUS = 1e-4
@@ -150,6 +150,34 @@ def test_a_resumed_stream_counts_what_was_said_before(point: str, tools: Any, de
             )
             found, _ = run(tools, decoder, [rest], [point])
             assert found.tokens["rest"] == said[cut:]
+
+
+@pytest.mark.parametrize("point", ["AR", "S8", "Q4", "D8@0.9"])
+@pytest.mark.parametrize("shown", [False, True])
+def test_stop_ids_end_an_answer_like_the_models_own(point: str, shown: bool, tools: Any, decoder: Any) -> None:
+    for i, prompt in enumerate(prompts(6, 8)):
+        submit = Submit(str(i), prompt, 24, lossy_ok=True, ignore_eos=i % 2 == 0)
+        plain, _ = run(tools, decoder, [submit], [point])
+        said = plain.tokens[submit.request_id]
+        stops = (said[0], said[-1]) if i % 3 else (said[len(said) // 2],)
+        first = min(said.index(stop) for stop in stops)
+        limited = Submit(str(i), prompt, 24, lossy_ok=True, ignore_eos=i % 2 == 0, stop_ids=stops, keep_stop=shown)
+        found, _ = run(tools, decoder, [limited], [point])
+        assert found.tokens[str(i)] == said[: first + shown]
+        assert found.last[str(i)].finish is Finish.STOP
+
+
+def test_ends_of_both_kinds_wait_for_min_tokens(tools: Any, decoder: Any) -> None:
+    """Also those of a stream that was resumed, whose first tokens count."""
+    submit = Submit("a", [3, 4], 30, adjustments=Adjustments(min_tokens=12), stop_ids=(5, 6, 7))
+    for point in ("AR", "S8", "Q4"):
+        whole, _ = run(tools, decoder, [submit], [point])
+        said = whole.tokens["a"]
+        assert len(said) >= 12
+        assert {1, 5, 6, 7}.isdisjoint(said[:12])
+        rest = Submit("b", [3, 4, *said[:7]], 23, adjustments=submit.adjustments, stop_ids=(5, 6, 7), emitted=7)
+        found, _ = run(tools, decoder, [rest], [point])
+        assert found.tokens["b"] == said[7:]
 
 
 LAWS = [

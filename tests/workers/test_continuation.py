@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -111,6 +112,18 @@ async def test_an_answer_at_its_limit_only_needs_its_end() -> None:
     generation.start()
     text, outcome = await generation.whole()
     assert (text, outcome.finish_reason, outcome.completion_tokens) == ("", "length", 3)
+    assert engine.submitted is None
+
+
+async def test_an_answer_whose_stop_token_was_shown_only_needs_its_end() -> None:
+    engine: Any = Engine()
+    emitted = list(b"abc")
+    submit = msgspec.structs.replace(Submit("r", PROMPT, 9), stop_ids=tuple(b"c"), keep_stop=True)
+    generation = Generation(engine, resumed_from(submit, emitted), AnswerText(ByteDetokenizer(BYTES), ["cd"]), emitted)
+    generation.start()
+    text, outcome = await generation.whole()
+    # The beginning of a stop string was kept back from the client, and is told now.
+    assert (text, outcome.finish_reason, outcome.completion_tokens) == ("c", "stop", 3)
     assert engine.submitted is None
 
 

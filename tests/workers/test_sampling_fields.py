@@ -54,9 +54,13 @@ def test_fields_reach_the_engine(chat: bool, text: TextModel) -> None:
         repetition_penalty=1.1,
         logit_bias={"7": -100, "9": 2.5},
         allowed_token_ids=[7, 9, 11],
+        min_tokens=3,
+        stop_token_ids=[9],
+        include_stop_str_in_output=True,
     )
     assert submit.sampling == Sampling(0.7, 0.9, 7, 20, 0.05)
-    assert submit.adjustments == Adjustments({7: -100.0, 9: 2.5}, (7, 9, 11), (), 0, 1.1, 0.5, -0.25)
+    assert submit.adjustments == Adjustments({7: -100.0, 9: 2.5}, (7, 9, 11), (), 3, 1.1, 0.5, -0.25)
+    assert (submit.stop_ids, submit.keep_stop) == ((9,), True)
 
 
 def test_bad_words_are_barred_with_and_without_a_space_before(text: TextModel) -> None:
@@ -75,6 +79,8 @@ def test_bad_words_are_barred_with_and_without_a_space_before(text: TextModel) -
         {"repetition_penalty": 1},
         {"logit_bias": {}},
         {"bad_words": []},
+        {"min_tokens": 0, "stop_token_ids": [], "include_stop_str_in_output": False},
+        {"min_new_tokens": 0, "no_stop_trim": False},
         {"allowed_token_ids": None},
     ],
 )
@@ -107,6 +113,10 @@ def test_a_models_defaults_hold_until_the_request_says_otherwise(text: TextModel
         ({"logit_bias": [1]}, "logit_bias", "must map"),
         ({"allowed_token_ids": []}, "allowed_token_ids", "at least 1"),
         ({"bad_words": [" "]}, "bad_words", "must be words"),
+        ({"min_tokens": 9, "max_tokens": 8}, "min_tokens", "at most max_tokens, which is 8, got 9"),
+        ({"min_tokens": 1, "min_new_tokens": 1}, "min_new_tokens", "unknown field"),
+        ({"stop_token_ids": [1] * 65}, "stop_token_ids", "at most 64"),
+        ({"stop_token_ids": [-1.5]}, "stop_token_ids", "integer"),
     ],
 )
 def test_what_is_no_such_value_is_refused(more: dict[str, Any], param: str, words: str, text: TextModel) -> None:
@@ -118,12 +128,30 @@ def test_what_is_no_such_value_is_refused(more: dict[str, Any], param: str, word
 
 @pytest.mark.parametrize(
     "more",
-    [{"presence_penalty": 1}, {"logit_bias": {"3": 1}}, {"allowed_token_ids": [3]}, {"bad_words": ["x"]}],
+    [
+        {"min_tokens": 2},
+        {"presence_penalty": 1},
+        {"logit_bias": {"3": 1}},
+        {"allowed_token_ids": [3]},
+        {"bad_words": ["x"]},
+    ],
 )
 def test_diffusion_refuses_them_by_name(more: dict[str, Any], text: TextModel) -> None:
     error = refusal(text, trimode={"mode": "Diffusion"}, **more)
     assert error.param == next(iter(more))
     assert "Diffusion fills tokens out of order" in error.message
+
+
+def test_sglangs_names_are_taken(text: TextModel) -> None:
+    one = ask(text, min_new_tokens=4, no_stop_trim=True)
+    assert one == ask(text, min_tokens=4, include_stop_str_in_output=True) != ask(text)
+
+
+def test_answers_of_all_prompts_are_bounded_together() -> None:
+    body = {"model": "m", "prompt": ["a"] * 100, "n": 11}
+    with pytest.raises(ApiError, match="at most 1024 answers are allowed, got 100 prompts x n=11"):
+        parse(CompletionRequest, json.dumps(body).encode())
+    assert parse(CompletionRequest, json.dumps(body | {"n": 10}).encode()).choices == 1000
 
 
 def test_cuts_are_diffusions_too(text: TextModel) -> None:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimode_workers.text.answer import StopScanner
+from trimode_workers.text.answer import AnswerText, StopScanner
+from trimode_workers.text.detokenize import ByteDetokenizer
 
 texts = st.text(alphabet="abc", max_size=40)
 stop_lists = st.lists(st.text(alphabet="abc", min_size=1, max_size=5), min_size=1, max_size=4)
@@ -72,3 +73,33 @@ def test_no_more_is_held_back_than_needed(text: str, stops: list[str]) -> None:
 )
 def test_examples(pieces: list[str], stops: list[str], expected: tuple[str, bool]) -> None:
     assert shown(pieces, stops) == expected
+
+
+@given(texts, stop_lists, st.lists(st.integers(0, 100), max_size=8))
+def test_a_stop_string_that_is_included_is_the_end(text: str, stops: list[str], places: list[int]) -> None:
+    plain, stopped = shown(cut(text, places), stops)
+    scanner, out = StopScanner(stops, include=True), ""
+    for piece in cut(text, places):
+        scanned = scanner.feed(piece)
+        out += scanned.text
+        if scanned.stopped:
+            break
+    else:
+        out += scanner.flush()
+    assert out == plain if not stopped else out in [plain + stop for stop in stops]
+
+
+@given(texts, stop_lists, st.integers(0, 12), st.lists(st.integers(0, 100), max_size=8))
+def test_text_of_the_least_tokens_stops_nothing(text: str, stops: list[str], least: int, places: list[int]) -> None:
+    """A token is a byte here."""
+    answer, out = AnswerText(ByteDetokenizer([bytes([b]) for b in range(256)]), stops, least=least), ""
+    for piece in cut(text, places):
+        delta = answer.feed(piece.encode())
+        out += delta.text
+        if delta.stopped:
+            break
+    else:
+        out += answer.finish().text
+    rest, stopped = shown([text[least:]], stops)
+    assert out == text[:least] + rest
+    assert answer.tokens == (len(text) if not stopped else answer.tokens) >= min(least, len(text))

@@ -18,13 +18,14 @@ class Commit(NamedTuple):
     finish: Finish | None
 
 
-def commit(proposed: list[int], room: int, eos: AbstractSet[int]) -> Commit:
+def commit(proposed: list[int], room: int, eos: AbstractSet[int], shown: AbstractSet[int] = frozenset()) -> Commit:
     """Keep `proposed` up to an end-of-sequence token, at most `room` (>= 1) tokens.
 
-    The end-of-sequence token is not emitted. One that comes after `room` tokens is not seen: that is a `LENGTH`.
+    The end-of-sequence token is not emitted, unless it is among `shown`. One that comes after `room` tokens is not
+    seen: that is a `LENGTH`.
     """
     kept = proposed if len(proposed) <= room else proposed[:room]
     if not eos.isdisjoint(kept):
         end = next(i for i, token in enumerate(kept) if token in eos)
-        return Commit(kept[:end], Finish.STOP)
+        return Commit(kept[: end + (kept[end] in shown)], Finish.STOP)
     return Commit(kept, Finish.LENGTH if len(kept) == room else None)

@@ -72,7 +72,8 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
 
     `pin` is an operating point (`S8`) the request must run in, None to follow the policy. `lossy_ok` admits
     diffusion points. `tier_tpot_s` is the tier's objective for seconds per output token, 0 for none. `workload`: the
-    kind of text, as the client names it.
+    kind of text, as the client names it. `stop_ids` end the answer like the model's own ends, also where those are
+    ignored; with `keep_stop` they are emitted, being its last token.
     """
 
     request_id: str
@@ -89,6 +90,8 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     emitted: int = 0
     workload: str = ""
     adjustments: Adjustments | None = None
+    stop_ids: tuple[int, ...] = ()
+    keep_stop: bool = False
 
     @property
     def ordered(self) -> bool:

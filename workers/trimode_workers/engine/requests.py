@@ -75,7 +75,7 @@ class Requests:
 
     def settle(self, sequence: Sequence, proposed: list[int], point: str) -> TokenEvent:
         """Make what a cycle in the point proposes for a request part of its answer, up to its end."""
-        committed = commit(proposed, sequence.end - len(sequence.tokens), sequence.eos)
+        committed = commit(proposed, sequence.end - len(sequence.tokens), sequence.eos, sequence.kept_ends)
         tokens, finish = ended(committed, len(proposed), sequence)
         sequence.tokens += tokens
         sequence.cached += len(tokens)

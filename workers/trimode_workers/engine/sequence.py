@@ -72,6 +72,8 @@ class Sequence:
     """Length of `tokens` where the answer begins: of a stream that was resumed, before `prompt_length`."""
     adjustments: Adjustments | None = None
     history: History | None = None
+    kept_ends: frozenset[int] = frozenset()
+    """Those of `eos` that are emitted."""
 
     @classmethod
     def of(
@@ -89,12 +91,13 @@ class Sequence:
             lossy_ok=request.lossy_ok and not request.ordered,
             priority=request.priority,
             arrival=arrival,
-            eos=frozenset() if request.ignore_eos else eos,
+            eos=(frozenset() if request.ignore_eos else eos) | frozenset(request.stop_ids),
             greedy=request.sampling.greedy,
             tpot_s=request.tier_tpot_s,
             workload=request.workload,
             begin=prompt - request.emitted,
             adjustments=request.adjustments,
+            kept_ends=frozenset(request.stop_ids) if request.keep_stop else frozenset(),
         )
 
     @property

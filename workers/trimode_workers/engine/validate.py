@@ -7,6 +7,7 @@ wait is planning, not refusal.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from collections.abc import Set as AbstractSet
 
 from trimode_api.modes import OperatingPoint
@@ -36,8 +37,10 @@ def check(
             "invalid_max_tokens", f"max_tokens is {request.max_new_tokens}, allowed is 1 or more", "max_tokens"
         )
     _check_sampling(request.sampling)
+    if request.stop_ids:
+        _check_ids("stop_token_ids", request.stop_ids, vocabulary)
     if request.adjustments is not None:
-        _check_adjustments(request.adjustments, vocabulary, ends)
+        _check_adjustments(request.adjustments, vocabulary, ends | set(request.stop_ids))
     _check_grammar(request)
     return _check_mode(request, points)
 
@@ -57,22 +60,22 @@ def _check_sampling(sampling: Sampling) -> None:
 
 
 def _check_adjustments(wanted: Adjustments, vocabulary: int, ends: AbstractSet[int]) -> None:
-    named = {
-        "logit_bias": [*wanted.bias],
-        "allowed_token_ids": list(wanted.allowed or ()),
-        "bad_words": [token for word in wanted.banned for token in word],
-    }
-    for field, ids in named.items():
-        if ids and not 0 <= min(ids) <= max(ids) < vocabulary:
-            raise RequestRefused("invalid_token", f"{field}: token ids must be from 0 to {vocabulary - 1}", field)
+    _check_ids("logit_bias", wanted.bias, vocabulary)
+    _check_ids("allowed_token_ids", wanted.allowed or (), vocabulary)
+    _check_ids("bad_words", [token for word in wanted.banned for token in word], vocabulary)
     barred = {word[-1] for word in wanted.banned} | (ends if wanted.min_tokens else set())
-    choice = set(range(vocabulary) if wanted.allowed is None else wanted.allowed)
-    if choice <= barred:  # a distribution without mass would draw an id that does not exist
+    spent = len(barred) >= vocabulary if wanted.allowed is None else barred.issuperset(wanted.allowed)
+    if spent:  # a distribution without mass would draw an id that does not exist
         field = "bad_words" if wanted.allowed is None else "allowed_token_ids"
         raise RequestRefused("nothing_allowed", f"{field}: no token is left to choose from", field)
     if not 0.01 <= wanted.repetition <= 100:
         words = f"repetition_penalty is {wanted.repetition}, allowed is from 0.01 to 100"
         raise RequestRefused("invalid_repetition_penalty", words, "repetition_penalty")
+
+
+def _check_ids(field: str, ids: Collection[int], vocabulary: int) -> None:
+    if ids and not 0 <= min(ids) <= max(ids) < vocabulary:
+        raise RequestRefused("invalid_token", f"{field}: token ids must be from 0 to {vocabulary - 1}", field)
 
 
 def _check_grammar(request: Submit) -> None:

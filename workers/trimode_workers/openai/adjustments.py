@@ -23,6 +23,7 @@ def adjustments(request: GenerationRequest, defaults: SamplingDefaults, text: Te
         bias=request.logit_bias or {},
         allowed=request.allowed_token_ids,
         banned=tuple(ids for word in request.bad_words or () for ids in _spellings(word, text)),
+        min_tokens=request.min_tokens or 0,
         repetition=repetition,
         presence=request.presence_penalty or 0.0,
         frequency=request.frequency_penalty or 0.0,

@@ -91,6 +91,8 @@ def prepare(
         grammar=grammar,
         workload="" if request.trimode is None else request.trimode.workload or "",
         adjustments=adjustments(request, offer.defaults, text),
+        stop_ids=request.stop_token_ids or (),
+        keep_stop=bool(request.include_stop_str_in_output),
     )
 
 
@@ -174,7 +176,12 @@ def _pin(request: GenerationRequest, points: Sequence[OperatingPoint], *, routed
 
 def _check_fields(request: GenerationRequest, offer: Capabilities, pin: OperatingPoint | None) -> None:
     """Refuse what this pool's engine or the pinned mode cannot do, by name."""
-    for name in (*request.cutting, *request.adjusting):
+    least, most = request.min_tokens or 0, request.token_limit
+    if most is not None and least > most:
+        message = f"min_tokens: must be at most max_tokens, which is {most}, got {least}"
+        raise ApiError(400, message, code="invalid_value", param="min_tokens")
+    stops = ("stop_token_ids",) if request.stop_token_ids else ()
+    for name in (*request.cutting, *request.adjusting, *stops):
         if name in offer.refused:
             message = f"{name}: is not possible in this pool: {offer.refused[name]}"
             raise ApiError(400, message, code="not_supported", param=name)

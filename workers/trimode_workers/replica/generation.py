@@ -51,8 +51,11 @@ class Generation:
         """Hand the request to the engine, unless all was said before. ApiError 503 where the engine is gone."""
         # What decoder and stop strings kept back is a function of the tokens, so they stand as they stood.
         self._stopped = self._text.feed(self._emitted).stopped
-        if self._stopped or self._request.max_new_tokens < 1:
-            self._end(TokenEvent(self._request.request_id, []), Finish.LENGTH)
+        request, said = self._request, self._emitted[-1:]
+        # A stop token that is shown was the last one, though its end has not reached the client.
+        ended = request.keep_stop and not set(request.stop_ids).isdisjoint(said)
+        if self._stopped or ended or request.max_new_tokens < 1:
+            self._end(TokenEvent(request.request_id, []), Finish.STOP if ended else Finish.LENGTH)
             self.begun.set_result(None)
             return
         try:

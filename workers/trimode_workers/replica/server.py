@@ -133,7 +133,12 @@ class _Shell:
             for index, (each, past) in enumerate(zip(submits, pasts, strict=True)):
                 if past.ended is not None:
                     continue
-                answer = AnswerText(host.text.detokenizer(), wanted.stop)
+                answer = AnswerText(
+                    host.text.detokenizer(),
+                    wanted.stop,
+                    least=wanted.min_tokens or 0,
+                    include=bool(wanted.include_stop_str_in_output),
+                )
                 generations[index] = Generation(host.engine, resumed_from(each, past.emitted), answer, past.emitted)
                 generations[index].start()
         except ApiError:

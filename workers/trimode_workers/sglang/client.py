@@ -146,7 +146,7 @@ class SGLangClient(PendingRequests):
                     "an answer with penalties or biases cannot go on here: SGLang counts from an answer's beginning"
                 )
             self._warn(request)
-            follow, last = Chunks(self._eos), None
+            follow, last = Chunks(self._eos, frozenset(request.stop_ids if request.keep_stop else ())), None
             async for chunk in self.http.chunks(request):
                 news = follow.feed(chunk)
                 now = time.monotonic()

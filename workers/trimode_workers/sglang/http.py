@@ -47,6 +47,7 @@ def _more(request: Submit) -> dict[str, Any]:
         "repetition_penalty": wanted.repetition if wanted.repetition != 1.0 else 0,
         "logit_bias": {str(token): bias for token, bias in wanted.bias.items()},
         "min_new_tokens": wanted.min_tokens,
+        "stop_token_ids": list(request.stop_ids),
     }
     return {name: value for name, value in found.items() if value}
 
@@ -59,6 +60,7 @@ SAMPLERS = (
     "repetition_penalty",
     "logit_bias",
     "min_tokens",
+    "stop_token_ids",
 )
 """Fields of requests that SGLang's sampler obeys."""
 UNKNOWN = ("allowed_token_ids", "bad_words")
@@ -88,10 +90,10 @@ class News:
 
 
 class Chunks:
-    """Follows one stream. `eos`: ids that end an answer."""
+    """Follows one stream. `eos`: ids that end an answer; `shown`: ids that end it and are part of it."""
 
-    def __init__(self, eos: frozenset[int]) -> None:
-        self._eos = eos
+    def __init__(self, eos: frozenset[int], shown: frozenset[int] = frozenset()) -> None:
+        self._eos, self._shown = eos, shown
         self._seen = 0
 
     def feed(self, chunk: Mapping[str, Any]) -> News:
@@ -116,7 +118,8 @@ class Chunks:
         if kind == "abort":
             raise BadChunk(str(reason.get("message") or "the server has aborted the request"))
         if kind == "stop":
-            if tokens and (tokens[-1] == reason.get("matched") or tokens[-1] in self._eos):
+            end = tokens[-1] if tokens else None
+            if end is not None and end not in self._shown and (end == reason.get("matched") or end in self._eos):
                 tokens.pop()
             return News(tokens, fresh, Finish.STOP)
         return News(tokens, fresh, Finish.LENGTH)

@@ -24,10 +24,11 @@ class StopScanner:
     """Holds back what may turn out to be the beginning of a stop string.
 
     The stop string that ends first counts, of several that end together the longest: so the result does not depend
-    on how the text was cut into pieces. The stop string itself is never shown.
+    on how the text was cut into pieces. The stop string itself is shown only where `include` says so.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], *, include: bool = False) -> None:
+        self._include = include
         self._stops = tuple(stops)
         self._longest = max(map(len, self._stops), default=0)
         self._held = ""
@@ -37,7 +38,8 @@ class StopScanner:
         found = [(at + len(stop), at) for stop in self._stops if (at := buffer.find(stop)) >= 0]
         if found:
             self._held = ""
-            return Scanned(buffer[: min(found)[1]], True)
+            end, at = min(found)
+            return Scanned(buffer[: end if self._include else at], True)
         keep = self._possible_start(buffer)
         self._held = buffer[len(buffer) - keep :]
         return Scanned(buffer[: len(buffer) - keep], False)
@@ -65,11 +67,15 @@ class Delta:
 
 
 class AnswerText:
-    """Feeds tokens through decoder and stop strings. `tokens` counts those up to the end of a stop string."""
+    """Feeds tokens through decoder and stop strings. `tokens` counts those up to the end of a stop string; one that
+    begins within the text of the first `least` of them does not count. `include`: stop strings are shown."""
 
-    def __init__(self, detokenizer: Detokenizer, stops: Sequence[str] = ()) -> None:
+    def __init__(
+        self, detokenizer: Detokenizer, stops: Sequence[str] = (), *, least: int = 0, include: bool = False
+    ) -> None:
         self._detokenizer = detokenizer
-        self._scanner = StopScanner(stops) if stops else None
+        self._scanner = StopScanner(stops, include=include) if stops else None
+        self._least = least
         self.tokens = 0
 
     def feed(self, tokens: Sequence[int]) -> Delta:
@@ -79,7 +85,11 @@ class AnswerText:
         shown: list[str] = []
         for token in tokens:  # one by one: the count must end with the token that completes the stop string
             self.tokens += 1
-            scanned = self._scanner.feed(self._detokenizer.feed((token,)))
+            text = self._detokenizer.feed((token,))
+            if self.tokens <= self._least:
+                shown.append(text)
+                continue
+            scanned = self._scanner.feed(text)
             shown.append(scanned.text)
             if scanned.stopped:
                 return Delta("".join(shown), stopped=True)
