@@ -7,14 +7,14 @@ it all in `resource`, rules over several fields are in `rules`.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field
 
 from trimode_api.fields import Bool, Int, SpecModel
 from trimode_api.modes import Mode
 from trimode_api.serving import Diffusion, Engine, Model, Pool
-from trimode_api.values import BlockLength, Count, Name, SecretName
+from trimode_api.values import BlockLength, Count, Name, Origin, SecretName
 
 
 class SwitchingMode(StrEnum):
@@ -175,6 +175,34 @@ class Router(SpecModel):
         default=None, description="API keys; without, every client that reaches the routers may use them."
     )
     tls: RouterTls | None = Field(default=None, description="HTTPS on the public port; plain HTTP without.")
+    cors_origins: tuple[Origin, ...] | None = Field(
+        default=None,
+        max_length=64,
+        description="Origins such as https://chat.example whose pages may ask from a browser; '*' for any, none where "
+        "left out.",
+    )
+    idle_seconds: Int = Field(
+        default=75,
+        ge=1,
+        le=86400,
+        description="How long an idle client connection is kept. Behind a balancer that keeps them longer (Google's: "
+        "600 seconds), set it above that.",
+    )
+    header_bytes: Int = Field(
+        default=16384, ge=1024, le=1048576, description="Most bytes of a request's line and headers; then 431."
+    )
+    body_bytes: Int = Field(
+        default=8388608, ge=1024, le=1073741824, description="Most bytes of a request's body, inflated; then 413."
+    )
+
+    def edge(self) -> dict[str, Any]:
+        """What a RouterConfig has of it beside files."""
+        return {
+            "cors_origins": self.cors_origins or (),
+            "idle_seconds": self.idle_seconds,
+            "header_bytes": self.header_bytes,
+            "body_bytes": self.body_bytes,
+        }
 
 
 class Spec(SpecModel):

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, 
 from trimode_api.fields import Int
 from trimode_api.modes import BLOCK_LENGTHS
 from trimode_api.quantities import Bounds, amount
+from trimode_api.wire import ORIGIN
 
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 DNS_SUBDOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
@@ -96,6 +97,9 @@ Threshold = Annotated[
     _text_schema(THRESHOLD, 8),
 ]
 """A probability as text: Kubernetes resources hold no floats."""
+
+Origin = Annotated[str, _pattern(ORIGIN, "SCHEME://HOST:PORT without a path, or *", 256), _text_schema(ORIGIN, 256)]
+"""Where a web page is from, as browsers send it."""
 
 Argument = Annotated[str, StringConstraints(max_length=1024)]
 """One argument of a command line."""

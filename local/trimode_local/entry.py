@@ -65,8 +65,9 @@ class Entry:
             "keys_file": _absolute(self.keys),
             "tls_certificate": _absolute(self.certificate),
             "tls_key": _absolute(self.certificate_key),
-            "cors_origins": self.cors_origins,
             "allowed_hosts": self.allowed_hosts,
+            # The resource may name some, too; those of the command line take their place.
+            **({"cors_origins": self.cors_origins} if self.cors_origins else {}),
         }
 
 

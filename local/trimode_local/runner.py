@@ -160,7 +160,7 @@ class Stack:
             processes=router_processes(self.deployment, preflight.machine_cores()),
             replicas_expected=sum(pool.replicas for pool in plan(self.deployment)),
             policy=policy_of(self.deployment, self.version),
-            **self.entry.fields(),
+            **(self.deployment.spec.router.edge() | self.entry.fields()),
         )
         self.router = RouterProcess.start(config, self._token, self.folder)
         several = f", {config.processes} processes" if config.processes > 1 else ""

@@ -294,6 +294,13 @@ WRONG: list[tuple[str, Any, str, str]] = [
     ("spec.router.auth", {"secretName": "k", "key": "x"}, "spec.router.auth.key", "unknown field"),
     ("spec.router.tls", {"secretName": "a..b"}, "spec.router.tls.secretName", "a Secret's name"),
     ("spec.router.tls", {"secretName": "a" * 254}, "spec.router.tls.secretName", "253"),
+    ("spec.router.corsOrigins", ["https://a.example/chat"], "spec.router.corsOrigins[0]", "without a path"),
+    ("spec.router.corsOrigins", ["a.example"], "spec.router.corsOrigins[0]", "SCHEME://HOST:PORT"),
+    ("spec.router.corsOrigins", ["https://" + "a" * 256], "spec.router.corsOrigins[0]", "SCHEME://HOST:PORT"),
+    ("spec.router.idleSeconds", 0, "spec.router.idleSeconds", "1"),
+    ("spec.router.headerBytes", 100, "spec.router.headerBytes", "1024"),
+    ("spec.router.bodyBytes", "8Mi", "spec.router.bodyBytes", "integer"),
+    ("spec.router.allowedHosts", ["a"], "spec.router.allowedHosts", "unknown field"),
     ("spec.suspend", 1, "spec.suspend", "boolean"),
 ]
 """One value that is wrong: where, what, the field to blame, words that say what is allowed."""

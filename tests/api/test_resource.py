@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic.alias_generators import to_camel
 
 from trimode_api.errors import InvalidInput
 from trimode_api.policy_of import policy_of
 from trimode_api.resource import NemotronDeployment
 from trimode_api.values import cores, size_bytes
+from trimode_api.wire import RouterConfig
 
 ROOT = Path(__file__).parents[2]
 CASES = runpy.run_path(str(Path(__file__).with_name("resource_cases.py")))
@@ -57,7 +59,7 @@ def test_defaults_are_pinned() -> None:
         "staleness": {"staleAfterSeconds": 3, "deadAfterSeconds": 10},
         "drain": {"timeoutSeconds": 300},
         "upgrade": {"strategy": "NewCluster"},
-        "router": {"replicas": 1},
+        "router": {"replicas": 1, "idleSeconds": 75, "headerBytes": 16384, "bodyBytes": 8388608},
         "suspend": False,
     }
 
@@ -193,4 +195,15 @@ def test_a_pool_without_the_manual_mode_keeps_what_it_has() -> None:
 def test_secrets_are_named_as_kubernetes_names_them() -> None:
     router = {"auth": {"secretName": "api-keys.v2"}, "tls": {"secretName": "nemo-tls"}}
     parsed = NemotronDeployment.parse(changed("spec.router", router)).spec.router
-    assert parsed.model_dump(by_alias=True, exclude_none=True) == {"replicas": 1, **router}
+    assert parsed.model_dump(by_alias=True, include={"auth", "tls"}) == router
+
+
+def test_the_edge_of_a_router_is_set_as_in_its_own_configuration() -> None:
+    """Left out, both say the same; given, the resource's values arrive under the configuration's names."""
+    values = NemotronDeployment.parse(SMALL).spec.router.edge()
+    assert values == {name: RouterConfig.model_fields[name].default for name in values}
+    router = {"corsOrigins": ["https://chat.example"], "idleSeconds": 620, "headerBytes": 65536, "bodyBytes": 2**26}
+    edge = NemotronDeployment.parse(changed("spec.router", router)).spec.router.edge()
+    assert {to_camel(name): value for name, value in edge.items()} == router | {
+        "corsOrigins": ("https://chat.example",)
+    }

@@ -81,6 +81,7 @@ def router_config(deployment: NemotronDeployment, policy: PolicyConfig) -> Route
         keys_file=f"{KEYS_FOLDER}/{KEYS_KEY}" if router.auth is not None else "",
         tls_certificate=f"{TLS_FOLDER}/tls.crt" if router.tls is not None else "",
         tls_key=f"{TLS_FOLDER}/tls.key" if router.tls is not None else "",
+        **router.edge(),
         replicas_expected=sum(pool.replicas.min for pool in pools),
         policy=policy,
     )

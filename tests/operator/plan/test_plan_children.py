@@ -152,6 +152,18 @@ def test_routers_read_what_the_config_map_holds(resource: Resource, plan: MakePl
     assert (config.host, config.internal_host) == ("0.0.0.0", "0.0.0.0")
 
 
+def test_the_edge_of_the_routers_is_the_resources(
+    resource: Resource, spec: dict[str, Any], plan: MakePlan, find: Find
+) -> None:
+    router = {"replicas": 2, "corsOrigins": ["https://chat.example"], "idleSeconds": 620, "bodyBytes": 2**26}
+    made = plan(resource(spec | {"router": router}))
+    config = RouterConfig.from_wire(find(made, "ConfigMap")["data"]["router.json"])
+    assert (config.cors_origins, config.idle_seconds) == (("https://chat.example",), 620)
+    assert (config.header_bytes, config.body_bytes) == (16384, 2**26)
+    # Read at a router's start, so a change of it replaces the routers.
+    assert find(made, "Deployment") != find(plan(resource()), "Deployment")
+
+
 SECURED = {"auth": {"secretName": "api-keys"}, "tls": {"secretName": "nemo-tls"}}
 
 
