@@ -7,6 +7,11 @@ from __future__ import annotations
 
 from panels import FLEET, MET, POINT, PROMPT, REPLICA, SHARED, Dashboard, Panel, both, one, rate
 
+COST_PER_HOUR = (
+    f"sum by (namespace, job, tenant) ({rate('trimode_router_gpu_seconds_total')})"
+    f" * on (namespace, job) group_left() max by (namespace, job) (trimode_router_gpu_hour_cost{FLEET})"
+)
+
 FLEETS = Dashboard(
     uid="trimode-fleets",
     title="Trimode / fleets",
@@ -181,6 +186,43 @@ FLEETS = Dashboard(
                     "Policy in force",
                     ((one("namespace, job, pod", f"trimode_router_policy_version{FLEET}"), "{{job}} {{pod}}"),),
                     note="The generation of the resource. Routers of one job should agree.",
+                ),
+            ),
+        ),
+        (
+            "Cost",
+            (
+                Panel(
+                    "Cost per hour, by tenant",
+                    ((f"sum by (tenant) ({COST_PER_HOUR})", "{{tenant}}"),),
+                    note="GPU time that requests have cost, at spec.costPerGPUHour; 0 where that is not set. Time in "
+                    "which no request ran is nobody's.",
+                    stacked=True,
+                ),
+                Panel(
+                    "Cost per million tokens, by tenant",
+                    (
+                        (
+                            f"1000000 / 3600 * sum by (tenant) ({COST_PER_HOUR})"
+                            f" / sum by (tenant) ({rate('trimode_router_tenant_tokens_total')})",
+                            "{{tenant}}",
+                        ),
+                    ),
+                    note="Tokens of prompts and answers.",
+                ),
+                Panel(
+                    "GPUs in use, by mode",
+                    (
+                        (f"sum by (mode) ({rate('trimode_router_gpu_seconds_total')})", "{{mode}}"),
+                        (
+                            f"sum({one(REPLICA, f'trimode_replica_ready{FLEET}')})"
+                            f" - sum({one(REPLICA, rate('trimode_replica_busy_seconds_total'))})",
+                            "idle",
+                        ),
+                    ),
+                    note="Seconds of engines per second. What is missing to the replicas' number runs now: a request "
+                    "is counted at its end.",
+                    stacked=True,
                 ),
             ),
         ),

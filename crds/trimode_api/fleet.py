@@ -52,6 +52,8 @@ class ReplicaState(WireModel):
     stored_pages: int = 0
     store_pages: int = 0
     shortages: int = 0
+    busy_seconds: float = 0.0
+    start_seconds: float = 0.0
     tokens_per_second: float
     policy_version: int
     paces: tuple[tuple[int, float], ...] = Field(
@@ -129,6 +131,7 @@ class FleetView(WireModel):
     tiers: tuple[TierPolicy, ...]
     switching: SwitchingPolicy
     drain_timeout_seconds: int = Field(default=300, description="how long running requests may finish in a drain")
+    gpu_hour_cost: float = 0.0
     pools: tuple[PoolState, ...]
     replicas: tuple[ReplicaState, ...]
     router: RouterState

@@ -54,6 +54,7 @@ def policy_of(deployment: NemotronDeployment, version: int) -> PolicyConfig:
         admission=AdmissionPolicy.model_validate(spec.admission.model_dump()),
         staleness=StalenessPolicy.model_validate(spec.staleness.model_dump()),
         drain_timeout_seconds=spec.drain.timeout_seconds,
+        gpu_hour_cost=float(spec.cost_per_gpu_hour),
     )
 
 

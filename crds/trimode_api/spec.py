@@ -14,7 +14,7 @@ from pydantic import Field
 from trimode_api.fields import Bool, Int, SpecModel
 from trimode_api.modes import Mode
 from trimode_api.serving import Diffusion, Engine, Model, Pool
-from trimode_api.values import BlockLength, Count, Name, Origin, SecretName
+from trimode_api.values import BlockLength, Count, Name, Origin, Price, SecretName
 
 
 class SwitchingMode(StrEnum):
@@ -236,6 +236,12 @@ class Spec(SpecModel):
     drain: Drain = Field(default=Drain(), description="How long requests may finish when a replica goes.")
     upgrade: Upgrade = Field(default=Upgrade(), description="How workers are replaced.")
     router: Router = Field(default=Router(), description="The routers in front of the pools.")
+    cost_per_gpu_hour: Price = Field(
+        default="0",
+        alias="costPerGPUHour",
+        description="What an hour of one replica's GPU costs, as text, in any currency: told as a metric, from which "
+        "dashboards make the cost by tenant and by million tokens. Changes nothing else, and restarts nothing.",
+    )
     suspend: Bool = Field(default=False, description="Scale to nothing and keep the resource.")
 
     def sized(self) -> Self:

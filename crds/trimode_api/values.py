@@ -20,6 +20,7 @@ DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 DNS_SUBDOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 RESOURCE_NAME = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
 THRESHOLD = r"^(0\.0{0,3}[1-9][0-9]{0,3}|1(\.0{1,4})?)$"
+PRICE = r"^(0|[1-9][0-9]{0,8})(\.[0-9]{1,4})?$"
 IMAGE = (
     r"([a-zA-Z0-9][a-zA-Z0-9.-]*(:[0-9]+)?/)?[a-z0-9]+([._/-][a-z0-9]+)*"
     r"(:[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?"
@@ -100,6 +101,13 @@ Threshold = Annotated[
 
 Origin = Annotated[str, _pattern(ORIGIN, "SCHEME://HOST:PORT without a path, or *", 256), _text_schema(ORIGIN, 256)]
 """Where a web page is from, as browsers send it."""
+
+Price = Annotated[
+    str,
+    _pattern(PRICE, "a price as text with at most four decimals, such as '2.5'", 16),
+    _text_schema(PRICE, 16),
+]
+"""An amount of money as text, in any one currency."""
 
 Argument = Annotated[str, StringConstraints(max_length=1024)]
 """One argument of a command line."""

@@ -93,6 +93,14 @@ class SwitchReport(WireModel):
     detail: str = ""
 
 
+class UnansweredReport(WireModel):
+    """What a request has cost that no answer tells of: its client left, it failed, or its stream broke off.
+    `request_id` is the router's, seconds are by operating point and `prompt`."""
+
+    request_id: str
+    busy_seconds: dict[str, float]
+
+
 class ReplicaReport(WireModel):
     """One replica's state. `sequence` grows by one a report and restarts with the replica, whose id is then new."""
 
@@ -134,6 +142,11 @@ class ReplicaReport(WireModel):
         default=0.0, ge=0, description="prompt tokens per second spent on prompts, recently; 0 where unknown"
     )
     policy_version: int = Field(ge=0, description="version of the policy in force here")
+    busy_seconds: float = Field(default=0.0, ge=0, description="engine's time with requests, since start; 0: unknown")
+    start_seconds: float = Field(default=0.0, ge=0, description="time to load and warm up, before any request")
+    unanswered: tuple[UnansweredReport, ...] = Field(
+        default=(), description="of the latest seconds; the same ones in several reports, as one may be lost"
+    )
 
 
 class TierPolicy(WireModel):
@@ -188,6 +201,7 @@ class PolicyConfig(WireModel):
     admission: AdmissionPolicy
     staleness: StalenessPolicy
     drain_timeout_seconds: int = 300
+    gpu_hour_cost: float = Field(default=0.0, ge=0, description="for metrics; 0: not said")
 
 
 class ReportAnswer(WireModel):

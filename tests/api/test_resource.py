@@ -60,6 +60,7 @@ def test_defaults_are_pinned() -> None:
         "drain": {"timeoutSeconds": 300},
         "upgrade": {"strategy": "NewCluster"},
         "router": {"replicas": 1, "idleSeconds": 75, "headerBytes": 16384, "bodyBytes": 8388608},
+        "costPerGPUHour": "0",
         "suspend": False,
     }
 

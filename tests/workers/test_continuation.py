@@ -46,9 +46,6 @@ class Engine:
     def cancel(self, request_id: str) -> None:
         self.cancelled = True
 
-    def forget(self, request_id: str) -> None:
-        self.cancelled = True
-
     def say(self, answer: list[int], cycle: int) -> None:
         """`answer` in cycles of so many tokens, and its end, as far as it is wanted."""
         for start in range(0, len(answer), cycle):

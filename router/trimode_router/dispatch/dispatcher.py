@@ -204,4 +204,6 @@ class Dispatcher:
             replica.vacate()
             if last.awaits_first_byte:
                 replica.prefilled(exchange.asked.prompt_tokens)
+            if exchange.record.status != "200":  # this attempt brought no account
+                self._accounting.ledger.left(exchange, replica.replica_id, self.now())
         return replica

@@ -102,6 +102,7 @@ class Internal:
     async def _report(self, request: web.Request) -> web.Response:
         report = ReplicaReport.from_wire(await request.read())
         answer = self.fleet.take_report(report, self.now(), self.wall())
+        self.viewer.accounting.ledger.reported(report)
         self.reported()
         return web.Response(body=answer.to_wire(), content_type="application/json")
 

@@ -18,6 +18,7 @@ from trimode_router.http.limits import Limits
 from trimode_router.http.request import Request
 from trimode_router.http.upstream import Link
 from trimode_router.request import responses
+from trimode_router.request.account import busy_of, prompt_tokens_of
 from trimode_router.request.event_splitter import CHUNKED_EVENT_END, EVENT_END, EventSplitter
 from trimode_router.request.parse import ParsedRequest
 from trimode_router.request.record import RETRIABLE, Caller, Failure, Phase, Record, failure_of
@@ -270,8 +271,11 @@ class Exchange:
 
     def _close(self, status: str) -> None:
         """The end of an answer that the client has."""
-        self.record.tokens = responses.output_tokens(self._transcript.tail)
-        self.record.mode = responses.mode_of(self._transcript.tail)
+        record, tail = self.record, self._transcript.tail
+        record.tokens = responses.output_tokens(tail)
+        record.mode = responses.mode_of(tail)
+        record.prompt_tokens = prompt_tokens_of(tail)
+        record.busy = busy_of(tail)
         self._end(status)
         self.client.finished()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from trimode_api.errors import ApiError
@@ -69,8 +69,11 @@ class Record:
     pause: float = 0.0
     """Longest time between a break and the first byte after it."""
     tokens: int | None = None
+    prompt_tokens: int = 0
     mode: str = ""
     """What decoded it; '' where the answer does not say."""
+    busy: dict[str, float] = field(default_factory=dict)
+    """Seconds of the engine that it has cost, by operating point; empty where the answer does not say."""
     stream: bool = False
     refusal: ApiError | None = None
     """Why this router ended it, where it did."""

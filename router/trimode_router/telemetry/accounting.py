@@ -17,6 +17,7 @@ from trimode_router.fleet.fleet import RING
 from trimode_router.http.request import Request
 from trimode_router.request.exchange import Exchange
 from trimode_router.telemetry.fast_metrics import Spread
+from trimode_router.telemetry.ledger import Ledger
 from trimode_router.telemetry.metrics import Metrics
 
 _WORKLOADS, _OTHER, _UNKNOWN = 16, "other", "unknown"
@@ -39,6 +40,7 @@ class Accounting:
         self._log: Any = structlog.get_logger("access")
         self._service_s = 0.0
         self._tiers: dict[str, _TierMetrics] = {}
+        self.ledger = Ledger(metrics)
 
     def finished(self, exchange: Exchange, now: float) -> None:
         """An exchange is over, however it ended."""
@@ -49,6 +51,8 @@ class Accounting:
         if tier is None:
             tier = self._tiers[exchange.tier.name] = _TierMetrics(self.metrics, exchange)
         tier.count(exchange, now)
+        if record.status == "200":
+            self.ledger.answered(exchange)
         if record.replica_id:
             self.finished_total += 1
             # A mean that follows: demand and answers' lengths change within minutes.
@@ -75,7 +79,10 @@ class Accounting:
             queued_s=round(record.queue_wait, 4),
             first_byte_s=None if record.first_byte is None else round(record.first_byte - record.started, 4),
             seconds=round(now - record.started, 4),
+            prompt_tokens=record.prompt_tokens or None,
             tokens=record.tokens,
+            mode=record.mode or None,
+            gpu_s=round(sum(record.busy.values()), 6) if record.busy else None,
         )
 
     def turned_away(self, request: Request, error: ApiError, *, completion: bool) -> None:

@@ -59,6 +59,20 @@ class Metrics:
             registry=registry,
         )
         self.tokens = Counts("trimode_router_output_tokens", "Tokens in finished answers.", ["tier"], registry=registry)
+        whose = ["tenant", "tier", "mode"]
+        self.gpu_seconds = Counts(
+            "trimode_router_gpu_seconds",
+            "Engines' time that requests have cost, by what ran; Prompt is time spent on prompts alone.",
+            whose,
+            registry=registry,
+        )
+        self.answers = Counts("trimode_router_answers", "Whole answers, by who asked.", whose, registry=registry)
+        self.tenant_tokens = Counts(
+            "trimode_router_tenant_tokens",
+            "Tokens of whole answers (kind output) and of their prompts (kind prompt), by who asked.",
+            [*whose, "kind"],
+            registry=registry,
+        )
         self.queue_wait = Spreads(
             "trimode_router_queue_wait_seconds",
             "Time in the queue of requests that had to wait, however they left it.",
@@ -113,6 +127,11 @@ class _FleetCollector(Collector):
         yield GaugeMetricFamily(
             "trimode_router_policy_version", "Version of the policy in force.", value=self._view.policy_version
         )
+        yield GaugeMetricFamily(
+            "trimode_router_gpu_hour_cost",
+            "What an hour of one replica's GPU costs, as the resource says; 0: not said.",
+            value=self._view.gpu_hour_cost,
+        )
         asleep = GaugeMetricFamily("trimode_pool_asleep", "1: no replica, and a request wakes it.", labels=["pool"])
         for pool in self._view.pools:
             asleep.add_metric([pool.name], float(pool.asleep))
@@ -140,6 +159,10 @@ def _replicas(view: FleetView) -> Iterable[Metric]:
     stored = GaugeMetricFamily(
         "trimode_replica_stored_pages", "Pages of prompts and answers kept to be shared.", labels=labels
     )
+    busy = CounterMetricFamily(
+        "trimode_replica_busy_seconds", "Engine's time with requests; all other time is idle.", labels=labels
+    )
+    start = GaugeMetricFamily("trimode_replica_start_seconds", "Time to load and warm up.", labels=labels)
     shortages = CounterMetricFamily(
         "trimode_replica_shortages", "Times that the device's memory ran out.", labels=labels
     )
@@ -159,7 +182,10 @@ def _replicas(view: FleetView) -> Iterable[Metric]:
         prompt.add_metric([*names, "shared"], replica.prompt_tokens_shared)
         stored.add_metric(names, replica.stored_pages)
         shortages.add_metric(names, replica.shortages)
-    return (ready, running, waiting, in_flight, speed, age, cached, switches, preemptions, prompt, stored, shortages)
+        busy.add_metric(names, replica.busy_seconds)
+        start.add_metric(names, replica.start_seconds)
+    load = (ready, running, waiting, in_flight, speed, age, cached, busy, start)
+    return (*load, switches, preemptions, prompt, stored, shortages)
 
 
 def _points(view: FleetView) -> Iterable[Metric]:

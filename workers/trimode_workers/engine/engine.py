@@ -21,6 +21,7 @@ from trimode_workers.engine.counters import Counters
 from trimode_workers.engine.grammar_queue import GrammarQueue, Grammars
 from trimode_workers.engine.graphs import CudaRecorder, Recorder
 from trimode_workers.engine.messages import Configure, Cycle, Finish, Stats, Submit, TokenEvent
+from trimode_workers.engine.meter import PROMPT, Meter, Part
 from trimode_workers.engine.mode_controller import Chooser, GroupCycle, ModeController
 from trimode_workers.engine.plan import Limits, Piece, groups, schedule
 from trimode_workers.engine.primitive import Primitive
@@ -69,7 +70,7 @@ class Engine:
         slots = self._context + WIDEST_BLOCK
         like = network.like
         self._cache = KVCache(config, settings.max_running_requests, slots, like.dtype, like.device)
-        self._counters = Counters()
+        self._counters, self._meter = Counters(), Meter(clock())
         self._requests = Requests(self._cache, PageStore(self._cache, settings.shared), self._counters)
         if recorder is None and like.device.type == "cuda":
             recorder = CudaRecorder(like.device)
@@ -131,6 +132,7 @@ class Engine:
     def step(self) -> Cycle:
         """Run one cycle: every request that can decode gets at least one token, prompts advance by the budget."""
         began, shortages, recorded = self._clock(), self._shortage.count, self._primitive.graphs is not None
+        self._meter.begin(began)
         events, self._cancelled = self._cancelled, []
         requests = self._requests
         if self._compiling:
@@ -167,6 +169,8 @@ class Engine:
             invariants.check_decoded(todo.decode if self._shortage.count == shortages else [])
             invariants.check_pages(requests.store.index)
         now = self._clock()
+        # Events of requests that end now hold their accounts, and are sent with what is charged here.
+        self._meter.end(now, working=not self.idle)
         point_name = str(batch)
         due = now - self._stats_at >= self.settings.stats_every_s or point_name != self._stats_point
         if due:
@@ -205,6 +209,8 @@ class Engine:
             stored_pages=requests.store.index.used,
             store_pages=requests.store.index.count,
             shortages_total=self._shortage.count,
+            busy_s=self._meter.busy_s,
+            idle_s=self._meter.idle_s,
             utilization=modes.utilization([*requests.running, *requests.waiting], most, now),
         )
 
@@ -232,6 +238,8 @@ class Engine:
         # Out of memory is caught below: an exception here would end the process and every stream of the replica, and
         # the router would bring the same load to the next one.
         self._starved += self._shortage.prefill(turn)
+        accounts, tokens = [s.busy for s, _, _ in turn], [pages + tokens for _, pages, tokens in turn]
+        self._meter.ran(Part(PROMPT, self._clock() - began, accounts, tokens))
         computed = sum(piece.sequence.cached for piece in turn) - before
         self._counters.prompt["computed"] += computed
         if computed:
@@ -241,7 +249,8 @@ class Engine:
         """One cycle of one group, from the model to events; the curves learn from it."""
         began = self._clock()
         context = sum(s.cached for s in members) / len(members)
-        piggybacked = sum(s.missing for s in members)
+        tokens = [point.width + s.missing for s in members]
+        piggybacked = sum(tokens) - point.width * len(members)
         self._counters.prompt["computed"] += piggybacked
         before = self._primitive.rows_run
         proposals, starved = self._shortage.decode(point, members)
@@ -256,6 +265,7 @@ class Engine:
                 workloads[sequence.workload] = requests + 1, gained + len(event.tokens)
             events.append(event)
         seconds = self._clock() - began
+        self._meter.ran(Part(name, seconds, [s.busy for s in members], tokens))
         # AR runs no blocks: one forward of each row.
         self._counters.add(name, seconds, emitted, self._primitive.rows_run - before or len(members))
         named = tuple((workload, *counts) for workload, counts in workloads.items())

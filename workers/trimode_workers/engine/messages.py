@@ -133,6 +133,7 @@ class TokenEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     `tokens`: newly emitted ids, an end-of-sequence token not among them. The rest is set when `finish` is: usage in
     tokens, `cycles` and `emitted` by operating point (cycles run, tokens emitted), `shared` prompt tokens that were
     computed before the request came, and `error` in words; of a refusal also `code` and `field` (`RequestRefused`).
+    `busy`: its share of the engine's time, in seconds by operating point and `prompt` (`meter`).
     """
 
     request_id: str
@@ -144,6 +145,7 @@ class TokenEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     shared: int = 0
     code: str = ""
     field: str | None = None
+    busy: dict[str, float] = {}
 
 
 class PointStats(msgspec.Struct, frozen=True):
@@ -173,7 +175,8 @@ class Stats(msgspec.Struct, frozen=True):
     decided point. `paces` (requests decoding, seconds per token of one) and what prompts cost tell the router how much
     load leaves everyone in time; `utilization` is the share of that which is in use, None where nobody knows.
     `prompt_total`: tokens brought into rows before decoding, `computed` and `shared`; `stored_pages` of `store_pages`
-    of the page store hold something. `shortages_total`: how often the device's memory ran out, since start.
+    of the page store hold something. `shortages_total`: how often the device's memory ran out, since start. `busy_s`
+    and `idle_s`: all time since the engine was warm, up to its last cycle.
     """
 
     running: int
@@ -204,6 +207,8 @@ class Stats(msgspec.Struct, frozen=True):
     store_pages: int = 0
     shortages_total: int = 0
     utilization: float | None = None
+    busy_s: float = 0.0
+    idle_s: float = 0.0
 
 
 class Cycle(msgspec.Struct, frozen=True, tag="cycle"):

@@ -97,7 +97,7 @@ class Requests:
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
         account = sequence.cycles, sequence.emitted, sequence.shared
-        return TokenEvent(sequence.request_id, tokens, finish, error, *account, code)
+        return TokenEvent(sequence.request_id, tokens, finish, error, *account, code, busy=sequence.busy)
 
     def keep(self, sequence: Sequence) -> None:
         """Copy its whole pages into the store, where they are enough to be worth it."""

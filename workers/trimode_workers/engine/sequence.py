@@ -66,6 +66,8 @@ class Sequence:
     preempted: bool = False
     cycles: dict[str, int] = field(default_factory=dict)
     emitted: dict[str, int] = field(default_factory=dict)
+    busy: dict[str, float] = field(default_factory=dict)
+    """Its share of the engine's time, see `meter`."""
     grammar: Matcher | None = None
     workload: str = ""
     begin: int = 0

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import reduce
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -18,6 +18,7 @@ DONE = b"data: [DONE]\n\n"
 _MARK = "\u0000text\u0000"
 
 _encode = msgspec.json.encode
+Number = TypeVar("Number", int, float)
 
 
 class Kind(StrEnum):
@@ -42,6 +43,8 @@ class Outcome:
     """Prompt tokens that the replica did not have to compute."""
     rest: str = ""
     """Text that only the end set free. It goes out together with the end: tokens alone do not say that it is shown."""
+    busy: dict[str, float] = field(default_factory=dict)
+    """Its share of the engine's time, in seconds by operating point and `prompt`; empty where the engine tells none."""
 
     def plus(self, other: Outcome) -> Outcome:
         """The account of both, as choices of one answer."""
@@ -53,6 +56,7 @@ class Outcome:
             _sum(self.emitted, other.emitted),
             self.resumed_after + other.resumed_after,
             cached_tokens=self.cached_tokens + other.cached_tokens,
+            busy=_sum(self.busy, other.busy),
         )
 
     def without_prompt(self) -> Outcome:
@@ -69,11 +73,13 @@ class Outcome:
         }
 
     def trimode(self) -> dict[str, Any]:
-        """The extension: what ran, by operating point; `acceptanceLength` in tokens per cycle."""
+        """The extension: what ran, by operating point; `acceptanceLength` in tokens per cycle. Microseconds are as
+        far as `gpuSeconds` goes: a cycle takes thousands."""
         cycles = sum(self.cycles.values())
         length = sum(self.emitted.values()) / cycles if cycles else 0.0
         resumed = {"resumedAfter": self.resumed_after} if self.resumed_after else {}
-        return {"cycles": self.cycles, "tokens": self.emitted, "acceptanceLength": round(length, 3), **resumed}
+        busy = {"gpuSeconds": {name: round(seconds, 6) for name, seconds in self.busy.items()}} if self.busy else {}
+        return {"cycles": self.cycles, "tokens": self.emitted, "acceptanceLength": round(length, 3), **busy, **resumed}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +107,7 @@ def _choice(kind: Kind, index: int, text: str, outcome: Outcome) -> dict[str, An
     return choice | {"text": text}
 
 
-def _sum(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
+def _sum(one: dict[str, Number], other: dict[str, Number]) -> dict[str, Number]:
     return {name: one.get(name, 0) + other.get(name, 0) for name in [*one, *(n for n in other if n not in one)]}
 
 

@@ -95,7 +95,7 @@ class EngineClient(PendingRequests, asyncio.Protocol):
         self._send(request)
 
     def cancel(self, request_id: str) -> None:
-        """Free the request's row. The engine's last event (`CANCELLED`) still arrives; see `forget`."""
+        """Free the request's row. The engine's last event (`CANCELLED`) still arrives."""
         if request_id in self._listeners:
             self._send(Cancel(request_id))
 

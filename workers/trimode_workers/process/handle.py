@@ -41,10 +41,6 @@ class EngineHandle(Protocol):
         """End the request soon; its last event still arrives."""
         ...
 
-    def forget(self, request_id: str) -> None:
-        """Cancel, and hear no more of it."""
-        ...
-
     async def emptied(self) -> None:
         """Wait until no request is in flight."""
         ...

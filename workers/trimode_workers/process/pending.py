@@ -50,13 +50,7 @@ class PendingRequests(ABC):
 
     @abstractmethod
     def cancel(self, request_id: str) -> None:
-        """Free the request's row. Its last event (`CANCELLED`) still arrives; see `forget`."""
-
-    def forget(self, request_id: str) -> None:
-        """Cancel, and hear no more of it."""
-        self.cancel(request_id)
-        self._listeners.pop(request_id, None)
-        self._note_empty()
+        """Free the request's row. Its last event (`CANCELLED`) still arrives."""
 
     async def emptied(self) -> None:
         """Wait until no request is in flight."""

@@ -23,6 +23,8 @@ NOT_OFFERED = "mode_not_allowed"
 
 Show = Callable[[str, Sequence[int]], None]
 """(new text, the tokens that came since the last)."""
+Charge = Callable[[dict[str, float]], None]
+"""Takes a share of the engine's time that no answer tells of."""
 
 
 class Generation:
@@ -32,11 +34,21 @@ class Generation:
     that the client has from another replica; their text is not shown again.
     """
 
-    def __init__(self, engine: EngineHandle, request: Submit, text: AnswerText, emitted: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        engine: EngineHandle,
+        request: Submit,
+        text: AnswerText,
+        emitted: Sequence[int] = (),
+        charge: Charge = lambda busy: None,
+    ) -> None:
         self._engine = engine
         self._request = request
         self._text = text
         self._emitted = emitted
+        self._charge = charge
+        self._busy: dict[str, float] = {}
+        self._abandoned = False
         self._kept: list[str] = []
         self._kept_ids: list[int] = []
         self._fresh: list[int] = []  # tokens whose text is not shown yet, or not whole
@@ -86,12 +98,21 @@ class Generation:
         return "".join(self._kept) + outcome.rest, outcome
 
     def abandon(self) -> None:
-        """The client is gone: the engine frees the row before its next cycle. No effect after the end."""
+        """No answer, or none that is whole, tells of it: the engine frees the row before its next cycle, and what it
+        has cost is charged. Once."""
+        if self._abandoned:
+            return
+        self._abandoned = True
         if not self._ended:
-            self._ended = True
-            self._engine.forget(self._request.request_id)
+            self._engine.cancel(self._request.request_id)
+        elif self._busy:
+            self._charge(self._busy)
 
     def _on_event(self, event: TokenEvent) -> None:
+        if self._abandoned:
+            if event.finish is not None and event.busy:
+                self._charge(event.busy)
+            return
         if event.tokens and not self._stopped:
             delta = self._text.feed(event.tokens)
             self._fresh += event.tokens
@@ -109,7 +130,7 @@ class Generation:
             self.begun.set_result(None)
 
     def _end(self, event: TokenEvent, finish: Finish) -> None:
-        self._ended = True
+        self._ended, self._busy = True, event.busy
         if self.done.done():  # cancelled together with the handler that waited for it
             return
         if finish is Finish.ERROR:
@@ -123,7 +144,7 @@ class Generation:
         reason = "length" if finish is Finish.LENGTH and not self._stopped else "stop"
         before, prompt = len(self._emitted), self.prompt_tokens
         account = event.cycles, event.emitted, before, min(event.shared, prompt)
-        self.done.set_result(Outcome(reason, prompt, self._text.tokens, *account, rest))
+        self.done.set_result(Outcome(reason, prompt, self._text.tokens, *account, rest, event.busy))
 
     def _keep(self, text: str, ids: Sequence[int]) -> None:
         self._kept.append(text)

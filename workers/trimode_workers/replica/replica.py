@@ -11,13 +11,14 @@ import logging
 import os
 import secrets
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from aiohttp import web
 
 from trimode_api.errors import ApiError
-from trimode_api.wire import TOKEN_VARIABLE, Command, PolicyConfig, ReplicaReport, ReportAnswer
+from trimode_api.wire import TOKEN_VARIABLE, Command, PolicyConfig, ReplicaReport, ReportAnswer, UnansweredReport
 from trimode_workers.engine.messages import Configure
 from trimode_workers.openai.defaults import SamplingDefaults, load_defaults, load_ends
 from trimode_workers.openai.prepare import Capabilities
@@ -37,6 +38,8 @@ ENGINE_MODULE = "trimode_workers.process"
 DRAIN_RETRY_AFTER_S = 1
 CLOSE_TIMEOUT_S = 5.0
 """After the drain: how long answers may still be on their way to slow clients."""
+UNANSWERED_S, MOST_UNANSWERED = 2.0, 512
+"""What unanswered requests have cost is told for so long, of so many: some ten reports, of which most arrive."""
 
 _log = logging.getLogger(__name__)
 
@@ -86,6 +89,7 @@ class Replica:
         self._defaults = defaults
         self._sequence = 0
         self._rate = RateWindow()
+        self._unanswered: deque[tuple[float, UnansweredReport]] = deque(maxlen=MOST_UNANSWERED)
         self._reporter: Reporter | None = None
         self._runner: web.AppRunner | None = None
 
@@ -191,6 +195,11 @@ class Replica:
             return ApiError(503, "this replica has no policy yet", code="no_policy", retry_after_s=DRAIN_RETRY_AFTER_S)
         return None
 
+    def unanswered(self, request_id: str, busy: dict[str, float]) -> None:
+        if request_id:
+            report = UnansweredReport(request_id=request_id, busy_seconds=busy)
+            self._unanswered.append((time.monotonic(), report))
+
     # what the reporter asks
 
     def report(self) -> ReplicaReport:
@@ -199,6 +208,8 @@ class Replica:
         assert engine.started is not None
         assert engine.stats is not None
         self._sequence += 1
+        while self._unanswered and self._unanswered[0][0] < time.monotonic() - UNANSWERED_S:
+            self._unanswered.popleft()
         now = Moment(
             sequence=self._sequence,
             ready=not engine.lost and not self._stopping and not self._waits_for_policy,
@@ -206,6 +217,7 @@ class Replica:
             in_flight=engine.in_flight,
             tokens_per_second=self._rate.rate(engine.emitted_total, time.monotonic()),
             policy=self.policy,
+            unanswered=tuple(report for _, report in self._unanswered),
         )
         who = Self(self.replica_id, self._settings.pool, self._settings.served_name, self.url)
         return build_report(who, now, engine.started, engine.stats)

@@ -8,7 +8,14 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from trimode_api.wire import DecisionReport, PointReport, PolicyConfig, ReplicaReport, SwitchReport
+from trimode_api.wire import (
+    DecisionReport,
+    PointReport,
+    PolicyConfig,
+    ReplicaReport,
+    SwitchReport,
+    UnansweredReport,
+)
 from trimode_workers.engine.messages import Started, Stats
 from trimode_workers.replica.policy import pool_points
 
@@ -50,6 +57,7 @@ class Moment:
     in_flight: int
     tokens_per_second: float
     policy: PolicyConfig
+    unanswered: tuple[UnansweredReport, ...] = ()
 
 
 def build_report(who: Self, now: Moment, engine: Started, stats: Stats) -> ReplicaReport:
@@ -90,6 +98,9 @@ def build_report(who: Self, now: Moment, engine: Started, stats: Stats) -> Repli
         prompt_tokens_per_second=stats.prompt_tokens_per_second,
         tokens_per_second=now.tokens_per_second,
         policy_version=stats.policy_version,
+        busy_seconds=stats.busy_s,
+        start_seconds=engine.load_seconds,
+        unanswered=now.unanswered,
     )
 
 

@@ -12,7 +12,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from typing import Protocol
 
 from aiohttp import web
@@ -50,6 +50,10 @@ class Host(Protocol):
 
     def refusal(self) -> ApiError | None:
         """Why no new request is taken now, None where one is."""
+        ...
+
+    def unanswered(self, request_id: str, busy: dict[str, float]) -> None:
+        """The router's request of this id has cost so much of the engine's time, and no answer says so."""
         ...
 
 
@@ -96,7 +100,7 @@ class _Shell:
         head = replace(head, model=wanted.model)
         pasts = pasts or [NOTHING] * wanted.choices
         generations, prompts = await self._begin(request, wanted, head, pasts)
-        running = list(generations.values())
+        running, told = list(generations.values()), False
         try:
             # Until the engine's first event an error can still be an HTTP status.
             await running[0].begun
@@ -105,12 +109,15 @@ class _Shell:
                 count = wanted.choices
                 chunks = [Chunks(head, usage_chunk=usage, index=k, one_of_many=count > 1) for k in range(count)]
                 streamed = [_Choice(generations[k], chunks[k], pasts[k].begun, prompts[k] > 0) for k in generations]
-                return await _stream(request, streamed, _before(pasts, prompts))
+                response, told = await _stream(request, streamed, _before(pasts, prompts))
+                return response
             choices = [await _whole(generations[k], counted=prompts[k] > 0) for k in generations]
+            told = True
             return web.Response(body=whole(head, choices), content_type="application/json")
         finally:
-            for generation in running:
-                generation.abandon()
+            if not told:
+                for generation in running:
+                    generation.abandon()
 
     async def _begin(
         self, request: web.Request, wanted: GenerationRequest, head: Head, pasts: Sequence[ResumePoint]
@@ -128,6 +135,8 @@ class _Shell:
             submits = await asyncio.to_thread(prepare_choices, wanted, host.text, host.offer(), identity)
         else:
             submits = prepare_choices(wanted, host.text, host.offer(), identity)
+        request_id = request.headers.get(REQUEST_ID_HEADER, "")
+        charge = partial(host.unanswered, request_id)
         generations: dict[int, Generation] = {}
         try:
             for index, (each, past) in enumerate(zip(submits, pasts, strict=True)):
@@ -139,7 +148,8 @@ class _Shell:
                     least=wanted.min_tokens or 0,
                     include=bool(wanted.include_stop_str_in_output),
                 )
-                generations[index] = Generation(host.engine, resumed_from(each, past.emitted), answer, past.emitted)
+                resumed = resumed_from(each, past.emitted)
+                generations[index] = Generation(host.engine, resumed, answer, past.emitted, charge)
                 generations[index].start()
         except ApiError:
             for generation in generations.values():
@@ -179,8 +189,11 @@ def _before(pasts: Sequence[ResumePoint], prompts: Sequence[int]) -> Outcome | N
     return reduce(Outcome.plus, ended) if ended else None
 
 
-async def _stream(request: web.Request, choices: Sequence[_Choice], total: Outcome | None) -> web.StreamResponse:
-    """The events of all `choices` as they come; `total` is the account of choices that have ended."""
+async def _stream(
+    request: web.Request, choices: Sequence[_Choice], total: Outcome | None
+) -> tuple[web.StreamResponse, bool]:
+    """The events of all `choices` as they come; `total` is the account of choices that have ended. And whether they
+    came to their end, which tells what they have cost."""
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
     if request.version < (1, 1):
         raise ApiError(400, "streams need HTTP/1.1", code="http_version", param="stream")
@@ -207,9 +220,9 @@ async def _stream(request: web.Request, choices: Sequence[_Choice], total: Outco
         # Neither a proper end nor an error event: the router resumes the stream elsewhere, from the tokens it has.
         _log.warning("a stream breaks off: %s", exc.message)
         transport.close()
-        return response
+        return response, False
     await response.write_eof()
-    return response
+    return response, True
 
 
 def _name(request: web.Request, response: web.StreamResponse) -> None:

@@ -94,7 +94,7 @@ class SGLangClient(PendingRequests):
         task.add_done_callback(lambda _: self._ended(request.request_id))
 
     def cancel(self, request_id: str) -> None:
-        """The last event (`CANCELLED`) still arrives; see `forget`."""
+        """The last event (`CANCELLED`) still arrives."""
         task = self._tasks.get(request_id)
         if task is not None:
             task.cancel()

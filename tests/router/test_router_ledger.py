@@ -1,0 +1,147 @@
+"""Who used what: the router's counts by tenant, tier and mode, from answers and from what replicas tell afterwards."""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from trimode_api.wire import UnansweredReport
+from trimode_router.request.account import busy_of, prompt_tokens_of
+
+PATH = "/v1/chat/completions"
+CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "stream": True, "max_tokens": 5}
+BUSY = {"AR": 0.25, "S8": 0.5, "S16": 0.125, "prompt": 0.0625}
+
+
+@pytest.mark.parametrize(
+    ("tail", "busy"),
+    [
+        (b'"trimode":{"cycles":{"AR":3},"gpuSeconds":{"AR":0.5,"prompt":1e-06},"x":1}}', {"AR": 0.5, "prompt": 1e-06}),
+        (b'"trimode":{"gpuSeconds":{}}', {}),
+        (b'"gpuSeconds":{"AR":1},"gpuSeconds":{"AR":2}', {"AR": 2.0}),  # a stream's last account counts
+        (b'"content":"\\"gpuSeconds\\":{\\"AR\\":9}"', {}),  # text cannot forge it
+        (b'"gpuSeconds":{"AR":"much"}', {}),
+        (b'"gpuSeconds":{"AR":1', {}),
+        (b'"gpuSeconds":7}', {}),
+        (b"", {}),
+    ],
+)
+def test_an_accounts_seconds_are_found(tail: bytes, busy: dict[str, float]) -> None:
+    assert busy_of(tail) == busy
+
+
+@pytest.mark.parametrize(
+    ("tail", "tokens"),
+    [(b'"prompt_tokens": 12,"prompt_tokens_details":{}', 12), (b'"prompt_tokens_details":{"a":1}', 0), (b"", 0)],
+)
+def test_prompt_tokens_are_found(tail: bytes, tokens: int) -> None:
+    assert prompt_tokens_of(tail) == tokens
+
+
+async def counted(house: Any, name: str) -> dict[tuple[str, ...], float]:
+    """Of a counter: its values by tenant, tier, mode, and kind where it has one."""
+    text = (await house.http.get("/metrics")).text
+    (family,) = [f for f in text_string_to_metric_families(text) if f.name == f"trimode_router_{name}"]
+    keys = ("tenant", "tier", "mode", "kind")
+    return {
+        tuple(s.labels[key] for key in keys if key in s.labels): s.value
+        for s in family.samples
+        if s.name.endswith("_total") and s.value
+    }
+
+
+async def costly(call: Any) -> None:
+    await call.begin()
+    await call.say("a")
+    account = {"cycles": {"S8": 2}, "gpuSeconds": BUSY}
+    usage = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
+    await call.event(json.dumps({"choices": [], "usage": usage, "trimode": account}, separators=(",", ":")))
+    await call.event("[DONE]")
+    await call.raw(b"0\r\n\r\n")
+
+
+@pytest.fixture
+async def metered(open_house: Any, tmp_path: Path) -> Any:
+    file = tmp_path / "keys.json"
+    keys = [{"tenant": "acme", "sha256": sha256(b"tm-acme").hexdigest()}]
+    file.write_text(json.dumps({"tenants": [{"name": "acme"}], "keys": keys}))
+    return await open_house(config={"keys_file": str(file)}, script=costly)
+
+
+ACME = {"Authorization": "Bearer tm-acme"}
+
+
+async def test_an_answer_is_counted_for_its_tenant_tier_and_modes(metered: Any) -> None:
+    for tier in ("premium", "standard", "standard"):
+        answer = await metered.http.post(PATH, json=CHAT, headers=ACME | {"x-trimode-tier": tier})
+        assert '"gpuSeconds":{"AR":0.25' in answer.text  # the client is told, too
+    assert await counted(metered, "gpu_seconds") == {
+        ("acme", tier, mode): times * seconds
+        for tier, times in (("premium", 1), ("standard", 2))
+        for mode, seconds in (("AR", 0.25), ("SelfSpeculation", 0.625), ("Prompt", 0.0625))
+    }
+    assert await counted(metered, "answers") == {
+        ("acme", "premium", "SelfSpeculation"): 1,
+        ("acme", "standard", "SelfSpeculation"): 2,
+    }
+    tokens = await counted(metered, "tenant_tokens")
+    assert tokens["acme", "standard", "SelfSpeculation", "prompt"] == 14
+    assert tokens["acme", "standard", "SelfSpeculation", "output"] == 10
+
+
+async def test_without_keys_the_tenant_is_none(open_house: Any) -> None:
+    house = await open_house(script=costly)
+    await house.http.post(PATH, json=CHAT)
+    assert ("none", "standard", "AR") in await counted(house, "gpu_seconds")
+
+
+async def test_what_no_answer_tells_is_charged_once_when_the_replica_tells_it(metered: Any) -> None:
+    async def endless(call: Any) -> None:
+        await call.begin()
+        await call.say("a")
+        await call.go.wait()
+
+    replica = metered.replicas[0]
+    replica.script = endless
+    async with metered.http.stream("POST", PATH, json=CHAT, headers=ACME) as response:
+        await anext(response.aiter_lines())
+        request_id = response.headers["x-request-id"]
+    await metered.until(lambda: not metered.router.dispatcher.in_flight)
+    assert await counted(metered, "gpu_seconds") == {}
+    told = (
+        UnansweredReport(request_id=request_id, busy_seconds={"AR": 2.0, "prompt": 1.0, "D8@0.5": -5.0}),
+        UnansweredReport(request_id="another router's", busy_seconds={"AR": 9.0}),
+    )
+    for _ in range(3):  # reports repeat it
+        await metered.report(replica.report().model_copy(update={"unanswered": told}))
+    assert await counted(metered, "gpu_seconds") == {
+        ("acme", "standard", "AR"): 2.0,
+        ("acme", "standard", "Prompt"): 1.0,
+    }
+    assert await counted(metered, "answers") == {}
+
+
+async def test_both_replicas_of_a_resumed_stream_are_paid(open_house: Any) -> None:
+    house = await open_house(replicas=2)
+
+    async def breaks(call: Any) -> None:
+        for replica in house.replicas:
+            replica.script = costly
+        await call.begin()
+        await call.say("a", [1])
+        call.close()
+
+    for replica in house.replicas:
+        replica.script = breaks
+    request = await house.http.post(PATH, json=CHAT)
+    assert request.status_code == 200
+    assert "[DONE]" in request.text
+    (broken,) = [r for r in house.replicas if r.calls and not r.calls[0].path.startswith("/internal")]
+    told = (UnansweredReport(request_id=request.headers["x-request-id"], busy_seconds={"AR": 1.0}),)
+    await house.report(broken.report().model_copy(update={"unanswered": told}))
+    assert (await counted(house, "gpu_seconds"))["none", "standard", "AR"] == 1.25
