@@ -64,6 +64,9 @@ MEMORY_S = 20.0
 """Busy seconds over which the price of prompts is averaged."""
 # Following the price within 2 s was tried on the simulator and gained nothing.
 
+PROGRESS_S = 2.0
+"""Seconds with prompts over which their progress is averaged: it changes with the batch that decodes beside them."""
+
 Paces = tuple[tuple[int, float], ...]
 """(requests decoding, seconds per token of one of them), ascending in both."""
 
@@ -75,6 +78,19 @@ class PromptPrice:
     seconds: float = 0.0
     prompts: float = 0.0
     decoded: float = 0.0
+    advanced: float = 0.0
+    elapsed: float = 0.0
+
+    def progressed(self, prompts: float, elapsed_s: float) -> None:
+        """`prompts` tokens of prompts were computed within `elapsed_s`, decoding included."""
+        keep = max(0.0, 1.0 - elapsed_s / PROGRESS_S)
+        self.advanced = self.advanced * keep + prompts
+        self.elapsed = self.elapsed * keep + elapsed_s
+
+    @property
+    def progress_per_s(self) -> float:
+        """Prompt tokens per second while some are computed, beside those who decode; 0 where none was measured."""
+        return self.advanced / self.elapsed if self.elapsed > 0 else 0.0
 
     def spent(self, seconds: float, prompts: float, decoded: float, busy_s: float) -> None:
         """`busy_s` of work, `seconds` of it on `prompts` tokens of prompts, in which `decoded` tokens were emitted."""

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from trimode_api.modes import AR, speculation
 from trimode_workers.engine.commit import commit
 from trimode_workers.engine.messages import Finish, Submit
-from trimode_workers.engine.plan import Limits, chunks, groups, schedule, swaps
+from trimode_workers.engine.plan import Limits, Moment, groups, schedule, swaps
 from trimode_workers.engine.sequence import Sequence
 
 LIMITS = Limits(capacity=200, context=100, growth=8, prefill_budget=32, rows=4)
+UNKNOWN = Moment(0.0, 0.0, 32)
+"""No prompt was computed yet: they go by priority and age."""
 
 
 def sequence(arrival: int, tokens: int = 10, cached: int | None = None, row: int = -1, priority: int = 0) -> Sequence:
@@ -55,42 +57,70 @@ def test_an_end_that_is_shown_is_the_last_token(proposed: list[int], room: int, 
 
 def test_all_that_runs_and_fits_decodes() -> None:
     running = [sequence(i, row=i) for i in range(3)]
-    todo = schedule(running, [], LIMITS)
+    todo = schedule(running, [], LIMITS, UNKNOWN)
     assert (todo.preempt, todo.admit, todo.prefill, names(todo.decode)) == ((), (), (), ["0", "1", "2"])
 
 
 def test_the_queue_is_admitted_in_order_and_a_large_head_blocks() -> None:
     running = [sequence(0, tokens=80)]
     waiting = [sequence(1, tokens=99, cached=0), sequence(2, tokens=2, cached=0)]
-    assert names(schedule(running, waiting, LIMITS).admit) == []
-    assert names(schedule(running, waiting[1:], LIMITS).admit) == ["2"]
+    assert names(schedule(running, waiting, LIMITS, UNKNOWN).admit) == []
+    assert names(schedule(running, waiting[1:], LIMITS, UNKNOWN).admit) == ["2"]
 
 
 def test_an_idle_engine_admits_whatever_was_accepted() -> None:
     waiting = [sequence(1, tokens=99, cached=0)]
     limits = Limits(capacity=100, context=100, growth=64, prefill_budget=32, rows=4)
-    assert names(schedule([], waiting, limits).admit) == ["1"]
+    assert names(schedule([], waiting, limits, UNKNOWN).admit) == ["1"]
 
 
 def test_rows_limit_admission() -> None:
     waiting = [sequence(i, tokens=2, cached=0) for i in range(9)]
-    assert names(schedule([], waiting, LIMITS).admit) == ["0", "1", "2", "3"]
+    assert names(schedule([], waiting, LIMITS, UNKNOWN).admit) == ["0", "1", "2", "3"]
 
 
 def test_the_least_urgent_leave_first_but_never_all() -> None:
     running = [sequence(0, 70), sequence(1, 70, priority=1), sequence(2, 70), sequence(3, 70, priority=1)]
-    assert names(schedule(running, [], LIMITS).preempt) == ["2", "0"]
+    assert names(schedule(running, [], LIMITS, UNKNOWN).preempt) == ["2", "0"]
     tight = Limits(capacity=10, context=100, growth=8, prefill_budget=32, rows=4)
-    assert names(schedule(running, [sequence(4)], tight).decode) == ["1"]
-    assert schedule(running, [sequence(4)], tight).admit == ()
+    assert names(schedule(running, [sequence(4)], tight, UNKNOWN).decode) == ["1"]
+    assert schedule(running, [sequence(4)], tight, UNKNOWN).admit == ()
 
 
 def test_the_prefill_budget_goes_to_the_most_urgent() -> None:
     behind = [sequence(0, 30, cached=0), sequence(1, 20, cached=0), sequence(2, 20, cached=0, priority=1)]
-    shares = {s.request_id: tokens for s, _, tokens in chunks(behind, 40)}
+    shares = {s.request_id: tokens for s, _, tokens in schedule(behind, [], LIMITS, Moment(0.0, 0.0, 40)).prefill}
     assert shares == {"2": 19, "0": 21}
-    todo = schedule(behind, [], LIMITS)
+    todo = schedule(behind, [], LIMITS, UNKNOWN)
     assert names(todo.decode) == ["2"]
+
+
+def test_a_short_prompt_passes_a_long_one_that_is_half_computed() -> None:
+    long, short = sequence(0, 90, cached=40, row=0), sequence(1, 10, cached=0)
+    long.due, short.due = 1.0, 0.9
+    todo = schedule([long], [short], LIMITS, Moment(0.0, 1000.0, 32))
+    assert [(s.request_id, tokens) for s, _, tokens in todo.prefill] == [("1", 9), ("0", 23)]
+    long.due = 0.05  # the time that it needs
+    todo = schedule([long], [short], LIMITS, Moment(0.0, 1000.0, 32))
+    assert [(s.request_id, tokens) for s, _, tokens in todo.prefill] == [("0", 32)]
+
+
+def test_a_late_prompt_yields_but_has_a_row_and_a_part_of_each_piece() -> None:
+    late, running = sequence(0, 40, cached=0), [sequence(i, 99, cached=0, row=i) for i in (1, 2, 3)]
+    late.due, late.arrived = -1.0, -2.0
+    waiting = [late, sequence(4, 10, cached=0)]
+    for each in (*running, waiting[1]):
+        each.due = 10.0
+    todo = schedule(running, waiting, Limits(900, 100, 8, 32, 4), Moment(0.0, 1000.0, 32))
+    assert names(todo.admit) == ["0"], "the last row is for the one that has yielded for longest"
+    assert [(s.request_id, tokens) for s, _, tokens in todo.prefill] == [("1", 28), ("0", 4)]
+
+
+def test_one_in_the_middle_of_its_answer_goes_first() -> None:
+    resumed, urgent = sequence(0, 30, cached=0), sequence(1, 30, cached=0, priority=9)
+    resumed.begin, urgent.due = 20, 0.1
+    todo = schedule([], [urgent, resumed], LIMITS, Moment(0.0, 1000.0, 32))
+    assert [(s.request_id, tokens) for s, _, tokens in todo.prefill] == [("0", 29), ("1", 3)]
 
 
 def test_groups_are_by_point_and_in_row_order() -> None:
@@ -125,7 +155,7 @@ def test_any_schedule_keeps_the_limits(running: Any, waiting: Any, capacity: int
     limits = Limits(capacity, 100, 8, budget, 4)
     live = [sequence(i, n, cached=int(share * (n - 1)), row=i, priority=p) for i, (n, share, p) in enumerate(running)]
     queue = sorted((sequence(10 + i, n, 0, priority=p) for i, (n, p) in enumerate(waiting)), key=lambda s: s.urgency)
-    todo = schedule(live, queue, limits)
+    todo = schedule(live, queue, limits, Moment(0.0, 0.0, budget))
     kept = [s for s in live if s not in todo.preempt] + list(todo.admit)
     assert list(todo.admit) == queue[: len(todo.admit)]
     assert len(kept) <= 4

@@ -102,6 +102,19 @@ def test_a_full_cache_preempts_the_youngest_which_still_ends_with_all_its_tokens
     assert engine_.running == 0
 
 
+def test_a_short_prompt_passes_a_long_one_and_a_late_one_still_gets_its_part() -> None:
+    engine_ = engine()
+    engine_.ttfts = (1.0,)
+    long, short = request(1, 20_000, 5), request(2, 100, 5)
+    drive(engine_, {0.0: request(0, 1000, 1), 0.05: long, 0.06: short})
+    assert short.first_at < long.first_at
+    flood = {0.001 + 0.01 * i: Request(Job(0.001 + 0.01 * i, 900, 1, 0, 0), 2 + i) for i in range(300)}
+    overdue = Request(Job(-5.0, 8000, 1, 0, 0), 1)
+    drive(engine_, {0.0: overdue, **flood})
+    # An eighth of each piece of 1,000 tokens: 64 cycles of about 20 ms.
+    assert 0.0 < overdue.first_at < 64 * 0.022
+
+
 def test_what_a_killed_engine_held_keeps_its_tokens_and_order() -> None:
     engine_ = engine()
     requests = [request(i, 100, 50) for i in (1, 2, 3)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import urlsplit
 
-from trimode_api.stamp import RULES_HEADER, Stamp
+from trimode_api.stamp import LEFT_HEADER, RULES_HEADER, Stamp
 from trimode_api.wire import REQUEST_ID_HEADER, TIER_HEADER
 from trimode_router.fleet.policy import Tier
 from trimode_router.fleet.replica import Replica
@@ -16,7 +16,7 @@ from trimode_router.http.outgoing import fields_bytes
 from trimode_router.http.pool import LinkPool
 from trimode_router.request.exchange import Exchange
 
-_ID = REQUEST_ID_HEADER.encode()
+_ID, _LEFT = REQUEST_ID_HEADER.encode(), LEFT_HEADER.encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,9 @@ class ReplicaKey:
 class ConnectionPool:
     """Pools of connections, one by replica id."""
 
-    def __init__(self, key: ReplicaKey, connect_seconds: float) -> None:
+    def __init__(self, key: ReplicaKey, connect_seconds: float, now: Callable[[], float]) -> None:
         self._key = key
+        self._now = now
         self._authorization = f"authorization: Bearer {key.token}" if key.token else ""
         self._connect_seconds = connect_seconds
         self._pools: dict[str, LinkPool] = {}
@@ -94,9 +95,12 @@ class ConnectionPool:
 
     def _head(self, exchange: Exchange, pool: LinkPool) -> bytes:
         request = exchange.request
-        head = b"%bcontent-length: %d\r\n%b: %b\r\n" % (
+        left_s = exchange.tier.ttft_s - (self._now() - exchange.record.started)
+        head = b"%bcontent-length: %d\r\n%b: %d\r\n%b: %b\r\n" % (
             _common_head(exchange.path, pool.base, pool.authority, exchange.tier, self._authorization),
             len(exchange.body),
+            _LEFT,
+            round(1000 * left_s),
             _ID,
             request.request_id.encode(),
         )

@@ -41,7 +41,7 @@ class Dispatcher:
         self._fleet = fleet
         self._accounting = accounting
         self._admission = AdmissionController(fleet, accounting, self.queue, self.in_flight, self.activator)
-        self._connections = ConnectionPool(key, limits.connect_seconds)
+        self._connections = ConnectionPool(key, limits.connect_seconds, now)
         self._beginnings = Beginnings()
         self._seed = 0
 

@@ -9,7 +9,6 @@ one row and for hundreds. Cycles are whole: a request ends with the cycle that e
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from math import ceil, exp, inf, sqrt
@@ -17,6 +16,7 @@ from math import ceil, exp, inf, sqrt
 from trimode_api.modes import AR
 from trimode_policy.capacity import PromptPrice, needed_seconds
 from trimode_policy.curves import Observation
+from trimode_policy.prompt_order import DecodeView, PromptOrder, PromptView, piece_tokens, prompt_order, yielding_share
 from trimode_tools.simulator.cost_model import Truth
 from trimode_tools.simulator.measures import Account, Series
 from trimode_tools.simulator.point_policies import PointPolicy
@@ -46,8 +46,9 @@ class Engine:
     rng: Randomness
     priorities: tuple[int, ...]
     tpots: tuple[float, ...] = ()
-    waiting: list[tuple[int, int, Request]] = field(default_factory=list)
-    prefilling: deque[Request] = field(default_factory=deque)
+    ttfts: tuple[float, ...] = ()
+    waiting: list[Request] = field(default_factory=list)
+    prefilling: list[Request] = field(default_factory=list)
     joined: list[Request] = field(default_factory=list)
     progress: list[float] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
@@ -63,6 +64,7 @@ class Engine:
     prompts: PromptPrice = field(default_factory=PromptPrice)
     prefix_cache: PrefixCache = field(init=False)
     decoded: int = 0
+    cycle_s: float = 0.0
 
     def __post_init__(self) -> None:
         self.prefix_cache = PrefixCache(self.limits.kept)
@@ -78,12 +80,12 @@ class Engine:
     @property
     def queued_tokens(self) -> int:
         """Prompt tokens not computed yet."""
-        return sum(r.cached - r.known for _, _, r in self.waiting) + sum(r.missing for r in self.prefilling)
+        return sum(r.cached - r.known for r in self.waiting) + sum(r.missing for r in self.prefilling)
 
     def accept(self, request: Request, now: float) -> bool:
         """Take a request; returns whether the fleet must (re)schedule this engine's next event."""
-        request.known = self.prefix_cache.of(request.job)
-        heappush(self.waiting, (-self.priorities[request.job.tier], request.order, request))
+        request.known, request.missing = self.prefix_cache.of(request.job), 0
+        self.waiting.append(request)
         if self.step is None:
             return self.begin(now)
         if self.running + len(self.prefilling) >= self.limits.rows or self.step.cycles == 1:
@@ -99,8 +101,12 @@ class Engine:
     def begin(self, now: float) -> bool:
         """Plan the next macro-step; False where there is nothing to do."""
         self._make_room()
-        self._admit()
-        prefill = self._prefill()
+        behind = self.prefilling + self.waiting
+        prefill = 0
+        if behind:
+            order = self._order(behind, now)
+            self._admit([behind[i] for i in order.rows])
+            prefill = self._prefill([behind[i] for i in order.turns], order.yielding, now)
         if not (prefill or self.running):
             self.step = None
             return False
@@ -112,6 +118,7 @@ class Engine:
             point, most = self.point_policy.point(self.running, context, self.counts, now, needed_s)
             seconds = self.truth.hardware.seconds(point, self.running, context)
             self.decoded = point.width * self.running
+            self.cycle_s = seconds
             if not prefill:
                 left = float(min(most, int(self.limits.longest_s / seconds) or 1))
                 rates = self.truth.tokens(point, now)
@@ -132,6 +139,8 @@ class Engine:
         assert step is not None, "finish without a step"
         account.busy_s += now - step.began
         self.stalled += min(1.0, (now - step.began) / STALL_S) * (step.prefill_share - self.stalled)
+        if step.prefill:
+            self.prompts.progressed(step.prefill, now - step.began)
         if step.point is None:
             self.prompts.spent(now - step.began, step.prefill, 0.0, now - step.began)
             return []
@@ -163,7 +172,7 @@ class Engine:
 
     def evict_all(self) -> list[Request]:
         """The replica died: everything it held, with the tokens already emitted."""
-        out = [r for _, _, r in self.waiting] + list(self.prefilling)
+        out = self.waiting + self.prefilling
         for kind, heap in enumerate(self.ends):
             for _, _, request in heap:
                 self._leave(request, kind)
@@ -177,42 +186,73 @@ class Engine:
         self.version += 1
         return sorted(out, key=lambda r: r.order)
 
-    def _admit(self) -> None:
+    def _order(self, behind: list[Request], now: float) -> PromptOrder:
+        """The order of those whose prompts are not computed, in rows or not."""
+        views = []
+        for each in behind:
+            waited_s, tier = now - each.job.at, each.job.tier
+            left_s = self.ttfts[tier] - waited_s if self.ttfts else inf
+            tokens = each.missing or each.cached - each.known
+            views.append(PromptView(tokens, left_s, waited_s, self.priorities[tier], each.emitted > 0))
+        return prompt_order(views, self.prompts.progress_per_s)
+
+    def _admit(self, turns: list[Request]) -> None:
+        """Give rows in turn, until one finds none."""
         limits = self.limits
-        while self.waiting and self.running + len(self.prefilling) < limits.rows:
-            request = self.waiting[0][2]
-            held = self.context + self.reserved
+        for request in turns:
+            if request.missing:
+                continue
             rows = self.running + len(self.prefilling)
-            if rows and held + request.cached + 64.0 * (rows + 1) > limits.capacity:
+            held = self.context + self.reserved
+            if rows >= limits.rows or (rows and held + request.cached + 64.0 * (rows + 1) > limits.capacity):
                 return
-            heappop(self.waiting)
+            self.waiting.remove(request)
             request.known = self.prefix_cache.of(request.job)
             request.missing = request.cached - request.known
             self.reserved += request.cached
             self.prefilling.append(request)
 
-    def _prefill(self) -> int:
-        """Spend the cycle's budget of prompt tokens; requests whose prompt is complete join the batch."""
-        budget = most = max(self.limits.prefill_budget, self.decoded)
-        while self.prefilling and budget:
-            request = self.prefilling[0]
-            spent = min(budget, request.missing)
+    def _prefill(self, turns: list[Request], yielding: int, now: float) -> int:
+        """Spend the piece of prompt tokens; requests whose prompt is complete join the batch."""
+        budget = self._piece(now)
+        kept = yielding_share(budget) if yielding < len(turns) and turns[yielding].missing else 0
+        left = budget - kept
+        for place, request in enumerate(turns):
+            if place == yielding:
+                left += kept
+            spent = min(left, request.missing)
+            if not spent:
+                continue
             request.missing -= spent
-            budget -= spent
-            if request.missing:
-                break
-            self.prefilling.popleft()
-            kind = request.job.kind
-            self.reserved -= request.cached
-            self.context += request.cached
-            request.start = self.progress[kind]
-            target = request.start + max(1.0, request.job.output - request.emitted)
-            heappush(self.ends[kind], (target, request.order, request))
-            self.counts[kind] += 1
-            self.tiers[request.job.tier] += 1
-            self.running += 1
-            self.joined.append(request)
-        return most - budget
+            left -= spent
+            if not request.missing:
+                self.prefilling.remove(request)
+                self._join(request)
+        return budget - left
+
+    def _piece(self, now: float) -> int:
+        """Prompt tokens of this cycle; as many as are decoded at least, as in the engine."""
+        decoding = (
+            DecodeView(self.tpots[r.job.tier], r.emitted + progress - r.start, now - r.first_at)
+            for progress, heap in zip(self.progress, self.ends, strict=True)
+            for _, _, r in heap
+            if self.tpots
+        )
+        tokens = piece_tokens(self.limits.prefill_budget, decoding, self.cycle_s, self.prompts.tokens_per_s)
+        return max(tokens, self.decoded)
+
+    def _join(self, request: Request) -> None:
+        """It decodes from this cycle on."""
+        kind = request.job.kind
+        self.reserved -= request.cached
+        self.context += request.cached
+        request.start = self.progress[kind]
+        target = request.start + max(1.0, request.job.output - request.emitted)
+        heappush(self.ends[kind], (target, request.order, request))
+        self.counts[kind] += 1
+        self.tiers[request.job.tier] += 1
+        self.running += 1
+        self.joined.append(request)
 
     def _leave(self, request: Request, kind: int) -> None:
         """Take a decoding request out; `emitted` becomes what it has by now."""
@@ -233,7 +273,7 @@ class Engine:
             heapify(heap)
             self._leave(victim, victim.job.kind)
             self.preemptions += 1
-            heappush(self.waiting, (-self.priorities[victim.job.tier], victim.order, victim))
+            self.waiting.append(victim)
 
     def _learn(self, step: Step, mean_tokens: float, now: float) -> None:
         point, batch = step.point, self.running

@@ -187,7 +187,7 @@ def promise(fleet: Fleet) -> float:
     hopeful = 0
     for member in fleet.members:
         engine = member.engine
-        for _, _, request in engine.waiting:
+        for request in engine.waiting:
             hopeful += fleet.now - request.job.at <= fleet.goals[request.job.tier].ttft_s
         hopeful += len(engine.prefilling)
         for kind, heap in enumerate(engine.ends):

@@ -68,9 +68,10 @@ def assemble(
     """A fleet with these replicas, without a controller; plans the scenario's outages."""
     priorities = tuple(goal.priority for goal in scenario.goals)
     tpots = tuple(goal.tpot_s for goal in scenario.goals)
+    ttfts = tuple(goal.ttft_s for goal in scenario.goals)
     members = []
     for index, spec in enumerate(specs):
-        engine = Engine(scenario.truth, scenario.limits, spec.point_policy(), rng, priorities, tpots)
+        engine = Engine(scenario.truth, scenario.limits, spec.point_policy(), rng, priorities, tpots, ttfts)
         members.append(Member(index, engine, spec.pool, spec.points))
     fleet = Fleet(members, scenario.goals, dispatcher, None, scenario.switch_s, scenario.max_wait_s, series)
     fleet.fail(scenario.outages)

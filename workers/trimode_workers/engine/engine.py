@@ -14,6 +14,7 @@ from collections.abc import Sequence as Seq
 import torch
 
 from trimode_api.modes import Mode, OperatingPoint
+from trimode_policy.prompt_order import DecodeView, piece_tokens
 from trimode_workers.engine import invariants, validate
 from trimode_workers.engine.cache import KVCache
 from trimode_workers.engine.class_controller import prior
@@ -23,7 +24,7 @@ from trimode_workers.engine.graphs import CudaRecorder, Recorder
 from trimode_workers.engine.messages import Configure, Cycle, Finish, Stats, Submit, TokenEvent
 from trimode_workers.engine.meter import PROMPT, Meter, Part
 from trimode_workers.engine.mode_controller import Chooser, GroupCycle, ModeController
-from trimode_workers.engine.plan import Limits, Piece, groups, schedule
+from trimode_workers.engine.plan import Limits, Moment, Piece, groups, schedule
 from trimode_workers.engine.primitive import Primitive
 from trimode_workers.engine.requests import Requests
 from trimode_workers.engine.rows import bring_to_front, close_gaps, line_up
@@ -83,7 +84,7 @@ class Engine:
         self._limits = self._limits_now()
         self._grammars, self._compiling = grammars, GrammarQueue()
         self._cancelled: list[TokenEvent] = []
-        self._decoded = 0  # tokens that the last cycle ran to decode
+        self._decoded, self._decode_s = 0, 0.0  # tokens that the last cycle ran to decode, and seconds it took for that
         self._arrivals, self._stats_at, self._stats_point = 0, float("-inf"), ""
 
     def beside(self, configure: Configure, clock: Callable[[], float] = time.monotonic) -> Engine:
@@ -101,6 +102,8 @@ class Engine:
             raise RequestRefused("duplicate_request", f"request {request.request_id!r} is already here", "request_id")
         pin = validate.check(request, self._modes.points, self._context, self._vocabulary, self._eos)
         sequence = Sequence.of(request, pin, self._arrivals, self._context, self._eos)
+        sequence.arrived = self._clock()
+        sequence.due = sequence.arrived + request.first_left_s
         self._arrivals += 1
         if request.grammar is None:
             self._requests.enqueue(sequence)
@@ -137,7 +140,8 @@ class Engine:
         requests = self._requests
         if self._compiling:
             events += self._queue_compiled(patient=not (requests.running or requests.waiting or events))
-        todo = schedule(requests.running, requests.waiting, self._limits, self._decoded, requests.store.found)
+        before = self._counters.prompt["computed"]
+        todo = schedule(requests.running, requests.waiting, self._limits, self._moment(began), requests.store.found)
         requests.admit(todo.admit)
         # Before preemption: the pages of those who leave may take the place of pages that were found for this cycle.
         requests.share(todo.prefill)
@@ -155,7 +159,7 @@ class Engine:
             parts = [(point, members) for point, members in able if members]
         if not recorded:
             line_up(self._cache, requests.running, [members for _, members in parts])
-        self._decoded = sum(point.width * len(members) for point, members in parts)
+        self._decoded, self._decode_s = sum(point.width * len(members) for point, members in parts), 0.0
         for point, members in parts:
             if recorded:
                 bring_to_front(self._cache, requests.running, members)
@@ -171,6 +175,8 @@ class Engine:
         now = self._clock()
         # Events of requests that end now hold their accounts, and are sent with what is charged here.
         self._meter.end(now, working=not self.idle)
+        if computed := self._counters.prompt["computed"] - before:
+            self._modes.prompts.progressed(computed, now - began)
         point_name = str(batch)
         due = now - self._stats_at >= self.settings.stats_every_s or point_name != self._stats_point
         if due:
@@ -218,6 +224,18 @@ class Engine:
         settings, growth = self.settings, self._modes.points.growth
         rows = settings.max_running_requests
         return Limits(settings.capacity, self._context, growth, settings.prefill_budget_tokens, rows)
+
+    def _moment(self, now: float) -> Moment:
+        """What this cycle's prompts are planned by. Where decoding runs more tokens than a piece has, prompts get as
+        many: they lengthen such a cycle by half at most (a block is run twice), and rows are not left waiting."""
+        prompts, budget = self._modes.prompts, self._limits.prefill_budget
+        decoding = (
+            DecodeView(s.tpot_s, len(s.tokens) - s.prompt_length, now - s.first_at)
+            for s in self._requests.running
+            if s.first_at >= 0 and not s.missing
+        )
+        piece = piece_tokens(budget, decoding, self._decode_s, prompts.tokens_per_s)
+        return Moment(now, prompts.progress_per_s, max(piece, self._decoded))
 
     def _queue_compiled(self, *, patient: bool) -> list[TokenEvent]:
         """Queue the requests that have their grammars now; the ends of those that cannot have one."""
@@ -270,7 +288,11 @@ class Engine:
         self._counters.add(name, seconds, emitted, self._primitive.rows_run - before or len(members))
         named = tuple((workload, *counts) for workload, counts in workloads.items())
         cycle = GroupCycle(point, len(members), context, seconds, emitted, piggybacked, named)
-        self._modes.observe(cycle, self._clock())
+        now = self._clock()
+        self._decode_s += self._modes.observe(cycle, now)
+        for sequence in members:
+            if sequence.first_at < 0:
+                sequence.first_at = now
         return events
 
     def _give_up(self) -> list[TokenEvent]:

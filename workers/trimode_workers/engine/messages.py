@@ -7,6 +7,7 @@ Belongs here: frozen messages of token ids and numbers. No text, no HTTP, no ten
 from __future__ import annotations
 
 from enum import StrEnum
+from math import inf
 
 import msgspec
 
@@ -71,8 +72,9 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     tokens).
 
     `pin` is an operating point (`S8`) the request must run in, None to follow the policy. `lossy_ok` admits
-    diffusion points. `tier_tpot_s` is the tier's objective for seconds per output token, 0 for none. `workload`: the
-    kind of text, as the client names it. `stop_ids` end the answer like the model's own ends, also where those are
+    diffusion points. `tier_tpot_s` is the tier's objective for seconds per output token, 0 for none;
+    `first_left_s` seconds left until the first token is due (infinite: no objective). `workload`: the kind of text, as
+    the client names it. `stop_ids` end the answer like the model's own ends, also where those are
     ignored; with `keep_stop` they are emitted, being its last token.
     """
 
@@ -92,6 +94,7 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     adjustments: Adjustments | None = None
     stop_ids: tuple[int, ...] = ()
     keep_stop: bool = False
+    first_left_s: float = inf
 
     @property
     def ordered(self) -> bool:

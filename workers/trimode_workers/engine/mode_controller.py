@@ -141,9 +141,9 @@ class ModeController:
         weight = tokens / (tokens + _PREFILL_MEMORY)
         self._prefill_s += weight * (seconds / tokens - self._prefill_s)
 
-    def observe(self, cycle: GroupCycle, now: float) -> None:
-        """Learn from one group's cycle. What its prompt tokens would have cost apart, as they do beside other points,
-        is taken off, so that points are compared by decoding alone."""
+    def observe(self, cycle: GroupCycle, now: float) -> float:
+        """Learn from one group's cycle; returns the seconds it took to decode. What its prompt tokens would have cost
+        apart, as they do beside other points, is taken off, so that points are compared by decoding alone."""
         whole, prompts, count = cycle.seconds, cycle.piggybacked, cycle.requests
         # Prefill must not count as decoding: policies that let it collapse when prompts arrive
         # (vllm-project/vllm#49548).
@@ -151,6 +151,7 @@ class ModeController:
         self.prompts.spent(whole - seconds, prompts, cycle.tokens, whole)
         seen = Observation(cycle.point, count, cycle.context_tokens, 0, seconds, cycle.tokens, cycle.workloads)
         self.curves.observe(seen, now)
+        return seconds
 
 
 def load(sequences: Seq[Sequence], prompt_s: float = 0.0) -> Batch:

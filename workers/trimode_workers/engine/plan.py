@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from trimode_api.modes import OperatingPoint
 from trimode_api.prefix import PAGE_TOKENS
+from trimode_policy.prompt_order import PromptView, prompt_order, yielding_share
 from trimode_workers.engine.sequence import Sequence
 
 HEADROOM = 16
@@ -23,7 +24,8 @@ HEADROOM = 16
 @dataclass(frozen=True, slots=True)
 class Limits:
     """`capacity`: cached tokens in all; `context`: longest sequence in tokens; `growth`: tokens that one cycle may
-    add to a sequence (the longest block); `prefill_budget`: prompt tokens per cycle; `rows`: sequences at a time."""
+    add to a sequence (the longest block); `prefill_budget`: prompt tokens per cycle, from which each piece is made;
+    `rows`: sequences at a time."""
 
     capacity: int
     context: int
@@ -62,24 +64,47 @@ def nothing(sequence: Sequence) -> int:
     return 0
 
 
+class Moment(NamedTuple):
+    """What prompts are planned by: `now` on the engine's clock, and the prompt tokens per second that are reached
+    beside those who decode (0: unknown). `piece`: prompt tokens of this cycle."""
+
+    now: float
+    tokens_per_s: float
+    piece: int
+
+
 def schedule(
-    running: Seq[Sequence], waiting: Seq[Sequence], limits: Limits, decoded: int = 0, found: Found = nothing
+    running: Seq[Sequence], waiting: Seq[Sequence], limits: Limits, moment: Moment, found: Found = nothing
 ) -> Schedule:
-    """Plan one cycle. `waiting` is in order of urgency, `decoded` the tokens that the last cycle ran to decode.
+    """Plan one cycle.
 
-    Where decoding runs more tokens than the prefill budget, prompts get as many: they lengthen such a cycle by half
-    at most (a block is run twice), and rows are not left waiting for their prompts.
-
-    The least urgent (lowest priority, then youngest) are preempted until the rest fits, never the last one. Nobody
-    overtakes the first in the queue, so a long prompt is not starved by short ones.
+    The least urgent (lowest priority, then youngest) are preempted until the rest fits, never the last one. Rows and
+    turns go by `prompt_order`; nobody overtakes one that finds no memory, so a long prompt is not starved by short
+    ones.
     """
     preempt = preempted(running, limits)
     kept = [s for s in running if s not in preempt] if preempt else running
-    admit = () if preempt or not waiting else admitted(kept, waiting, limits)
-    prefill = chunks([s for s in (*kept, *admit) if s.missing], max(limits.prefill_budget, decoded), found)
+    behind = [s for s in kept if s.missing]
+    inside = len(behind)
+    if not preempt:
+        behind += waiting
+    if not behind:
+        return Schedule(preempt, (), (), tuple(kept))
+    order = prompt_order([_view(s, moment.now, found) for s in behind], moment.tokens_per_s)
+    admit = admitted(kept, [behind[i] for i in order.rows if i >= inside], limits)
+    chosen = {*kept, *admit}
+    turns = [behind[i] for i in order.turns]
+    yielding = next(iter(turns[order.yielding :]), None)
+    prefill = chunks([s for s in turns if s in chosen and s.missing], moment.piece, found, yielding)
     ready = {piece.sequence for piece in prefill if left(piece) == 0}
     decode = tuple(s for s in (*kept, *admit) if s in ready or not s.missing)
     return Schedule(preempt, admit, prefill, decode)
+
+
+def _view(sequence: Sequence, now: float, found: Found) -> PromptView:
+    """The prompt as the order sees it: what is copied need not be computed."""
+    tokens = left(Piece(sequence, found(sequence), 0))
+    return PromptView(tokens, sequence.due - now, now - sequence.arrived, sequence.priority, sequence.begun)
 
 
 def need(sequence: Sequence, limits: Limits) -> int:
@@ -102,7 +127,7 @@ def preempted(running: Seq[Sequence], limits: Limits) -> tuple[Sequence, ...]:
 
 
 def admitted(running: Seq[Sequence], waiting: Seq[Sequence], limits: Limits) -> tuple[Sequence, ...]:
-    """The head of the queue, as far as rows and capacity go. One request is always admitted to an idle engine."""
+    """The first of those that wait, as far as rows and capacity go. One is always admitted to an idle engine."""
     out: list[Sequence] = []
     total = sum(need(s, limits) for s in running)
     for sequence in waiting:
@@ -120,16 +145,22 @@ def _full(count: int, limits: Limits) -> int:
     return everything + HEADROOM * count if limits.capacity >= everything else 0
 
 
-def chunks(behind: Seq[Sequence], budget: int, found: Found = nothing) -> tuple[Piece, ...]:
-    """Share the budget among those whose prompt is not cached yet, the most urgent first.
+def chunks(
+    turns: Seq[Sequence], budget: int, found: Found = nothing, yielding: Sequence | None = None
+) -> tuple[Piece, ...]:
+    """Share the budget among those whose prompt is not cached yet, in their order; a part of it is for `yielding`.
 
     What others have computed is copied when its turn comes, not before: of many that begin alike and arrive together
     the first one computes, and the others follow a cycle behind. A page copied counts as one token.
     """
     out: list[Piece] = []
-    for sequence in sorted(behind, key=lambda s: s.urgency):
+    kept = yielding_share(budget) if yielding in turns else 0
+    budget -= kept
+    for sequence in turns:
+        if sequence is yielding:
+            budget += kept
         if budget < 1:
-            break
+            continue
         # Copies are not free: 1,000 known tokens take 5 to 6 ms, while those who decode wait.
         pages = min(found(sequence), budget)
         tokens = min(left(Piece(sequence, pages, 0)), budget - pages)

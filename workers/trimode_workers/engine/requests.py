@@ -43,12 +43,11 @@ class Requests:
         return left(Piece(sequence, self.store.found(sequence), 0)) if sequence.missing else 0
 
     def admit(self, sequences: Seq[Sequence]) -> None:
-        """Give rows to the head of the queue, which these are."""
+        """Give rows to some that wait."""
         for sequence in sequences:
             sequence.row = self._cache.acquire()
             self.running.append(sequence)
-        if sequences:
-            del self.waiting[: len(sequences)]
+            self.waiting.remove(sequence)
 
     def share(self, turn: Seq[Piece]) -> None:
         """Copy what other requests have computed already into the rows of those whose prompts advance."""

@@ -8,6 +8,7 @@ terms of this class: for every decoding sequence the cache row holds the causal 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import NamedTuple
 
 from torch import Tensor
@@ -41,7 +42,9 @@ class History:
 @dataclass(slots=True, eq=False)
 class Sequence:
     """`tokens` is prompt and output, `row` its place in the cache (-1: none). `arrival` orders requests.
-    `tpot_s`: its objective for seconds per token, 0 for none. `grammar` stands behind the last token."""
+    `tpot_s`: its objective for seconds per token, 0 for none. `grammar` stands behind the last token. `arrived`, `due`,
+    `first_at`: when it came, when its first token is due (infinite: no objective) and when that came (-1: not yet), by
+    the engine's clock."""
 
     request_id: str
     tokens: list[int]
@@ -76,6 +79,9 @@ class Sequence:
     history: History | None = None
     kept_ends: frozenset[int] = frozenset()
     """Those of `eos` that are emitted."""
+    arrived: float = 0.0
+    due: float = inf
+    first_at: float = -1.0
 
     @classmethod
     def of(
@@ -106,6 +112,11 @@ class Sequence:
     def missing(self) -> int:
         """Tokens still to be prefilled before it can decode; 0 means that the invariant holds."""
         return len(self.tokens) - 1 - self.cached
+
+    @property
+    def begun(self) -> bool:
+        """Whether its client has a part of the answer already."""
+        return len(self.tokens) > self.begin
 
     @property
     def urgency(self) -> tuple[int, int]:

@@ -86,6 +86,7 @@ def prepare(
         lossy_ok=request.lossy_ok,
         tier=identity.tier,
         tier_tpot_s=stamp.tpot_s,
+        first_left_s=stamp.left_s,
         priority=stamp.priority,
         ignore_eos=request.ignore_eos,
         grammar=grammar,
@@ -230,6 +231,6 @@ def _stamp(name: str, tiers: Sequence[TierPolicy]) -> Stamp:
         return Stamp(0, 0.0)
     for tier in tiers:
         if tier.name == name:
-            return Stamp(tier.priority, tier.tpot_milliseconds / 1000)
+            return Stamp(tier.priority, tier.tpot_milliseconds / 1000, tier.ttft_milliseconds / 1000)
     message = f"{TIER_HEADER}: no tier {shown(name)}; allowed are {[tier.name for tier in tiers]}"
     raise ApiError(400, message, code="unknown_tier", param=TIER_HEADER)

@@ -20,7 +20,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from trimode_api.errors import ApiError
 from trimode_api.openai import ChatRequest, CompletionRequest, GenerationRequest
-from trimode_api.stamp import RULES_HEADER, Stamp
+from trimode_api.stamp import LEFT_HEADER, RULES_HEADER, Stamp
 from trimode_api.wire import CONTINUE_PATH, REQUEST_ID_HEADER, TIER_HEADER
 from trimode_workers.openai.continuation import NOTHING, ResumePoint, parse_continuation, resumed_from, seed_of
 from trimode_workers.openai.parse import parse
@@ -129,7 +129,8 @@ class _Shell:
         if refusal is not None:
             raise refusal
         # In the engine every attempt has an id of its own: the one that broke off may still be running there.
-        tier, stamp = request.headers.get(TIER_HEADER, ""), Stamp.read(request.headers.get(RULES_HEADER))
+        tier, headers = request.headers.get(TIER_HEADER, ""), request.headers
+        stamp = Stamp.read(headers.get(RULES_HEADER), headers.get(LEFT_HEADER))
         identity = Identity(secrets.token_hex(12), tier, seed_of(head.id), stamp)
         if (request.content_length or 0) > LONG_BODY_BYTES or wanted.formed:
             submits = await asyncio.to_thread(prepare_choices, wanted, host.text, host.offer(), identity)
