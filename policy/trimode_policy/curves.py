@@ -15,6 +15,7 @@ from trimode_api.modes import OperatingPoint
 from trimode_policy.gain import Gain, Yield
 from trimode_policy.roofline import Roofline, forwards
 from trimode_policy.speed import Row, Speed, bucket_of
+from trimode_policy.values import value
 
 COLD = 2.0
 """Factor on the standard deviation of the first cycle after a change of point, which pays for cold caches."""
@@ -30,7 +31,7 @@ UNSEEN_VARIANCE_PER_S = 0.02
 A prior that is wrong about one point by more than 6 times may delay its first probe by a minute."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Observation:
     """One cycle as it was run.
 
@@ -176,19 +177,22 @@ class Curves:
             return []
         speed, gain, bucket = self._speed, self._gain, bucket_of(batch)
         read_s, scale = self._read_seconds(batch, context_tokens), exp(speed.tracker.level)
-        shared, found = gain.shared_variance(now), []
+        shared, found, prior, tracker = gain.shared_variance(now), [], self.prior, speed.tracker
         for known in self._resolve(points):
-            if self.prior is None and known.cycles == 0:
+            if prior is None and known.cycles == 0:
                 continue
-            shape = speed.shape(known.row, bucket)
-            variance = shape.variance if now is None else speed.tracker.variance(shape, now)
-            variance += gain.variance(known.tokens, now)
+            shape = known.row.cells[bucket] or speed.shape(known.row, bucket)
+            variance = shape.variance if now is None else tracker.variance(shape, now)
             idle_s = float("inf") if now is None or known.ran_at is None else now - known.ran_at
             if known.cycles == 0 and now is not None and self._since is not None:
                 variance += min(UNSEEN_VARIANCE_PER_S * max(0.0, now - self._since), 1.0)
-            seconds = self._prior_seconds(known, batch, read_s) * scale * exp(shape.mean)
-            tokens = gain.tokens(known.tokens)
-            common = shared if known.speculates else 0.0
+            prior_s = 1.0 if prior is None else known.forwards * prior.bound_seconds(read_s, batch * known.width)
+            seconds = prior_s * scale * exp(shape.mean)
+            # Asked in every cycle: nothing is called for AR that only answers 0 or 1.
+            tokens, common = known.tokens.tokens, 0.0
+            if known.speculates:
+                tokens, common = gain.tokens(known.tokens), shared
+                variance += gain.variance(known.tokens, now)
             pace = seconds / tokens
             found.append(Estimate(known.point, seconds, tokens, pace, variance, common, shape.seen, idle_s))
         return found

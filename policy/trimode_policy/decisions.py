@@ -11,6 +11,7 @@ from math import inf
 
 from trimode_api.modes import AR, OperatingPoint
 from trimode_policy.probing import Probe, ProbeBudget
+from trimode_policy.values import value
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class Switching:
             raise ValueError(f"switching: min_dwell_s is {self.min_dwell_s}, must be a finite number of at least 0")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Batch:
     """The load that decides: decoding requests (prefills never counted) and their mean cached tokens.
 
@@ -63,7 +64,7 @@ class Reason(StrEnum):
     NOT_ALLOWED = "NotAllowed"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PointDecision:
     """The point for the next cycles, why, one sentence with numbers, and the gain over what ran before (share)."""
 
@@ -73,7 +74,7 @@ class PointDecision:
     predicted_gain: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PointState:
     """What the next decision has to know of the previous ones; opaque to callers but for the counters.
 

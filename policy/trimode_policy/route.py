@@ -175,7 +175,7 @@ def _able(request: RequestView, replica: ReplicaView, staleness: Staleness) -> b
     """Whether it may answer, full or not."""
     if not replica.open or replica.age_s > staleness.dead_after_s:
         return False
-    return (replica.plain and request.pin is None) or may_serve(request, replica.points)
+    return may_serve(request, replica.points) if request.pin or not replica.plain else True
 
 
 def _none_found(request: RequestView, replicas: Sequence[ReplicaView], staleness: Staleness) -> RouteDecision:
@@ -183,7 +183,7 @@ def _none_found(request: RequestView, replicas: Sequence[ReplicaView], staleness
     alive = [r for r in replicas if r.open and r.age_s <= staleness.dead_after_s]
     if not alive:
         return RouteDecision(None, RouteReason.NONE_READY, f"none of {len(replicas)} replicas is ready")
-    able = sum(may_serve(request, r.points) for r in alive)
+    able = sum(_able(request, r, staleness) for r in alive)
     if not able:
         wanted = str(request.pin) if request.pin is not None else "lossless answers"
         return RouteDecision(None, RouteReason.NOT_OFFERED, f"none of {len(alive)} ready replicas offers {wanted}")

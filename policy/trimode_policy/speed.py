@@ -30,11 +30,15 @@ NOISE_START, NOISE_LEAST, NOISE_MOST = 0.1, 0.02, 0.4
 
 @dataclass(slots=True)
 class Row:
-    """The cells of one operating point by batch bucket: measured ones, and guesses for the others."""
+    """The cells of one operating point by batch bucket: measured ones, and guesses for the others.
 
-    point: OperatingPoint
+    `width_log2`: of the tokens in one of its forwards per request. `measured`: the cells that are, by bucket.
+    """
+
+    width_log2: float
     cells: list[Shape | None]
     guesses: list[Shape | None]
+    measured: list[tuple[int, Shape]]
     guessed_at: int = 0
 
 
@@ -49,7 +53,7 @@ class Speed:
 
     def start(self, point: OperatingPoint) -> Row:
         """Begin to learn about `point`; each point is started once."""
-        row = Row(point, [None] * BUCKETS, [None] * BUCKETS)
+        row = Row(log2(point.width), [None] * BUCKETS, [None] * BUCKETS, [])
         self._rows.append(row)
         return row
 
@@ -62,7 +66,7 @@ class Speed:
             row.guesses, row.guessed_at = [None] * BUCKETS, self._learned
         guess = row.guesses[bucket]
         if guess is None:
-            guess = row.guesses[bucket] = _guess(row.point, bucket, self._rows)
+            guess = row.guesses[bucket] = _guess(row, bucket, self._rows)
         return guess
 
     def learn(self, row: Row, batch: int, log_ratio: float, noise_factor: float, now: float) -> None:
@@ -92,6 +96,8 @@ class Speed:
         if shape is None:
             guess = self.shape(row, bucket)
             shape = row.cells[bucket] = self.tracker.start(guess.mean, guess.variance, now)
+            row.measured.append((bucket, shape))
+            row.measured.sort(key=lambda cell: cell[0])
             # The first measurement of a cell says more than any number of guesses: none that was made without it is
             # kept.
             for other in self._rows:
@@ -104,16 +110,14 @@ def bucket_of(batch: int) -> int:
     return min(BUCKETS - 1, int(log2(batch) + 0.5)) if batch > 1 else 0
 
 
-def _guess(point: OperatingPoint, bucket: int, rows: Iterable[Row]) -> Shape:
+def _guess(own: Row, bucket: int, rows: Iterable[Row]) -> Shape:
     """Mean of the measured cells, weighted by likeness; its variance is that of the most alike."""
     weights, total, least = 0.0, 0.0, DRIFT.shape_start**2
-    size = bucket + log2(point.width)
+    size = bucket + own.width_log2
     for row in rows:
-        for other, shape in enumerate(row.cells):
-            if shape is None:
-                continue
-            distance = abs(size - other - log2(row.point.width))
-            distance += 0.0 if row.point == point else OTHER_POINT
+        further, width_log2 = 0.0 if row is own else OTHER_POINT, row.width_log2
+        for other, shape in row.measured:
+            distance = abs(size - other - width_log2) + further
             stddev = shape.variance + (OCTAVE_SIGMA * distance) ** 2
             # Squared, so that one like cell outweighs a crowd of unlike ones.
             weight = 1.0 / (stddev + NOISE_LEAST**2) ** 2

@@ -40,7 +40,8 @@ class Fleet:
 
     `switch_s`: seconds a conversion takes once drained. `max_wait_s`: longest wait in the router's queue, checked once
     per tick. `service_s`: seconds from a request's first token to its last, an exponential average. `client`: what the
-    client of a request that ended asks next, at once (a closed loop).
+    client of a request that ended asks next, at once (a closed loop). `changed`: members of which a router may see
+    something new since it last emptied the set.
     """
 
     members: list[Member]
@@ -55,6 +56,7 @@ class Fleet:
     now: float = 0.0
     orders: int = 0
     service_s: float = 0.0
+    changed: set[int] = field(default_factory=set)
     queue: FairQueue[Request] = field(default_factory=FairQueue)
     events: list[tuple[float, int, Kind, int, int]] = field(default_factory=list)
     _sequence: int = 0
@@ -100,6 +102,7 @@ class Fleet:
                     self._return(member, now)
             elif kind == Kind.KILL:
                 member = self.members[index]
+                self.changed.add(index)
                 member.phase = Phase.DEAD
                 orphans = member.engine.evict_all()
                 member.report(now, self.goals)
@@ -130,6 +133,7 @@ class Fleet:
     def convert(self, member: Member, to: PoolSpec) -> None:
         """Move a ready replica to another pool: it drains, loads for `switch_s` and returns."""
         self.account.moves += 1
+        self.changed.add(member.index)
         member.then = to
         member.phase = Phase.DRAINING
         self._when_drained(member, self.now)
@@ -156,7 +160,7 @@ class Fleet:
         if engine.begin(now):
             self._schedule(member)
         if done or now - member.reported_at >= REPORT_S:
-            member.report(now, self.goals)
+            self._report(member, now)
         if done:
             if self.queue:
                 self._drain_queue()
@@ -175,6 +179,7 @@ class Fleet:
     def _place(self, request: Request, placement: Placement) -> None:
         if placement.index is not None:
             member = self.members[placement.index]
+            self.changed.add(placement.index)
             if member.engine.accept(request, self.now):
                 self._schedule(member)
             if self.now - member.reported_at >= REPORT_S:
@@ -202,15 +207,20 @@ class Fleet:
         for member in self.members:
             if member.phase is not Phase.DEAD:
                 self.account.up_s += TICK_S
-                member.report(now, self.goals)
+                self._report(member, now)
         if self.controller is not None:
             self.controller.tick(self, now)
         for ticket in self.queue.expired(now):
             self.account.refused[ticket.item.job.tier] += 1
         self._drain_queue()
 
+    def _report(self, member: Member, now: float) -> None:
+        self.changed.add(member.index)
+        member.report(now, self.goals)
+
     def _when_drained(self, member: Member, now: float) -> None:
         if member.engine.in_flight == 0:
+            self.changed.add(member.index)
             member.phase = Phase.LOADING
             member.engine.version += 1
             self._push(now + self.switch_s, Kind.LOADED, member.index, member.engine.version)
@@ -221,5 +231,5 @@ class Fleet:
             self.account.switches += member.engine.point_policy.switches
             member.engine.point_policy, member.then = member.then.point_policy(), None
         member.phase = Phase.READY
-        member.report(now, self.goals)
+        self._report(member, now)
         self._drain_queue()
