@@ -21,6 +21,7 @@ MAX_ANSWERS = 1024
 """Of all prompts of a request together."""
 MAX_PROMPTS = 128
 """Of one request: evaluation harnesses and LangChain send up to some dozens."""
+MAX_LOGPROBS = 20
 MAX_SEED = 2**63 - 1
 
 
@@ -38,6 +39,7 @@ class GenerationRequest(SamplingFields):
     trimode: TrimodeOptions | None = None
     quality: Quality | None = None
 
+    prompt_logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
     n: int | None = Field(default=None, ge=1, le=MAX_CHOICES, description="answers to one prompt")
 
     @field_validator("stop", mode="before")
@@ -55,6 +57,13 @@ class GenerationRequest(SamplingFields):
     def _only_streaming(cls, value: StreamOptions | None, info: ValidationInfo) -> StreamOptions | None:
         if not info.data.get("stream"):
             raise ValueError("is allowed with stream: true only")
+        return value
+
+    @field_validator("prompt_logprobs")
+    @classmethod
+    def _only_whole(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and info.data.get("stream"):
+            raise ValueError("is allowed without stream only")
         return value
 
     @field_validator("quality")
@@ -84,6 +93,20 @@ class GenerationRequest(SamplingFields):
         return self.prompts * (self.n or 1)
 
     @property
+    def scores(self) -> int | None:
+        """How many of the likeliest tokens are told at each token of the answer, 0 for itself alone, None for none."""
+        return None
+
+    @property
+    def prompt_scores(self) -> int | None:
+        """The same of the prompt's tokens."""
+        return self.prompt_logprobs
+
+    def echoed(self, number: int) -> str | tuple[int, ...] | None:
+        """What comes before the answers to prompt `number`, None for nothing."""
+        return None
+
+    @property
     def formed(self) -> bool:
         """Whether the answer has to follow a grammar."""
         return False
@@ -99,6 +122,23 @@ class ChatRequest(GenerationRequest):
 
     messages: tuple[ChatMessage, ...] = Field(min_length=1, strict=False)
     response_format: ResponseFormat | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
+
+    @classmethod
+    def _idle(cls, name: str, value: Any) -> bool:
+        return (name == "logprobs" and value in (False, 0)) or super()._idle(name, value)
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _with_logprobs(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if not info.data.get("logprobs"):
+            raise ValueError("is allowed with logprobs: true only")
+        return value
+
+    @property
+    def scores(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
     def formed(self) -> bool:
@@ -109,6 +149,17 @@ class CompletionRequest(GenerationRequest):
     """`POST /v1/completions`. A prompt is a text or a list of token ids; of several, each is answered as if alone."""
 
     prompt: tuple[str | tuple[int, ...], ...]
+    logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
+    echo: bool = Field(default=False, description="the prompt comes before the answer, with logprobs where wanted")
+    max_tokens: int | None = Field(default=None, ge=0, description="0: the prompt's logprobs are all that is wanted")
+
+    @classmethod
+    def _idle(cls, name: str, value: Any) -> bool:
+        return (name == "logprobs" and value is False) or super()._idle(name, value)
+
+    @property
+    def scores(self) -> int | None:
+        return self.logprobs
 
     @field_validator("prompt", mode="before")
     @classmethod
@@ -118,6 +169,19 @@ class CompletionRequest(GenerationRequest):
         if len(prompts) > MAX_PROMPTS:
             raise ValueError(f"at most {MAX_PROMPTS} prompts are allowed, got {len(prompts)}")
         return tuple(map(_prompt, prompts))
+
+    def echoed(self, number: int) -> str | tuple[int, ...] | None:
+        return self.prompt[number] if self.echo else None
+
+    @model_validator(mode="after")
+    def _something_to_say(self) -> Self:
+        if self.max_tokens == 0 and not self.echo and self.prompt_logprobs is None:
+            raise ValueError("max_tokens: 0 is allowed with echo or prompt_logprobs only")
+        return self
+
+    @property
+    def prompt_scores(self) -> int | None:
+        return self.prompt_logprobs if self.prompt_logprobs is not None or not self.echo else self.logprobs
 
     @model_validator(mode="after")
     def _not_too_many(self) -> Self:

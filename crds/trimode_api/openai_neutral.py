@@ -20,8 +20,6 @@ LABELS = frozenset(
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     # OpenAI
     "best_of": (1,),
-    "logprobs": (False, 0),
-    "top_logprobs": (0,),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "parallel_tool_calls": (True, False),
@@ -30,7 +28,6 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
     "reasoning_effort": ("none",),
     "verbosity": ("medium",),
-    "echo": (False,),
     "suffix": ("",),
     # vLLM and SGLang
     "length_penalty": (1,),
@@ -64,6 +61,7 @@ IDLE: Mapping[str, tuple[Any, ...]] = {
     "min_tokens": (0,),
     "stop_token_ids": ([],),
     "include_stop_str_in_output": (False,),
+    "top_logprobs": (0,),
 }
 """The same of fields that are obeyed at every other value. `top_k: -1`, `min_p: 0` and `repetition_penalty: 1` are not
 among them: a model's own defaults may be others."""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from trimode_workers.openai.render import DONE, Chunks, Head, Kind, Outcome, whole
+from trimode_workers.openai.render import DONE, Answer, Chunks, Head, Kind, Outcome, whole
 from trimode_workers.replica.stream import HOLD_ABOVE_BYTES, EventStream
 
 OUTCOME = Outcome("stop", 3, 5, {"AR": 1, "S8": 2}, {"AR": 1, "S8": 4})
@@ -65,9 +65,9 @@ def test_text_chunks_are_openais() -> None:
 
 
 def test_whole_answers_are_openais() -> None:
-    chat = ChatCompletion.model_validate_json(whole(CHAT, [("hé", OUTCOME)]), strict=True)
+    chat = ChatCompletion.model_validate_json(whole(CHAT, [Answer("hé", None, OUTCOME)]), strict=True)
     assert (chat.choices[0].message.content, chat.model) == ("hé", 'ti"ny')
-    text = Completion.model_validate_json(whole(TEXT, [("hé", OUTCOME)]), strict=True)
+    text = Completion.model_validate_json(whole(TEXT, [Answer("hé", None, OUTCOME)]), strict=True)
     assert text.choices[0].text == "hé"
     assert text.usage is not None
     assert text.usage.total_tokens == 8

@@ -21,6 +21,7 @@ from trimode_workers.engine.messages import (
     Cycle,
     Finish,
     PointStats,
+    Score,
     Started,
     Stats,
     Submit,
@@ -119,12 +120,21 @@ class FakeEngine:
         row.tokens[point] = row.tokens.get(point, 0) + count
         self._emitted[point] = self._emitted.get(point, 0) + count
         if row.emitted < limit:
-            return TokenEvent(request.request_id, tokens)
+            prompt_scores = _prompt_scores(request) if row.emitted == count else []
+            return TokenEvent(request.request_id, tokens, scores=_scores(request, tokens), prompt_scores=prompt_scores)
         del self._requests[request.request_id]
         return self._event(row, tokens, Finish.STOP if limit < request.max_new_tokens else Finish.LENGTH)
 
     def _event(self, row: _Row, tokens: list[int], finish: Finish) -> TokenEvent:
-        return TokenEvent(row.request.request_id, tokens, finish, cycles=row.cycles, emitted=row.tokens)
+        return TokenEvent(
+            row.request.request_id,
+            tokens,
+            finish,
+            cycles=row.cycles,
+            emitted=row.tokens,
+            scores=_scores(row.request, tokens),
+            prompt_scores=_prompt_scores(row.request) if row.emitted == len(tokens) else [],
+        )
 
     def stats(self) -> Stats:
         running = min(len(self._requests), self._rows)
@@ -148,6 +158,22 @@ class FakeEngine:
             policy_version=self._configure.version,
             curves=[PointStats(point, self._cycle_s, 1.0, 0.0, 0) for point in self._configure.points],
         )
+
+
+def _scores(request: Submit, tokens: list[int]) -> list[Score]:
+    """Where they are wanted: a token's logprob says its id, and behind it come the next ids."""
+    return _scored(tokens, request.logprobs)
+
+
+def _prompt_scores(request: Submit) -> list[Score]:
+    return _scored(request.tokens[1:], request.prompt_logprobs)
+
+
+def _scored(tokens: list[int], count: int | None) -> list[Score]:
+    if count is None:
+        return []
+    top = range(count)
+    return [Score(-t / 1000, [t + i for i in top], [-(t + i) / 1000 for i in top]) for t in tokens]
 
 
 def build(options: EngineOptions, configure: Configure) -> tuple[FakeEngine, Started]:

@@ -104,7 +104,7 @@ def parse(path: str, body: bytes, points: Sequence[OperatingPoint]) -> ParsedReq
         raise ApiError(400, f"the request body is not valid JSON: {error}", code="invalid_json") from error
     except UnicodeDecodeError as error:
         raise ApiError(400, "the request body is not valid UTF-8", code="invalid_json") from error
-    limit = _limit(common)
+    limit = _limit(common, 1 if path == CHAT_PATH else 0)  # evaluations ask for a prompt's logprobs alone
     pin = wish_in(common.trimode, points) if common.trimode is not None else None
     return ParsedRequest(
         model=common.model,
@@ -163,12 +163,12 @@ def wish_in(options: DecodingWish, points: Sequence[OperatingPoint]) -> Wish | N
     return wish
 
 
-def _limit(common: _Common) -> int | None:
+def _limit(common: _Common, least: int) -> int | None:
     name, limit = "max_completion_tokens", common.max_completion_tokens
     if limit is None:
         name, limit = "max_tokens", common.max_tokens
-    if limit is not None and limit < 1:
-        raise _bad(name, f"must be at least 1, got {limit}")
+    if limit is not None and limit < least:
+        raise _bad(name, f"must be at least {least}, got {limit}")
     return limit
 
 

@@ -23,18 +23,41 @@ from trimode_workers.engine.commit import Commit
 from trimode_workers.engine.law import invert
 from trimode_workers.engine.messages import Finish
 from trimode_workers.engine.sampling import Purpose, Sampled
+from trimode_workers.engine.scores import Scores
 from trimode_workers.engine.sequence import Sequence
 from trimode_workers.grammar.matcher import Matcher
 
+Bound = list[tuple[int, Matcher]]
 
-def constrained(rows: list[list[int]], logits: Tensor, sequences: Seq[Sequence]) -> list[list[int]]:
+
+def constrained(
+    rows: list[list[int]], logits: Tensor, sequences: Seq[Sequence], scores: Scores | None = None
+) -> list[list[int]]:
     """`rows` with each sequence's tokens cut at the first one that its grammar refuses, and another token drawn there.
+    `scores` are given to those who want them.
 
     Token j of row i was chosen from `logits[i, j]`. Advances the grammars; changes `rows`. A grammar that is complete
-    adds its end. Where there is no memory to draw again (torch.OutOfMemoryError) the grammars are as before, because
-    the cycle is then run again in parts (`shortage`).
+    adds its end. Where memory runs out (torch.OutOfMemoryError) the grammars are as before, because the cycle is then
+    run again in parts (`shortage`).
     """
     bound = [(i, s.grammar) for i, s in enumerate(sequences) if s.grammar is not None]
+    try:
+        if bound:
+            _follow(rows, logits, sequences, bound)
+        if scores is not None:
+            scores.note(rows)
+    except torch.OutOfMemoryError:
+        for i, grammar in bound:
+            grammar.undo(len(rows[i]))
+        raise
+    for i, grammar in bound:
+        if grammar.complete:
+            rows[i].append(grammar.end)
+    return rows
+
+
+def _follow(rows: list[list[int]], logits: Tensor, sequences: Seq[Sequence], bound: Bound) -> None:
+    """Cut and continue `rows` as the grammars say, which then stand behind them."""
     refused: list[tuple[int, int, Matcher]] = []
     masks: list[NDArray[np.bool_]] = []
     for i, grammar in bound:
@@ -49,21 +72,12 @@ def constrained(rows: list[list[int]], logits: Tensor, sequences: Seq[Sequence])
         rows[i] = rows[i][:taken]
     if refused:
         at = [(i, taken) for i, taken, _ in refused]
-        try:
-            chosen = _again(logits, at, torch.from_numpy(np.stack(masks)), [sequences[i] for i, _ in at])
-        except torch.OutOfMemoryError:
-            for i, grammar in bound:
-                grammar.undo(len(rows[i]))
-            raise
+        chosen = _again(logits, at, torch.from_numpy(np.stack(masks)), [sequences[i] for i, _ in at])
         for (i, _, grammar), token in zip(refused, chosen, strict=True):
             if grammar.accept([token]):
                 rows[i].append(token)
             else:
                 grammar.stuck()
-    for i, grammar in bound:
-        if grammar.complete:
-            rows[i].append(grammar.end)
-    return rows
 
 
 def _again(logits: Tensor, at: list[tuple[int, int]], allowed: Tensor, sequences: Seq[Sequence]) -> list[int]:

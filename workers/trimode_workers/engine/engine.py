@@ -152,10 +152,14 @@ class Engine:
         piggybacked: set[Sequence] = set()
         if not recorded:  # a recorded forward has one token of each row
             piggybacked = {s for point, members in parts if point.mode is Mode.AR for s in members if s.missing}
+            piggybacked = {s for s in piggybacked if not s.unscored}
         self._prefill([piece for piece in todo.prefill if piece.tokens and piece.sequence not in piggybacked])
         if self._shortage.count > shortages:
-            # Prompts may have got less than their turn, and only AR takes what is missing.
-            able = [(point, [s for s in members if point.mode is Mode.AR or not s.missing]) for point, members in parts]
+            # Prompts may have got less than their turn, and only AR takes what is missing, without its scores.
+            able = [
+                (point, [s for s in members if not s.missing or (point.mode is Mode.AR and not s.unscored)])
+                for point, members in parts
+            ]
             parts = [(point, members) for point, members in able if members]
         if not recorded:
             line_up(self._cache, requests.running, [members for _, members in parts])

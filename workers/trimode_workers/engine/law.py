@@ -65,7 +65,7 @@ class Law:
         wanted = None if cuts is None else cuts.each(n)
         found = [
             _mass_and_cut(law._scaled(part), None if wanted is None else wanted.part(part))
-            for part in _parts(places.numel(), vocab)
+            for part in parts(places.numel(), vocab)
         ]
         mass, floor, last = (torch.cat(column).view(places.shape) for column in zip(*found, strict=True))
         return replace(law, mass=mass) if cuts is None else replace(law, mass=mass, floor=floor, last=last)
@@ -87,8 +87,8 @@ class Law:
     def draw(self, u: Tensor) -> Tensor:
         """u `[r, n]` in (0, 1] -> a token for each place."""
         flat = u.reshape(-1)
-        parts = _parts(flat.shape[0], self.logits.shape[1])
-        return torch.cat([invert(self._probabilities(part), flat[part]) for part in parts]).view(u.shape)
+        each = parts(flat.shape[0], self.logits.shape[1])
+        return torch.cat([invert(self._probabilities(part), flat[part]) for part in each]).view(u.shape)
 
     def take(self, chosen: Tensor, other: Law) -> None:
         """Become `other` at the chosen places, bool `[r, n]`. Overwrites this law's logits."""
@@ -156,8 +156,8 @@ def at_once(logits: int) -> int:
 def log_mass(logits: Tensor) -> Tensor:
     """logits `[..., vocab]` of any type -> the logarithm of the sum of their exponentials `[...]`, float32."""
     flat = logits.reshape(-1, logits.shape[-1])
-    parts = [flat[part].float().logsumexp(-1) for part in _parts(*flat.shape)]
-    return torch.cat(parts).view(logits.shape[:-1])
+    masses = [flat[part].float().logsumexp(-1) for part in parts(*flat.shape)]
+    return torch.cat(masses).view(logits.shape[:-1])
 
 
 def invert(p: Tensor, u: Tensor) -> Tensor:
@@ -169,7 +169,8 @@ def invert(p: Tensor, u: Tensor) -> Tensor:
     return torch.searchsorted(mass, (u * mass[..., -1])[..., None]).squeeze(-1)
 
 
-def _parts(places: int, vocab: int) -> Iterator[slice]:
+def parts(places: int, vocab: int) -> Iterator[slice]:
+    """So many places with their logits, as many at a time as are worked on together."""
     size = max(1, at_once(places * vocab) // vocab)
     return (slice(start, min(start + size, places)) for start in range(0, places, size))
 

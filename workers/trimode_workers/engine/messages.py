@@ -60,6 +60,17 @@ class Adjustments(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.repetition != 1.0 or self.presence != 0.0 or self.frequency != 0.0
 
 
+class Score(msgspec.Struct, frozen=True, array_like=True):
+    """How likely the model found a token: the natural logarithm of its probability among all tokens, before anything
+    that a request wants is done to logits. `ids` are the likeliest tokens there, `logprobs` theirs. `rank`: 1 where
+    none is likelier, 0 where it was not asked for."""
+
+    logprob: float
+    ids: list[int] = []
+    logprobs: list[float] = []
+    rank: int = 0
+
+
 class Grammar(msgspec.Struct, frozen=True):
     """What an answer must follow: a JSON schema, as JSON. `lenient`: what of it cannot be enforced is left out."""
 
@@ -74,8 +85,9 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     `pin` is an operating point (`S8`) the request must run in, None to follow the policy. `lossy_ok` admits
     diffusion points. `tier_tpot_s` is the tier's objective for seconds per output token, 0 for none;
     `first_left_s` seconds left until the first token is due (infinite: no objective). `workload`: the kind of text, as
-    the client names it. `stop_ids` end the answer like the model's own ends, also where those are
-    ignored; with `keep_stop` they are emitted, being its last token.
+    the client names it. `stop_ids` end the answer like the model's own ends, also where those are ignored; with
+    `keep_stop` they are emitted, being its last token. `logprobs`: tokens come with their scores, and those of so many
+    of the likeliest. `prompt_logprobs`: the same of the prompt's, with the first token of the answer.
     """
 
     request_id: str
@@ -95,11 +107,13 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     stop_ids: tuple[int, ...] = ()
     keep_stop: bool = False
     first_left_s: float = inf
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
 
     @property
     def ordered(self) -> bool:
         """Whether each token has to be chosen behind those before it, which diffusion does not do."""
-        return self.grammar is not None or self.adjustments is not None
+        return self.grammar is not None or self.adjustments is not None or self.logprobs is not None
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
@@ -133,10 +147,12 @@ Command = Submit | Cancel | Configure | Stop
 class TokenEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     """What one cycle did to one request.
 
-    `tokens`: newly emitted ids, an end-of-sequence token not among them. The rest is set when `finish` is: usage in
-    tokens, `cycles` and `emitted` by operating point (cycles run, tokens emitted), `shared` prompt tokens that were
-    computed before the request came, and `error` in words; of a refusal also `code` and `field` (`RequestRefused`).
-    `busy`: its share of the engine's time, in seconds by operating point and `prompt` (`meter`).
+    `tokens`: newly emitted ids, an end-of-sequence token not among them; `scores` theirs, where they were asked for.
+    `prompt_scores` come once, of all tokens of the prompt but its first.
+    The rest is set when `finish` is: usage in tokens, `cycles` and `emitted` by operating point (cycles run, tokens
+    emitted), `shared` prompt tokens that were computed before the request came, and `error` in words; of a refusal also
+    `code` and `field` (`RequestRefused`). `busy`: its share of the engine's time, in seconds by operating point and
+    `prompt` (`meter`).
     """
 
     request_id: str
@@ -149,6 +165,8 @@ class TokenEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     code: str = ""
     field: str | None = None
     busy: dict[str, float] = {}
+    scores: list[Score] = []
+    prompt_scores: list[Score] = []
 
 
 class PointStats(msgspec.Struct, frozen=True):

@@ -113,6 +113,19 @@ class Primitive:
 
         Returns the hidden states of the pieces' last tokens, `[b, hidden]`, for `logits`.
         """
+        hidden, last = self._causal(pieces, rows, lengths)
+        return hidden if last is None else hidden[self.tensor([last])[0]]
+
+    def advance_whole(self, pieces: Seq[Seq[int]], rows: Seq[int], lengths: Seq[int]) -> list[Tensor]:
+        """`advance`, with the states of all tokens of each piece, `[n, hidden]`."""
+        hidden, last = self._causal(pieces, rows, lengths)
+        if last is None:
+            return list(hidden[:, None])
+        return [hidden[end + 1 - len(piece) : end + 1] for piece, end in zip(pieces, last, strict=True)]
+
+    def _causal(self, pieces: Seq[Seq[int]], rows: Seq[int], lengths: Seq[int]) -> tuple[Tensor, list[int] | None]:
+        """Hidden states of all tokens `[any, hidden]`, and where each piece ends among them, None where each has one
+        token."""
         single = [i for i, piece in enumerate(pieces) if len(piece) == 1]
         members = [single, *([i] for i, piece in enumerate(pieces) if len(piece) > 1)]
         members = [part for part in members if part]
@@ -120,7 +133,7 @@ class Primitive:
         if self.graphs is not None and len(single) == len(pieces):
             hidden = self.graphs.hidden(self.tensor(pieces), windows[0], Attention.CAUSAL, drafting=False)
             if hidden is not None:
-                return hidden[:, 0]
+                return hidden[:, 0], None
         windows = [window.lay_out() for window in windows]
         widths = [len(m) * window.n for m, window in zip(members, windows, strict=True)]
         positions = _joined([window.positions.view(1, -1) for window in windows])
@@ -134,13 +147,13 @@ class Primitive:
         tokens = self.tensor([[token for m in members for i in m for token in pieces[i]]])
         hidden = self.network.hidden(tokens, positions, attend, max(window.reach for window in windows))[0]
         if len(single) == len(pieces):
-            return hidden
+            return hidden, None
         last, end = [0] * len(pieces), -1
         for m in members:
             for i in m:
                 end += len(pieces[i])
                 last[i] = end
-        return hidden[self.tensor([last])[0]]
+        return hidden, last
 
     def _attend_ragged(self, layer: int, q: Tensor, window: Window) -> Tensor:
         """q `[1, heads, b * n, head_dim]` -> the same shape; either b or n is 1."""

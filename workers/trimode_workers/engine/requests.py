@@ -14,7 +14,7 @@ from trimode_workers.engine.cache import KVCache
 from trimode_workers.engine.commit import commit
 from trimode_workers.engine.constrained_commit import ended
 from trimode_workers.engine.counters import Counters
-from trimode_workers.engine.messages import Finish, TokenEvent
+from trimode_workers.engine.messages import Finish, Score, TokenEvent
 from trimode_workers.engine.plan import Piece, left
 from trimode_workers.engine.sequence import Sequence
 from trimode_workers.engine.store import PageStore
@@ -81,7 +81,8 @@ class Requests:
         sequence.cycles[point] = sequence.cycles.get(point, 0) + 1
         sequence.emitted[point] = sequence.emitted.get(point, 0) + len(tokens)
         if finish is None:
-            return TokenEvent(sequence.request_id, tokens)
+            scores, prompt_scores = _scores(sequence, tokens), _prompt_scores(sequence)
+            return TokenEvent(sequence.request_id, tokens, scores=scores, prompt_scores=prompt_scores)
         return self.end(sequence, tokens, finish, sequence.grammar.failure if sequence.grammar else "")
 
     def end(self, sequence: Sequence, tokens: list[int], finish: Finish, error: str = "", code: str = "") -> TokenEvent:
@@ -96,9 +97,34 @@ class Requests:
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
         account = sequence.cycles, sequence.emitted, sequence.shared
-        return TokenEvent(sequence.request_id, tokens, finish, error, *account, code, busy=sequence.busy)
+        scores, prompt_scores = _scores(sequence, tokens), _prompt_scores(sequence)
+        return TokenEvent(
+            sequence.request_id,
+            tokens,
+            finish,
+            error,
+            *account,
+            code,
+            busy=sequence.busy,
+            scores=scores,
+            prompt_scores=prompt_scores,
+        )
 
     def keep(self, sequence: Sequence) -> None:
         """Copy its whole pages into the store, where they are enough to be worth it."""
         if sequence.cached >= WORTH_KEEPING:
             self.store.keep(sequence)
+
+
+def _scores(sequence: Sequence, tokens: Seq[int]) -> list[Score]:
+    """Those of the proposed tokens that are emitted."""
+    found, sequence.scores = sequence.scores[: len(tokens)], []
+    return found
+
+
+def _prompt_scores(sequence: Sequence) -> list[Score]:
+    """With the first event, whole; then none."""
+    if sequence.prompt_logprobs is None or sequence.unscored:
+        return []
+    found, sequence.prompt_logprobs, sequence.prompt_scores = sequence.prompt_scores, None, []
+    return found

@@ -16,7 +16,7 @@ from torch import Tensor
 from trimode_api.modes import OperatingPoint
 from trimode_api.prefix import Key
 from trimode_workers.engine.law import Law
-from trimode_workers.engine.messages import Adjustments, Sampling, Submit
+from trimode_workers.engine.messages import Adjustments, Sampling, Score, Submit
 from trimode_workers.grammar.matcher import Matcher
 
 
@@ -82,6 +82,12 @@ class Sequence:
     arrived: float = 0.0
     due: float = inf
     first_at: float = -1.0
+    logprobs: int | None = None
+    scores: list[Score] = field(default_factory=list)
+    """Of the tokens that the present cycle proposes."""
+    prompt_logprobs: int | None = None
+    prompt_scores: list[Score] = field(default_factory=list)
+    """Of the prompt's tokens from the second on, as far as it was computed for them."""
 
     @classmethod
     def of(
@@ -105,6 +111,8 @@ class Sequence:
             workload=request.workload,
             begin=prompt - request.emitted,
             adjustments=request.adjustments,
+            logprobs=request.logprobs,
+            prompt_logprobs=request.prompt_logprobs,
             kept_ends=frozenset(request.stop_ids) if request.keep_stop else frozenset(),
         )
 
@@ -117,6 +125,11 @@ class Sequence:
     def begun(self) -> bool:
         """Whether its client has a part of the answer already."""
         return len(self.tokens) > self.begin
+
+    @property
+    def unscored(self) -> bool:
+        """Whether its prompt has to be computed even where it is known: its logits are wanted."""
+        return self.prompt_logprobs is not None and len(self.prompt_scores) < self.begin - 1
 
     @property
     def urgency(self) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from trimode_api.modes import AR, Mode, OperatingPoint
 from trimode_workers.engine.modes import MODES
 from trimode_workers.engine.plan import Piece
 from trimode_workers.engine.primitive import Primitive
+from trimode_workers.engine.scores import note_prompt
 from trimode_workers.engine.sequence import Sequence
 
 _log = logging.getLogger(__name__)
@@ -55,9 +56,7 @@ class Shortage:
     def prefill(self, turn: Seq[Piece]) -> list[Sequence]:
         """Write the causal state of a piece of each prompt; those of which not even one token could be run. Others may
         have got less than their turn."""
-        pieces = [s.tokens[s.cached : s.cached + tokens] for s, _, tokens in turn]
-        rows, lengths = [s.row for s, _, _ in turn], [s.cached for s, _, _ in turn]
-        if self._runs(lambda: self._primitive.advance(pieces, rows, lengths), "prompts", [s for s, _, _ in turn]):
+        if self._runs(lambda: self._advance(turn), "prompts", [s for s, _, _ in turn]):
             for sequence, _, tokens in turn:
                 sequence.cached += tokens
             return []
@@ -66,6 +65,17 @@ class Shortage:
             return self.prefill(turn[:half]) + self.prefill(turn[half:])
         sequence, _, tokens = turn[0]
         return self.prefill([Piece(sequence, 0, tokens // 2)]) if tokens > 1 else [sequence]
+
+    def _advance(self, turn: Seq[Piece]) -> None:
+        pieces = [s.tokens[s.cached : s.cached + tokens] for s, _, tokens in turn]
+        rows, lengths = [s.row for s, _, _ in turn], [s.cached for s, _, _ in turn]
+        if not any(s.unscored for s, _, _ in turn):
+            self._primitive.advance(pieces, rows, lengths)
+            return
+        states = self._primitive.advance_whole(pieces, rows, lengths)
+        for (sequence, _, _), own in zip(turn, states, strict=True):
+            if sequence.unscored:
+                note_prompt(sequence, own, self._primitive.network)
 
     def _runs(self, work: Callable[[], object], what: str, members: Seq[Sequence]) -> bool:
         """Whether there is enough memory for it. What the attempt held is free again once this returns."""

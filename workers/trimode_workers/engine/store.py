@@ -31,6 +31,8 @@ class PageStore:
 
     def found(self, sequence: Sequence) -> int:
         """Pages that are here of what `sequence` has not cached, from the first page on that it has not whole."""
+        if sequence.unscored:
+            return 0
         first = at = sequence.cached // PAGE_TOKENS
         # Keys are made as they are asked for: of a prompt that nobody had before, one.
         while at < (len(sequence.tokens) - 1) // PAGE_TOKENS and _chain(sequence, at + 1)[at] in self.index:

@@ -104,8 +104,8 @@ def _check_mode(request: Submit, points: Points) -> OperatingPoint | None:
     if lossy(pin) and request.ordered:
         raise RequestRefused(
             "order_needed",
-            f"pinned to {pin}, which fills tokens out of order; a response_format, penalties, biases and min_tokens "
-            "need a lossless point",
+            f"pinned to {pin}, which fills tokens out of order; a response_format, penalties, biases, min_tokens "
+            "and logprobs need a lossless point",
             "trimode.mode",
         )
     return pin

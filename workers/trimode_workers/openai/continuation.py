@@ -81,4 +81,7 @@ def resumed_from(submit: Submit, emitted: list[int]) -> Submit:
     """`submit` with `emitted` after its prompt; `max_new_tokens` is what is left, 0 for an answer at its limit."""
     left = max(0, submit.max_new_tokens - len(emitted))
     tokens = [*submit.tokens, *emitted]
-    return msgspec.structs.replace(submit, tokens=tokens, max_new_tokens=left, emitted=len(emitted))
+    prompt_logprobs = None if emitted else submit.prompt_logprobs  # came with the first token
+    return msgspec.structs.replace(
+        submit, tokens=tokens, max_new_tokens=left, emitted=len(emitted), prompt_logprobs=prompt_logprobs
+    )

@@ -94,6 +94,8 @@ def prepare(
         adjustments=adjustments(request, offer.defaults, text),
         stop_ids=request.stop_token_ids or (),
         keep_stop=bool(request.include_stop_str_in_output),
+        logprobs=request.scores,
+        prompt_logprobs=request.prompt_scores,
     )
 
 
@@ -182,12 +184,14 @@ def _check_fields(request: GenerationRequest, offer: Capabilities, pin: Operatin
         message = f"min_tokens: must be at most max_tokens, which is {most}, got {least}"
         raise ApiError(400, message, code="invalid_value", param="min_tokens")
     stops = ("stop_token_ids",) if request.stop_token_ids else ()
-    for name in (*request.cutting, *request.adjusting, *stops):
+    ordered = (*request.adjusting, *(("logprobs",) if request.scores is not None else ()))
+    prompts = ("prompt_logprobs",) if request.prompt_scores is not None else ()
+    for name in (*request.cutting, *ordered, *stops, *prompts):
         if name in offer.refused:
             message = f"{name}: is not possible in this pool: {offer.refused[name]}"
             raise ApiError(400, message, code="not_supported", param=name)
-    if request.adjusting and pin is not None and pin.mode is Mode.DIFFUSION:
-        name = request.adjusting[0]
+    if ordered and pin is not None and pin.mode is Mode.DIFFUSION:
+        name = ordered[0]
         message = f"{name}: Diffusion fills tokens out of order and cannot obey it; pin another mode, or none"
         raise ApiError(400, message, code="invalid_value", param=name)
     for name in ("allowed_token_ids", "bad_words"):

@@ -8,24 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from functools import reduce
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
+
+from trimode_workers.openai.kind import Kind
+from trimode_workers.openai.logprobs import Logprobs, Scored
+
+__all__ = ["Answer", "Chunks", "Head", "Kind", "Outcome", "whole"]
 
 DONE = b"data: [DONE]\n\n"
 _MARK = "\u0000text\u0000"
 
 _encode = msgspec.json.encode
 Number = TypeVar("Number", int, float)
-
-
-class Kind(StrEnum):
-    """Which endpoint answers: the prefix of its ids."""
-
-    CHAT = "chatcmpl"
-    TEXT = "cmpl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +42,8 @@ class Outcome:
     """Text that only the end set free. It goes out together with the end: tokens alone do not say that it is shown."""
     busy: dict[str, float] = field(default_factory=dict)
     """Its share of the engine's time, in seconds by operating point and `prompt`; empty where the engine tells none."""
+    scored: tuple[Scored, ...] = ()
+    """Tokens that have not gone out, where their scores are wanted."""
 
     def plus(self, other: Outcome) -> Outcome:
         """The account of both, as choices of one answer."""
@@ -92,19 +91,33 @@ class Head:
     model: str
 
 
-def whole(head: Head, choices: Sequence[tuple[str, Outcome]]) -> bytes:
-    """The body of an answer that is not streamed; each choice is a text and how it ended."""
-    total = reduce(Outcome.plus, [outcome for _, outcome in choices])
+class Answer(NamedTuple):
+    """A choice that is not streamed: its text, its logprobs, how it ended, and vLLM's `prompt_logprobs`."""
+
+    text: str
+    logprobs: dict[str, Any] | None
+    outcome: Outcome
+    prompt: list[dict[str, Any] | None] | None = None
+
+
+def whole(head: Head, choices: Sequence[Answer]) -> bytes:
+    """The body of an answer that is not streamed."""
+    total = reduce(Outcome.plus, [choice.outcome for choice in choices])
     name = "chat.completion" if head.kind is Kind.CHAT else "text_completion"
-    shown = [_choice(head.kind, index, *choice) for index, choice in enumerate(choices)]
-    return _encode(_envelope(head, name) | {"choices": shown, "usage": total.usage(), "trimode": total.trimode()})
+    shown = [_choice(head.kind, index, choice) for index, choice in enumerate(choices)]
+    body = _envelope(head, name) | {"choices": shown, "usage": total.usage(), "trimode": total.trimode()}
+    if head.kind is Kind.CHAT and choices[0].prompt is not None:
+        body["prompt_logprobs"] = choices[0].prompt
+    return _encode(body)
 
 
-def _choice(kind: Kind, index: int, text: str, outcome: Outcome) -> dict[str, Any]:
-    choice: dict[str, Any] = {"index": index, "finish_reason": outcome.finish_reason, "logprobs": None}
+def _choice(kind: Kind, index: int, answer: Answer) -> dict[str, Any]:
+    reason = answer.outcome.finish_reason
+    choice: dict[str, Any] = {"index": index, "finish_reason": reason, "logprobs": answer.logprobs}
     if kind is Kind.CHAT:
-        return choice | {"message": {"role": "assistant", "content": text, "refusal": None}}
-    return choice | {"text": text}
+        return choice | {"message": {"role": "assistant", "content": answer.text, "refusal": None}}
+    prompt = {} if answer.prompt is None else {"prompt_logprobs": answer.prompt}
+    return choice | {"text": answer.text} | prompt
 
 
 def _sum(one: dict[str, Number], other: dict[str, Number]) -> dict[str, Number]:
@@ -115,8 +128,17 @@ class Chunks:
     """The events of one choice of a stream, as bytes ready to send. `one_of_many`: token ids, and the end, say whose
     they are, as events of several choices come in any order."""
 
-    def __init__(self, head: Head, *, usage_chunk: bool, index: int = 0, one_of_many: bool = False) -> None:
+    def __init__(
+        self,
+        head: Head,
+        *,
+        usage_chunk: bool,
+        index: int = 0,
+        one_of_many: bool = False,
+        logprobs: Logprobs | None = None,
+    ) -> None:
         self._head = head
+        self._logprobs = logprobs
         self._index = index
         self._one_of_many = one_of_many
         self._usage_chunk = usage_chunk
@@ -130,9 +152,13 @@ class Chunks:
         """Opens the stream: a chat's role; nothing for plain completions."""
         return self._chunk({"delta": {"role": "assistant", "content": ""}}, None) if self._chat else b""
 
-    def text(self, text: str, ids: Sequence[int]) -> bytes:
+    def text(self, text: str, ids: Sequence[int], scored: Sequence[Scored] = ()) -> bytes:
         """One chunk with new text. `ids`: the tokens that came since the last chunk, whole text or not; with all of
-        them another replica can go on where this one breaks off."""
+        them another replica can go on where this one breaks off. `scored`: the same with their scores, where they are
+        wanted."""
+        if self._logprobs is not None:
+            mark = {"ids": ids} | ({"choice": self._index} if self._one_of_many else {})
+            return self._chunk(self._delta(text), None, {"trimode": mark}, self._logprobs.of(scored))
         return self._before + _encode(text) + self._after + _encode(ids) + self._close
 
     def finish(self, outcome: Outcome) -> bytes:
@@ -162,8 +188,14 @@ class Chunks:
     def _delta(self, text: str) -> dict[str, Any]:
         return {"delta": {"content": text}} if self._chat else {"text": text}
 
-    def _chunk(self, part: dict[str, Any], finish: str | None, more: dict[str, Any] | None = None) -> bytes:
-        choice = {"index": self._index, **part, "logprobs": None, "finish_reason": finish}
+    def _chunk(
+        self,
+        part: dict[str, Any],
+        finish: str | None,
+        more: dict[str, Any] | None = None,
+        logprobs: dict[str, Any] | None = None,
+    ) -> bytes:
+        choice = {"index": self._index, **part, "logprobs": logprobs, "finish_reason": finish}
         usage = {"usage": None} if self._usage_chunk and more is None else {}
         return _event(_envelope(self._head, self._object) | {"choices": [choice]} | usage | (more or {}))
 

@@ -8,8 +8,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+from msgspec.structs import replace
+
 from trimode_api.errors import ApiError
-from trimode_workers.engine.messages import Finish, Submit, TokenEvent
+from trimode_workers.engine.messages import Finish, Score, Submit, TokenEvent
+from trimode_workers.openai.logprobs import Scored
 from trimode_workers.openai.render import Outcome
 from trimode_workers.process.handle import EngineHandle
 from trimode_workers.process.pending import EngineFailed
@@ -21,8 +24,8 @@ NOT_OFFERED = "mode_not_allowed"
 """The engine's code for a pinned point that its policy does not have."""
 
 
-Show = Callable[[str, Sequence[int]], None]
-"""(new text, the tokens that came since the last)."""
+Show = Callable[[str, Sequence[int], Sequence[Scored]], None]
+"""(new text, the tokens that came since the last, the same with their scores where these are wanted)."""
 Charge = Callable[[dict[str, float]], None]
 """Takes a share of the engine's time that no answer tells of."""
 
@@ -31,7 +34,8 @@ class Generation:
     """Runs one request. `begun` is done with the engine's first event, `done` with the outcome or an ApiError.
 
     Text that arrives before `listen` is kept for it. `emitted`: the last tokens of `request` are those of its answer
-    that the client has from another replica; their text is not shown again.
+    that the client has from another replica; their text is not shown again. `echo`: the prompt's text, which comes
+    before the answer's, with the prompt's scores.
     """
 
     def __init__(
@@ -41,7 +45,15 @@ class Generation:
         text: AnswerText,
         emitted: Sequence[int] = (),
         charge: Charge = lambda busy: None,
+        echo: str | None = None,
     ) -> None:
+        # An answer of no tokens runs one in vain: with it come the scores of the prompt.
+        self._wordless = request.max_new_tokens < 1 and request.prompt_logprobs is not None
+        if self._wordless:
+            request = replace(request, max_new_tokens=1)
+        self._echo = echo
+        self.prompt_scored: list[Scored] = []
+        """The prompt's tokens with their scores, where these are wanted."""
         self._engine = engine
         self._request = request
         self._text = text
@@ -51,7 +63,9 @@ class Generation:
         self._abandoned = False
         self._kept: list[str] = []
         self._kept_ids: list[int] = []
+        self._kept_scored: list[Scored] = []
         self._fresh: list[int] = []  # tokens whose text is not shown yet, or not whole
+        self._scored: list[Scored] = []  # of these
         self._show: Show = self._keep
         self._stopped = False
         self._ended = False  # not `done.done()`: cancelling a handler cancels the future it waits for
@@ -80,7 +94,12 @@ class Generation:
         kept, self._kept = "".join(self._kept), []
         self._show = show
         if kept:
-            show(kept, self._kept_ids)
+            show(kept, self._kept_ids, self._kept_scored)
+
+    @property
+    def tokens(self) -> list[int]:
+        """Of prompt and answer, as far as they were there when it began."""
+        return self._request.tokens
 
     @property
     def prompt_tokens(self) -> int:
@@ -92,10 +111,10 @@ class Generation:
         """Whether it has ended in an error."""
         return self.done.done() and not self.done.cancelled() and self.done.exception() is not None
 
-    async def whole(self) -> tuple[str, Outcome]:
-        """Wait for the end; all text that no listener took. ApiError where the engine refused or died."""
+    async def whole(self) -> tuple[str, list[Scored], Outcome]:
+        """Wait for the end; all text that no listener took, and scores. ApiError where the engine refused or died."""
         outcome = await self.done
-        return "".join(self._kept) + outcome.rest, outcome
+        return "".join(self._kept) + outcome.rest, [*self._kept_scored, *outcome.scored], outcome
 
     def abandon(self) -> None:
         """No answer, or none that is whole, tells of it: the engine frees the row before its next cycle, and what it
@@ -113,12 +132,19 @@ class Generation:
             if event.finish is not None and event.busy:
                 self._charge(event.busy)
             return
-        if event.tokens and not self._stopped:
+        if self._request.prompt_logprobs is not None and not self.prompt_scored:
+            self._take_prompt(event.prompt_scores)
+        if event.tokens and not self._stopped and not self._wordless:
+            before = self._text.tokens
             delta = self._text.feed(event.tokens)
             self._fresh += event.tokens
+            if event.scores:  # behind a stop string nothing counts
+                counted = self._text.tokens - before
+                self._scored += map(Scored, event.tokens[:counted], event.scores[:counted])
             if delta.text:
                 ids, self._fresh = self._fresh, []
-                self._show(delta.text, ids)
+                scored, self._scored = self._scored, []
+                self._show(self._echoed() + delta.text, ids, scored)
             if delta.stopped:
                 self._stopped = True
                 if event.finish is None:
@@ -137,18 +163,35 @@ class Generation:
             self.done.set_exception(self._error(event))
             self.done.exception()  # marks it as seen: the client may be gone before anybody awaits it
             return
-        rest = ""
+        rest = self._echoed()
         if not self._stopped:
             last = self._text.finish()
-            self._stopped, rest = last.stopped, last.text
+            self._stopped, rest = last.stopped, rest + last.text
+        if self._wordless:
+            finish = Finish.LENGTH
         reason = "length" if finish is Finish.LENGTH and not self._stopped else "stop"
         before, prompt = len(self._emitted), self.prompt_tokens
         account = event.cycles, event.emitted, before, min(event.shared, prompt)
-        self.done.set_result(Outcome(reason, prompt, self._text.tokens, *account, rest, event.busy))
+        self.done.set_result(
+            Outcome(reason, prompt, self._text.tokens, *account, rest, event.busy, tuple(self._scored))
+        )
 
-    def _keep(self, text: str, ids: Sequence[int]) -> None:
+    def _take_prompt(self, scores: Sequence[Score]) -> None:
+        """Its tokens with their scores: kept, and told before the answer's where the prompt is echoed."""
+        first, *others = self._request.tokens
+        self.prompt_scored = [Scored(first, None), *map(Scored, others, scores)]
+        if self._echo is not None and self._request.logprobs is not None:
+            self._scored = [*self.prompt_scored, *self._scored]
+
+    def _echoed(self) -> str:
+        """The prompt's text, once."""
+        echo, self._echo = self._echo or "", None
+        return echo
+
+    def _keep(self, text: str, ids: Sequence[int], scored: Sequence[Scored]) -> None:
         self._kept.append(text)
         self._kept_ids += ids
+        self._kept_scored += scored
 
     def _error(self, event: TokenEvent) -> ApiError:
         if self._engine.lost:

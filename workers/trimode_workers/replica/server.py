@@ -23,9 +23,10 @@ from trimode_api.openai import ChatRequest, CompletionRequest, GenerationRequest
 from trimode_api.stamp import LEFT_HEADER, RULES_HEADER, Stamp
 from trimode_api.wire import CONTINUE_PATH, REQUEST_ID_HEADER, TIER_HEADER
 from trimode_workers.openai.continuation import NOTHING, ResumePoint, parse_continuation, resumed_from, seed_of
+from trimode_workers.openai.logprobs import Logprobs
 from trimode_workers.openai.parse import parse
 from trimode_workers.openai.prepare import Capabilities, Identity, prepare_choices
-from trimode_workers.openai.render import Chunks, Head, Kind, Outcome, whole
+from trimode_workers.openai.render import Answer, Chunks, Head, Kind, Outcome, whole
 from trimode_workers.process.handle import EngineHandle
 from trimode_workers.replica.generation import Generation
 from trimode_workers.replica.stream import EventStream
@@ -106,12 +107,24 @@ class _Shell:
             await running[0].begun
             if wanted.stream and not running[0].failed:
                 usage = wanted.stream_options is not None and wanted.stream_options.include_usage
-                count = wanted.choices
-                chunks = [Chunks(head, usage_chunk=usage, index=k, one_of_many=count > 1) for k in range(count)]
-                streamed = [_Choice(generations[k], chunks[k], pasts[k].begun, prompts[k] > 0) for k in generations]
+                many = wanted.choices > 1
+                streamed = []
+                for k, generation in generations.items():
+                    echoed = bool(pasts[k].emitted) and wanted.echoed(0) is not None
+                    before = generation.tokens if echoed else pasts[k].emitted
+                    logprobs = None if wanted.scores is None else Logprobs(head.kind, self._host.text, before)
+                    chunks = Chunks(head, usage_chunk=usage, index=k, one_of_many=many, logprobs=logprobs)
+                    streamed.append(_Choice(generation, chunks, pasts[k].begun, prompts[k] > 0))
                 response, told = await _stream(request, streamed, _before(pasts, prompts))
                 return response
-            choices = [await _whole(generations[k], counted=prompts[k] > 0) for k in generations]
+            choices = []
+            for k, generation in generations.items():
+                text, scored, outcome = await generation.whole()
+                render = Logprobs(head.kind, self._host.text)
+                of_answer = None if wanted.scores is None else render.of(scored)
+                of_prompt = None if wanted.prompt_logprobs is None else render.prompt(generation.prompt_scored)
+                outcome = outcome if prompts[k] > 0 else outcome.without_prompt()
+                choices.append(Answer(text, of_answer, outcome, of_prompt))
             told = True
             return web.Response(body=whole(head, choices), content_type="application/json")
         finally:
@@ -149,8 +162,11 @@ class _Shell:
                     least=wanted.min_tokens or 0,
                     include=bool(wanted.include_stop_str_in_output),
                 )
+                echo = None if past.begun else wanted.echoed(index // (wanted.n or 1))
+                if isinstance(echo, tuple):
+                    echo = host.text.decode(echo)
                 resumed = resumed_from(each, past.emitted)
-                generations[index] = Generation(host.engine, resumed, answer, past.emitted, charge)
+                generations[index] = Generation(host.engine, resumed, answer, past.emitted, charge, echo)
                 generations[index].start()
         except ApiError:
             for generation in generations.values():
@@ -173,11 +189,6 @@ class _Choice:
 
 def _new_head(kind: Kind) -> Head:
     return Head(kind, f"{kind}-{secrets.token_hex(12)}", int(time.time()), "")
-
-
-async def _whole(generation: Generation, *, counted: bool) -> tuple[str, Outcome]:
-    text, outcome = await generation.whole()
-    return text, outcome if counted else outcome.without_prompt()
 
 
 def _before(pasts: Sequence[ResumePoint], prompts: Sequence[int]) -> Outcome | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from trimode_workers.openai.logprobs import Scored
 from trimode_workers.openai.render import Chunks, Outcome
 
 HOLD_ABOVE_BYTES = 256 * 1024
@@ -25,17 +26,19 @@ class EventStream:
         self._chunks = chunks
         self._held: list[str] = []
         self._held_ids: list[int] = []
+        self._held_scored: list[Scored] = []
         self._head = b"" if begun else chunks.first()
 
-    def text(self, text: str, ids: Sequence[int]) -> None:
+    def text(self, text: str, ids: Sequence[int], scored: Sequence[Scored] = ()) -> None:
         """Send new text with the tokens since the last, or keep it while the client is far behind."""
         if self._held or self._transport.get_write_buffer_size() > HOLD_ABOVE_BYTES:
             self._held.append(text)
             self._held_ids += ids
+            self._held_scored += scored
             if self._transport.get_write_buffer_size() > HOLD_ABOVE_BYTES:
                 return
-            text, ids = self._take_held()
-        self.write(self._chunks.text(text, ids))
+            text, ids, scored = self._take_held()
+        self.write(self._chunks.text(text, ids, scored))
 
     def write(self, event: bytes) -> None:
         """Send one event, after the stream's head where that is not out yet."""
@@ -47,12 +50,14 @@ class EventStream:
 
     def end(self, outcome: Outcome, total: Outcome | None) -> None:
         """Send what is held, and the end: of the stream with the account in `total`, None while other choices go on."""
-        text, ids = self._take_held()
+        text, ids, scored = self._take_held()
         text += outcome.rest
+        scored += outcome.scored
         end = self._chunks.finish(outcome) if total is None else self._chunks.last(outcome, total)
-        self.write((self._chunks.text(text, ids) if text else b"") + end)
+        self.write((self._chunks.text(text, ids, scored) if text or scored else b"") + end)
 
-    def _take_held(self) -> tuple[str, list[int]]:
+    def _take_held(self) -> tuple[str, list[int], list[Scored]]:
         text, self._held = "".join(self._held), []
         ids, self._held_ids = self._held_ids, []
-        return text, ids
+        scored, self._held_scored = self._held_scored, []
+        return text, ids, scored

@@ -69,7 +69,9 @@ UNKNOWN = ("allowed_token_ids", "bad_words")
 
 def refused(mode: Mode) -> dict[str, str]:
     """By field of a request, why a server in the mode cannot obey it."""
-    unknown = dict.fromkeys(UNKNOWN, "SGLang has no such field")
+    unknown = dict.fromkeys(UNKNOWN, "SGLang has no such field") | dict.fromkeys(
+        ("logprobs", "prompt_logprobs"), "SGLang's are not read"
+    )
     if mode is Mode.AR:
         return unknown
     # LinearSpec and FastDiffuser pick tokens without SGLang's sampler.

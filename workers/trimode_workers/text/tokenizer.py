@@ -22,6 +22,8 @@ _OPEN, _CLOSE = "\U000f0000", "\U000f0001"
 """Private characters around a number stand for what was typed; typed themselves, they are hidden likewise."""
 _MARK = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
 
+_BYTE = re.compile("<0x([0-9A-F]{2})>")
+
 Messages = Sequence[Mapping[str, Any]]
 
 
@@ -117,6 +119,23 @@ class TextModel:
     def spell(self, word: str) -> list[int]:
         """The ids of a piece of text by itself."""
         return self._ids(word, plain=True)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Their text, without special tokens."""
+        detokenizer = self.detokenizer()
+        return detokenizer.feed(tokens) + detokenizer.flush()
+
+    def piece(self, token: int) -> tuple[str, bytes]:
+        """One id by itself, as text and as bytes; special tokens by their names."""
+        if self._table is not None and token < len(self._table) and self._table[token]:
+            raw = self._table[token]
+            return raw.decode(errors="replace"), raw
+        name = self._tokenizer.id_to_token(token) or ""
+        if byte := _BYTE.fullmatch(name):
+            raw = bytes.fromhex(byte[1])
+            return raw.decode(errors="replace"), raw
+        text = name.replace("\u2581", " ")  # SentencePiece's space
+        return text, text.encode()
 
     def detokenizer(self) -> Detokenizer:
         if self._table is not None:

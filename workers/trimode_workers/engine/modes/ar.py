@@ -12,6 +12,7 @@ from trimode_workers.engine.constrained_commit import constrained
 from trimode_workers.engine.primitive import Primitive
 from trimode_workers.engine.processors import processed
 from trimode_workers.engine.sampling import Sampled, pick
+from trimode_workers.engine.scores import Scores
 from trimode_workers.engine.sequence import Sequence
 
 
@@ -21,6 +22,8 @@ def run(primitive: Primitive, sequences: Seq[Sequence], point: OperatingPoint) -
     hidden = primitive.advance(pieces, [s.row for s in sequences], [s.cached for s in sequences])
     for sequence in sequences:
         sequence.cached += sequence.missing
-    logits = processed(primitive.network.logits(hidden)[:, None], sequences)
+    logits = primitive.network.logits(hidden)[:, None]
+    scores = Scores.among(sequences, logits)
+    logits = processed(logits, sequences)
     tokens: list[list[int]] = pick(logits, Sampled.among(sequences, logits.device)).tolist()
-    return constrained(tokens, logits, sequences)
+    return constrained(tokens, logits, sequences, scores)

@@ -19,6 +19,7 @@ from trimode_workers.engine.modes.speculation import judge
 from trimode_workers.engine.primitive import Primitive
 from trimode_workers.engine.processors import processed
 from trimode_workers.engine.sampling import Purpose, Sampled, leading
+from trimode_workers.engine.scores import Scores
 from trimode_workers.engine.sequence import Draft, Sequence
 from trimode_workers.model.decoder import Network
 
@@ -42,7 +43,9 @@ def run(primitive: Primitive, sequences: Seq[Sequence], point: OperatingPoint) -
     window = primitive.window([s.row for s in sequences], [s.cached for s in sequences], n + 1)
     masks = heads.new_full((len(sequences), (n + 1) * size), blank)
     hidden = primitive.forward_groups(torch.cat((heads, masks), 1), window, size)
-    logits = processed(primitive.network.logits(hidden[:, : n + 1]), sequences, heads[:, 1:])
+    logits = primitive.network.logits(hidden[:, : n + 1])
+    scores = Scores.among(sequences, logits)
+    logits = processed(logits, sequences, heads[:, 1:])
     tokens = logits.argmax(-1)
     most = torch.tensor(lengths, device=heads.device)
     kept = torch.minimum(leading(tokens[:, :-1] == heads[:, 1:]), most)
@@ -60,7 +63,7 @@ def run(primitive: Primitive, sequences: Seq[Sequence], point: OperatingPoint) -
     for i, (sequence, row) in enumerate(zip(sequences, rows, strict=True)):
         at = len(sequence.tokens) + row[-1] + 1
         sequence.draft = Draft(at, row[n + 1 : -1] if i not in laws else [], laws.get(i))
-    return constrained([row[: row[-1] + 1] for row in rows], logits, sequences)
+    return constrained([row[: row[-1] + 1] for row in rows], logits, sequences, scores)
 
 
 def _valid(sequence: Sequence, most: int) -> Draft:

@@ -20,6 +20,7 @@ from trimode_workers.engine.law import Law, log_mass
 from trimode_workers.engine.primitive import Attention, Primitive, Window
 from trimode_workers.engine.processors import processed
 from trimode_workers.engine.sampling import Purpose, Sampled, accept, leading
+from trimode_workers.engine.scores import Scores
 from trimode_workers.engine.sequence import Sequence
 
 DRAFT_STEPS = 3
@@ -34,14 +35,16 @@ def run(primitive: Primitive, sequences: Seq[Sequence], point: OperatingPoint) -
     sampled = Sampled.among(sequences, block.device)
 
     q = _draft(primitive, block, window, sampled, point.threshold)
-    logits = processed(primitive.forward(block, window, Attention.CAUSAL), sequences, block[:, 1:])
+    logits = primitive.forward(block, window, Attention.CAUSAL)
+    scores = Scores.among(sequences, logits)
+    logits = processed(logits, sequences, block[:, 1:])
     tokens = logits.argmax(-1)
     kept = leading(tokens[:, :-1] == block[:, 1:])
     if sampled is not None and q is not None:
         judge(sampled, sampled.law(logits), q, block, tokens, kept)
     # One transfer to Python for the whole batch: the count rides in the last column.
     rows: list[list[int]] = torch.cat((tokens, kept[:, None]), 1).tolist()
-    return constrained([row[: row[-1] + 1] for row in rows], logits, sequences)
+    return constrained([row[: row[-1] + 1] for row in rows], logits, sequences, scores)
 
 
 def _draft(
