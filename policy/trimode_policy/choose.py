@@ -17,7 +17,7 @@ from math import exp, log, sqrt
 from trimode_api.modes import Mode, OperatingPoint
 from trimode_policy.curves import Curves, Estimate
 from trimode_policy.decisions import Batch, PointDecision, PointState, Reason, Switching
-from trimode_policy.probing import Probe, candidate, is_old, regret_seconds, stddev_between
+from trimode_policy.probing import Probe, candidate, is_old, is_repeat, regret_seconds, stddev_between
 from trimode_policy.speed import bucket_of
 from trimode_policy.values import value
 
@@ -142,7 +142,12 @@ def _compare(question: Question, here: Estimate, state: PointState) -> Outcome:
     if not certain and not switching.dry_run:
         target = candidate(here, question.estimates, margin, state.budget, now)
         if target is not None:
-            probe = Probe(target.point, question.curves.observed_cycles(target.point), is_old(here, target))
+            probe = Probe(
+                target.point,
+                question.curves.observed_cycles(target.point),
+                is_old(here, target),
+                repeat=is_repeat(target),
+            )
             return _probe(here, target, replace(state, probe=probe, probes=state.probes + 1))
     if not wins:
         return _keep(state, best, gain, batch)
@@ -216,7 +221,7 @@ def _probe(here: Estimate, target: Estimate, state: PointState) -> Outcome:
 
 def _goes_on(question: Question, here: Estimate, target: Estimate, probe: Probe, state: PointState) -> bool:
     """Whether the probe under way takes another cycle."""
-    margin, available = _margin(question, target, state), state.budget.available(question.now)
+    margin, available = _margin(question, target, state), state.budget.available(question.now, probe.repeat)
     return probe.goes_on(here, target, question.curves.observed_cycles(probe.point), available, margin)
 
 
@@ -226,7 +231,7 @@ def _end_probe(
     """The probe is over: pay for it by what it turned out to cost, not by what it was expected to."""
     observed = question.curves.observed_cycles(probe.point)
     cost = 0.0 if target is None else probe.cycles(observed) * regret_seconds(here, target)
-    paid = state.budget.pay(cost, question.now, inconclusive=observed == probe.seen_before)
+    paid = state.budget.pay(cost, question.now, observed == probe.seen_before, probe.repeat)
     return replace(state, probe=None, budget=paid)
 
 

@@ -32,9 +32,16 @@ MAX_BUDGET_S = 0.6
 """Seconds of regret that can be saved up: a minute's worth, and what a fresh engine starts with."""
 # A fresh engine spends it at once: it reaches 0.87 to 0.95 of the best in its first five seconds at batch 1
 # (tests/policy/test_closed_loop.py).
+REPEATS_SHARE = 0.5
+"""Share of the budget that may go to comparing again what was compared within `REVISIT_S`: the rest is saved for points
+that wait for a look."""
+# Without it two points that are about equal, compared again and again where cycles take tenths of a second, kept the
+# budget empty, and a third that was measured while the machine was many times slower stayed out of use for minutes.
 REVISIT_S = 60.0
 """Seconds without a mode after which it is probed again, even if it seems hopeless: what was learned of it may be out
 of date, and nothing else would ever show that."""
+OWN_REVISIT_S = 240.0
+"""The same for a point of the running mode: its yield is known from the others, only its speed may be out of date."""
 # Within about a third: a mode's own 60 s are too long for a point that is nearly as good as the running one.
 RIVAL, RIVAL_S = 0.35, 15.0
 """A point whose pace is within this (logarithm) of the running one's is compared side by side each so many seconds:
@@ -50,13 +57,15 @@ INCONCLUSIVE_PAUSE_S = 5.0
 class Probe:
     """A probe in progress: the point, its measured cycles at the start, and cycles asked for so far.
 
-    `revisit`: a first cycle that disappoints does not end it, because it checks what was measured long ago.
+    `revisit`: a first cycle that disappoints does not end it, because it checks what was measured long ago. `repeat`:
+    it compares again what was compared a short while ago.
     """
 
     point: OperatingPoint
     seen_before: int
     revisit: bool = False
     asked: int = 1
+    repeat: bool = False
 
     def cycles(self, observed: int) -> int:
         """Cycles it took so far: measured ones, or as many as were asked for if prefill hid them."""
@@ -88,25 +97,38 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class ProbeBudget:
-    """Seconds of regret that may be spent; `at`: when that was counted; `probed_at`: end of the last probe;
-    `inconclusive`: it measured nothing."""
+    """Seconds of regret that may be spent, `repeats` of them on repeated comparisons; `at`: when that was counted;
+    `probed_at`: end of the last probe; `inconclusive`: it measured nothing."""
 
     seconds: float = MAX_BUDGET_S
     at: float = 0.0
     probed_at: float = float("-inf")
     inconclusive: bool = False
+    repeats: float = REPEATS_SHARE * MAX_BUDGET_S
 
-    def available(self, now: float) -> float:
-        """What may be spent now; a clock that jumps fills it at most once."""
-        return min(MAX_BUDGET_S, self.seconds + BUDGET_SHARE * max(0.0, now - self.at))
+    def available(self, now: float, repeat: bool = False) -> float:
+        """What may be spent now, in all or on a repeated comparison; a clock that jumps fills it at most once."""
+        earned = BUDGET_SHARE * max(0.0, now - self.at)
+        seconds = min(MAX_BUDGET_S, self.seconds + earned)
+        if not repeat:
+            return seconds
+        return min(seconds, REPEATS_SHARE * MAX_BUDGET_S, self.repeats + REPEATS_SHARE * earned)
+
+    def affords(self, cost: float, now: float, repeat: bool = False) -> bool:
+        """Whether a probe of this cost fits into what is available; a full budget may be overdrawn."""
+        # Without the overdraft a machine whose cycles take seconds could never afford one probe.
+        available = self.available(now, repeat)
+        return cost <= available or available >= (REPEATS_SHARE if repeat else 1.0) * MAX_BUDGET_S
 
     def pause(self, now: float) -> ProbeBudget:
         """No busy time since `at`: nothing is earned for it."""
         return replace(self, at=now)
 
-    def pay(self, cost: float, now: float, inconclusive: bool) -> ProbeBudget:
+    def pay(self, cost: float, now: float, inconclusive: bool, repeat: bool = False) -> ProbeBudget:
         """After a probe that cost this much; the budget may go below zero and is then filled again first."""
-        return ProbeBudget(self.available(now) - cost, now, now, inconclusive)
+        earned = REPEATS_SHARE * BUDGET_SHARE * max(0.0, now - self.at)
+        repeats = min(REPEATS_SHARE * MAX_BUDGET_S, self.repeats + earned) - (cost if repeat else 0.0)
+        return ProbeBudget(self.available(now) - cost, now, now, inconclusive, repeats)
 
     def in_cooldown(self, now: float, new: bool) -> bool:
         """Whether it is too soon for another probe; of a point that is `new` here only after an inconclusive one."""
@@ -127,12 +149,6 @@ def regret_seconds(here: Estimate, other: Estimate) -> float:
     return 0.5 * (loss + sqrt(loss * loss + spread * spread))
 
 
-def affordable(available: float, cost: float) -> bool:
-    """Whether a probe of this cost fits into what is available; a full budget may be overdrawn."""
-    # Without the overdraft a machine whose cycles take seconds could never afford one probe.
-    return cost <= available or available >= MAX_BUDGET_S
-
-
 def advantage(here: Estimate, other: Estimate) -> tuple[float, float]:
     """How much better `other`'s pace is, as a logarithm, and the standard deviation of that."""
     return log(here.pace / other.pace), stddev_between(here, other)
@@ -148,6 +164,11 @@ def is_old(here: Estimate, other: Estimate) -> bool:
     return _due(here, other) or REVISIT_S <= other.idle_s < float("inf")
 
 
+def is_repeat(other: Estimate) -> bool:
+    """Whether a probe of `other` compares again what was compared a short while ago."""
+    return other.seen > 0 and other.idle_s < REVISIT_S
+
+
 def _due(here: Estimate, other: Estimate) -> bool:
     return RIVAL_S <= other.idle_s < float("inf") and log(here.pace / other.pace) > -RIVAL
 
@@ -158,31 +179,44 @@ def candidate(
     """The point most worth a probe, or None: the one with the best pace if it is as much better as it may well be.
 
     The running point must have been measured at this batch first, else there is nothing to compare with. A close
-    rival that was not run for `RIVAL_S` is probed in any case. Where there is none and no point may win, the best
-    of the other modes has its turn once it is `REVISIT_S` out of use.
+    rival that was not run for `RIVAL_S` is probed in any case. Where nothing may win but a rival that was compared a
+    short while ago, one that has been out of use for long goes first (`_turn`).
     """
     # The first cycle after a change of point pays for cold caches: against it alone every rival looks good.
     if here.seen < 2:
         return None
     best: Estimate | None = None
     best_better = margin
-    other_mode: Estimate | None = None
-    mode, young = here.point.mode, here.seen < HERE_CYCLES
+    known, young = list(known), here.seen < HERE_CYCLES
     in_cooldown, new_in_cooldown = budget.in_cooldown(now, new=False), budget.in_cooldown(now, new=True)
     for other in known:
         if other is here:
             continue
-        if other.point.mode is not mode and (other_mode is None or other.pace < other_mode.pace):
-            other_mode = other
         if (in_cooldown if other.seen else new_in_cooldown) or (young and here.variance > other.variance):
             continue
         better, stddev = advantage(here, other)
         better += (OPTIMISM_SIGMAS if other.seen else NEW_OPTIMISM_SIGMAS) * stddev
-        if (better > best_better or (best is None and _due(here, other))) and affordable(
-            budget.available(now), PROBE_CYCLES * regret_seconds(here, other)
-        ):
+        if (better > best_better or (best is None and _due(here, other))) and _affords(here, other, budget, now):
             best, best_better = other, max(better, margin)
-    if best is None and other_mode is not None and other_mode.idle_s >= REVISIT_S and not in_cooldown:
-        affords = affordable(budget.available(now), PROBE_CYCLES * regret_seconds(here, other_mode))
-        best = other_mode if affords else None
+    if (best is None or is_repeat(best)) and not in_cooldown:
+        waiting = _turn(here, known)
+        if waiting is not None and _affords(here, waiting, budget, now):
+            return waiting
     return best
+
+
+def _affords(here: Estimate, other: Estimate, budget: ProbeBudget, now: float) -> bool:
+    return budget.affords(PROBE_CYCLES * regret_seconds(here, other), now, is_repeat(other))
+
+
+def _turn(here: Estimate, known: Iterable[Estimate]) -> Estimate | None:
+    """Whose turn it is for a look even if it seems hopeless: the best of the other modes, where that has not run for
+    `REVISIT_S`, else the point of the running mode that has not for longest, from `OWN_REVISIT_S` on."""
+    others = [other for other in known if other is not here]
+    elsewhere = [other for other in others if other.point.mode is not here.point.mode]
+    best = min(elsewhere, key=lambda other: other.pace, default=None)
+    if best is not None and best.idle_s >= REVISIT_S:
+        return best
+    # One that never ran waits for the uncertainty of its prediction, which grows meanwhile.
+    idle = [o for o in others if o.point.mode is here.point.mode and OWN_REVISIT_S <= o.idle_s < float("inf")]
+    return max(idle, key=lambda other: other.idle_s, default=None)

@@ -122,3 +122,16 @@ def test_a_sudden_jump_of_load_is_followed_within_a_second(engine: Make) -> None
     assert run.state.point.mode is Mode.SELF_SPECULATION
     run.stage(64, 1.5)
     assert run.state.point == AR
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("slow", [5.0, 20.0])
+def test_two_equal_points_do_not_hide_a_third_that_has_become_fast(engine: Make, seed: int, slow: float) -> None:
+    """Cycles of half a second, which comparing two equals used to pay for with all of the budget."""
+    s8, s16 = speculation(8), speculation(16)
+    run = engine(seed=seed, points=(AR, s8, s16), wander=0.05)
+    run.slowdown.update({s8: 40.0, s16: 33.0, AR: 40.0 * slow})
+    run.stage(16, 60.0)
+    run.slowdown[AR] = 10.0
+    run.stage(16, 130.0)
+    assert run.state.point == AR
