@@ -39,6 +39,12 @@ class GenerationRequest(SamplingFields):
     trimode: TrimodeOptions | None = None
     quality: Quality | None = None
 
+    priority: int | None = Field(
+        default=None, ge=-(2**31), le=2**31 - 1, description="within a tier the lowest comes first, as in vLLM"
+    )
+    cache_salt: str | None = Field(
+        default=None, max_length=256, description="prompts are shared among requests of one salt only"
+    )
     prompt_logprobs: int | None = Field(default=None, ge=0, le=MAX_LOGPROBS)
     n: int | None = Field(default=None, ge=1, le=MAX_CHOICES, description="answers to one prompt")
 

@@ -41,7 +41,6 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "documents": ([],),
     "mm_processor_kwargs": ({},),
     "logits_processors": ([],),
-    "priority": (0,),
     "return_token_ids": (False,),
     "return_tokens_as_token_ids": (False,),
     "return_hidden_states": (False,),
@@ -62,6 +61,8 @@ IDLE: Mapping[str, tuple[Any, ...]] = {
     "stop_token_ids": ([],),
     "include_stop_str_in_output": (False,),
     "top_logprobs": (0,),
+    "priority": (0,),
+    "cache_salt": ("",),
 }
 """The same of fields that are obeyed at every other value. `top_k: -1`, `min_p: 0` and `repetition_penalty: 1` are not
 among them: a model's own defaults may be others."""

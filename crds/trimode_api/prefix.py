@@ -34,8 +34,13 @@ def prefix_keys(tokens: Sequence[int], most: int | None = None) -> list[Key]:
     return keys
 
 
-def extend(keys: list[Key], tokens: Sequence[int], count: int) -> None:
+def root_of(salt: str) -> Key:
+    """What the first page of a salted prompt follows: only prompts of the same salt have keys in common."""
+    return blake2b(salt.encode(), digest_size=16, person=b"salt").digest() if salt else ROOT
+
+
+def extend(keys: list[Key], tokens: Sequence[int], count: int, root: Key = ROOT) -> None:
     """Make `keys`, those of the first pages of `tokens`, the first `count`; `tokens` must have as many whole pages."""
     for page in range(len(keys), count):
         start = page * PAGE_TOKENS
-        keys.append(page_key(keys[-1] if keys else ROOT, tokens[start : start + PAGE_TOKENS]))
+        keys.append(page_key(keys[-1] if keys else root, tokens[start : start + PAGE_TOKENS]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimode_api.prefix import PAGE_TOKENS, extend, page_key, prefix_keys
+from trimode_api.prefix import PAGE_TOKENS, extend, page_key, prefix_keys, root_of
 
 tokens = st.lists(st.integers(0, 2**32 - 1), max_size=5 * PAGE_TOKENS)
 
@@ -26,6 +26,17 @@ def test_equal_keys_mean_equal_beginnings(one: list[int], other: list[int], alik
     for pages, (x, y) in enumerate(zip(a, b, strict=False), 1):
         assert (x == y) is (one[: pages * PAGE_TOKENS] == other[: pages * PAGE_TOKENS])
     assert prefix_keys(one, 2) == a[:2]
+
+
+def test_a_salt_makes_other_keys() -> None:
+    some = list(range(2 * PAGE_TOKENS))
+    by_salt = []
+    for salt in ("", "a", "b"):
+        keys: list[bytes] = []
+        extend(keys, some, 2, root_of(salt))
+        by_salt.append(keys)
+    assert by_salt[0] == prefix_keys(some)
+    assert len({key for keys in by_salt for key in keys}) == 6
 
 
 @given(tokens, st.integers(0, 5))

@@ -96,6 +96,17 @@ def test_of_many_that_begin_alike_the_first_one_computes(tools: Any, decoder: An
     assert [outcome.last[str(i)].shared for i in range(9)] == [0] + [whole] * 8
 
 
+def test_only_requests_of_one_salt_share(tools: Any, decoder: Any, reference: Any) -> None:
+    engine = tools.build_engine(decoder, points=["AR"], shared_tokens=1024)
+    found = []
+    for i, salt in enumerate(["", "a", "b", "a", "", "b"]):
+        request = Submit(str(i), SYSTEM, 5, salt=salt, ignore_eos=True)
+        outcome = run(tools, engine, request)
+        assert outcome.tokens[str(i)] == reference.answer(request)
+        found.append(outcome.last[str(i)].shared > 0)
+    assert found == [False, False, False, True, True, True]
+
+
 def test_equal_prompts_keep_their_seed(tools: Any, decoder: Any, reference: Any) -> None:
     """The last token is never copied: its logits are the answer's first."""
     for length in (PAGE_TOKENS, PAGE_TOKENS + 1, 4 * PAGE_TOKENS, 4 * PAGE_TOKENS + 1):

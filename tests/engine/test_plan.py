@@ -26,6 +26,16 @@ def sequence(arrival: int, tokens: int = 10, cached: int | None = None, row: int
     return made
 
 
+def test_priority_comes_before_a_clients_own_order_and_that_before_arrival() -> None:
+    wanted = [(5, 0, 9), (1, -3, 8), (1, 0, 2), (1, 0, 7), (1, 4, 1), (0, -9, 0)]
+    made = []
+    for priority, order, arrival in reversed(wanted):
+        request = Submit(str(arrival), [5], 50, priority=priority, order=order)
+        made.append(Sequence.of(request, None, arrival, 100, frozenset()))
+    found = sorted(made, key=lambda s: s.urgency)
+    assert [(s.priority, s.order, s.arrival) for s in found] == wanted
+
+
 def names(found: Any) -> list[str]:
     return [s.request_id for s in found]
 

@@ -147,6 +147,14 @@ def test_sglangs_names_are_taken(text: TextModel) -> None:
     assert one == ask(text, min_tokens=4, include_stop_str_in_output=True) != ask(text)
 
 
+def test_order_and_salt_reach_the_engine(text: TextModel) -> None:
+    submit = ask(text, priority=-3, cache_salt="tenant 7")
+    assert (submit.order, submit.salt) == (-3, "tenant 7")
+    assert ask(text, priority=0, cache_salt="") == ask(text)
+    assert refusal(text, priority=1.5).param == "priority"
+    assert refusal(text, replace(OFFER, refused=refused(Mode.AR)), cache_salt="x").param == "cache_salt"
+
+
 def test_answers_of_all_prompts_are_bounded_together() -> None:
     body = {"model": "m", "prompt": ["a"] * 100, "n": 11}
     with pytest.raises(ApiError, match="at most 1024 answers are allowed, got 100 prompts x n=11"):

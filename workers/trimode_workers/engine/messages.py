@@ -87,7 +87,9 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     `first_left_s` seconds left until the first token is due (infinite: no objective). `workload`: the kind of text, as
     the client names it. `stop_ids` end the answer like the model's own ends, also where those are ignored; with
     `keep_stop` they are emitted, being its last token. `logprobs`: tokens come with their scores, and those of so many
-    of the likeliest. `prompt_logprobs`: the same of the prompt's, with the first token of the answer.
+    of the likeliest. `prompt_logprobs`: the same of the prompt's, with the first token of the answer. Of
+    requests with one `priority` those of the lowest `order` come first. `salt`: state is shared with requests that have
+    the same one only.
     """
 
     request_id: str
@@ -109,6 +111,8 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     first_left_s: float = inf
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    order: int = 0
+    salt: str = ""
 
     @property
     def ordered(self) -> bool:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from trimode_api.modes import OperatingPoint
-from trimode_api.prefix import Key
+from trimode_api.prefix import ROOT, Key, root_of
 from trimode_workers.engine.law import Law
 from trimode_workers.engine.messages import Adjustments, Sampling, Score, Submit
 from trimode_workers.grammar.matcher import Matcher
@@ -82,6 +82,9 @@ class Sequence:
     arrived: float = 0.0
     due: float = inf
     first_at: float = -1.0
+    order: int = 0
+    root: Key = ROOT
+    """What its first page follows."""
     logprobs: int | None = None
     scores: list[Score] = field(default_factory=list)
     """Of the tokens that the present cycle proposes."""
@@ -111,6 +114,8 @@ class Sequence:
             workload=request.workload,
             begin=prompt - request.emitted,
             adjustments=request.adjustments,
+            order=request.order,
+            root=root_of(request.salt),
             logprobs=request.logprobs,
             prompt_logprobs=request.prompt_logprobs,
             kept_ends=frozenset(request.stop_ids) if request.keep_stop else frozenset(),
@@ -132,6 +137,6 @@ class Sequence:
         return self.prompt_logprobs is not None and len(self.prompt_scores) < self.begin - 1
 
     @property
-    def urgency(self) -> tuple[int, int]:
-        """Sorts the most urgent first: by priority, then by arrival."""
-        return (-self.priority, self.arrival)
+    def urgency(self) -> tuple[int, int, int]:
+        """Sorts the most urgent first: by priority, then by the client's own order, then by arrival."""
+        return (-self.priority, self.order, self.arrival)

@@ -73,5 +73,5 @@ def runs(numbers: list[int]) -> Iterator[tuple[int, int, int]]:
 
 def _chain(sequence: Sequence, pages: int) -> list[Key]:
     """The sequence's keys, at least of its first `pages` pages."""
-    extend(sequence.keys, sequence.tokens, pages)
+    extend(sequence.keys, sequence.tokens, pages, sequence.root)
     return sequence.keys

@@ -96,6 +96,8 @@ def prepare(
         keep_stop=bool(request.include_stop_str_in_output),
         logprobs=request.scores,
         prompt_logprobs=request.prompt_scores,
+        order=request.priority or 0,
+        salt=request.cache_salt or "",
     )
 
 
@@ -186,7 +188,8 @@ def _check_fields(request: GenerationRequest, offer: Capabilities, pin: Operatin
     stops = ("stop_token_ids",) if request.stop_token_ids else ()
     ordered = (*request.adjusting, *(("logprobs",) if request.scores is not None else ()))
     prompts = ("prompt_logprobs",) if request.prompt_scores is not None else ()
-    for name in (*request.cutting, *ordered, *stops, *prompts):
+    others = [name for name in ("priority", "cache_salt") if getattr(request, name) is not None]
+    for name in (*request.cutting, *ordered, *stops, *prompts, *others):
         if name in offer.refused:
             message = f"{name}: is not possible in this pool: {offer.refused[name]}"
             raise ApiError(400, message, code="not_supported", param=name)

@@ -72,6 +72,7 @@ def refused(mode: Mode) -> dict[str, str]:
     unknown = dict.fromkeys(UNKNOWN, "SGLang has no such field") | dict.fromkeys(
         ("logprobs", "prompt_logprobs"), "SGLang's are not read"
     )
+    unknown |= dict.fromkeys(("priority", "cache_salt"), "it is not passed on to SGLang")
     if mode is Mode.AR:
         return unknown
     # LinearSpec and FastDiffuser pick tokens without SGLang's sampler.
