@@ -8,7 +8,7 @@ FILE ?= examples/tiny.yaml
 MODEL ?= hf://nvidia/Nemotron-Labs-Diffusion-8B
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint bench bench-router crd chaos-test soak cluster-programs cluster-test cluster-test-real cluster-test-paper fault-test gpu-test gpu-bench gpu-first kind-test clean
+.PHONY: help up test lint clients-test bench bench-router crd chaos-test soak cluster-programs cluster-test cluster-test-real cluster-test-paper fault-test gpu-test gpu-bench gpu-first kind-test clean
 
 help: ## show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -58,6 +58,9 @@ cluster-test-paper:
 
 fault-test: cluster-programs ## what takes a cluster's parts away under load: leader, API server, etcd, KubeRay, kubelet, pods (16 minutes)
 	$(BIN)/python -m pytest -m faults -s tests/cluster/real
+
+clients-test: $(VENV)/.up ## other people's clients as they are on PyPI today, against the tiny model; writes docs/clients.*
+	$(BIN)/python -m trimode_lab.clients $(ARGS)
 
 gpu-test: $(VENV)/.dev ## the engine on an NVIDIA GPU; elsewhere it says what was not tried
 	$(BIN)/python -m pytest -m gpu tests/gpu

@@ -1,0 +1,1 @@
+"""Other people's clients, as they come from PyPI today, against a running endpoint."""
