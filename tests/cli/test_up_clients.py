@@ -243,11 +243,11 @@ def test_aiperf(served: Served, tmp_path: Path, endpoint: str) -> None:
 
 
 def test_guidellm(served: Served, tmp_path: Path) -> None:
-    target = ["--target", served.url, "--model", "tiny", "--processor", str(tiny_folder())]
-    load = ["--rate-type", "concurrent", "--rate", "2", "--max-requests", str(REQUESTS)]
-    data = ["--data", "prompt_tokens=40,output_tokens=16", "--output-path", str(tmp_path / "out.json")]
-    command = [program("guidellm"), "benchmark", *target, *load, *data, "--disable-progress"]
-    run(command, tmp_path, GUIDELLM__OPENAI__API_KEY=served.key)
+    target = f"kind=openai_http,target={served.url},model=tiny,api_key={served.key}"
+    load = ["--profile", "kind=concurrent,streams=2", "--constraint", f"kind=max_requests,count={REQUESTS}"]
+    data = ["--data", "kind=synthetic_text,prompt_tokens=40,output_tokens=16"]
+    own = ["--tokenizer", f"kind=hf_auto,model={tiny_folder()}", "--output", f"kind=json,path={tmp_path / 'out.json'}"]
+    run([program("guidellm"), "run", "--backend", target, *load, *data, *own, "--disable-progress"], tmp_path)
     (benchmark,) = json.loads((tmp_path / "out.json").read_text())["benchmarks"]
-    totals = benchmark["run_stats"]["requests_made"]
+    totals = benchmark["metrics"]["request_totals"]
     assert (totals["successful"], totals["errored"]) == (REQUESTS, 0)
