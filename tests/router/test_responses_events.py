@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai.types.responses import Response
 
@@ -160,6 +161,38 @@ def test_the_account_of_trimode_is_told_and_token_ids_are_not() -> None:
     assert translation.response()["trimode"] == account
 
 
+SHAPES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-9, 9), st.text("a", max_size=3)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(
+            st.sampled_from(
+                ["choices", "delta", "content", "tool_calls", "function", "arguments", "index", "logprobs", "usage",
+                 "finish_reason", "prompt_tokens_details", "id", "created", "error", "trimode", "name"]
+            ),
+            inner,
+            max_size=5,
+        ),
+    ),
+    max_leaves=30,
+)  # fmt: skip
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["choice", "chunk"]), SHAPES), max_size=3))
+def test_whatever_a_server_sends_can_be_ended(sent: list[tuple[str, Any]]) -> None:
+    """As `ResponsesReply` does it: what has no proper shape is an AttributeError or a TypeError, and nothing else."""
+    translation = begun()
+    translation.take(TEXT[1])
+    for kind, value in sent:
+        try:
+            translation.take({"choices": [value]} if kind == "choice" else value)
+        except (AttributeError, TypeError):
+            translation.problem = "no chunk"
+    assert translation.end()[-1]["type"] in ("response.completed", "response.incomplete", "response.failed")
+    msgspec.json.encode(translation.response())
+
+
 WORDS = st.text('ab{}"\\é', min_size=1, max_size=5)
 DELTAS = st.one_of(
     WORDS.map(lambda text: {"content": text}),
@@ -168,6 +201,7 @@ DELTAS = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(DELTAS, max_size=12), st.sampled_from(["stop", "length", None]))
 def test_deltas_add_up_to_what_is_done(deltas: list[dict[str, Any]], finish: str | None) -> None:
     """Of every item: its deltas joined are its text at the end, and nothing is told of it before it was added."""
@@ -187,6 +221,7 @@ def test_deltas_add_up_to_what_is_done(deltas: list[dict[str, Any]], finish: str
     Response.model_validate(translation.response())
 
 
+@settings(deadline=None)
 @given(st.lists(DELTAS, min_size=1, max_size=6))
 def test_a_whole_completion_says_what_its_stream_would(deltas: list[dict[str, Any]]) -> None:
     message: dict[str, Any] = {"role": "assistant", "content": None, "tool_calls": []}

@@ -58,7 +58,7 @@ def tried(client: Client, python: Path, endpoint: dict[str, str], folder: Path) 
         timeout=_RUN_TIMEOUT_S,
         check=False,
     )
-    found = [Check(**json.loads(line[1:])) for line in done.stdout.splitlines() if line.startswith("\x1e")]
+    found = [Check(**json.loads(line[1:])) for line in done.stdout.split("\n") if line.startswith("\x1e")]
     if done.returncode or not found:
         last = (done.stderr.strip() or "it said nothing").splitlines()[-1]
         found.append(Check("the script itself", False, last))

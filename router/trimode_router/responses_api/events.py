@@ -58,7 +58,7 @@ class Translation:
     problem: str = ""
     """Why the chat failed, where it did."""
     ended: bool = False
-    _usage: Mapping[str, Any] | None = None
+    _usage: dict[str, Any] | None = None
     _account: Any = None
     _output: list[dict[str, Any]] = field(default_factory=list)
     _text: _Open | None = None
@@ -66,13 +66,17 @@ class Translation:
     _serial: int = -1
 
     def take(self, chunk: Mapping[str, Any]) -> list[Event]:
-        """The events that a chunk of the chat gives. Its error is kept for the end."""
+        """The events that a chunk of the chat gives. Its error is kept for the end.
+
+        Raises AttributeError or TypeError where a server's chunk has another shape than OpenAI's; what was taken until
+        then can still be ended.
+        """
         error = chunk.get("error")
         if error:
             self.problem = str(error.get("message", error) if isinstance(error, dict) else error)
             return []
         events = self._begin(chunk) if not self.begun else []
-        self._usage = chunk.get("usage") or self._usage
+        self._usage = _usage(chunk["usage"]) if chunk.get("usage") else self._usage
         account = chunk.get("trimode")
         if isinstance(account, dict) and "ids" not in account:
             self._account = account
@@ -87,7 +91,7 @@ class Translation:
                     events += self._say(kind, text, logprobs if kind is _TEXT else [])
             for call in delta.get("tool_calls") or ():
                 events += self._call(call)
-            self.finish = choice.get("finish_reason") or self.finish
+            self.finish = str(choice.get("finish_reason") or self.finish)
         return events
 
     def end(self) -> list[Event]:
@@ -130,7 +134,7 @@ class Translation:
             "previous_response_id": None,
             "store": False,
             **self.said_back,
-            "usage": None if self._usage is None else _usage(self._usage),
+            "usage": self._usage,
             **({} if self._account is None else {"trimode": self._account}),
         }
 
@@ -203,7 +207,7 @@ class Translation:
             self._calls[index] = opened
             events.append(added)
         piece = function.get("arguments")
-        if piece:
+        if isinstance(piece, str) and piece:
             opened.pieces.append(piece)
             place = {"item_id": opened.item["id"], "output_index": opened.index}
             events.append(self._event("response.function_call_arguments.delta", **place, delta=piece))
