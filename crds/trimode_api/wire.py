@@ -230,6 +230,11 @@ class RouterConfig(WireModel):
     )
     static_max_running: int = Field(default=256, ge=1, description="requests sent to one of them at a time")
     keys_file: str = Field(default="", description="API keys and tenants; empty: no keys are needed")
+    peers: tuple[str, ...] = Field(
+        default=(),
+        description="URLs of internal ports of this router's copies, which share tenants' budgets; a host may have "
+        "several addresses, and this router may be among them",
+    )
     forward_client_keys: bool = Field(
         default=False, description="servers without a key of their own are sent the client's, also one of keys_file"
     )

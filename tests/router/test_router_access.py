@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from trimode_api.fleet import FleetView
 from trimode_api.wire import FLEET_PATH, RouterConfig
 from trimode_lab.doubles.replica.replica import FakeReplica
-from trimode_router.access.access import Access, AccessError, Budget, KeyFile, new_key, read
+from trimode_router.access.access import Access, AccessError, KeyFile, new_key, read
+from trimode_router.access.budget import Budget
 from trimode_router.access.certificate import Certificate, CertificateError
 from trimode_router.access.certificate import read as read_certificate
 from trimode_router.edge.server import Router

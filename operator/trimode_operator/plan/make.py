@@ -82,7 +82,7 @@ def make_plan(
     names = Names(owner.name, owner.namespace, settings.cluster_domain)
     inputs = Inputs(deployment, owner, names, settings, capabilities, observed)
     policy = policy_of(deployment, owner.generation)
-    config = router_config(deployment, policy)
+    config = router_config(deployment, names, policy)
     children: list[Manifest] = [
         service_account(owner, names),
         secret(owner, names, observed.token),

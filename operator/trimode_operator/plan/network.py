@@ -15,7 +15,7 @@ from trimode_operator.plan.settings import PeerSelector, Settings
 
 
 def network_policies(owner: Owner, names: Names, settings: Settings) -> tuple[Manifest, ...]:
-    """Only routers reach replicas; only replicas, Ray's head and the operator reach the routers' internal port.
+    """Only routers reach replicas; only replicas, Ray's head, routers and the operator reach routers' internal port.
 
     Ray's pods reach one another, and KubeRay's operator reaches them. Clients reach the routers' public port.
     """
@@ -34,7 +34,7 @@ def network_policies(owner: Owner, names: Names, settings: Settings) -> tuple[Ma
             "router",
             [
                 {"ports": [{"protocol": "TCP", "port": PUBLIC_PORT}]},
-                {"ports": [{"protocol": "TCP", "port": INTERNAL_PORT}], "from": [worker, head, operator]},
+                {"ports": [{"protocol": "TCP", "port": INTERNAL_PORT}], "from": [worker, head, router, operator]},
             ],
         ),
     )

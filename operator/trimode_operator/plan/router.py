@@ -67,7 +67,7 @@ def user_secrets(router: Router) -> tuple[UserSecret, ...]:
     return tuple(named)
 
 
-def router_config(deployment: NemotronDeployment, policy: PolicyConfig) -> RouterConfig:
+def router_config(deployment: NemotronDeployment, names: Names, policy: PolicyConfig) -> RouterConfig:
     """What a router is started with. It binds all addresses of its pod; one process, as more of them are more pods."""
     pools = () if deployment.spec.suspend else deployment.spec.pools
     router = deployment.spec.router
@@ -79,6 +79,7 @@ def router_config(deployment: NemotronDeployment, policy: PolicyConfig) -> Route
         internal_host="0.0.0.0",
         internal_port=INTERNAL_PORT,
         keys_file=f"{KEYS_FOLDER}/{KEYS_KEY}" if router.auth is not None else "",
+        peers=(names.reports_url,) if router.auth is not None else (),
         tls_certificate=f"{TLS_FOLDER}/tls.crt" if router.tls is not None else "",
         tls_key=f"{TLS_FOLDER}/tls.key" if router.tls is not None else "",
         **router.edge(),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 import re
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from math import ceil
@@ -20,18 +21,18 @@ from pydantic import ConfigDict, Field, ValidationError, field_validator, model_
 
 from trimode_api.errors import ApiError, problems_of
 from trimode_api.wire import WireModel
+from trimode_router.access.budget import Budget, Counts, of_tenant
 from trimode_router.access.reload import Stamp, stamp
 
 _BEARER = b"bearer "
 _PREFIX = "tm-"
 _SHORT = 8
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_BURST_SECONDS = 60.0
-"""A budget not used for this long is there at once, no more."""
 
 
 class TenantEntry(WireModel):
-    """One tenant. Budgets are per minute and router process; 0 is no limit. No `tiers` means all of them."""
+    """One tenant. Budgets are per minute, of all copies of the router together; 0 is no limit. No `tiers` means all of
+    them."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -89,29 +90,6 @@ class AccessError(Exception):
     """The key file can not be used; the message is one line for a person."""
 
 
-class Budget:
-    """Units per minute that flow in steadily; spending may go into debt, asking then waits for it to be paid."""
-
-    __slots__ = ("_at", "_level", "_rate")
-
-    def __init__(self, per_minute: int, now: float) -> None:
-        self._rate = per_minute / 60
-        self._level = self._rate * _BURST_SECONDS
-        self._at = now
-
-    def wait(self, now: float) -> float:
-        """Seconds until something may be spent; 0 for now."""
-        if not self._rate:
-            return 0.0
-        self._level = min(self._rate * _BURST_SECONDS, self._level + (now - self._at) * self._rate)
-        self._at = now
-        # A millionth of slack: rounding must not refuse what was saved to the last unit.
-        return 0.0 if self._level >= 1 - 1e-6 else (1 - self._level) / self._rate
-
-    def spend(self, units: float) -> None:
-        self._level -= units
-
-
 @dataclass(slots=True)
 class Tenant:
     """A tenant at work. A change of the file keeps what is left of budgets that it does not change."""
@@ -123,6 +101,10 @@ class Tenant:
     @property
     def name(self) -> str:
         return self.entry.name
+
+    @property
+    def limited(self) -> bool:
+        return self.requests.limited or self.tokens.limited
 
     def tier(self, asked: str | None) -> str | None:
         """The tier to use, None for the policy's default. ApiError 403 where it is not for this tenant."""
@@ -165,6 +147,7 @@ class Access:
         self._stamp: Stamp = None
         self._tenants: dict[str, Tenant] = {}
         self._keys: dict[bytes, tuple[bytes, Tenant]] = {}
+        self._name = secrets.token_hex(8)
         self.usable = file is None
         self.problem = ""
         self.refresh(now)
@@ -189,6 +172,26 @@ class Access:
         if tenant is None:
             raise ApiError(401, "the API key is not known", code="invalid_api_key")
         return tenant
+
+    @property
+    def limited(self) -> bool:
+        """Whether some tenant has a budget."""
+        return any(tenant.limited for tenant in self._tenants.values())
+
+    def counts(self, now: float) -> Counts:
+        """What other copies of the router must know of this one: of budgets from which something was spent here."""
+        spenders = [t for t in self._tenants.values() if t.limited and (t.requests.spent or t.tokens.spent)]
+        return Counts(self._name, {t.name: (t.requests.told(now), t.tokens.told(now)) for t in spenders})
+
+    def hear(self, heard: Sequence[Counts], silent: int, now: float) -> None:
+        """Take in what other copies of the router say, and how many say nothing but may be there."""
+        others = [counts for counts in heard if counts.name != self._name]
+        copies = 1 + len(others) + silent
+        for tenant in self._tenants.values():
+            if tenant.limited:
+                requests, tokens = of_tenant(others, tenant.name)
+                tenant.requests.hear(requests, copies, now)
+                tenant.tokens.hear(tokens, copies, now)
 
     def refresh(self, now: float) -> None:
         """Read the file again where it has changed; a bad one changes nothing, and is logged once."""

@@ -23,6 +23,8 @@ from trimode_api.wire import (
     ReplicaReport,
     WireModel,
 )
+from trimode_router.access.access import Access
+from trimode_router.edge.peers import BUDGETS_PATH
 from trimode_router.edge.siblings import SHARE_PATH, SIBLINGS_PATH, Siblings
 from trimode_router.edge.view import Viewer
 from trimode_router.fleet.fleet import Fleet, FleetError
@@ -58,6 +60,7 @@ class Internal:
     reported: Callable[[], None]
     metrics: Metrics
     siblings: Siblings
+    access: Access
 
     def app(self) -> web.Application:
         # aiohttp takes several times the CPU of the public edge, which does not matter at five reports a second per
@@ -70,6 +73,7 @@ class Internal:
         app.router.add_get(HEALTH_PATH, self._healthz)
         app.router.add_get(SHARE_PATH, self._share)
         app.router.add_put(SIBLINGS_PATH, self._siblings)
+        app.router.add_get(BUDGETS_PATH, self._budgets)
         return app
 
     @property
@@ -123,6 +127,10 @@ class Internal:
     async def _siblings(self, request: web.Request) -> web.Response:
         self.siblings.urls = Introduction.from_wire(await request.read()).urls
         return _json({"urls": self.siblings.urls})
+
+    async def _budgets(self, request: web.Request) -> web.Response:
+        body = msgspec.json.encode(self.access.counts(self.now()))
+        return web.Response(body=body, content_type="application/json")
 
     async def _drain(self, request: web.Request) -> web.Response:
         order = DrainOrder.from_wire(await request.read())

@@ -1,8 +1,8 @@
 """Several routers on one port: the kernel shares connections out among them (SO_REUSEPORT).
 
 The parent of such processes. They share nothing: replicas report to each (`internalUrls` in the line that the parent
-prints), and policies go to each. Budgets, queues and counters are of each process; the one that answers `/metrics` asks
-the others, whose addresses it has from the parent.
+prints), and policies go to each. Queues and counters are of each process; the one that answers `/metrics` asks
+the others, whose addresses it has from the parent. Budgets are of all of them together (`access.budget`).
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from trimode_router.dispatch.connections import ReplicaKey
 from trimode_router.dispatch.dispatcher import Dispatcher
 from trimode_router.edge.internal import Internal
 from trimode_router.edge.origins import Hosts, Origins
+from trimode_router.edge.peers import Peers
 from trimode_router.edge.routes import Routes
 from trimode_router.edge.siblings import Siblings
 from trimode_router.edge.view import Viewer
@@ -90,6 +91,7 @@ class Router:
         self.viewer = Viewer(config.name, self.fleet, self.dispatcher, self.accounting, now, wall)
         self.viewer.watched = (self.access, *(() if self.certificate is None else (self.certificate,)))
         siblings = Siblings(token)
+        self._peers = Peers(self.access, siblings, config.peers, token, now)
         surface = Routes(
             self.fleet, self.dispatcher, self.viewer, self.metrics, self.access, self._traces, int(wall()),
             accounting=self.accounting,
@@ -108,7 +110,7 @@ class Router:
             closed=self._connections.discard,
         )
         self._internal = Internal(
-            self.fleet, self.viewer, token, now, wall, self.dispatcher.drain_queue, self.metrics, siblings
+            self.fleet, self.viewer, token, now, wall, self.dispatcher.drain_queue, self.metrics, siblings, self.access
         )
         self._prober = Prober(
             config.static_replicas, self.fleet, config.static_max_running, key, now, wall, self.dispatcher.drain_queue
@@ -140,6 +142,7 @@ class Router:
         self.internal_url = reachable_url("http", self._config.internal_host, self._runner.addresses[0][1])
         self.address = bound_address(self._config.host, self.url)
         self.internal_address = bound_address(self._config.internal_host, self.internal_url)
+        await self._peers.start()
         await self._prober.start()
         await self._traces.start()
         self._tick_in(TICK_SECONDS)
@@ -158,6 +161,7 @@ class Router:
         except TimeoutError:
             finished = False
         self._ticker.cancel()
+        await self._peers.stop()
         await self._prober.stop()
         await self.dispatcher.close()
         await self._traces.stop()

@@ -1,0 +1,100 @@
+"""The other copies of this router: what tenants have spent at them.
+
+Copies on one machine know of one another by their parent (`Siblings`), on a cluster by the name of the headless
+Service, which has an address for each of them, this one's own among them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Sequence
+from urllib.parse import urlsplit
+
+import aiohttp
+import msgspec
+
+from trimode_router.access.access import Access
+from trimode_router.access.budget import HEARD_EVERY_S, Counts
+from trimode_router.edge.siblings import Siblings, bearer
+
+BUDGETS_PATH = "/internal/v1/budgets"
+LOOKUP_S = 3.0
+"""Copies come and go: their name is looked up this often, in seconds."""
+_TIMEOUT_S = 1.0
+_FEW = 8
+"""Up to so many copies each asks every other one each time; of more, each asks the less often."""
+_COUNTS = msgspec.json.Decoder(Counts)
+
+
+class Peers:
+    """Asks the copies for their counts for as long as it runs, where some tenant has a budget. `names`: URLs whose
+    host may have several addresses. `now` in seconds of the router's clock."""
+
+    def __init__(
+        self, access: Access, siblings: Siblings, names: Sequence[str], token: str, now: Callable[[], float]
+    ) -> None:
+        self._access, self._siblings, self._names, self._now = access, siblings, names, now
+        self._headers = bearer(token)
+        self._found: dict[str, list[str]] = {}
+        self._looked_up = float("-inf")
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """The first round is over when this returns: a copy that is new must know what the others have spent."""
+        timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
+        self._session = aiohttp.ClientSession(headers=self._headers, timeout=timeout)
+        await self._round()
+        self._task = asyncio.create_task(self._forever())
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            await self._session.close()
+
+    async def _forever(self) -> None:
+        while True:
+            await asyncio.sleep(HEARD_EVERY_S * max(1, len(self._urls()) / _FEW))
+            await self._round()
+
+    async def _round(self) -> None:
+        if not self._access.limited:
+            return
+        if self._names and self._now() - self._looked_up >= LOOKUP_S:
+            self._looked_up = self._now()
+            for name in self._names:
+                self._found[name] = await _addresses(name) or self._found.get(name, [])
+        urls = self._urls()
+        answers = await asyncio.gather(*map(self._ask, urls))
+        heard = [answer for answer in answers if isinstance(answer, Counts)]
+        silent = answers.count(True)
+        # Where all are silent it is this copy that is cut off: it goes on with its part.
+        if heard or not silent:
+            self._access.hear(heard, silent, self._now())
+
+    def _urls(self) -> list[str]:
+        found = (url for urls in self._found.values() for url in urls)
+        return list(dict.fromkeys([*self._siblings.urls, *found]))
+
+    async def _ask(self, url: str) -> Counts | bool:
+        """What the copy says; True where it may be there and says nothing, False where there is none."""
+        try:
+            async with self._session.get(url + BUDGETS_PATH, raise_for_status=True) as response:
+                return _COUNTS.decode(await response.read())
+        except aiohttp.ClientConnectorError:
+            return False
+        except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError):
+            return True
+
+
+async def _addresses(name: str) -> list[str]:
+    """URLs of all addresses of the URL's host, of one family, as a copy that has both is not two; none where the name
+    is unknown for now."""
+    parts = urlsplit(name)
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(parts.hostname, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return []
+    hosts = [str(address[0]) for family, _, _, _, address in found if family == found[0][0]]
+    return [f"http://[{host}]:{parts.port}" if ":" in host else f"http://{host}:{parts.port}" for host in hosts]
