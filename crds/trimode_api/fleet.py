@@ -51,6 +51,7 @@ class ReplicaState(WireModel):
     prompt_tokens_shared: int = 0
     stored_pages: int = 0
     store_pages: int = 0
+    prompt_tokens_per_second: float = 0.0
     shortages: int = 0
     busy_seconds: float = 0.0
     start_seconds: float = 0.0

@@ -4,8 +4,8 @@ Belongs here: the slow decision of the fleet. Traffic moves between pools at onc
 
 A split of the replicas is judged by the mean pace its users get where `route` spreads the requests evenly, for the
 calm and for the busy part of the last minute. A move is made where the new split promises
-a clear gain in both, where the gain over `horizon_s` outweighs what is lost while the replica is away, and where the
-rest could carry the load meanwhile.
+a clear gain in both, where the gain over `horizon_s` outweighs what is lost while the replica is away and the prompts
+that are computed again because of it, and where the rest could carry the load meanwhile.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ class PoolView:
 
     `pace(batch)`: predicted seconds per token of one user at that many requests per replica, None where it cannot be
     predicted. `least`: replicas it must keep. `most`: replicas it may have, None for any number. `capacity`: most
-    requests per replica.
+    requests per replica. `kept_s`: seconds it took to compute the prompts that one of its replicas keeps for those that
+    go on from there, and that others compute again once it is gone.
     """
 
     name: str
@@ -31,6 +32,7 @@ class PoolView:
     capacity: int
     least: int = 1
     most: int | None = None
+    kept_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +167,11 @@ def _checked(question: _Question, option: _Option) -> MoveDecision:
     # While it is away (minutes: it drains, and a server starts) the fleet is smaller. That loss is certain, the gain
     # lasts only as long as the load does; hence a horizon instead of a comparison of the two splits alone.
     loss = max(0.0, -min(_gains(question.paces, away)))
-    if gain * moves.horizon_s <= loss * moves.switch_s:
+    # One replica's seconds, so that much less of the fleet's. All of them: how many conversations go on is not known.
+    again_s = option.source.kept_s / sum(pool.replicas for pool in pools)
+    if gain * moves.horizon_s <= loss * moves.switch_s + again_s:
         detail = f"{gain:.1%} for {moves.horizon_s:g} s does not outweigh {loss:.1%} for {moves.switch_s:g} s"
+        detail += f" and {option.source.kept_s:.0f} s of prompts computed again" if option.source.kept_s else ""
         return _stay(MoveReason.NOT_WORTH_IT, detail)
     detail = (
         f"{source} -> {target}: tokens come {gain:.0%} faster at {demand.calm:.0f} to {demand.busy:.0f} "

@@ -73,7 +73,7 @@ class Split:
 class SharedPool:
     """One pool that takes part: bounds of its size, those it has (draining and starting ones too), those that serve.
 
-    `pace` and `capacity` as in `PoolView`. `first`: gets what is left over at the start.
+    `pace`, `capacity` and `kept_s` as in `PoolView`. `first`: gets what is left over at the start.
     """
 
     name: str
@@ -84,6 +84,7 @@ class SharedPool:
     pace: Callable[[int], float | None] = lambda batch: None
     capacity: int = 1
     first: bool = False
+    kept_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,4 +182,5 @@ def _view(pool: SharedPool, split: Split) -> PoolView:
     """A pool that is not as large as it should be has a replica on its way, whatever the reason."""
     target = split.targets[pool.name]
     moving = abs(pool.there - target) + (pool.there - pool.ready)
-    return PoolView(pool.name, pool.ready, moving, pool.pace, pool.capacity, max(1, pool.least), pool.most)
+    least = max(1, pool.least)
+    return PoolView(pool.name, pool.ready, moving, pool.pace, pool.capacity, least, pool.most, pool.kept_s)

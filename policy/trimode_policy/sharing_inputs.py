@@ -11,6 +11,7 @@ from statistics import fmean
 
 from trimode_api.fleet import FleetView, Freshness, ReplicaState
 from trimode_api.modes import Mode
+from trimode_api.prefix import PAGE_TOKENS
 from trimode_api.resource import Pool, Spec, SwitchingMode
 from trimode_policy.capacity import Paces
 from trimode_policy.rebalance import Demand
@@ -114,7 +115,14 @@ def _shared(pool: Pool, replicas: Sequence[ReplicaState]) -> SharedPool:
         pace=pace_of([replica.paces for replica in ready]),
         capacity=min((replica.max_running for replica in ready), default=1),
         first=Mode.AR in pool.modes,
+        kept_s=fmean(map(_kept_s, ready)) if ready else 0.0,
     )
+
+
+def _kept_s(replica: ReplicaState) -> float:
+    """Seconds that the prompts it keeps took, 0 where its speed is not known."""
+    speed = replica.prompt_tokens_per_second
+    return replica.stored_pages * PAGE_TOKENS / speed if speed > 0 else 0.0
 
 
 def pace_of(known: Sequence[Paces]) -> Callable[[int], float | None]:

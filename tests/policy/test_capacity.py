@@ -331,3 +331,22 @@ def test_no_priority_inversion(fleet: list[ReplicaView], seed: int, needed: int)
     same = [replace(v, rows={FAST: needed, SLOW: needed}, reserved_for=None) if v.rows else v for v in fleet]
     if route(STANDARD, same, STALENESS, seed).replica_id is not None:
         assert route(PREMIUM, same, STALENESS, seed).replica_id is not None
+
+
+# Pools of one mode.
+
+
+@pytest.mark.parametrize(("load", "expected"), [(0, "ar"), (13, "ar"), (15, "fast"), (40, "fast")])
+def test_a_replica_that_loses_least_is_preferred_within_its_guard(load: int, expected: str) -> None:
+    """AR keeps only the standard pace: what it takes leaves room where the strict tier needs it."""
+    ar, fast = replica("ar", load, rows={FAST: 0, SLOW: 40}), replica("fast", 4)
+    assert picked(STANDARD, ar, fast) == expected
+    assert picked(PREMIUM, ar, fast) == "fast"
+
+
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(1, 40), st.integers(0, 40))
+def test_lending_never_fills_a_replica_nor_turns_a_request_away(a: int, b: int, slow: int, strict: int) -> None:
+    ar, fast = replica("ar", a, rows={FAST: 0, SLOW: slow}), replica("fast", b, rows={FAST: strict, SLOW: slow})
+    able = {each.replica_id for each in (ar, fast) if each.load < slow}
+    found = picked(STANDARD, ar, fast)
+    assert found in able if able else found is None

@@ -45,6 +45,12 @@ def test_pools_as_the_routers_see_them() -> None:
     assert ar.pace(1) == 0.01
 
 
+def test_what_a_pools_replicas_keep_of_prompts_in_the_seconds_it_took() -> None:
+    kept = {"stored_pages": 500, "prompt_tokens_per_second": 4000.0}
+    ar, fast = shared_pools(SPEC, [view(replica("a", "ar", **kept), replica("b", "ar"), replica("c", "fast"))])
+    assert (ar.kept_s, fast.kept_s) == (500 * 16 / 4000.0 / 2, 0.0)
+
+
 def test_a_replica_counts_once_as_seen_last() -> None:
     old = view(replica("a", "ar", age_seconds=2.0, running=5))
     new = view(replica("a", "ar", age_seconds=0.1, running=2))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -50,6 +53,23 @@ def test_a_short_gain_does_not_pay_for_a_long_absence() -> None:
     moves = Moves(margin=0.0, switch_s=180.0, horizon_s=10.0)
     decision, _ = rebalance([ar(1), fast(2)], Demand(90, 90), moves, MoveState(), 100.0)
     assert decision.reason is MoveReason.NOT_WORTH_IT
+
+
+@pytest.mark.parametrize(("kept_s", "moves"), [(0.0, True), (30.0, True), (1e5, False)])
+def test_prompts_that_would_be_computed_again_are_part_of_the_price(kept_s: float, moves: bool) -> None:
+    views = [replace(ar(3), kept_s=kept_s), fast(1)]
+    decision, _ = rebalance(views, Demand(8, 16), MOVES, MoveState(), 100.0)
+    assert (decision.reason is MoveReason.PREDICTED_GAIN) is moves
+    assert moves or "prompts computed again" in decision.detail
+
+
+@given(st.floats(0, 1e6), st.floats(0, 1e6))
+def test_a_dearer_move_is_never_made_where_a_cheaper_one_is_not(one: float, other: float) -> None:
+    made = []
+    for kept_s in sorted((one, other)):
+        decision, _ = rebalance([replace(ar(3), kept_s=kept_s), fast(1)], Demand(8, 16), MOVES, MoveState(), 100.0)
+        made.append(decision.source is not None)
+    assert made[0] or not made[1]
 
 
 def test_no_data_moves_nothing() -> None:

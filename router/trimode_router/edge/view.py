@@ -123,6 +123,7 @@ class Viewer:
             prompt_tokens_shared=report.prompt_tokens_shared,
             stored_pages=report.stored_pages,
             store_pages=report.store_pages,
+            prompt_tokens_per_second=report.prompt_tokens_per_second,
             shortages=report.shortages,
             busy_seconds=report.busy_seconds,
             start_seconds=report.start_seconds,

@@ -93,4 +93,8 @@ class Rebalancing:
             return min((seconds / tokens for seconds, tokens in found if seconds is not None), default=None)
 
         rows = fleet.members[0].engine.limits.rows
-        return PoolView(name, len(members) - moving, moving, pace, rows)
+        kept = [
+            m.engine.prefix_cache.tokens / m.engine.prompts.tokens_per_s for m in members if m.engine.prompts.prompts
+        ]
+        kept_s = sum(kept) / len(kept) if kept else 0.0
+        return PoolView(name, len(members) - moving, moving, pace, rows, kept_s=kept_s)
