@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
@@ -28,6 +28,7 @@ from trimode_router.fleet.health_probe import Prober
 from trimode_router.http.client import ClientConnection, Edge
 from trimode_router.http.limits import Limits
 from trimode_router.telemetry.accounting import Accounting
+from trimode_router.telemetry.genai_metrics import GenAiMetrics
 from trimode_router.telemetry.metrics import Metrics
 from trimode_router.telemetry.traces import Traces
 
@@ -47,6 +48,9 @@ class ProcessOptions:
     shared: bool = False
     """Whether other processes listen on the public port, too."""
     traces_endpoint: str = ""
+    metrics_endpoint: str = ""
+    """Of OpenTelemetry's metrics; empty for nowhere."""
+    metrics_headers: Mapping[str, str] = field(default_factory=dict)
     limits: Limits | None = None
     """Instead of those that follow from the configuration."""
 
@@ -86,6 +90,9 @@ class Router:
             self.certificate = Certificate(Path(config.tls_certificate), Path(config.tls_key or config.tls_certificate))
         self._traces = Traces(options.traces_endpoint, config.name, now, wall)
         self.accounting = Accounting(self.metrics, wall, config.access_log_sample)
+        self._genai = GenAiMetrics(options.metrics_endpoint, options.metrics_headers, config.name, now)
+        if self._genai.on:
+            self.accounting.also = self._genai.record
         passes_keys = not key and (config.forward_client_keys or not config.keys_file)
         self.dispatcher = Dispatcher(self.fleet, self.accounting, self.limits, ReplicaKey(key, passes_keys), now)
         self.viewer = Viewer(config.name, self.fleet, self.dispatcher, self.accounting, now, wall)
@@ -165,6 +172,7 @@ class Router:
         await self._prober.stop()
         await self.dispatcher.close()
         await self._traces.stop()
+        await asyncio.to_thread(self._genai.stop)
         for connection in list(self._connections):
             connection.transport.close()
         # After the connections were closed: since Python 3.12 it waits for them.

@@ -41,6 +41,8 @@ class Accounting:
         self._service_s = 0.0
         self._tiers: dict[str, _TierMetrics] = {}
         self.ledger = Ledger(metrics)
+        self.also: Callable[[Exchange], None] | None = None
+        """Told of every exchange that is over, where somebody else counts, too."""
 
     def finished(self, exchange: Exchange, now: float) -> None:
         """An exchange is over, however it ended."""
@@ -53,6 +55,8 @@ class Accounting:
         tier.count(exchange, now)
         if record.status == "200":
             self.ledger.answered(exchange)
+        if self.also is not None:
+            self.also(exchange)
         if record.replica_id:
             self.finished_total += 1
             # A mean that follows: demand and answers' lengths change within minutes.

@@ -1,0 +1,150 @@
+"""OpenTelemetry's metrics of generative AI servers, as a collector gets them: over HTTP, in protobuf."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import httpx
+import pytest
+from aiohttp import web
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.metrics.v1.metrics_pb2 import AGGREGATION_TEMPORALITY_CUMULATIVE
+
+from trimode_api.wire import RouterConfig
+from trimode_lab.doubles.replica.replica import Call, FakeReplica
+from trimode_router.edge.server import ProcessOptions, Router
+from trimode_router.telemetry.genai_metrics import headers_of, metrics_endpoint_of
+
+CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "a secret"}], "stream": True}
+FIRST = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+PER_TOKEN = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
+DURATION = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+"""Bounds as the conventions have them."""
+
+
+@pytest.fixture
+async def collector() -> AsyncIterator[tuple[list[tuple[Any, Any]], str]]:
+    """Fields and bodies of what was posted, and where to."""
+    posted: list[tuple[Any, Any]] = []
+
+    async def take(request: web.Request) -> web.Response:
+        posted.append((request.headers, ExportMetricsServiceRequest.FromString(await request.read())))
+        return web.Response(body=b"", content_type="application/x-protobuf")
+
+    app = web.Application()
+    app.router.add_post("/v1/metrics", take)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield posted, f"http://127.0.0.1:{runner.addresses[0][1]}"
+    await runner.cleanup()
+
+
+async def serve(
+    make_policy: Any, options: ProcessOptions, deed: Callable[[httpx.AsyncClient, FakeReplica], Awaitable[None]]
+) -> None:
+    """Run a router with one replica, do `deed` with a client, stop the router."""
+    loop = asyncio.get_running_loop()
+    router = Router(
+        RouterConfig(name="demo", model="tiny", port=0, policy=make_policy()),
+        "t",
+        options,
+        now=loop.time,
+        wall=time.time,
+    )
+    await router.start()
+    try:
+        async with FakeReplica() as replica, httpx.AsyncClient(base_url=router.url, verify=False) as http:
+            router.fleet.take_report(replica.report(), loop.time(), time.time())
+            await deed(http, replica)
+    finally:
+        await router.stop(1)
+
+
+async def test_a_collector_gets_the_three_histograms(make_policy: Any, collector: Any) -> None:
+    posted, url = collector
+
+    async def fails(call: Call) -> None:
+        await call.answer({"error": {"message": "no"}}, status=400)
+
+    async def deed(http: httpx.AsyncClient, replica: FakeReplica) -> None:
+        for path, body in (
+            ("/v1/chat/completions", CHAT | {"max_tokens": 4}),
+            ("/v1/chat/completions", CHAT | {"stream": False}),
+            ("/v1/completions", {"model": "tiny", "prompt": "a secret", "stream": True}),
+        ):
+            assert (await http.post(path, json=body)).status_code == 200
+        replica.script = fails
+        assert (await http.post("/v1/chat/completions", json=CHAT)).status_code == 400
+
+    environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": url + "/", "OTEL_EXPORTER_OTLP_HEADERS": "x-key=a%20b, other=c"}
+    options = ProcessOptions(metrics_endpoint=metrics_endpoint_of(environment), metrics_headers=headers_of(environment))
+    await serve(make_policy, options, deed)
+    (headers, request) = posted[-1]
+    assert (headers["x-key"], headers["other"], headers["content-type"]) == ("a b", "c", "application/x-protobuf")
+    (resource,) = request.resource_metrics
+    about = {each.key: each.value.string_value for each in resource.resource.attributes}
+    assert (about["service.name"], about["service.instance.id"]) == ("trimode-router", "demo")
+    (scope,) = resource.scope_metrics
+    metrics = {metric.name: metric for metric in scope.metrics}
+    for name, bounds in (
+        ("gen_ai.server.time_to_first_token", FIRST),
+        ("gen_ai.server.time_per_output_token", PER_TOKEN),
+        ("gen_ai.server.request.duration", DURATION),
+    ):
+        histogram = metrics[name].histogram
+        assert metrics[name].unit == "s"
+        assert histogram.aggregation_temporality == AGGREGATION_TEMPORALITY_CUMULATIVE
+        for point in histogram.data_points:
+            assert tuple(point.explicit_bounds) == bounds
+            assert sum(point.bucket_counts) == point.count > 0
+            assert len(point.bucket_counts) == len(bounds) + 1
+            assert 0 <= point.min <= point.sum
+    tiny = {"gen_ai.provider.name": "trimode", "gen_ai.request.model": "tiny"}
+    good = tiny | {"gen_ai.response.model": "tiny"}
+    counts = counted(metrics["gen_ai.server.request.duration"])
+    assert counts == {
+        frozenset((good | {"gen_ai.operation.name": "chat"}).items()): 2,
+        frozenset((good | {"gen_ai.operation.name": "text_completion"}).items()): 1,
+        frozenset((tiny | {"gen_ai.operation.name": "chat", "error.type": "400"}).items()): 1,
+    }
+    # Streams only, and good ones only.
+    streams = {
+        frozenset((good | {"gen_ai.operation.name": "chat"}).items()): 1,
+        frozenset((good | {"gen_ai.operation.name": "text_completion"}).items()): 1,
+    }
+    assert counted(metrics["gen_ai.server.time_to_first_token"]) == streams
+    assert counted(metrics["gen_ai.server.time_per_output_token"]) == streams
+    assert b"a secret" not in request.SerializeToString()
+
+
+def counted(metric: Any) -> dict[frozenset[tuple[str, str]], int]:
+    return {
+        frozenset((each.key, each.value.string_value) for each in point.attributes): point.count
+        for point in metric.histogram.data_points
+    }
+
+
+async def test_a_collector_that_is_away_holds_up_nothing(make_policy: Any) -> None:
+    async def deed(http: httpx.AsyncClient, replica: FakeReplica) -> None:
+        assert (await http.post("/v1/chat/completions", json=CHAT)).status_code == 200
+
+    await serve(make_policy, ProcessOptions(metrics_endpoint="http://127.0.0.1:9/v1/metrics"), deed)
+
+
+@pytest.mark.parametrize(
+    ("environment", "endpoint"),
+    [
+        ({}, ""),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, "http://c:4318/v1/metrics"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c/x/", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://m"}, "http://m"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c", "OTEL_METRICS_EXPORTER": "none"}, ""),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c", "OTEL_SDK_DISABLED": "true"}, ""),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://c"}, ""),
+    ],
+)
+def test_metrics_go_where_the_standard_variables_say(environment: dict[str, str], endpoint: str) -> None:
+    assert metrics_endpoint_of(environment) == endpoint
