@@ -14,9 +14,12 @@ from contextlib import contextmanager
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
+import httpx
 import typer
+from pydantic import ValidationError
 
-from trimode_api.errors import TrimodeError
+from trimode_api.errors import MOST_SHOWN, TrimodeError, clipped
+from trimode_api.fleet import PUBLIC_FLEET_PATH, FleetView, Freshness
 from trimode_api.modes import Mode
 from trimode_local import console
 from trimode_local.errors import BadInput, CliError
@@ -40,6 +43,16 @@ Context = Annotated[str, typer.Option(help="A context of the kubeconfig.")]
 def status(name: Name, namespace: Namespace = "", context: Context = "") -> None:
     """Conditions with their reasons, pools, and the operating point in force."""
     for line in status_lines(_resource(name, _place(namespace, context))):
+        console.out.print(line, markup=False, soft_wrap=True)
+
+
+@app.command()
+def fleet(name: Name, namespace: Namespace = "", context: Context = "") -> None:
+    """Replicas as a router sees them now: state, operating point, load, speed."""
+    place = _place(namespace, context)
+    with forwarded(_resource(name, place), place) as url:
+        view = _fleet(url)
+    for line in fleet_lines(view):
         console.out.print(line, markup=False, soft_wrap=True)
 
 
@@ -91,6 +104,35 @@ def status_lines(resource: Mapping[str, Any]) -> Iterator[str]:
         yield f"decides {decision['point']} since {decision['since']}: {decision['reason']}"
     if url := status.get("url"):
         yield url
+
+
+def fleet_lines(view: FleetView) -> Iterator[str]:
+    """One router's view of the fleet: its queue, a line for each replica, the latest refusal."""
+    router = view.router
+    yield f"{view.model}  policy {view.policy_version}  {router.in_flight} in flight  {router.queued} queued"
+    width = max((len(replica.replica_id) for replica in view.replicas), default=0)
+    for replica in view.replicas:
+        state = "draining" if replica.draining else "ready" if replica.ready else "not ready"
+        if replica.freshness is not Freshness.FRESH:
+            state = f"{replica.freshness.lower()}, last report {replica.age_seconds:.0f} s ago"
+        load = f"{replica.running} running, {replica.waiting} waiting, {replica.tokens_per_second:.0f} tokens/s"
+        yield f"{replica.replica_id:<{width}}  {replica.point:<7} {load}  {state}"
+    if not view.replicas:
+        yield "no replica reports"
+    if view.refusals:
+        last = view.refusals[-1]
+        yield f"last refusal: {last.status} {last.reason}: {last.detail}"
+
+
+def _fleet(url: str) -> FleetView:
+    """Raises CliError where no router answers, or not with a fleet."""
+    try:
+        # The connection is kubectl's own; a certificate on it is for the name that clients use.
+        answer = httpx.get(url + PUBLIC_FLEET_PATH, verify=False, timeout=10)
+        answer.raise_for_status()
+        return FleetView.from_wire(answer.content)
+    except (httpx.HTTPError, ValidationError) as error:
+        raise CliError(f"the router does not tell of its fleet: {clipped(str(error), MOST_SHOWN)}") from error
 
 
 @contextmanager

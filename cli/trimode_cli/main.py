@@ -22,7 +22,6 @@ app = typer.Typer(
     help="Serve a tri-mode language model behind one OpenAI-compatible endpoint. It decodes in the mode that is "
     "fastest now: self-speculation for few users, autoregression for many.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

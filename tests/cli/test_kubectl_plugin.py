@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 
+from trimode_api.fleet import FleetView
 from trimode_cli import kubectl
 from trimode_local.errors import BadInput, CliError
 
@@ -111,3 +114,75 @@ def test_a_port_that_cannot_be_forwarded_is_told_in_kubectls_words(play: Play) -
         pass
     with pytest.raises(CliError, match="no endpoint yet"), kubectl.forwarded({}, []):
         pass
+
+
+class Routers(BaseHTTPRequestHandler):
+    """Answers /fleet as `body` says."""
+
+    body = b"{}"
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/fleet" else 404)
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing on stderr."""
+
+
+@pytest.fixture
+def router() -> Iterator[int]:
+    """The port of a router that answers /fleet."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Routers) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()
+
+
+def a_view(**more: Any) -> FleetView:
+    replica = {
+        "replicaId": "flex-1", "pool": "flex", "url": "http://r", "ready": True, "draining": False,
+        "freshness": "Fresh", "cooling": False, "ageSeconds": 0.1, "inFlight": 2, "running": 2, "waiting": 1,
+        "maxRunning": 8, "queuedPromptTokens": 0, "cachedTokens": 9, "capacityTokens": 99, "point": "S8",
+        "decision": {"point": "S8", "reason": "Kept", "ageSeconds": 1}, "allowedPoints": ["S8"], "points": [],
+        "switches": 0, "preemptions": 0, "tokensPerSecond": 123.4, "policyVersion": 7,
+    }  # fmt: skip
+    gone = replica | {"replicaId": "flex-22", "freshness": "Dead", "ageSeconds": 42.0}
+    router = {
+        "inFlight": 2, "queued": 3, "oldestWaitSeconds": 0, "finishedTotal": 5, "refusedTotal": 1, "draining": False,
+    }  # fmt: skip
+    switching = {"marginPercent": 5, "minDwellMilliseconds": 0, "fallback": {}}
+    refusal = {"time": 1.0, "tier": "standard", "status": 429, "reason": "QueueFull", "detail": "3 wait"}
+    values = {
+        "name": "tiny", "model": "tiny", "time": 1.0, "policyVersion": 7, "defaultTier": "standard", "tiers": [],
+        "switching": switching, "pools": [], "replicas": [replica, gone], "router": router, "decisions": [],
+        "refusals": [refusal],
+    }  # fmt: skip
+    return FleetView.model_validate(values | more)
+
+
+def test_the_fleet_is_told_as_a_router_sees_it(
+    play: Play, router: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = play(forward=f"Forwarding from 127.0.0.1:{router} -> 8000") / "asked"
+    monkeypatch.setattr(Routers, "body", a_view().to_wire())
+    assert run("fleet", "tiny", "-n", "llm") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "tiny  policy 7  2 in flight  3 queued",
+        "flex-1   S8      2 running, 1 waiting, 123 tokens/s  ready",
+        "flex-22  S8      2 running, 1 waiting, 123 tokens/s  dead, last report 42 s ago",
+        "last refusal: 429 QueueFull: 3 wait",
+    ]
+    assert "port-forward service/tiny-router" in asked.read_text()
+
+
+def test_a_fleet_without_replicas_is_told_so() -> None:
+    assert list(kubectl.fleet_lines(a_view(replicas=[], refusals=[])))[1:] == ["no replica reports"]
+
+
+def test_what_is_no_fleet_is_an_error(play: Play, router: int, capsys: pytest.CaptureFixture[str]) -> None:
+    play(forward=f"Forwarding from 127.0.0.1:{router} -> 8000")
+    assert run("fleet", "tiny") == 1
+    assert "the router does not tell of its fleet" in capsys.readouterr().err
