@@ -13,6 +13,7 @@ TOKENIZER = os.environ["TOKENIZER"]
 QUESTION = "what is trimode?"
 PAIRS = "write as json: city=rome age=31"
 WEATHER = "what is the weather in rome?"
+RESULT = json.dumps({"sky": "rainy", "degrees": 12})
 
 
 def check(holds, words=""):

@@ -1,6 +1,6 @@
 """LangChain's OpenAI package: chat, legacy completions in batches, structured output, tools, responses."""
 
-from checks import BASE, MODEL, PAIRS, QUESTION, WEATHER, check, run
+from checks import BASE, MODEL, PAIRS, QUESTION, RESULT, WEATHER, check, run
 from langchain_core.exceptions import ContextOverflowError
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAI
@@ -16,9 +16,9 @@ class City(BaseModel):
 
 
 @tool
-def get_weather(city: str) -> str:
-    """The weather in a city."""
-    return "rain"
+def weather(city: str) -> str:
+    """the weather in a city"""
+    return RESULT
 
 
 def invoke():
@@ -45,7 +45,7 @@ def structured_output():
 
 
 def tools():
-    bound = ChatOpenAI(**HERE, temperature=0, max_tokens=64).bind_tools([get_weather], tool_choice="any")
+    bound = ChatOpenAI(**HERE, temperature=0, max_tokens=64).bind_tools([weather], tool_choice="any")
     check(bound.invoke(WEATHER).tool_calls)
 
 

@@ -8,7 +8,10 @@ from checks import BASE, MODEL, QUESTION, WEATHER, check, run
 HERE = {"model": f"openai/{MODEL}", "api_base": BASE, "api_key": "none"}
 ASK = [{"role": "user", "content": QUESTION}]
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
-TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": PARAMETERS}}
+TOOL = {
+    "type": "function",
+    "function": {"name": "weather", "description": "the weather in a city", "parameters": PARAMETERS},
+}
 
 
 def chat():

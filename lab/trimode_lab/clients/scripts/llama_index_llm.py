@@ -1,6 +1,6 @@
 """LlamaIndex's OpenAILike: chat, streams, structured output, tools."""
 
-from checks import BASE, MODEL, PAIRS, QUESTION, WEATHER, check, run
+from checks import BASE, MODEL, PAIRS, QUESTION, RESULT, WEATHER, check, run
 from llama_index.core.llms import ChatMessage
 from llama_index.core.tools import FunctionTool
 from llama_index.llms.openai_like import OpenAILike
@@ -16,9 +16,9 @@ class City(BaseModel):
     age: int
 
 
-def get_weather(city: str) -> str:
-    """The weather in a city."""
-    return "rain"
+def weather(city: str) -> str:
+    """the weather in a city"""
+    return RESULT
 
 
 def chat():
@@ -43,7 +43,7 @@ def structured_output():
 
 def tools():
     able = OpenAILike(**HERE, context_window=1024, max_tokens=64, is_function_calling_model=True)
-    answer = able.chat_with_tools([FunctionTool.from_defaults(get_weather)], user_msg=WEATHER, tool_required=True)
+    answer = able.chat_with_tools([FunctionTool.from_defaults(weather)], user_msg=WEATHER, tool_required=True)
     check(able.get_tool_calls_from_response(answer), answer)
 
 

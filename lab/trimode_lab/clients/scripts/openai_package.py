@@ -3,7 +3,7 @@
 import json
 
 import openai
-from checks import BASE, MODEL, PAIRS, QUESTION, WEATHER, check, run
+from checks import BASE, MODEL, PAIRS, QUESTION, RESULT, WEATHER, check, run
 from pydantic import BaseModel
 
 client = openai.OpenAI(base_url=BASE, api_key="none", max_retries=0)
@@ -16,7 +16,10 @@ class City(BaseModel):
 
 
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
-TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": PARAMETERS}}
+TOOL = {
+    "type": "function",
+    "function": {"name": "weather", "description": "the weather in a city", "parameters": PARAMETERS},
+}
 
 
 def chat():
@@ -56,8 +59,9 @@ def tools():
     )
     (call,) = answer.choices[0].message.tool_calls
     check("city" in json.loads(call.function.arguments), call)
-    more = [*asked, answer.choices[0].message, {"role": "tool", "tool_call_id": call.id, "content": "rain"}]
-    check(client.chat.completions.create(model=MODEL, messages=more, tools=[TOOL], max_tokens=32).choices)
+    more = [*asked, answer.choices[0].message, {"role": "tool", "tool_call_id": call.id, "content": RESULT}]
+    told = client.chat.completions.create(model=MODEL, messages=more, tools=[TOOL], temperature=0, max_tokens=64)
+    check("rainy in rome" in told.choices[0].message.content, told.choices[0])
 
 
 def responses():
@@ -79,12 +83,16 @@ def responses_structured():
 
 
 def responses_tools():
-    tool = {"type": "function", "name": "get_weather", "parameters": PARAMETERS}
+    tool = {"type": "function", **TOOL["function"]}
     answer = client.responses.create(
         model=MODEL, input=WEATHER, tools=[tool], tool_choice="required", max_output_tokens=64, temperature=0
     )
     (call,) = [item for item in answer.output if item.type == "function_call"]
     check("city" in json.loads(call.arguments), call)
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": RESULT}
+    more = [{"role": "user", "content": WEATHER}, *answer.output, result]
+    told = client.responses.create(model=MODEL, input=more, tools=[tool], temperature=0, max_output_tokens=64)
+    check("rainy in rome" in told.output_text, told.output)
 
 
 run(

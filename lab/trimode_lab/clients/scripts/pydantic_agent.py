@@ -1,6 +1,6 @@
 """Pydantic AI: agents over chat completions and over responses, their kinds of output, a tool."""
 
-from checks import BASE, MODEL, PAIRS, QUESTION, WEATHER, check, run
+from checks import BASE, MODEL, PAIRS, QUESTION, RESULT, WEATHER, check, run
 from pydantic import BaseModel
 from pydantic_ai import Agent, NativeOutput, PromptedOutput, ToolOutput
 from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
@@ -36,13 +36,13 @@ async def tool():
     agent = Agent(chat_model, model_settings=SETTINGS)
 
     @agent.tool_plain
-    def get_weather(city: str) -> str:
-        """The weather in a city."""
+    def weather(city: str) -> str:
+        """the weather in a city"""
         asked.append(city)
-        return "rain"
+        return RESULT
 
     found = await agent.run(WEATHER)
-    check(asked == ["rome"] and "rain" in found.output, (asked, found.output))
+    check(asked == ["rome"] and "rainy in rome" in found.output, (asked, found.output))
 
 
 async def responses():
