@@ -17,6 +17,12 @@ _MOUNTS = Path("/proc/self/mounts")
 _TOOLS = {"ip": "iproute2", "nsenter": "util-linux", "mount": "mount", "ldd": "libc-bin"}
 _CONTROLLERS = frozenset({"cpu", "cpuacct", "cpuset", "memory", "pids"})
 """Those that kubelet 1.20 insists on."""
+_SHARES = 16 * 1024
+"""What sixteen processes outside have, about as many as a fleet's pods hold.
+
+The kernel weighs a cgroup as it weighs one process beside it (1024), so all pods together got as much as one: beside
+forty busy processes probes of live workers timed out, and kubelet restarted them.
+"""
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21, "CAP_MKNOD": 27}
 
 
@@ -67,6 +73,8 @@ def make_cgroups(name: str) -> None:
         if "cpuset" in options:  # without these no process can join
             for file in ("cpuset.cpus", "cpuset.mems"):
                 (path / name / file).write_text((path / file).read_text())
+        if "cpu" in options:
+            (path / name / "cpu.shares").write_text(str(_SHARES))
 
 
 def cgroups(name: str) -> list[Path]:
