@@ -85,6 +85,9 @@ OLDER = GoModule(
 """KubeRay's operator, and the API server of the oldest Kubernetes that the docs promise: KubeRay is written against
 that one's libraries and does not compile with the newest."""
 
+GATEWAY = GoModule("gateway", {})
+"""Definitions for gateways, of which nothing is compiled."""
+
 ALL = (CLUSTER, OLDER)
 
 
@@ -120,6 +123,7 @@ def build(module: GoModule, say: Say) -> Path:
 
 def module_folder(module: GoModule, name: str) -> Path:
     """Where the source of a pinned module lies, fetched first where it is not there yet."""
+    run([_go(), "mod", "download", name], module.path, _environment())
     return Path(run([_go(), "list", "-m", "-f", "{{.Dir}}", name], module.path, _environment()).strip())
 
 

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from trimode_e2e import kuberay, netpol
+from trimode_e2e import gateway, kuberay, netpol
 from trimode_e2e.api import Api
-from trimode_e2e.control.build import ALL, CLUSTER, OLDER, Say, build, built, cache_folder
+from trimode_e2e.control.build import ALL, CLUSTER, GATEWAY, OLDER, Say, build, built, cache_folder, module_folder
 from trimode_e2e.control.plane import ControlPlane
 from trimode_e2e.errors import Missing
 from trimode_e2e.image import Image, pause
@@ -49,6 +49,8 @@ def prepare(say: Say) -> str:
         return f"the cluster of {KUBECONFIG}" if os.environ.get(KUBECONFIG) else f"the binaries in {ENVTEST}"
     for module in ALL:
         build(module, say)
+    for name in (gateway.API, gateway.INFERENCE):
+        module_folder(GATEWAY, name)
     runtime.prepare(say)
     build_image(cache_folder(), say)
     return words()
