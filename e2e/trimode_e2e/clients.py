@@ -6,6 +6,7 @@ Belongs here: HTTP to the routers, as any client of the OpenAI API would do it.
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 import time
 from dataclasses import dataclass, field
@@ -18,6 +19,9 @@ from trimode_api.wire import FLEET_PATH
 
 TIMEOUT_S = 60.0
 PROMPT = "Count from one to twenty."
+TRUST = ssl.create_default_context()
+"""One for all connections, which are plain HTTP mostly: httpx otherwise makes one for each, 24 ms of a processor, and a
+load of many clients was one that a single replica served with ease."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +40,14 @@ class Answer:
         return self.status == 200 and not self.error and self.tokens > 0
 
 
-def chat(url: str, model: str, max_tokens: int = 32, seed: int = 1, timeout_s: float = TIMEOUT_S) -> Answer:
+def chat(url: str, model: str, max_tokens: int = 32, prompt: str = PROMPT, timeout_s: float = TIMEOUT_S) -> Answer:
     """One streamed chat completion from the router at `url` (`http://HOST:PORT`)."""
     body = {
         "model": model,
-        "messages": [{"role": "user", "content": PROMPT}],
+        "messages": [{"role": "user", "content": prompt}],
         "max_tokens": max_tokens,
         "temperature": 0,
-        "seed": seed,
+        "seed": 1,
         "stream": True,
         "stream_options": {"include_usage": True},
     }
@@ -51,7 +55,7 @@ def chat(url: str, model: str, max_tokens: int = 32, seed: int = 1, timeout_s: f
     own: dict[str, Any] = {}
     try:
         with httpx.stream(
-            "POST", f"{url}/v1/chat/completions", json=body, timeout=timeout_s, trust_env=False
+            "POST", f"{url}/v1/chat/completions", json=body, timeout=timeout_s, trust_env=False, verify=TRUST
         ) as answer:
             if answer.status_code != 200:
                 return Answer(answer.status_code, "", 0, 0, {}, answer.read().decode(errors="replace"))
@@ -82,6 +86,7 @@ def fleet(address: str, token: str) -> FleetView | None:
             headers={"Authorization": f"Bearer {token}"},
             timeout=5,
             trust_env=False,
+            verify=TRUST,
         )
         answer.raise_for_status()
     except httpx.HTTPError:
@@ -102,13 +107,14 @@ class Traffic:
     clients: int = 1
     pause_s: float = 0.2
     max_tokens: int = 16
+    prompt: str = PROMPT
     answers: list[Answer] = field(default_factory=list)
     _reference: str = ""
     _stopping: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
 
     def __enter__(self) -> Self:
-        first = chat(self.url, self.model, self.max_tokens)
+        first = chat(self.url, self.model, self.max_tokens, self.prompt)
         assert first.complete, f"no answer to compare with: {first}"
         self._reference = first.text
         self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(self.clients)]
@@ -135,5 +141,5 @@ class Traffic:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            self.answers.append(chat(self.url, self.model, self.max_tokens))
+            self.answers.append(chat(self.url, self.model, self.max_tokens, self.prompt))
             self._stopping.wait(self.pause_s)

@@ -13,6 +13,7 @@ import psutil
 
 from trimode_e2e.api import Object
 from trimode_e2e.audit import Audit, Request
+from trimode_e2e.clients import TRUST
 from trimode_e2e.node.node import RealNode
 from trimode_e2e.world import World, is_ready
 
@@ -122,6 +123,6 @@ def metrics_of(pod: Object) -> list[str]:
     if address is None:
         return []
     try:
-        return httpx.get(f"http://{address}:8080/metrics", timeout=2, trust_env=False).text.splitlines()
+        return httpx.get(f"http://{address}:8080/metrics", timeout=2, trust_env=False, verify=TRUST).text.splitlines()
     except httpx.HTTPError:
         return []

@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import psutil
 
+from trimode_e2e.clients import TRUST
 from trimode_e2e.control.plane import free_ports
 from trimode_e2e.control.programs import Program
 
@@ -63,12 +64,12 @@ class Operator:
     def answers(self, path: str) -> bool:
         """Whether its health port says yes."""
         with contextlib.suppress(httpx.HTTPError):
-            return httpx.get(self.health + path, timeout=2, trust_env=False).status_code == 200
+            return httpx.get(self.health + path, timeout=2, trust_env=False, verify=TRUST).status_code == 200
         return False
 
     def metrics(self) -> dict[str, float]:
         """Samples by name with labels."""
-        text = httpx.get(self.metrics_url, timeout=5, trust_env=False).text
+        text = httpx.get(self.metrics_url, timeout=5, trust_env=False, verify=TRUST).text
         lines = (line.rpartition(" ") for line in text.splitlines() if line and not line.startswith("#"))
         return {name: float(value) for name, _, value in lines}
 
