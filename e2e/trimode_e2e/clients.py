@@ -40,16 +40,17 @@ class Answer:
         return self.status == 200 and not self.error and self.tokens > 0
 
 
-def chat(url: str, model: str, max_tokens: int = 32, prompt: str = PROMPT, timeout_s: float = TIMEOUT_S) -> Answer:
-    """One streamed chat completion from the router at `url` (`http://HOST:PORT`)."""
+def chat(url: str, model: str, max_tokens: int = 32, timeout_s: float = TIMEOUT_S, **fields: Any) -> Answer:
+    """One streamed chat completion from the router at `url` (`http://HOST:PORT`); `fields` are added to the request."""
     body = {
         "model": model,
-        "messages": [{"role": "user", "content": prompt}],
+        "messages": [{"role": "user", "content": PROMPT}],
         "max_tokens": max_tokens,
         "temperature": 0,
         "seed": 1,
         "stream": True,
         "stream_options": {"include_usage": True},
+        **fields,
     }
     text, pieces, tokens, ended = "", 0, 0, False
     own: dict[str, Any] = {}
@@ -107,14 +108,15 @@ class Traffic:
     clients: int = 1
     pause_s: float = 0.2
     max_tokens: int = 16
-    prompt: str = PROMPT
+    fields: dict[str, Any] = field(default_factory=dict)
+    """Of the requests, besides the usual ones."""
     answers: list[Answer] = field(default_factory=list)
     _reference: str = ""
     _stopping: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
 
     def __enter__(self) -> Self:
-        first = chat(self.url, self.model, self.max_tokens, self.prompt)
+        first = chat(self.url, self.model, self.max_tokens, **self.fields)
         assert first.complete, f"no answer to compare with: {first}"
         self._reference = first.text
         self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(self.clients)]
@@ -141,5 +143,5 @@ class Traffic:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            self.answers.append(chat(self.url, self.model, self.max_tokens, self.prompt))
+            self.answers.append(chat(self.url, self.model, self.max_tokens, **self.fields))
             self._stopping.wait(self.pause_s)

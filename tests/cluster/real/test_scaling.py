@@ -16,6 +16,7 @@ pytestmark = pytest.mark.timeout(900)
 
 NAME = "elastic"
 PATIENCE_S = 240.0
+LONG = {"min_tokens": 400}
 
 
 @pytest.fixture(scope="module")
@@ -115,11 +116,14 @@ def test_bounds_reach_the_running_cluster_and_pods_come_and_go(serving: World, h
 
 
 def test_load_brings_a_replica_and_rest_takes_it_away(serving: World, home: str) -> None:
-    """`max` alone is raised: Serve asks for more as requests come, Ray's autoscaler for a pod."""
+    """`max` alone is raised: Serve asks for more as requests come, Ray's autoscaler for a pod.
+
+    Long answers, so that it is the replica which is busy and not the clients, all of one process.
+    """
     scaled(serving, home, 1, 2)
     serving.api.until(lambda: groups(serving, home) == {"flex": (1, 2)}, "bounds in the RayCluster", 60)
     begun = time.monotonic()
-    with Traffic(serving.url(NAME, home), NAME, clients=12, pause_s=0.0, max_tokens=128) as traffic:
+    with Traffic(serving.url(NAME, home), NAME, clients=12, pause_s=0.0, max_tokens=400, fields=LONG) as traffic:
         serving.api.until(lambda: workers(serving, home) == {"flex": 2}, "a second worker under load", PATIENCE_S)
         print(f"\nunder load from one replica to two: {time.monotonic() - begun:.1f} s")
         traffic.wait_for(4)
