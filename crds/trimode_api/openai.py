@@ -13,8 +13,10 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from trimode_api.errors import shown
 from trimode_api.modes import allows_lossy
 from trimode_api.openai_messages import ChatMessage
+from trimode_api.openai_neutral import WITHOUT_TOOLS
 from trimode_api.openai_parts import Quality, ResponseFormat, StreamOptions, TrimodeOptions
 from trimode_api.openai_sampling import MOST_STOPS, SamplingFields
+from trimode_api.openai_tools import ToolFields
 
 MAX_CHOICES = 128
 MAX_ANSWERS = 1024
@@ -123,7 +125,7 @@ class GenerationRequest(SamplingFields):
         return self.max_completion_tokens or self.max_tokens
 
 
-class ChatRequest(GenerationRequest):
+class ChatRequest(GenerationRequest, ToolFields):
     """`POST /v1/chat/completions`."""
 
     messages: tuple[ChatMessage, ...] = Field(min_length=1, strict=False)
@@ -148,7 +150,8 @@ class ChatRequest(GenerationRequest):
 
     @property
     def formed(self) -> bool:
-        return self.response_format is not None and self.response_format.type != "text"
+        strict = any(tool.function.strict for tool in self.usable_tools)
+        return strict or bool(self.forced) or (self.response_format is not None and self.response_format.type != "text")
 
 
 class CompletionRequest(GenerationRequest):
@@ -161,7 +164,8 @@ class CompletionRequest(GenerationRequest):
 
     @classmethod
     def _idle(cls, name: str, value: Any) -> bool:
-        return (name == "logprobs" and value is False) or super()._idle(name, value)
+        nothing = (name == "logprobs" and value is False) or value in WITHOUT_TOOLS.get(name, ())
+        return nothing or super()._idle(name, value)
 
     @property
     def scores(self) -> int | None:

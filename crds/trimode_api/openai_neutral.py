@@ -20,9 +20,6 @@ LABELS = frozenset(
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     # OpenAI
     "best_of": (1,),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "parallel_tool_calls": (True, False),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
@@ -67,6 +64,13 @@ IDLE: Mapping[str, tuple[Any, ...]] = {
 """The same of fields that are obeyed at every other value. `top_k: -1`, `min_p: 0` and `repetition_penalty: 1` are not
 among them: a model's own defaults may be others."""
 
+WITHOUT_TOOLS: Mapping[str, tuple[Any, ...]] = {
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
+}
+"""The same of fields that are obeyed in chats, and mean nothing in plain completions."""
+
 
 def changes_nothing(name: str, value: object) -> bool:
     """Whether a request with the field is answered as one without it."""
@@ -77,5 +81,5 @@ def unsupported() -> dict[str, str]:
     """By field of the table: what to say of it at any other value."""
     return {
         name: f"is not supported here; leave it out or send {' or '.join(map(repr, allowed))}"
-        for name, allowed in NEUTRAL.items()
+        for name, allowed in {**NEUTRAL, **WITHOUT_TOOLS}.items()
     }

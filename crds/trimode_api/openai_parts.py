@@ -88,7 +88,8 @@ class TrimodeOptions(RequestModel):
         return None if self.mode is None else Wish(self.mode, self.block_length, self.threshold)
 
 
-def _small(value: dict[str, Any] | None) -> dict[str, Any] | None:
+def small(value: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A JSON schema that is no larger, and nested no deeper, than a grammar may be; ValueError otherwise."""
     if value is None:
         return None
     if (depth := _depth(value)) > MAX_SCHEMA_DEPTH:
@@ -108,7 +109,7 @@ class JsonSchema(RequestModel):
     definition: dict[str, Any] = Field(alias="schema")
     strict: bool | None = None
 
-    _small_enough = field_validator("definition")(_small)
+    _small_enough = field_validator("definition")(small)
 
 
 class ResponseFormat(RequestModel):
@@ -121,7 +122,7 @@ class ResponseFormat(RequestModel):
     json_schema: JsonSchema | None = None
     definition: dict[str, Any] | None = Field(default=None, alias="schema")
 
-    _small_enough = field_validator("definition")(_small)
+    _small_enough = field_validator("definition")(small)
 
     @model_validator(mode="after")
     def _schema_where_it_belongs(self) -> Self:

@@ -18,7 +18,8 @@ from trimode_api.values import cores
 
 def pool_args(deployment: NemotronDeployment, pool: Pool, model: str, router_urls: list[str]) -> dict[str, Any]:
     """Fields of the workers' `PoolArgs`, plain and in a fixed order. `model`: the folder, or its URI on a cluster."""
-    engine, adapter = deployment.spec.engine, deployment.spec.model.draft_adapter
+    engine, served = deployment.spec.engine, deployment.spec.model
+    adapter, calls = served.draft_adapter, served.tool_format
     return {
         "pool": pool.name,
         "served_name": deployment.served_name,
@@ -26,6 +27,7 @@ def pool_args(deployment: NemotronDeployment, pool: Pool, model: str, router_url
             "model": model,
             # Absent, not null: a field that an installed resource does not have must not replace its replicas.
             **({} if adapter is None else {"draft_adapter": adapter}),
+            **({} if calls is None else {"tool_format": calls.value}),
             "dtype": engine.dtype.value,
             "max_context_tokens": engine.max_context_tokens,
             "max_running_requests": engine.max_running_requests,

@@ -30,6 +30,16 @@ class Dtype(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
+class ToolFormat(StrEnum):
+    """How a model writes tool calls."""
+
+    HERMES = "Hermes"
+    MISTRAL = "Mistral"
+    MISTRAL_LIST = "MistralList"
+    LLAMA = "Llama"
+    JSON = "Json"
+
+
 class Model(SpecModel):
     """The weights and the name they are served under."""
 
@@ -51,6 +61,12 @@ class Model(SpecModel):
         min_length=1,
         max_length=256,
         description="Folder of a LoRA adapter, inside the model's source, that is on while drafting only.",
+    )
+    tool_format: ToolFormat | None = Field(
+        default=None,
+        description="How the model writes tool calls: Hermes (<tool_call>), Mistral ([TOOL_CALLS]name[ARGS]), "
+        "MistralList ([TOOL_CALLS] and a list), Llama or Json (a plain object with parameters, or arguments). Left "
+        "out: found in the chat template.",
     )
 
 

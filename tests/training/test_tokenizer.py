@@ -79,8 +79,8 @@ def test_the_chat_template_writes_what_the_model_was_trained_on(tokenizer: Token
     ]
     assert render(turns) == "<bos><system>be brief<user>a<asst>b<end><user>c<asst>"
     assert tokenizer.encode(render(turns)).ids[-1] == ASSISTANT
-    with pytest.raises(ValueError, match="role is tool, allowed are system, user, assistant"):
-        render([{"role": "tool", "content": "x"}])
+    with pytest.raises(ValueError, match="role is judge, allowed are system, user, assistant, tool"):
+        render([{"role": "judge", "content": "x"}])
 
 
 def test_an_earlier_turn_has_the_template_form(tokenizer: Tokenizer) -> None:

@@ -65,7 +65,7 @@ def run(
     submit = resumed_from(Submit("r", PROMPT, len(answer) + 1), emitted)
     generation = Generation(engine, submit, text, emitted)
     shown: list[tuple[str, list[int]]] = []
-    generation.listen(lambda text, ids, scored: shown.append((text, list(ids))))
+    generation.listen(lambda delta, ids, scored: shown.append((delta.text, list(ids))))
     generation.start()
     if engine.submitted is not None:
         assert engine.submitted.tokens == [*PROMPT, *emitted]
@@ -74,7 +74,7 @@ def run(
 
 
 def joined(shown: list[tuple[str, list[int]]], outcome: Outcome) -> str:
-    return "".join(text for text, _ in shown) + outcome.rest
+    return "".join(text for text, _ in shown) + outcome.rest.text
 
 
 TEXTS = st.text(st.sampled_from("aab<é日\U0001f600"), min_size=1, max_size=30)
@@ -107,8 +107,8 @@ async def test_an_answer_at_its_limit_only_needs_its_end() -> None:
     submit = resumed_from(Submit("r", PROMPT, 3), emitted)
     generation = Generation(engine, submit, AnswerText(ByteDetokenizer(BYTES)), emitted)
     generation.start()
-    text, _, outcome = await generation.whole()
-    assert (text, outcome.finish_reason, outcome.completion_tokens) == ("", "length", 3)
+    said, _, outcome = await generation.whole()
+    assert (said.text, outcome.finish_reason, outcome.completion_tokens) == ("", "length", 3)
     assert engine.submitted is None
 
 
@@ -118,9 +118,9 @@ async def test_an_answer_whose_stop_token_was_shown_only_needs_its_end() -> None
     submit = msgspec.structs.replace(Submit("r", PROMPT, 9), stop_ids=tuple(b"c"), keep_stop=True)
     generation = Generation(engine, resumed_from(submit, emitted), AnswerText(ByteDetokenizer(BYTES), ["cd"]), emitted)
     generation.start()
-    text, _, outcome = await generation.whole()
+    said, _, outcome = await generation.whole()
     # The beginning of a stop string was kept back from the client, and is told now.
-    assert (text, outcome.finish_reason, outcome.completion_tokens) == ("c", "stop", 3)
+    assert (said.text, outcome.finish_reason, outcome.completion_tokens) == ("c", "stop", 3)
     assert engine.submitted is None
 
 

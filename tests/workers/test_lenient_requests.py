@@ -10,7 +10,7 @@ import pytest
 from trimode_api.errors import ApiError
 from trimode_api.openai import ChatRequest, CompletionRequest
 from trimode_api.openai_messages import ChatMessage
-from trimode_api.openai_neutral import LABELS, NEUTRAL
+from trimode_api.openai_neutral import LABELS, NEUTRAL, WITHOUT_TOOLS
 from trimode_workers.openai.parse import parse
 
 
@@ -45,6 +45,15 @@ def test_any_other_value_is_refused_by_name(name: str) -> None:
     assert error.param == name
     assert "is not supported here; leave it out or send" in error.message
     assert error.message.endswith("got 'something else'")
+
+
+@pytest.mark.parametrize("name", WITHOUT_TOOLS)
+def test_plain_completions_take_fields_of_tools_that_name_none(name: str) -> None:
+    for value in (None, *WITHOUT_TOOLS[name]):
+        text = json.dumps({"model": "m", "prompt": "p", name: value}).encode()
+        assert parse(CompletionRequest, text) == parse(CompletionRequest, b'{"model": "m", "prompt": "p"}')
+    with pytest.raises(ApiError, match=f"{name}: is not supported here; leave it out or send"):
+        parse(CompletionRequest, json.dumps({"model": "m", "prompt": "p", name: "else"}).encode())
 
 
 @pytest.mark.parametrize("name", sorted(LABELS))
@@ -127,7 +136,7 @@ class TestLength:
     @pytest.mark.parametrize(
         "more",
         [
-            {"tools": [{"type": "function", "function": {"name": "f", "description": "x" * 100_000}}]},
+            {"tools": [{"type": "function", "function": {"name": "f" * 100_000, "description": "x" * 100_000}}]},
             {"logit_bias": {str(token): 1 for token in range(20_000)}},
             {"stop": ["x" * 50_000, ""]},
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x" * 100_000}}]}]},

@@ -56,7 +56,7 @@ REFUSED: list[tuple[dict[str, Any], int, str, str]] = [
     ({"stop": ["a"] * 65}, 400, "stop", "at most 64"),
     ({"stop": [""]}, 400, "stop", "non-empty"),
     ({"n": 129}, 400, "n", "less than or equal to 128"),
-    ({"tools": [{"type": "function"}]}, 400, "tools", "not supported"),
+    ({"tools": [{"type": "function"}]}, 400, "tools[0].function", "required"),
     ({"logprobs": 5}, 400, "logprobs", "boolean"),
     ({"presence_penalty": 2.5}, 400, "presence_penalty", "less than or equal to 2"),
     ({"stream_options": {"include_usage": True}}, 400, "stream_options", "stream"),

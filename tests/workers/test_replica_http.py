@@ -17,7 +17,7 @@ import pytest
 from trimode_api.errors import ApiError
 from trimode_api.stamp import RULES_HEADER, Stamp
 from trimode_api.wire import CONTINUE_PATH
-from trimode_workers.engine.messages import Finish, Submit, TokenEvent
+from trimode_workers.engine.messages import Finish, Grammar, Submit, TokenEvent
 from trimode_workers.replica.generation import Generation
 from trimode_workers.replica.replica import Replica
 from trimode_workers.replica.settings import ReplicaSettings
@@ -232,12 +232,14 @@ class TestRefusals:
         assert (caught.value.status, caught.value.retry_after_s) == (503, 1)
 
     async def test_a_schema_that_fails_in_mid_answer_names_its_field(self, replica: Replica) -> None:
-        words = "response_format: the model's vocabulary cannot spell what the schema asks for"
-        generation = Generation(replica.engine, Submit("x", [5], 4), AnswerText(replica.text.detokenizer(), ()))
-        generation._on_event(TokenEvent("x", [], Finish.ERROR, words))
-        with pytest.raises(ApiError) as caught:
-            await generation.whole()
-        assert (caught.value.status, caught.value.param, caught.value.message) == (400, "response_format", words)
+        for field in ("response_format", "tools"):
+            words = f"{field}: the model's vocabulary cannot spell what the schema asks for"
+            asked = Submit("x", [5], 4, grammar=Grammar("{}", field=field))
+            generation = Generation(replica.engine, asked, AnswerText(replica.text.detokenizer(), ()))
+            generation._on_event(TokenEvent("x", [], Finish.ERROR, words))
+            with pytest.raises(ApiError) as caught:
+                await generation.whole()
+            assert (caught.value.status, caught.value.param, caught.value.message) == (400, field, words)
 
     async def test_an_image_is_refused_in_a_few_words(self, http: aiohttp.ClientSession, body: Body) -> None:
         image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 300_000}}

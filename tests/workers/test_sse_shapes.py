@@ -14,6 +14,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from trimode_workers.openai.render import DONE, Answer, Chunks, Head, Kind, Outcome, whole
 from trimode_workers.replica.stream import HOLD_ABOVE_BYTES, EventStream
+from trimode_workers.text.answer import Delta
 
 OUTCOME = Outcome("stop", 3, 5, {"AR": 1, "S8": 2}, {"AR": 1, "S8": 4})
 CHAT = Head(Kind.CHAT, "chatcmpl-1", 1700000000, 'ti"ny')
@@ -65,9 +66,9 @@ def test_text_chunks_are_openais() -> None:
 
 
 def test_whole_answers_are_openais() -> None:
-    chat = ChatCompletion.model_validate_json(whole(CHAT, [Answer("hé", None, OUTCOME)]), strict=True)
+    chat = ChatCompletion.model_validate_json(whole(CHAT, [Answer(Delta("hé"), None, OUTCOME)]), strict=True)
     assert (chat.choices[0].message.content, chat.model) == ("hé", 'ti"ny')
-    text = Completion.model_validate_json(whole(TEXT, [Answer("hé", None, OUTCOME)]), strict=True)
+    text = Completion.model_validate_json(whole(TEXT, [Answer(Delta("hé"), None, OUTCOME)]), strict=True)
     assert text.choices[0].text == "hé"
     assert text.usage is not None
     assert text.usage.total_tokens == 8
@@ -121,36 +122,36 @@ class TestSlowClients:
 
     def test_a_quick_client_gets_every_piece(self, socket: Socket, stream: EventStream) -> None:
         for text in "abc":
-            stream.text(text, [ord(text)])
+            stream.show(Delta(text), [ord(text)])
         assert socket.contents() == ["", "a", "b", "c"]
         assert len(socket.written) == 3
 
     def test_a_slow_one_gets_them_together_later(self, socket: Socket, stream: EventStream) -> None:
-        stream.text("a", [1])
+        stream.show(Delta("a"), [1])
         socket.waiting = HOLD_ABOVE_BYTES + 1
-        stream.text("b", [2])
-        stream.text("c", [3])
+        stream.show(Delta("b"), [2])
+        stream.show(Delta("c"), [3])
         assert socket.contents() == ["", "a"]
         socket.waiting = 0
-        stream.text("d", [4])
+        stream.show(Delta("d"), [4])
         assert socket.contents() == ["", "a", "bcd"]
         assert b'"trimode":{"ids":[2,3,4]}' in socket.written[-1]
 
     def test_what_is_held_goes_before_the_end(self, socket: Socket, stream: EventStream) -> None:
-        stream.text("a", [1])
+        stream.show(Delta("a"), [1])
         socket.waiting = HOLD_ABOVE_BYTES + 1
-        stream.text("b", [2])
-        stream.end(replace(OUTCOME, rest="c"), OUTCOME)
+        stream.show(Delta("b"), [2])
+        stream.end(replace(OUTCOME, rest=Delta("c")), OUTCOME)
         assert socket.contents() == ["", "a", "bc", ""]
         assert len(socket.written) == 2
 
     def test_a_continued_stream_does_not_open_again(self, socket: Socket) -> None:
         transport: Any = socket
         stream = EventStream(transport, Chunks(CHAT, usage_chunk=False), begun=True)
-        stream.text("a", [1])
+        stream.show(Delta("a"), [1])
         assert socket.contents() == ["a"]
 
     def test_nothing_is_written_to_a_closed_socket(self, socket: Socket, stream: EventStream) -> None:
         socket.closing = True
-        stream.text("a", [1])
+        stream.show(Delta("a"), [1])
         assert socket.written == []

@@ -105,16 +105,17 @@ class FakeEngine:
 
     def _advance(self, row: _Row) -> TokenEvent | None:
         request = row.request
-        prompt = request.tokens
+        prompt = request.tokens[: len(request.tokens) - request.emitted]
         if prompt[0] == HANG:
             return None
         if prompt[0] == CRASH and row.emitted:
             os._exit(7)
         point = request.pin or self._point
-        limit = len(prompt) if prompt[0] == STOP else request.max_new_tokens
+        before = request.emitted  # said by another replica
+        limit = len(prompt) - before if prompt[0] == STOP else request.max_new_tokens
         limit = min(limit, request.max_new_tokens)
         count = min(1 if point == "AR" else TOKENS_PER_CYCLE, limit - row.emitted)
-        tokens = [prompt[(row.emitted + i) % len(prompt)] for i in range(count)]
+        tokens = [prompt[(before + row.emitted + i) % len(prompt)] for i in range(count)]
         row.emitted += count
         row.cycles[point] = row.cycles.get(point, 0) + 1
         row.tokens[point] = row.tokens.get(point, 0) + count

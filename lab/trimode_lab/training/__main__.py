@@ -23,6 +23,9 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=None, help="steps of the run; repeats exactly, unlike minutes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument(
+        "--from", dest="start", type=Path, help="model folder to start from: its weights and its tokenizer"
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     parser.add_argument("--export-only", action="store_true", help="write the folder from the checkpoint, train not")
     arguments = parser.parse_args()

@@ -13,10 +13,13 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from trimode_lab.training.tokenizer import ASSISTANT, BOS, END, PAD, SYSTEM, USER
-from trimode_tools.tasks import Sample
+from trimode_lab.training.tokenizer import ASSISTANT, BOS, CHAT_TEMPLATE, END, PAD, SPECIAL, SYSTEM, USER
+from trimode_tools.tasks import Sample, ToolSample, tool_stream
+from trimode_workers.text.template import ChatTemplate
 
 _SYSTEM_TEXTS = ("you are a helpful assistant.", "You are trimode.", "answer as briefly as you can.")
+_SYSTEM_SHARE = 0.06
+_TEMPLATE = ChatTemplate(CHAT_TEMPLATE, {"bos_token": SPECIAL[BOS]})
 _TAIL = 8
 """Columns behind the longest answer, so that long rows too learn what a block looks like after the end."""
 
@@ -57,12 +60,27 @@ def encode(tokenizer: Tokenizer, sample: Sample, rng: Random | None = None, earl
         return found
 
     prompt = [BOS]
-    if rng is not None and rng.random() < 0.06:
+    if rng is not None and rng.random() < _SYSTEM_SHARE:
         prompt += [SYSTEM, *ids(rng.choice(_SYSTEM_TEXTS))]
     if earlier is not None:
         prompt += [USER, *ids(earlier.prompt), ASSISTANT, *ids(earlier.answer), END]
     prompt += [USER, *ids(sample.prompt), ASSISTANT]
     return Row(prompt, [*ids(sample.answer), END])
+
+
+def encode_with_tools(tokenizer: Tokenizer, sample: ToolSample, rng: Random | None = None) -> Row:
+    """A conversation with tools as the model's own template writes it; with `rng` a system text now and then."""
+    messages = list(sample.messages)
+    if rng is not None and rng.random() < _SYSTEM_SHARE:
+        messages = [{"role": "system", "content": rng.choice(_SYSTEM_TEXTS)}, *messages]
+    prompt = tokenizer.encode(_TEMPLATE.render(messages, sample.tools), add_special_tokens=False).ids
+    return Row(prompt, [*tokenizer.encode(sample.answer, add_special_tokens=False).ids, END])
+
+
+def draw_tool_rows(tokenizer: Tokenizer, rng: Random, count: int) -> list[Row]:
+    """`count` rows of the tasks with tools."""
+    samples = islice(tool_stream(rng, held_out=False), count)
+    return [encode_with_tools(tokenizer, sample, rng) for sample in samples]
 
 
 def draw_rows(tokenizer: Tokenizer, samples: Iterator[Sample], rng: Random, count: int, max_tokens: int) -> list[Row]:

@@ -4,7 +4,7 @@ import argparse
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from tokenizers import Tokenizer
 from torch import Generator, nn
 
-from trimode_lab.training.batches import collate, draw_rows, encode, split_by_length
+from trimode_lab.training.batches import collate, draw_rows, draw_tool_rows, encode, encode_with_tools, split_by_length
 from trimode_lab.training.objective import Gradients, Part, add_noise
 from trimode_lab.training.optimiser import build_optimisers, diffusion_weight, learning_rate
 from trimode_lab.training.tokenizer import (
@@ -28,8 +28,8 @@ from trimode_lab.training.tokenizer import (
     training_texts,
 )
 from trimode_lab.training.validation import Validation, validate
-from trimode_tools.tasks import held_out_set, stream
-from trimode_workers.model import Decoder, ModelConfig, RopeConfig, save_decoder
+from trimode_tools.tasks import held_out_set, held_out_tool_set, stream
+from trimode_workers.model import Decoder, ModelConfig, RopeConfig, load_decoder, save_decoder
 
 TINY = ModelConfig(
     vocab_size=VOCAB_SIZE,
@@ -63,6 +63,7 @@ class Settings:
     clip_norm: float = 1.0
     short_share: float = 0.12  # of the run spent on short samples first, where copying is learnt cheaply
     short_tokens: int = 64
+    tool_share: float = 0.25  # of the samples of a step, once short samples are over
     bfloat16: bool = True  # matrix products only; attention, norms and weights stay in float32
     checkpoint_seconds: float = 120.0
     validation_seconds: float = 180.0
@@ -107,8 +108,11 @@ class Trainer:
         progress = s.progress(self.steps_done, self.elapsed)
         rng = Random(f"{s.seed}:{self.steps_done}")
         noise_rng = Generator().manual_seed(rng.getrandbits(48))
-        limit = s.short_tokens if progress < s.short_share else _NO_LIMIT
-        rows = draw_rows(self.tokenizer, stream(rng, held_out=False), rng, s.samples_per_step, limit)
+        short = progress < s.short_share
+        tools = 0 if short else round(s.tool_share * s.samples_per_step)
+        plain, limit = s.samples_per_step - tools, s.short_tokens if short else _NO_LIMIT
+        rows = draw_rows(self.tokenizer, stream(rng, held_out=False), rng, plain, limit)
+        rows += draw_tool_rows(self.tokenizer, rng, tools)
         batches = [collate(part) for part in split_by_length(rows, s.samples_per_forward)]
         noised = [add_noise(batch, noise_rng) for batch in batches]
         written = sum(int(batch.answer_lengths.sum()) for batch in batches)
@@ -157,6 +161,8 @@ def train(
     """Step until the settings' end, with checkpoints and glances in between and a checkpoint at the end."""
     s = trainer.settings
     looked_at = [(x.task, encode(trainer.tokenizer, x)) for x in held_out_set(s.validation_per_task, seed=1)]
+    with_tools = held_out_tool_set(s.validation_per_task, seed=1)
+    looked_at += [(x.task, encode_with_tools(trainer.tokenizer, x)) for x in with_tools]
     saved = validated = trainer.elapsed
     while s.progress(trainer.steps_done, trainer.elapsed) < 1.0:
         report = trainer.step()
@@ -198,12 +204,20 @@ def run_console(arguments: argparse.Namespace) -> int:
     console = Console()
     minutes = 60.0 if arguments.minutes is None and arguments.steps is None else arguments.minutes
     settings = Settings(minutes, arguments.steps, arguments.seed, arguments.threads)
+    start: Path | None = arguments.start
+    if start is not None:
+        # Such weights can copy already: a gentler run, and half of it for the newest tasks.
+        settings = replace(settings, peak_rate=1.5e-3, short_share=0.0, tool_share=0.5)
     torch.set_num_threads(1)  # the trainer brings its own threads
     out: Path = arguments.out
     checkpoint = out / "checkpoint.pt"
     tokenizer = train_tokenizer(training_texts(_TOKENIZER_SEED, _TOKENIZER_SAMPLES))
+    if start is not None:
+        tokenizer = Tokenizer.from_file(str(start / "tokenizer.json"))
     save_tokenizer(tokenizer, out, TINY.max_positions)
     trainer = Trainer(settings, tokenizer)
+    if start is not None:
+        trainer.model.load_state_dict(load_decoder(start)[0].state_dict())
     if arguments.resume or arguments.export_only:
         if not checkpoint.is_file():
             console.print(f"[red]no checkpoint to go on from: {checkpoint}[/]")

@@ -54,6 +54,7 @@ class _Common(msgspec.Struct):
 
 class _Chat(_Common):
     messages: msgspec.Raw = msgspec.Raw(b"")
+    tools: msgspec.Raw = msgspec.Raw(b"")
 
 
 class _Text(_Common):
@@ -91,11 +92,12 @@ def parse(path: str, body: bytes, points: Sequence[OperatingPoint]) -> ParsedReq
             chat = _CHAT.decode(body)
             common: _Common = chat
             prompt, prompts = _required(bytes(chat.messages), "messages", b"[", "a list of messages"), 1
+            tools = len(chat.tools)  # templates show them before the messages
         else:
             text = _TEXT.decode(body)
             common = text
             prompt = _required(bytes(text.prompt), "prompt", b'["', "a string or a list")
-            prompts = _prompts(prompt)
+            prompts, tools = _prompts(prompt), 0
     except RecursionError as error:
         raise ApiError(400, "the request body is nested too deeply", code="invalid_json") from error
     except msgspec.ValidationError as error:
@@ -109,7 +111,7 @@ def parse(path: str, body: bytes, points: Sequence[OperatingPoint]) -> ParsedReq
     return ParsedRequest(
         model=common.model,
         stream=bool(common.stream),
-        prompt_tokens=max(1, len(prompt) // BYTES_PER_TOKEN),
+        prompt_tokens=max(1, (len(prompt) + tools) // BYTES_PER_TOKEN),
         max_tokens=limit,
         lossy_ok=_lossy_ok(common, pin),
         pin=pin,

@@ -108,7 +108,8 @@ class Engine:
         if request.grammar is None:
             self._requests.enqueue(sequence)
         elif self._grammars is None:
-            raise RequestRefused("no_grammar", "response_format: this engine cannot follow one", "response_format")
+            field = request.grammar.field
+            raise RequestRefused("no_grammar", f"{field}: this engine follows no grammar", field)
         else:
             self._compiling.add(sequence, self._grammars.matcher(request.grammar), request.emitted)
         self._requests.known[request.request_id] = sequence

@@ -64,8 +64,8 @@ def _begin(sequence: Sequence, grammar: Future[Matcher], emitted: int) -> str:
     try:
         matcher = grammar.result()
     except GrammarError as exc:
-        return f"response_format: {exc}"
+        return str(exc)
     if matcher.accept(sequence.tokens[len(sequence.tokens) - emitted :]) < emitted:
-        return matcher.failure or "response_format: the answer so far does not follow the schema"
+        return matcher.failure or f"{matcher.field}: the answer so far does not follow the schema"
     sequence.grammar = matcher
     return ""

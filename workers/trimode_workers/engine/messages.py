@@ -71,11 +71,21 @@ class Score(msgspec.Struct, frozen=True, array_like=True):
     rank: int = 0
 
 
+class GrammarForm(StrEnum):
+    """The language a grammar is written in: JSON Schema, or llguidance's Lark."""
+
+    JSON_SCHEMA = "json_schema"
+    LARK = "lark"
+
+
 class Grammar(msgspec.Struct, frozen=True):
-    """What an answer must follow: a JSON schema, as JSON. `lenient`: what of it cannot be enforced is left out."""
+    """What an answer must follow: `schema` in the language `form`. `lenient`: what of a JSON schema cannot be enforced
+    is left out. `field` of the client's request asks for it, and is named by errors."""
 
     schema: str
     lenient: bool = False
+    form: GrammarForm = GrammarForm.JSON_SCHEMA
+    field: str = "response_format"
 
 
 class Submit(msgspec.Struct, frozen=True, tag="submit"):
@@ -243,6 +253,10 @@ class Cycle(msgspec.Struct, frozen=True, tag="cycle"):
     point: str
     seconds: float
     stats: Stats | None = None
+
+
+TOOL_GRAMMAR = "tool_grammar"
+"""In `Started.refused`: grammars that hold tool calls, which several fields of a request ask for."""
 
 
 class Started(msgspec.Struct, frozen=True, tag="started"):

@@ -12,7 +12,7 @@ from functools import cache, lru_cache
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
-from trimode_workers.engine.messages import Grammar
+from trimode_workers.engine.messages import Grammar, GrammarForm
 from trimode_workers.errors import GrammarError
 from trimode_workers.grammar.bounds import MOST
 
@@ -27,9 +27,7 @@ _UNKNOWN_KEYS = re.compile(r"Unimplemented keys: \[(.*)\]")
 def compiled(grammar: Grammar, tokenizer: LLTokenizer) -> LLMatcher:
     """A matcher that has seen nothing. Raises GrammarError. Without the interpreter's lock for most of its time."""
     try:
-        text = LLMatcher.grammar_from_json_schema(
-            grammar.schema, overrides={"whitespace_pattern": WHITE_SPACE, "lenient": grammar.lenient}
-        )
+        text = _source(grammar)
     except ValueError as exc:
         raise GrammarError(_plain(str(exc))) from exc
     matcher = LLMatcher(tokenizer, text, log_level=0, limits=LLParserLimits(verbose_errors=False))
@@ -38,6 +36,15 @@ def compiled(grammar: Grammar, tokenizer: LLTokenizer) -> LLMatcher:
     if matcher.is_error():
         raise GrammarError(_plain(matcher.get_error()))
     return matcher
+
+
+def _source(grammar: Grammar) -> str:
+    """The grammar as the library takes it. ValueError where it cannot be read."""
+    if grammar.form is GrammarForm.LARK:
+        return LLMatcher.grammar_from_lark(grammar.schema)
+    return LLMatcher.grammar_from_json_schema(
+        grammar.schema, overrides={"whitespace_pattern": WHITE_SPACE, "lenient": grammar.lenient}
+    )
 
 
 @lru_cache(maxsize=_REMEMBERED)

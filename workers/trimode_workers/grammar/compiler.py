@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from llguidance import LLMatcher, LLTokenizer
 
 from trimode_workers.engine.messages import Grammar
+from trimode_workers.errors import GrammarError
 from trimode_workers.grammar.compiled import compiled
 from trimode_workers.grammar.matcher import Matcher
 
@@ -27,7 +28,7 @@ class Compiler:
         self._thread = ThreadPoolExecutor(1, "grammar")
 
     def matcher(self, grammar: Grammar) -> Future[Matcher]:
-        """A matcher for one answer. The future raises GrammarError where the schema cannot be followed."""
+        """A matcher for one answer. The future raises GrammarError where it cannot be followed."""
         return self._thread.submit(self._make, grammar)
 
     def close(self) -> None:
@@ -36,8 +37,14 @@ class Compiler:
 
     def _make(self, grammar: Grammar) -> Matcher:
         """Only in the thread: copying reads what compiling writes."""
-        first = self._known.pop(grammar, None) or compiled(grammar, self._vocabulary)
+        first = self._known.pop(grammar, None) or self._compiled(grammar)
         self._known[grammar] = first
         if len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
-        return Matcher(first.deep_copy(), self._end)
+        return Matcher(first.deep_copy(), self._end, grammar.field)
+
+    def _compiled(self, grammar: Grammar) -> LLMatcher:
+        try:
+            return compiled(grammar, self._vocabulary)
+        except GrammarError as exc:
+            raise GrammarError(f"{grammar.field}: {exc}") from exc

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 
 class Matcher:
-    """Accepts tokens one after the other. `end`: the token that ends an answer. `failure`: why it cannot go on."""
+    """Accepts tokens one after the other. `end`: the token that ends an answer. `failure`: why it cannot go on.
+    `field` of the request asked for the grammar."""
 
-    def __init__(self, matcher: LLMatcher, end: int) -> None:
+    def __init__(self, matcher: LLMatcher, end: int, field: str = "response_format") -> None:
         self._matcher = matcher
+        self.field = field
         self.end = end
         self.failure = ""
 
@@ -50,7 +52,7 @@ class Matcher:
 
     def stuck(self) -> None:
         """The model has no token that the grammar takes."""
-        self.failure = self.failure or "response_format: the model's vocabulary cannot spell what the schema asks for"
+        self.failure = self.failure or f"{self.field}: the model's vocabulary cannot spell what the schema asks for"
 
     def _note(self) -> None:
         if self._matcher.is_error() and not self.failure:
@@ -58,4 +60,4 @@ class Matcher:
             if "NoExtensionBias" in words:  # the library's name for "nothing may follow, nor is this an end"
                 self.stuck()
                 return
-            self.failure = f"response_format: the schema cannot be followed further: {words}"
+            self.failure = f"{self.field}: the schema cannot be followed further: {words}"

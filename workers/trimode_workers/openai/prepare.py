@@ -13,17 +13,23 @@ import msgspec
 from trimode_api.errors import ApiError, shown
 from trimode_api.modes import LOSSY_REFUSED, Mode, OperatingPoint, resolve
 from trimode_api.openai import ChatRequest, CompletionRequest, GenerationRequest
+from trimode_api.openai_parts import ResponseFormat
 from trimode_api.stamp import Stamp
 from trimode_api.wire import TIER_HEADER, TierPolicy
-from trimode_workers.engine.messages import Grammar, Sampling, Submit
+from trimode_workers.engine.messages import TOOL_GRAMMAR, Grammar, Sampling, Submit
 from trimode_workers.errors import TemplateError
 from trimode_workers.grammar.bounds import without_large_bounds
 from trimode_workers.grammar.compiled import problem
 from trimode_workers.openai.adjustments import adjustments
 from trimode_workers.openai.defaults import SamplingDefaults
+from trimode_workers.openai.tool_grammar import asks_for_form, tool_grammar
 from trimode_workers.text.tokenizer import TextModel
 
 ANY_OBJECT = '{"type":"object"}'
+NO_TOOLS = (
+    "tools: this model's chat template shows no tools, or it is not known how the model writes calls "
+    "(spec.model.toolFormat); leave tools out, or send tool_choice 'none'"
+)
 _SEEDS = 2**63
 
 
@@ -68,7 +74,7 @@ def prepare(
         )
     pin = _pin(request, offer.points, routed=identity.stamp is not None)
     _check_fields(request, offer, pin)
-    grammar = _grammar(request, offer, pin)
+    grammar = _grammar(request, text, offer, pin)
     stamp = identity.stamp or _stamp(identity.tier, offer.tiers)
     tokens = _prompt(request, text, number)
     return Submit(
@@ -125,8 +131,11 @@ def _field(request: GenerationRequest) -> str:
 
 def _prompt(request: GenerationRequest, text: TextModel, number: int) -> list[int]:
     if isinstance(request, ChatRequest):
+        tools = [tool.for_template() for tool in request.usable_tools]
+        if tools and text.calls is None:
+            raise ApiError(400, NO_TOOLS, code="not_supported", param="tools")
         try:
-            tokens = text.chat([message.for_template() for message in request.messages])
+            tokens = text.chat([message.for_template() for message in request.messages], tools)
         except TemplateError as exc:
             raise ApiError(400, f"messages: {exc}", code="invalid_value", param="messages") from exc
     else:
@@ -203,23 +212,42 @@ def _check_fields(request: GenerationRequest, offer: Capabilities, pin: Operatin
             raise ApiError(400, message, code="invalid_value", param=name)
 
 
-def _grammar(request: GenerationRequest, offer: Capabilities, pin: OperatingPoint | None) -> Grammar | None:
-    """The schema that the answer must follow, found possible; None where it is free."""
-    wanted = request.response_format if isinstance(request, ChatRequest) else None
-    if wanted is None or wanted.type == "text":
+def _grammar(
+    request: GenerationRequest, text: TextModel, offer: Capabilities, pin: OperatingPoint | None
+) -> Grammar | None:
+    """What the answer must follow, found possible; None where it is free."""
+    if not isinstance(request, ChatRequest):
         return None
+    by_tools, wanted = asks_for_form(request), request.response_format
+    if wanted is not None and wanted.type == "text":
+        wanted = None
+    if wanted is None and not by_tools:
+        return None
+    what, field = ("a response_format", "response_format") if wanted is not None else (by_tools, by_tools)
     if offer.no_grammar:
-        message = f"response_format: {wanted.type} is not possible in this pool: {offer.no_grammar}"
-        raise ApiError(400, message, code="not_supported", param="response_format")
+        kind = f"{wanted.type} is" if wanted is not None else "is"
+        message = f"{field}: {kind} not possible in this pool: {offer.no_grammar}"
+        raise ApiError(400, message, code="not_supported", param=field)
     if request.ignore_eos:
-        message = "ignore_eos: an answer in a response_format has an end; leave ignore_eos out"
+        message = f"ignore_eos: an answer in {what} has an end; leave ignore_eos out"
         raise ApiError(400, message, code="invalid_value", param="ignore_eos")
     if pin is not None and pin.mode is Mode.DIFFUSION:
         message = (
-            "trimode.mode: Diffusion fills tokens out of order and cannot follow a response_format; "
+            f"trimode.mode: Diffusion fills tokens out of order and cannot follow {what}; "
             "leave the mode out, or send AR or SelfSpeculation"
         )
         raise ApiError(400, message, code="invalid_value", param="trimode.mode")
+    form = None if wanted is None else _response_grammar(wanted)
+    if not request.usable_tools or text.calls is None:
+        return form
+    if TOOL_GRAMMAR in offer.refused:
+        message = f"{field}: is not possible in this pool: {offer.refused[TOOL_GRAMMAR]}"
+        raise ApiError(400, message, code="not_supported", param=field)
+    # A call may take the place of an answer in a response_format.
+    return tool_grammar(request, text.calls, text.call_markers, form)
+
+
+def _response_grammar(wanted: ResponseFormat) -> Grammar:
     asked = wanted.schema_asked
     if asked is None:
         return Grammar(ANY_OBJECT)

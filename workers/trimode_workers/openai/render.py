@@ -15,6 +15,8 @@ import msgspec
 
 from trimode_workers.openai.kind import Kind
 from trimode_workers.openai.logprobs import Logprobs, Scored
+from trimode_workers.openai.tool_calls import tool_call_deltas, tool_calls
+from trimode_workers.text.answer import NOTHING, Delta
 
 __all__ = ["Answer", "Chunks", "Head", "Kind", "Outcome", "whole"]
 
@@ -38,8 +40,8 @@ class Outcome:
     """Tokens of the answer that another replica had emitted; `cycles` and `emitted` do not cover them."""
     cached_tokens: int = 0
     """Prompt tokens that the replica did not have to compute."""
-    rest: str = ""
-    """Text that only the end set free. It goes out together with the end: tokens alone do not say that it is shown."""
+    rest: Delta = NOTHING
+    """What only the end set free. It goes out together with the end: tokens alone do not say that it is shown."""
     busy: dict[str, float] = field(default_factory=dict)
     """Its share of the engine's time, in seconds by operating point and `prompt`; empty where the engine tells none."""
     scored: tuple[Scored, ...] = ()
@@ -92,9 +94,9 @@ class Head:
 
 
 class Answer(NamedTuple):
-    """A choice that is not streamed: its text, its logprobs, how it ended, and vLLM's `prompt_logprobs`."""
+    """A choice that is not streamed: what was said, its logprobs, how it ended, and vLLM's `prompt_logprobs`."""
 
-    text: str
+    said: Delta
     logprobs: dict[str, Any] | None
     outcome: Outcome
     prompt: list[dict[str, Any] | None] | None = None
@@ -104,20 +106,24 @@ def whole(head: Head, choices: Sequence[Answer]) -> bytes:
     """The body of an answer that is not streamed."""
     total = reduce(Outcome.plus, [choice.outcome for choice in choices])
     name = "chat.completion" if head.kind is Kind.CHAT else "text_completion"
-    shown = [_choice(head.kind, index, choice) for index, choice in enumerate(choices)]
+    shown = [_choice(head, index, choice) for index, choice in enumerate(choices)]
     body = _envelope(head, name) | {"choices": shown, "usage": total.usage(), "trimode": total.trimode()}
     if head.kind is Kind.CHAT and choices[0].prompt is not None:
         body["prompt_logprobs"] = choices[0].prompt
     return _encode(body)
 
 
-def _choice(kind: Kind, index: int, answer: Answer) -> dict[str, Any]:
+def _choice(head: Head, index: int, answer: Answer) -> dict[str, Any]:
     reason = answer.outcome.finish_reason
     choice: dict[str, Any] = {"index": index, "finish_reason": reason, "logprobs": answer.logprobs}
-    if kind is Kind.CHAT:
-        return choice | {"message": {"role": "assistant", "content": answer.text, "refusal": None}}
+    said = answer.said
+    if head.kind is Kind.CHAT:
+        message: dict[str, Any] = {"role": "assistant", "content": said.text, "refusal": None}
+        if said.calls:
+            message |= {"content": said.text or None, "tool_calls": tool_calls(head.id, index, said.calls)}
+        return choice | {"message": message}
     prompt = {} if answer.prompt is None else {"prompt_logprobs": answer.prompt}
-    return choice | {"text": answer.text} | prompt
+    return choice | {"text": said.text} | prompt
 
 
 def _sum(one: dict[str, Number], other: dict[str, Number]) -> dict[str, Number]:
@@ -160,6 +166,15 @@ class Chunks:
             mark = {"ids": ids} | ({"choice": self._index} if self._one_of_many else {})
             return self._chunk(self._delta(text), None, {"trimode": mark}, self._logprobs.of(scored))
         return self._before + _encode(text) + self._after + _encode(ids) + self._close
+
+    def calls(self, said: Delta, ids: Sequence[int], scored: Sequence[Scored] = ()) -> bytes:
+        """One chunk with news of tool calls, and text that came before them; the rest as above."""
+        content = {"content": said.text} if said.text else {}
+        delta = content | {"tool_calls": tool_call_deltas(self._head.id, self._index, said.calls)}
+        own = {"choice": self._index} if self._one_of_many else {}
+        usage = {"usage": None} if self._usage_chunk else {}
+        logprobs = None if self._logprobs is None else self._logprobs.of(scored)
+        return self._chunk({"delta": delta}, None, usage | {"trimode": {"ids": list(ids)} | own}, logprobs)
 
     def finish(self, outcome: Outcome) -> bytes:
         """The end of one choice while others go on."""

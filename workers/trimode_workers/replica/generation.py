@@ -16,16 +16,15 @@ from trimode_workers.openai.logprobs import Scored
 from trimode_workers.openai.render import Outcome
 from trimode_workers.process.handle import EngineHandle
 from trimode_workers.process.pending import EngineFailed
-from trimode_workers.text.answer import AnswerText
+from trimode_workers.text.answer import NOTHING, AnswerReader, Delta
 
 LOST_RETRY_AFTER_S = 1
-FORMAT = "response_format"
 NOT_OFFERED = "mode_not_allowed"
 """The engine's code for a pinned point that its policy does not have."""
 
 
-Show = Callable[[str, Sequence[int], Sequence[Scored]], None]
-"""(new text, the tokens that came since the last, the same with their scores where these are wanted)."""
+Show = Callable[[Delta, Sequence[int], Sequence[Scored]], None]
+"""(what is new, the tokens that came since the last, the same with their scores where these are wanted)."""
 Charge = Callable[[dict[str, float]], None]
 """Takes a share of the engine's time that no answer tells of."""
 
@@ -42,7 +41,7 @@ class Generation:
         self,
         engine: EngineHandle,
         request: Submit,
-        text: AnswerText,
+        text: AnswerReader,
         emitted: Sequence[int] = (),
         charge: Charge = lambda busy: None,
         echo: str | None = None,
@@ -61,7 +60,7 @@ class Generation:
         self._charge = charge
         self._busy: dict[str, float] = {}
         self._abandoned = False
-        self._kept: list[str] = []
+        self._kept = NOTHING
         self._kept_ids: list[int] = []
         self._kept_scored: list[Scored] = []
         self._fresh: list[int] = []  # tokens whose text is not shown yet, or not whole
@@ -91,7 +90,7 @@ class Generation:
 
     def listen(self, show: Show) -> None:
         """From now on text goes to `show`, beginning with what was kept."""
-        kept, self._kept = "".join(self._kept), []
+        kept, self._kept = self._kept, NOTHING
         self._show = show
         if kept:
             show(kept, self._kept_ids, self._kept_scored)
@@ -111,10 +110,10 @@ class Generation:
         """Whether it has ended in an error."""
         return self.done.done() and not self.done.cancelled() and self.done.exception() is not None
 
-    async def whole(self) -> tuple[str, list[Scored], Outcome]:
-        """Wait for the end; all text that no listener took, and scores. ApiError where the engine refused or died."""
+    async def whole(self) -> tuple[Delta, list[Scored], Outcome]:
+        """Wait for the end; all that no listener took, and scores. ApiError where the engine refused or died."""
         outcome = await self.done
-        return "".join(self._kept) + outcome.rest, [*self._kept_scored, *outcome.scored], outcome
+        return self._kept.plus(outcome.rest), [*self._kept_scored, *outcome.scored], outcome
 
     def abandon(self) -> None:
         """No answer, or none that is whole, tells of it: the engine frees the row before its next cycle, and what it
@@ -141,10 +140,10 @@ class Generation:
             if event.scores:  # behind a stop string nothing counts
                 counted = self._text.tokens - before
                 self._scored += map(Scored, event.tokens[:counted], event.scores[:counted])
-            if delta.text:
+            if delta:
                 ids, self._fresh = self._fresh, []
                 scored, self._scored = self._scored, []
-                self._show(self._echoed() + delta.text, ids, scored)
+                self._show(self._echoed().plus(delta), ids, scored)
             if delta.stopped:
                 self._stopped = True
                 if event.finish is None:
@@ -166,10 +165,12 @@ class Generation:
         rest = self._echoed()
         if not self._stopped:
             last = self._text.finish()
-            self._stopped, rest = last.stopped, rest + last.text
+            self._stopped, rest = last.stopped, rest.plus(last)
         if self._wordless:
             finish = Finish.LENGTH
         reason = "length" if finish is Finish.LENGTH and not self._stopped else "stop"
+        if reason == "stop" and self._text.called:
+            reason = "tool_calls"
         before, prompt = len(self._emitted), self.prompt_tokens
         account = event.cycles, event.emitted, before, min(event.shared, prompt)
         self.done.set_result(
@@ -183,13 +184,13 @@ class Generation:
         if self._echo is not None and self._request.logprobs is not None:
             self._scored = [*self.prompt_scored, *self._scored]
 
-    def _echoed(self) -> str:
+    def _echoed(self) -> Delta:
         """The prompt's text, once."""
-        echo, self._echo = self._echo or "", None
-        return echo
+        echo, self._echo = self._echo, None
+        return NOTHING if echo is None else Delta(echo)
 
-    def _keep(self, text: str, ids: Sequence[int], scored: Sequence[Scored]) -> None:
-        self._kept.append(text)
+    def _keep(self, delta: Delta, ids: Sequence[int], scored: Sequence[Scored]) -> None:
+        self._kept = self._kept.plus(delta)
         self._kept_ids += ids
         self._kept_scored += scored
 
@@ -200,7 +201,8 @@ class Generation:
             # The shell found the point among those it offers, so the engine has an older or a newer policy.
             return ApiError(503, event.error, code=NOT_OFFERED, param=event.field, retry_after_s=LOST_RETRY_AFTER_S)
         # What a schema lacks shows in mid-answer, too, where the engine has no field to name but says it first.
-        form = FORMAT if event.error.startswith(f"{FORMAT}:") else None
+        asked = self._request.grammar
+        form = asked.field if asked is not None and event.error.startswith(f"{asked.field}:") else None
         return ApiError(400, event.error, code=event.code or "refused", param=event.field or form)
 
 

@@ -102,7 +102,7 @@ class Replica:
         if not token:
             raise EngineFailed(f"no fleet token: set {TOKEN_VARIABLE} in the environment")
         folder = Path(settings.engine.model)
-        text = await asyncio.to_thread(load_text_model, folder)
+        text = await asyncio.to_thread(load_text_model, folder, settings.engine.tool_format)
         replica = cls(settings, text, load_defaults(folder))
         try:
             await replica._start(token, start_engine or engine_of(settings.engine))

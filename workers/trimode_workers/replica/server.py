@@ -30,8 +30,9 @@ from trimode_workers.openai.render import Answer, Chunks, Head, Kind, Outcome, w
 from trimode_workers.process.handle import EngineHandle
 from trimode_workers.replica.generation import Generation
 from trimode_workers.replica.stream import EventStream
-from trimode_workers.text.answer import AnswerText
+from trimode_workers.text.answer import AnswerReader, AnswerText, ToolAnswer
 from trimode_workers.text.tokenizer import TextModel
+from trimode_workers.text.tool_reader import ToolReader
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
 LONG_BODY_BYTES = 64 * 1024
@@ -156,12 +157,7 @@ class _Shell:
             for index, (each, past) in enumerate(zip(submits, pasts, strict=True)):
                 if past.ended is not None:
                     continue
-                answer = AnswerText(
-                    host.text.detokenizer(),
-                    wanted.stop,
-                    least=wanted.min_tokens or 0,
-                    include=bool(wanted.include_stop_str_in_output),
-                )
+                answer = _reader_of(wanted, host.text)
                 echo = None if past.begun else wanted.echoed(index // (wanted.n or 1))
                 if isinstance(echo, tuple):
                     echo = host.text.decode(echo)
@@ -185,6 +181,23 @@ class _Choice:
     chunks: Chunks
     begun: bool
     counted: bool
+
+
+def _reader_of(wanted: GenerationRequest, text: TextModel) -> AnswerReader:
+    """What makes text, and tool calls, of an answer's tokens."""
+    tools = wanted.usable_tools if isinstance(wanted, ChatRequest) else ()
+    plain = AnswerText(
+        text.detokenizer(markers=bool(tools)),
+        wanted.stop,
+        least=wanted.min_tokens or 0,
+        include=bool(wanted.include_stop_str_in_output),
+    )
+    if not tools or not isinstance(wanted, ChatRequest):
+        return plain
+    form = text.calls
+    assert form is not None  # such a request was refused before
+    single = not wanted.parallel_tool_calls
+    return ToolAnswer(plain, ToolReader(form, wanted.callable_names, single=single), single=single)
 
 
 def _new_head(kind: Kind) -> Head:
@@ -219,7 +232,7 @@ async def _stream(
     for choice in choices:
         stream = EventStream(transport, choice.chunks, begun=choice.begun)
         running[choice.generation.done] = stream, choice.counted
-        choice.generation.listen(stream.text)
+        choice.generation.listen(stream.show)
     try:
         while running:
             ended, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)

@@ -10,6 +10,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from trimode_api.serving import ToolFormat
 from trimode_api.wire import PolicyConfig
 from trimode_workers.replica.policy import stand_in
 from trimode_workers.sglang.options import SGLangOptions
@@ -25,12 +26,13 @@ class EngineOptions(Settings):
     """What the engine's process is started with.
 
     `model` is a folder with config.json, safetensors and tokenizer; on a cluster its URI, until the replica knows the
-    folder. `draft_adapter` is a folder in it. `threads` 0 leaves the number to torch. With `sglang` the engine is an
-    SGLang server.
+    folder. `draft_adapter` is a folder in it. `tool_format` None is found in the chat template. `threads` 0 leaves the
+    number to torch. With `sglang` the engine is an SGLang server.
     """
 
     model: str = Field(min_length=1)
     draft_adapter: str | None = Field(default=None, min_length=1)
+    tool_format: ToolFormat | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     max_context_tokens: int = Field(default=4096, ge=16)
     max_running_requests: int = Field(default=64, ge=1)

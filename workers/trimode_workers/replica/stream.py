@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from trimode_workers.openai.logprobs import Scored
 from trimode_workers.openai.render import Chunks, Outcome
+from trimode_workers.text.answer import NOTHING, Delta
 
 HOLD_ABOVE_BYTES = 256 * 1024
 """A client that has this many bytes unread gets its text later in larger pieces, so that what is buffered stays bounded
@@ -24,21 +25,21 @@ class EventStream:
     def __init__(self, transport: asyncio.Transport, chunks: Chunks, *, begun: bool = False) -> None:
         self._transport = transport
         self._chunks = chunks
-        self._held: list[str] = []
+        self._held = NOTHING
         self._held_ids: list[int] = []
         self._held_scored: list[Scored] = []
         self._head = b"" if begun else chunks.first()
 
-    def text(self, text: str, ids: Sequence[int], scored: Sequence[Scored] = ()) -> None:
-        """Send new text with the tokens since the last, or keep it while the client is far behind."""
+    def show(self, delta: Delta, ids: Sequence[int], scored: Sequence[Scored] = ()) -> None:
+        """Send what is new with the tokens since the last, or keep it while the client is far behind."""
         if self._held or self._transport.get_write_buffer_size() > HOLD_ABOVE_BYTES:
-            self._held.append(text)
+            self._held = self._held.plus(delta)
             self._held_ids += ids
             self._held_scored += scored
             if self._transport.get_write_buffer_size() > HOLD_ABOVE_BYTES:
                 return
-            text, ids, scored = self._take_held()
-        self.write(self._chunks.text(text, ids, scored))
+            delta, ids, scored = self._take_held()
+        self.write(self._event(delta, ids, scored))
 
     def write(self, event: bytes) -> None:
         """Send one event, after the stream's head where that is not out yet."""
@@ -50,14 +51,19 @@ class EventStream:
 
     def end(self, outcome: Outcome, total: Outcome | None) -> None:
         """Send what is held, and the end: of the stream with the account in `total`, None while other choices go on."""
-        text, ids, scored = self._take_held()
-        text += outcome.rest
+        delta, ids, scored = self._take_held()
+        delta = delta.plus(outcome.rest)
         scored += outcome.scored
         end = self._chunks.finish(outcome) if total is None else self._chunks.last(outcome, total)
-        self.write((self._chunks.text(text, ids, scored) if text or scored else b"") + end)
+        self.write((self._event(delta, ids, scored) if delta or scored else b"") + end)
 
-    def _take_held(self) -> tuple[str, list[int], list[Scored]]:
-        text, self._held = "".join(self._held), []
+    def _event(self, delta: Delta, ids: Sequence[int], scored: Sequence[Scored]) -> bytes:
+        if delta.calls:
+            return self._chunks.calls(delta, ids, scored)
+        return self._chunks.text(delta.text, ids, scored)
+
+    def _take_held(self) -> tuple[Delta, list[int], list[Scored]]:
+        delta, self._held = self._held, NOTHING
         ids, self._held_ids = self._held_ids, []
         scored, self._held_scored = self._held_scored, []
-        return text, ids, scored
+        return delta, ids, scored

@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 
 from trimode_api.modes import Mode
-from trimode_workers.engine.messages import Adjustments, Finish, Submit
+from trimode_workers.engine.messages import TOOL_GRAMMAR, Adjustments, Finish, Submit
 from trimode_workers.sglang.observe import Figures, parse
 
 
@@ -67,12 +67,20 @@ UNKNOWN = ("allowed_token_ids", "bad_words")
 """Fields of requests that nothing there obeys."""
 
 
+NO_CALLS = (
+    "a JSON schema is all that SGLang is sent, and it cannot hold a tool call; possible are tools that are not strict, "
+    "with tool_choice 'auto' and without a response_format"
+)
+
+
 def refused(mode: Mode) -> dict[str, str]:
     """By field of a request, why a server in the mode cannot obey it."""
-    unknown = dict.fromkeys(UNKNOWN, "SGLang has no such field") | dict.fromkeys(
-        ("logprobs", "prompt_logprobs"), "SGLang's are not read"
-    )
-    unknown |= dict.fromkeys(("priority", "cache_salt"), "it is not passed on to SGLang")
+    unknown = {
+        **dict.fromkeys(UNKNOWN, "SGLang has no such field"),
+        **dict.fromkeys(("logprobs", "prompt_logprobs"), "SGLang's are not read"),
+        **dict.fromkeys(("priority", "cache_salt"), "it is not passed on to SGLang"),
+        TOOL_GRAMMAR: NO_CALLS,
+    }
     if mode is Mode.AR:
         return unknown
     # LinearSpec and FastDiffuser pick tokens without SGLang's sampler.

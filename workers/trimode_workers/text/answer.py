@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trimode_workers.text.detokenize import Detokenizer
+from trimode_workers.text.tool_reader import CallDelta, ToolReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +61,23 @@ class StopScanner:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """New text. `stopped`: a stop string was found, nothing follows."""
+    """New text, and news of tool calls. `stopped`: a stop string was found, or the only call that was wanted is
+    whole: nothing follows."""
 
     text: str
     stopped: bool = False
+    calls: tuple[CallDelta, ...] = ()
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to show."""
+        return bool(self.text or self.calls)
+
+    def plus(self, later: Delta) -> Delta:
+        """Both, as one."""
+        return Delta(self.text + later.text, later.stopped, self.calls + later.calls)
+
+
+NOTHING = Delta("")
 
 
 class AnswerText:
@@ -77,6 +91,11 @@ class AnswerText:
         self._scanner = StopScanner(stops, include=include) if stops else None
         self._least = least
         self.tokens = 0
+
+    @property
+    def called(self) -> bool:
+        """Whether it has begun a tool call."""
+        return False
 
     def feed(self, tokens: Sequence[int]) -> Delta:
         if self._scanner is None:
@@ -102,3 +121,46 @@ class AnswerText:
             return Delta(rest)
         scanned = self._scanner.feed(rest)
         return Delta(scanned.text + ("" if scanned.stopped else self._scanner.flush()), scanned.stopped)
+
+
+class ToolAnswer:
+    """An answer in which `reader` finds tool calls, in the text that `plain` shows. `single`: it ends with its first
+    call."""
+
+    def __init__(self, plain: AnswerText, reader: ToolReader, *, single: bool) -> None:
+        self._plain, self._reader, self._single = plain, reader, single
+
+    @property
+    def tokens(self) -> int:
+        """Those up to the end of a stop string, or of the only call."""
+        return self._plain.tokens
+
+    @property
+    def called(self) -> bool:
+        """Whether it has begun a call."""
+        return self._reader.calls > 0
+
+    def feed(self, tokens: Sequence[int]) -> Delta:
+        if not self._single:
+            return self._read(self._plain.feed(tokens))
+        whole = NOTHING
+        for token in tokens:  # one by one, as with stop strings: the count ends with the token that ends the call
+            whole = whole.plus(self._read(self._plain.feed((token,))))
+            if whole.stopped:
+                break
+        return whole
+
+    def finish(self) -> Delta:
+        """What was kept back, when the engine has ended the answer."""
+        return self._read(self._plain.finish(), last=True)
+
+    def _read(self, delta: Delta, *, last: bool = False) -> Delta:
+        found = self._reader.feed(delta.text)
+        shown = Delta(found.text, delta.stopped or self._reader.done, found.calls)
+        if last or delta.stopped:  # nothing follows, so nothing is kept back
+            rest = self._reader.finish()
+            shown = shown.plus(Delta(rest.text, shown.stopped, rest.calls))
+        return shown
+
+
+AnswerReader = AnswerText | ToolAnswer

@@ -7,7 +7,7 @@ to come are kept back. Both ways cost a constant amount of work per token, howev
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 REPLACEMENT = "\ufffd"
@@ -77,6 +77,23 @@ class WindowDetokenizer:
     def _difference(self) -> str:
         before = self._decode(self._window[: self._emitted])
         return self._decode(self._window)[len(before) :]
+
+
+class MarkedDetokenizer:
+    """Shows some tokens that `plain` leaves out: `marks` are their texts, by id."""
+
+    def __init__(self, plain: Detokenizer, marks: Mapping[int, str]) -> None:
+        self._plain, self._marks = plain, marks
+
+    def feed(self, tokens: Sequence[int]) -> str:
+        return "".join([self._one(token) for token in tokens])
+
+    def flush(self) -> str:
+        return self._plain.flush()
+
+    def _one(self, token: int) -> str:
+        mark = self._marks.get(token)
+        return self._plain.feed((token,)) if mark is None else self._plain.flush() + mark
 
 
 def byte_alphabet() -> dict[str, int]:

@@ -17,6 +17,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from trimode_workers.errors import TemplateError, TokenizerError
+from trimode_workers.text.tool_formats import format_of
 
 Message = Mapping[str, Any]
 MAX_REFUSAL_CHARACTERS = 300
@@ -46,18 +47,26 @@ class ChatTemplate:
         self._specials = dict(specials)
         self._names_developers = "developer" in source
         self._shows_calls = "tool_call" in source
+        self._shows_tools = "tools" in source
+        self.calls = format_of(source)
+        """How the model writes tool calls, None where that is unknown."""
         try:
             self._template = environment.from_string(source)
         except JinjaError as exc:
             raise TokenizerError(f"chat template: {exc}") from exc
 
-    def render(self, messages: Sequence[Message]) -> str:
-        """The prompt's text, ready for the assistant's answer. TemplateError where the template refuses."""
+    def render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> str:
+        """The prompt's text, ready for the assistant's answer. TemplateError where the template refuses.
+
+        `tools` in OpenAI's form.
+        """
+        if tools and not self._shows_tools:
+            raise TemplateError("this model's chat template shows no tools; leave them out")
         try:
             # `tools` and `documents` as transformers has them: a template may ask whether they are none.
             return self._template.render(
                 messages=[self._known(message) for message in messages],
-                tools=None,
+                tools=tools or None,
                 documents=None,
                 add_generation_prompt=True,
                 **self._specials,

@@ -14,9 +14,17 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from trimode_api.serving import ToolFormat
 from trimode_workers.errors import TemplateError, TokenizerError
-from trimode_workers.text.detokenize import ByteDetokenizer, Detokenizer, WindowDetokenizer, byte_alphabet
+from trimode_workers.text.detokenize import (
+    ByteDetokenizer,
+    Detokenizer,
+    MarkedDetokenizer,
+    WindowDetokenizer,
+    byte_alphabet,
+)
 from trimode_workers.text.template import ChatTemplate
+from trimode_workers.text.tool_formats import FORMATS, MARKERS, CallFormat
 
 _OPEN, _CLOSE = "\U000f0000", "\U000f0001"
 """Private characters around a number stand for what was typed; typed themselves, they are hidden likewise."""
@@ -81,9 +89,10 @@ class PlainText:
 class TextModel:
     """Tokenizer and chat template of one model. Safe to share between requests; each gets its own detokenizer."""
 
-    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate | None) -> None:
+    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate | None, calls: CallFormat | None = None) -> None:
         self._tokenizer = tokenizer
         self._template = template
+        self._calls = calls
         self._table = _byte_table(tokenizer)
         self._plain = PlainText(tokenizer)
 
@@ -92,8 +101,9 @@ class TextModel:
         """Number of ids, special ones included."""
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 
-    def chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Messages (`role`, `content`, and what a template may show besides) to the prompt's ids.
+    def chat(self, messages: Messages, tools: Messages = ()) -> list[int]:
+        """Messages (`role`, `content`, and what a template may show besides) and tools (in OpenAI's form) to the
+        prompt's ids.
 
         TemplateError where there is no template or it refuses.
 
@@ -101,8 +111,8 @@ class TextModel:
         """
         if self._template is None:
             raise TemplateError("this model has no chat template; use /v1/completions")
-        hidden, typed = self._plain.hide(messages)
-        text = self._template.render(hidden)
+        hidden, typed = self._plain.hide([*messages, *tools])
+        text = self._template.render(hidden[: len(messages)], hidden[len(messages) :])
         # The template writes the beginning-of-text token itself.
         if not typed:
             return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
@@ -137,14 +147,33 @@ class TextModel:
         text = name.replace("\u2581", " ")  # SentencePiece's space
         return text, text.encode()
 
-    def detokenizer(self) -> Detokenizer:
+    @property
+    def calls(self) -> CallFormat | None:
+        """How the model writes tool calls: as the deployment says, else as the chat template does; None where neither
+        tells."""
+        return self._calls or (None if self._template is None else self._template.calls)
+
+    @cached_property
+    def call_markers(self) -> dict[int, str]:
+        """Those markers of tool calls that are special tokens here, which an answer's text does not show."""
+        added = self._tokenizer.get_added_tokens_decoder().items()
+        return {id: token.content for id, token in added if token.special and token.content in MARKERS}
+
+    def detokenizer(self, *, markers: bool = False) -> Detokenizer:
+        """For one answer; `markers`: those of tool calls are text, even where they are special tokens."""
+        plain: Detokenizer
         if self._table is not None:
-            return ByteDetokenizer(self._table)
-        return WindowDetokenizer(lambda ids: self._tokenizer.decode(ids, skip_special_tokens=True))
+            plain = ByteDetokenizer(self._table)
+        else:
+            plain = WindowDetokenizer(lambda ids: self._tokenizer.decode(ids, skip_special_tokens=True))
+        return MarkedDetokenizer(plain, self.call_markers) if markers and self.call_markers else plain
 
 
-def load_text_model(folder: Path) -> TextModel:
-    """TokenizerError where a file is missing or unreadable; a missing chat template is not an error yet."""
+def load_text_model(folder: Path, tool_format: ToolFormat | None = None) -> TextModel:
+    """TokenizerError where a file is missing or unreadable; a missing chat template is not an error yet.
+
+    `tool_format` None is found in the chat template.
+    """
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise TokenizerError(f"{path}: no such file; a model folder needs its tokenizer")
@@ -154,7 +183,8 @@ def load_text_model(folder: Path) -> TextModel:
         raise TokenizerError(f"{path}: {exc}") from exc
     config = read_json(folder / "tokenizer_config.json")
     source = _template_source(folder, config)
-    return TextModel(tokenizer, None if source is None else ChatTemplate(source, _specials(config)))
+    template = None if source is None else ChatTemplate(source, _specials(config))
+    return TextModel(tokenizer, template, None if tool_format is None else FORMATS[tool_format])
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,0 +1,111 @@
+"""Grammars that hold tool calls: that there is one, and that arguments follow their schemas.
+
+Belongs here: the Lark grammar, in llguidance's dialect, from a request's tools and the model's way to write calls.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from trimode_api.errors import ApiError
+from trimode_api.openai import ChatRequest
+from trimode_api.openai_tools import Tool
+from trimode_workers.engine.messages import Grammar, GrammarForm
+from trimode_workers.grammar.bounds import without_large_bounds
+from trimode_workers.grammar.compiled import WHITE_SPACE, problem
+from trimode_workers.text.tool_formats import CallFormat
+
+FIELD = "tools"
+NOT_BOTH = (
+    "response_format: this model writes tool calls as plain JSON, so that an answer in a format cannot be told from a "
+    "call; send one of response_format and tools, or force a call by tool_choice"
+)
+_GAP = r"/\n?/"
+"""Around a call and between two: a new line where the model writes one."""
+
+
+def asks_for_form(request: ChatRequest) -> str:
+    """The field by which tools ask for a grammar: to force a call, or for a strict tool; empty where none does."""
+    if request.forced:
+        return "tool_choice"
+    strict = [index for index, tool in enumerate(request.usable_tools) if tool.function.strict]
+    return f"tools[{strict[0]}].function.strict" if strict else ""
+
+
+def tool_grammar(request: ChatRequest, form: CallFormat, markers: Mapping[int, str], answer: Grammar | None) -> Grammar:
+    """For a request with tools. `markers`: texts of `form` that are special tokens, by id. `answer`: what an answer
+    without a call follows, by its JSON schema; None where that is any text.
+
+    ApiError 400 where a schema cannot be followed.
+    """
+    tokens = {text: f"<[{id}]>" for id, text in markers.items()}
+    tools = request.forced or request.usable_tools
+    rules = [f"tool_{index}: {_one_call(tool, form, tokens)}" for index, tool in enumerate(tools)]
+    rules.append(f"one: {' | '.join(f'tool_{index}' for index in range(len(tools)))}")
+    rules += _calls(form, tokens, single=not request.parallel_tool_calls)
+    if request.forced:
+        rules.append("start: calls")
+    elif answer is not None:
+        if not form.opening:
+            raise ApiError(400, NOT_BOTH, code="not_supported", param="response_format")
+        other = _json(json.loads(answer.schema), lenient=answer.lenient)
+        rules.append(f"start: calls | answer\nanswer: {other}")
+    else:
+        rules += _or_text(form, tokens)
+    _check(request, tools)
+    return Grammar("%llguidance {}\n" + "\n".join(rules), form=GrammarForm.LARK, field=FIELD)
+
+
+def _check(request: ChatRequest, tools: tuple[Tool, ...]) -> None:
+    for tool in tools:
+        schema, lenient = _schema_of(tool)
+        if found := problem(Grammar(json.dumps(schema), lenient=lenient)):
+            path = f"tools[{request.tools.index(tool)}].function.parameters"
+            raise ApiError(400, f"{path}: {found}", code="invalid_value", param=path)
+
+
+def _schema_of(tool: Tool) -> tuple[dict[str, Any], bool]:
+    """The schema that arguments are held to, and whether what cannot be enforced is left out."""
+    schema, strict = tool.function.schema_of_arguments, bool(tool.function.strict)
+    return (schema if strict else without_large_bounds(schema)), not strict
+
+
+def _one_call(tool: Tool, form: CallFormat, tokens: Mapping[str, str]) -> str:
+    schema, lenient = _schema_of(tool)
+    name = form.before + tool.function.name
+    special = form.between in tokens
+    begin = f"{json.dumps(name)} {tokens[form.between]}" if special else json.dumps(name + form.between)
+    return f"{begin} {_json(schema, lenient=lenient)} {json.dumps(form.after) if form.after else ''}".rstrip()
+
+
+def _calls(form: CallFormat, tokens: Mapping[str, str], *, single: bool) -> list[str]:
+    """`calls`: an answer's calls, up to its end; `rest`: the same without the first opening."""
+    opening, closing = (_literal(mark, tokens) for mark in (form.opening, form.closing))
+    around = f"{_GAP} one {_GAP} {closing}" if closing else "one"
+    if form.listed or not opening:
+        more = "" if single else " (/,\\s?/ one)*"
+        listed = f'"[" one{more} "]"'
+        rest = listed if form.listed else f"one | {listed}"
+    else:
+        rest = around if single else f"{around} ({_GAP} {opening} {around})*"
+    return [f"rest: {rest}", f"calls: {opening} rest"]
+
+
+def _or_text(form: CallFormat, tokens: Mapping[str, str]) -> list[str]:
+    """`start` of an answer that may be any text, or calls, also behind a text."""
+    if not form.opening:
+        return ["start: calls | TEXT", r"TEXT: /([^{\[\s](.|\n)*)?/"]
+    if form.opening in tokens:
+        return [f"start: TEXT | TEXT {tokens[form.opening]} rest", r"TEXT: /(.|\n)*/"]
+    # Lazy: the text ends with the first opening, so that a call cannot pass for text.
+    return ["start: TEXT | begun rest", f"begun[lazy]: TEXT {json.dumps(form.opening)}", r"TEXT: /(.|\n)*/"]
+
+
+def _literal(mark: str, tokens: Mapping[str, str]) -> str:
+    return tokens.get(mark, json.dumps(mark)) if mark else ""
+
+
+def _json(schema: Mapping[str, Any], *, lenient: bool) -> str:
+    return "%json " + json.dumps({**schema, "x-guidance": {"whitespace_pattern": WHITE_SPACE, "lenient": lenient}})
