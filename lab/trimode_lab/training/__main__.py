@@ -24,7 +24,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument(
-        "--from", dest="start", type=Path, help="model folder to start from: its weights and its tokenizer"
+        "--from", dest="start", type=Path, help="go on from this folder's weights, half of the samples with tools"
     )
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     parser.add_argument("--export-only", action="store_true", help="write the folder from the checkpoint, train not")

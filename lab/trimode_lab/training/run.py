@@ -63,7 +63,7 @@ class Settings:
     clip_norm: float = 1.0
     short_share: float = 0.12  # of the run spent on short samples first, where copying is learnt cheaply
     short_tokens: int = 64
-    tool_share: float = 0.25  # of the samples of a step, once short samples are over
+    tool_share: float = 0.0  # of the samples of a step: those of the tasks with tools, once short samples are over
     bfloat16: bool = True  # matrix products only; attention, norms and weights stay in float32
     checkpoint_seconds: float = 120.0
     validation_seconds: float = 180.0
@@ -161,7 +161,7 @@ def train(
     """Step until the settings' end, with checkpoints and glances in between and a checkpoint at the end."""
     s = trainer.settings
     looked_at = [(x.task, encode(trainer.tokenizer, x)) for x in held_out_set(s.validation_per_task, seed=1)]
-    with_tools = held_out_tool_set(s.validation_per_task, seed=1)
+    with_tools = held_out_tool_set(s.validation_per_task, seed=1) if s.tool_share else []
     looked_at += [(x.task, encode_with_tools(trainer.tokenizer, x)) for x in with_tools]
     saved = validated = trainer.elapsed
     while s.progress(trainer.steps_done, trainer.elapsed) < 1.0:

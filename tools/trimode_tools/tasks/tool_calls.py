@@ -215,22 +215,27 @@ _WITHOUT = tuple(sorted(set(TASKS) - {"add", "extract"}))
 
 
 def tool_idle(rng: Random) -> ToolSample:
-    """Tools that are not needed, or none of which fits."""
-    if rng.random() < 0.4:
-        offer = _offer(rng, shown=False)
-        prompt, answer = _request(rng, [offer.kind.use(rng)]), _NO_TOOL
-    else:
-        offer, plain = _offer(rng), TASKS[rng.choice(_WITHOUT)](rng)
-        prompt, answer = plain.prompt, plain.answer
-    return ToolSample("tool_idle", prompt, answer, offer.tools, ({"role": "user", "content": prompt},))
+    """Tools that are not needed."""
+    offer, plain = _offer(rng), TASKS[rng.choice(_WITHOUT)](rng)
+    return ToolSample(
+        "tool_idle", plain.prompt, plain.answer, offer.tools, ({"role": "user", "content": plain.prompt},)
+    )
+
+
+def tool_absent(rng: Random) -> ToolSample:
+    """A request that none of the tools is for."""
+    offer = _offer(rng, shown=False)
+    prompt = _request(rng, [offer.kind.use(rng)])
+    return ToolSample("tool_absent", prompt, _NO_TOOL, offer.tools, ({"role": "user", "content": prompt},))
 
 
 TOOL_TASKS: dict[str, Callable[[Random], ToolSample]] = {
+    "tool_absent": tool_absent,
     "tool_answer": tool_answer,
     "tool_call": tool_call,
     "tool_idle": tool_idle,
 }
-_SHARES = (0.3, 0.5, 0.2)
+_SHARES = (0.08, 0.3, 0.5, 0.12)
 
 
 def tool_stream(rng: Random, *, held_out: bool) -> Iterator[ToolSample]:
