@@ -17,9 +17,10 @@ CAUTION = 0.8
 """Share of the time left that may be used by letting a prompt wait for shorter ones: more of them may come."""
 YIELDING_SHARE = 8
 """One part in so many of each piece is for the prompt that has yielded for longest: that is why none starves."""
-LEAST_PIECE, LARGEST_PIECE = 0.75, 1.5
-"""Bounds of a piece, as factors of the configured budget: smaller ones lengthen prompts by more cycles, larger ones are
-waited for by prompts that come meanwhile."""
+LARGEST_PIECE = 1.5
+"""Largest piece, as a factor of the budget: larger ones are waited for by prompts that come meanwhile."""
+# Smaller ones than the budget were tried on simulated loads: half and a quarter of it kept more requests at their pace,
+# made more first tokens late, and had 0.5 to 0.8 % fewer good requests on `steps`, seed 0.
 
 
 class PromptView(NamedTuple):
@@ -132,7 +133,7 @@ class DecodeView(NamedTuple):
 
 
 def piece_tokens(budget: int, decoding: Iterable[DecodeView], cycle_s: float, tokens_per_s: float) -> int:
-    """Prompt tokens of the next cycle: as many as leave all who decode in time, within bounds around `budget`.
+    """Prompt tokens of the next cycle: as many as leave all who decode in time, from `budget` to `LARGEST_PIECE` of it.
 
     `cycle_s`: seconds of a cycle without prompts. `tokens_per_s`: prompt tokens per second spent on them, 0 for
     unknown. One that has been faster than its objective so far can wait for as long as it is ahead. Where nobody
@@ -146,4 +147,4 @@ def piece_tokens(budget: int, decoding: Iterable[DecodeView], cycle_s: float, to
         ahead_s = min(ahead_s, SLACK * view.tpot_s * view.emitted - view.elapsed_s - cycle_s)
     if tokens_per_s <= 0 or ahead_s == inf:
         return budget
-    return max(1, int(min(max(LEAST_PIECE * budget, ahead_s * tokens_per_s), LARGEST_PIECE * budget)))
+    return max(budget, int(min(ahead_s * tokens_per_s, LARGEST_PIECE * budget)))

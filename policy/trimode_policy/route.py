@@ -80,6 +80,9 @@ AFFINITY = 0.25
 """A replica that has all of a prompt may be fuller than others by this share of its capacity and is still preferred;
 one that has half of it by half as much. Beyond that the emptier one wins, so prompts that begin alike do not pile up
 on one replica."""
+PROMPT_SHARE = 0.5
+"""Share of the time left until the first token that prompts may take on a replica that is kept for the request's tier,
+before others are as good: until then its pace counts for more."""
 TIEBREAK_SPREAD, MASK = 2_654_435_769, 0xFFFFFFFF
 """Multiplicative hashing by the golden ratio (Knuth, The Art of Computer Programming, 6.4)."""
 
@@ -91,11 +94,9 @@ def _pick(
     paced = _keeps_pace(request, replicas, staleness)
     ranks = _ranks(request, replicas, staleness, paced)
     least = min(ranks, default=FULL)
-    if paced and least < FULL and least[2]:
-        ranks = [
-            FULL if rank[2] and rank < FULL and not _in_time(request, replica) else rank
-            for replica, rank in zip(replicas, ranks, strict=True)
-        ]
+    if least < FULL and least[2]:  # where the first choice has no prompts before this one, they decide nothing
+        pairs = zip(replicas, ranks, strict=True)
+        ranks = [_with_prompts(request, replica, rank, paced) if rank < FULL else rank for replica, rank in pairs]
         least = min(ranks)
     if least >= FULL:
         return None
@@ -196,9 +197,21 @@ def spare(request: RequestView, replicas: Iterable[ReplicaView]) -> int:
     return sum(r.late_places for r in replicas if r.open and may_serve(request, r.points))
 
 
-def _in_time(request: RequestView, replica: ReplicaView) -> bool:
-    """Whether the prompts queued there leave time for this one's; unknown speed counts as fast."""
-    # Without rows the replica predicts nothing, and nothing is held back for it.
+def _with_prompts(request: RequestView, replica: ReplicaView, rank: Rank, paced: bool) -> Rank:
+    """The rank with the prompts that are before this one counted beside the number of requests: the seconds that they
+    and its own take there, as a share of those left until its first token is due.
+
+    `FULL` where a request in time would be late and some prompt is before it: a replica without may have it sooner. One
+    that leaves less than `PROMPT_SHARE` of the time ranks like one that is kept for other tiers.
+    """
+    # Without rows the replica predicts nothing, and nothing is held back for it; unknown speed counts as fast.
     speed = replica.prompt_tokens_per_second if replica.rows else 0.0
-    tokens = replica.queued_prompt_tokens + request.prompt_tokens
-    return speed <= 0 or tokens - request.held.get(replica.replica_id, 0) <= request.left_s * speed
+    ahead = replica.queued_prompt_tokens + request.prompt_tokens - request.held.get(replica.replica_id, 0)
+    left_s = max(1e-9, request.left_s) if paced else 1.0
+    work = ahead / speed / left_s if speed > 0 else 0.0
+    if paced and rank[2] and work > 1.0:
+        return FULL
+    reserved, used, queued = rank
+    whole = max(0.0, used + work)
+    # Squashed, since a share of 1 stands for a replica that has no place left.
+    return reserved or (paced and work > PROMPT_SHARE), whole / (1.0 + whole), queued

@@ -43,6 +43,48 @@ def test_queued_prompt_tokens_decide_among_equals() -> None:
     assert route(ANY, [replica("a", queued_prompt_tokens=9), replica("b")], STALENESS, 0).replica_id == "b"
 
 
+def paced(name: str, queued: int = 0, **changes: object) -> ReplicaView:
+    """One that computes 1,000 prompt tokens a second and can run eight requests of tier `t` in time."""
+    return replica(
+        name, **{"queued_prompt_tokens": queued, "rows": {"t": 8}, "prompt_tokens_per_second": 1e3, **changes}
+    )
+
+
+@pytest.mark.parametrize(
+    ("fleet", "prompt", "held", "picked"),
+    [
+        pytest.param([paced("a", 600), paced("b", 100, in_flight=2)], 100, {}, "b", id="prompts before requests"),
+        pytest.param([paced("a", 100), paced("b", 90, in_flight=2)], 100, {}, "a", id="a few tokens are no reason"),
+        pytest.param([paced("a", 500), paced("b", 400)], 300, {"a": 250}, "a", id="what is held is taken off"),
+        pytest.param(
+            [paced("a", 300, reserved_for="t"), paced("b", 10)], 400, {}, "b", id="own tier's, but busy with prompts"
+        ),
+        pytest.param([paced("a", 50, reserved_for="t"), paced("b", 10)], 400, {}, "a", id="own tier's"),
+        pytest.param([paced("a", 700), paced("b", 900)], 400, {}, None, id="late at both: it waits"),
+        pytest.param([paced("a", 700), paced("b", 0, in_flight=7)], 4000, {}, "b", id="late at both, one is idle"),
+        pytest.param([paced("a", 600, prompt_tokens_per_second=1e4), paced("b", 300)], 100, {}, "a", id="by speed"),
+    ],
+)
+def test_prompts_count(fleet: list[ReplicaView], prompt: int, held: dict[str, int], picked: str | None) -> None:
+    request = RequestView("t", prompt_tokens=prompt, left_s=1.0, held=held)
+    assert route(request, fleet, STALENESS, 0).replica_id == picked
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 7)), min_size=1, max_size=6),
+    st.integers(1, 900),
+    st.integers(0, 5000),
+    st.integers(0, 9),
+)
+def test_more_prompts_never_draw_a_request(loads: list[tuple[int, int]], prompt: int, more: int, seed: int) -> None:
+    fleet = [paced(f"r{i}", queued, in_flight=load) for i, (queued, load) in enumerate(loads)]
+    request = RequestView("t", prompt_tokens=prompt, left_s=1.0)
+    before = route(request, fleet, STALENESS, seed).replica_id
+    fleet[0] = replace(fleet[0], queued_prompt_tokens=fleet[0].queued_prompt_tokens + more)
+    after = route(request, fleet, STALENESS, seed).replica_id
+    assert after != "r0" or before == "r0"
+
+
 @pytest.mark.parametrize(
     "out", [{"ready": False}, {"draining": True}, {"age_s": 10.1}, {"age_s": math.inf}, {"in_flight": 8}]
 )

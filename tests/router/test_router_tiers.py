@@ -67,6 +67,21 @@ def test_paces_become_rooms_and_replicas_are_shared_out() -> None:
     assert view.prompt_tokens_per_second == 5000.0
 
 
+def test_queued_prompts_are_those_of_the_report_and_those_sent_since() -> None:
+    fleet = Fleet("tiny", policy(), slack=0)
+    fleet.take_report(report("a"), 0.0, 0.0)
+    replica = fleet.get("a")
+    assert replica is not None
+    replica.occupy(300)
+    assert fleet.views(0.0)[0].queued_prompt_tokens == 300
+    fleet.take_report(report("a", 2).model_copy(update={"queued_prompt_tokens": 120}), 0.2, 0.0)
+    assert fleet.views(0.2)[0].queued_prompt_tokens == 120, "the report tells what is left of them"
+    replica.occupy(50)
+    assert fleet.views(0.2)[0].queued_prompt_tokens == 170
+    replica.prefilled(50)
+    assert fleet.views(0.2)[0].queued_prompt_tokens == 120
+
+
 def test_a_replica_without_paces_is_limited_by_its_capacity_only() -> None:
     fleet = Fleet("tiny", policy(), slack=0)
     fleet.take_report(report("a", paces=()), 0.0, 0.0)

@@ -32,6 +32,9 @@ class Replica:
     others: int = 0
     """Requests of other routers, as far as the last report shows them."""
     queued_prompt_tokens: int = 0
+    """Of this router's requests there that have no first token."""
+    sent_since: int = 0
+    """Prompt tokens sent there after its last report, those that have a first token by now left out."""
     drain: bool | None = None
     failures: int = 0
     cool_until: float = 0.0
@@ -78,8 +81,7 @@ class Replica:
             # A report lags: what this router counts itself is taken from its counter, the rest from the report.
             running=self.in_flight + self.others,
             waiting=0,
-            # The report lacks what was sent since, this router's counter lacks what other routers sent.
-            queued_prompt_tokens=max(report.queued_prompt_tokens, self.queued_prompt_tokens),
+            queued_prompt_tokens=self._queued(),
             # After failures it is asked by one request at a time: a burst would only fail again.
             capacity=self.in_flight if self.trials else report.max_running + slack,
             points=self.points or rules.pools.get(report.pool, ()),
@@ -88,6 +90,14 @@ class Replica:
             reserved_for=self.reserved_for,
             prompt_tokens_per_second=report.prompt_tokens_per_second,
         )
+
+    def _queued(self) -> int:
+        """Prompt tokens before a new one. Servers that do not report how fast they compute prompts do not count them
+        either: of those this router knows its own."""
+        report = self.report
+        if report.prompt_tokens_per_second > 0:
+            return report.queued_prompt_tokens + self.sent_since
+        return max(report.queued_prompt_tokens, self.queued_prompt_tokens)
 
     # What comes in.
 
@@ -99,6 +109,7 @@ class Replica:
         # `peak`, not `in_flight`: a request that ended since the report was made is still counted in it.
         self.others = max(0, report.running + report.waiting - self.peak)
         self.peak = self.in_flight
+        self.sent_since = 0
 
     def judge(self, rules: Rules) -> None:
         """Its last report, or the rules, are new."""
@@ -119,11 +130,14 @@ class Replica:
         self.in_flight += 1
         self.peak = max(self.peak, self.in_flight)
         self.queued_prompt_tokens += prompt_tokens
+        self.sent_since += prompt_tokens
         self.trials += self.failures > 0
         self.cached = None
 
     def prefilled(self, prompt_tokens: int) -> None:
         self.queued_prompt_tokens -= prompt_tokens
+        # One that the report counted may be taken off here: too little for 0.2 s. Too much would hold others back.
+        self.sent_since = max(0, self.sent_since - prompt_tokens)
         self.cached = None
 
     def vacate(self) -> None:
