@@ -212,6 +212,6 @@ def _with_prompts(request: RequestView, replica: ReplicaView, rank: Rank, paced:
     if paced and rank[2] and work > 1.0:
         return FULL
     reserved, used, queued = rank
-    whole = max(0.0, used + work)
+    whole = used + work
     # Squashed, since a share of 1 stands for a replica that has no place left.
-    return reserved or (paced and work > PROMPT_SHARE), whole / (1.0 + whole), queued
+    return reserved or (paced and work > PROMPT_SHARE), whole / (1.0 + abs(whole)), queued
