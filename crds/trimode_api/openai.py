@@ -16,6 +16,7 @@ from trimode_api.openai_messages import ChatMessage
 from trimode_api.openai_neutral import WITHOUT_TOOLS
 from trimode_api.openai_parts import Quality, ResponseFormat, StreamOptions, TrimodeOptions
 from trimode_api.openai_sampling import MOST_STOPS, SamplingFields
+from trimode_api.openai_structure import StructureFields
 from trimode_api.openai_tools import ToolFields
 
 MAX_CHOICES = 128
@@ -27,7 +28,7 @@ MAX_LOGPROBS = 20
 MAX_SEED = 2**63 - 1
 
 
-class GenerationRequest(SamplingFields):
+class GenerationRequest(SamplingFields, StructureFields):
     """What chat and plain completions share."""
 
     model: str = Field(min_length=1)
@@ -117,7 +118,7 @@ class GenerationRequest(SamplingFields):
     @property
     def formed(self) -> bool:
         """Whether the answer has to follow a grammar."""
-        return False
+        return self.structured_outputs is not None
 
     @property
     def token_limit(self) -> int | None:
@@ -151,7 +152,18 @@ class ChatRequest(GenerationRequest, ToolFields):
     @property
     def formed(self) -> bool:
         strict = any(tool.function.strict for tool in self.usable_tools)
-        return strict or bool(self.forced) or (self.response_format is not None and self.response_format.type != "text")
+        formatted = self.response_format is not None and self.response_format.type != "text"
+        return strict or bool(self.forced) or formatted or super().formed
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if self.structured_outputs is None:
+            return self
+        if self.response_format is not None and self.response_format.type != "text":
+            raise ValueError("structured_outputs: is allowed without a response_format only")
+        if self.usable_tools:
+            raise ValueError("structured_outputs: is allowed without tools only")
+        return self
 
 
 class CompletionRequest(GenerationRequest):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import product
@@ -22,7 +23,7 @@ from tokenizers import Tokenizer
 import trimode_workers
 from trimode_workers.engine import constrained_commit
 from trimode_workers.engine.engine import Engine, EngineSettings
-from trimode_workers.engine.messages import Configure, Finish, Grammar, Sampling, Submit
+from trimode_workers.engine.messages import Adjustments, Configure, Finish, Grammar, GrammarForm, Sampling, Submit
 from trimode_workers.errors import GrammarError, RequestRefused
 from trimode_workers.grammar.compiled import Bytes, compiled, problem
 from trimode_workers.grammar.compiler import REMEMBERED, Compiler
@@ -549,3 +550,33 @@ def test_grammars_are_compiled_once() -> None:
     compiler.matcher(grammar(NUMBERS)).result()
     assert letters.asked > before, "it should have been forgotten for newer ones"
     compiler.close()
+
+
+FORMS = {
+    r"(mon|tues)day [0-9]{2}": Grammar(r"(mon|tues)day [0-9]{2}", form=GrammarForm.REGEX),
+    "calm|merry|very calm": Grammar('["calm","merry","very calm"]', form=GrammarForm.CHOICE),
+    "[0-9]( [+] [0-9]){1,3}": Grammar(
+        'root ::= d " + " d (" + " d (" + " d)?)?\nd ::= [0-9]', form=GrammarForm.GRAMMAR
+    ),
+}
+
+
+def test_every_form_holds_with_everything_else_on(tiny: Tiny, tools: Any) -> None:
+    """Penalties, biases and logprobs beside a form: greedy answers are AR's, and follow it."""
+    wanted = [None, Adjustments(repetition=1.2, frequency=0.3), Adjustments(bias={7: 3.0, 90: -5.0}, presence=0.5)]
+    forms = [*FORMS.items(), (None, None)]
+    submits, patterns = [], {}
+    for index, (words, (pattern, form), adjustments) in enumerate(product(PROMPTS, forms, wanted)):
+        patterns[str(index)] = pattern
+        submits.append(
+            Submit(
+                str(index), tiny.prompt(words), 40, grammar=form, adjustments=adjustments, logprobs=index % 2 or None
+            )
+        )
+    expected = run(tiny.engine(["AR"], max_running_requests=24), submits, tools)
+    for name, pattern in patterns.items():
+        if pattern is not None:
+            assert re.fullmatch(pattern, tiny.text(expected.tokens[name])), tiny.text(expected.tokens[name])
+            assert expected.last[name].finish is Finish.STOP
+    for point in ("S8", "S16", "S32"):
+        assert run(tiny.engine([point], max_running_requests=24), submits, tools).tokens == expected.tokens

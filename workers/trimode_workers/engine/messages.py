@@ -72,10 +72,14 @@ class Score(msgspec.Struct, frozen=True, array_like=True):
 
 
 class GrammarForm(StrEnum):
-    """The language a grammar is written in: JSON Schema, or llguidance's Lark."""
+    """The language a grammar is written in: JSON Schema, llguidance's Lark, a regular expression, a JSON list of texts,
+    or GBNF, which may be Lark as well."""
 
     JSON_SCHEMA = "json_schema"
     LARK = "lark"
+    REGEX = "regex"
+    CHOICE = "choice"
+    GRAMMAR = "grammar"
 
 
 class Grammar(msgspec.Struct, frozen=True):

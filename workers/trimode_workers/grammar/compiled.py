@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from functools import cache, lru_cache
 
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper, grammar_from
 
 from trimode_workers.engine.messages import Grammar, GrammarForm
 from trimode_workers.errors import GrammarError
@@ -42,6 +42,8 @@ def _source(grammar: Grammar) -> str:
     """The grammar as the library takes it. ValueError where it cannot be read."""
     if grammar.form is GrammarForm.LARK:
         return LLMatcher.grammar_from_lark(grammar.schema)
+    if grammar.form is not GrammarForm.JSON_SCHEMA:
+        return grammar_from(grammar.form.value, grammar.schema)
     return LLMatcher.grammar_from_json_schema(
         grammar.schema, overrides={"whitespace_pattern": WHITE_SPACE, "lenient": grammar.lenient}
     )

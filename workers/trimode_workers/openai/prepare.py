@@ -13,19 +13,16 @@ import msgspec
 from trimode_api.errors import ApiError, shown
 from trimode_api.modes import LOSSY_REFUSED, Mode, OperatingPoint, resolve
 from trimode_api.openai import ChatRequest, CompletionRequest, GenerationRequest
-from trimode_api.openai_parts import ResponseFormat
 from trimode_api.stamp import Stamp
 from trimode_api.wire import TIER_HEADER, TierPolicy
 from trimode_workers.engine.messages import TOOL_GRAMMAR, Grammar, Sampling, Submit
 from trimode_workers.errors import TemplateError
-from trimode_workers.grammar.bounds import without_large_bounds
-from trimode_workers.grammar.compiled import problem
 from trimode_workers.openai.adjustments import adjustments
 from trimode_workers.openai.defaults import SamplingDefaults
+from trimode_workers.openai.structure import response_grammar, structured_grammar
 from trimode_workers.openai.tool_grammar import asks_for_form, tool_grammar
 from trimode_workers.text.tokenizer import TextModel
 
-ANY_OBJECT = '{"type":"object"}'
 NO_TOOLS = (
     "tools: this model's chat template shows no tools, or it is not known how the model writes calls "
     "(spec.model.toolFormat); leave tools out, or send tool_choice 'none'"
@@ -216,14 +213,17 @@ def _grammar(
     request: GenerationRequest, text: TextModel, offer: Capabilities, pin: OperatingPoint | None
 ) -> Grammar | None:
     """What the answer must follow, found possible; None where it is free."""
-    if not isinstance(request, ChatRequest):
-        return None
-    by_tools, wanted = asks_for_form(request), request.response_format
+    by_tools, wanted = "", None
+    if isinstance(request, ChatRequest):
+        by_tools, wanted = asks_for_form(request), request.response_format
     if wanted is not None and wanted.type == "text":
         wanted = None
-    if wanted is None and not by_tools:
+    structured = request.structured_outputs
+    if wanted is None and structured is None and not by_tools:
         return None
     what, field = ("a response_format", "response_format") if wanted is not None else (by_tools, by_tools)
+    if structured is not None:
+        what = field = "structured_outputs"
     if offer.no_grammar:
         kind = f"{wanted.type} is" if wanted is not None else "is"
         message = f"{field}: {kind} not possible in this pool: {offer.no_grammar}"
@@ -237,7 +237,10 @@ def _grammar(
             "leave the mode out, or send AR or SelfSpeculation"
         )
         raise ApiError(400, message, code="invalid_value", param="trimode.mode")
-    form = None if wanted is None else _response_grammar(wanted)
+    if structured is not None:
+        return structured_grammar(structured)
+    assert isinstance(request, ChatRequest)
+    form = None if wanted is None else response_grammar(wanted)
     if not request.usable_tools or text.calls is None:
         return form
     if TOOL_GRAMMAR in offer.refused:
@@ -245,19 +248,6 @@ def _grammar(
         raise ApiError(400, message, code="not_supported", param=field)
     # A call may take the place of an answer in a response_format.
     return tool_grammar(request, text.calls, text.call_markers, form)
-
-
-def _response_grammar(wanted: ResponseFormat) -> Grammar:
-    asked = wanted.schema_asked
-    if asked is None:
-        return Grammar(ANY_OBJECT)
-    schema, strict, path = asked
-    # Where the client did not insist, bounds that the grammar's library cannot follow are left out.
-    followed = schema if strict else without_large_bounds(schema)
-    grammar = Grammar(msgspec.json.encode(followed).decode(), lenient=not strict)
-    if found := problem(grammar):
-        raise ApiError(400, f"{path}: {found}", code="invalid_value", param=path)
-    return grammar
 
 
 def _stamp(name: str, tiers: Sequence[TierPolicy]) -> Stamp:

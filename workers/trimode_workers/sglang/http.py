@@ -6,6 +6,7 @@ Belongs here: its endpoints, a method each. What follows from an answer is for o
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +14,13 @@ from typing import Any
 import aiohttp
 
 from trimode_api.modes import Mode
-from trimode_workers.engine.messages import TOOL_GRAMMAR, Adjustments, Finish, Submit
+from trimode_workers.engine.messages import TOOL_GRAMMAR, Adjustments, Finish, Grammar, GrammarForm, Submit
 from trimode_workers.sglang.observe import Figures, parse
 
 
 def body_of(request: Submit) -> dict[str, Any]:
     """The request to /generate."""
-    form = {} if request.grammar is None else {"json_schema": request.grammar.schema}
+    form = {} if request.grammar is None else _form(request.grammar)
     return {
         "rid": request.request_id,
         "input_ids": request.tokens,
@@ -34,6 +35,15 @@ def body_of(request: Submit) -> dict[str, Any]:
             **form,
         },
     }
+
+
+def _form(grammar: Grammar) -> dict[str, str]:
+    if grammar.form is GrammarForm.CHOICE:
+        return {"regex": f"({'|'.join(map(re.escape, json.loads(grammar.schema)))})"}
+    return {_FORMS[grammar.form]: grammar.schema}
+
+
+_FORMS = {GrammarForm.JSON_SCHEMA: "json_schema", GrammarForm.REGEX: "regex", GrammarForm.GRAMMAR: "ebnf"}
 
 
 def _more(request: Submit) -> dict[str, Any]:
