@@ -17,6 +17,7 @@ from trimode_api.openai_neutral import WITHOUT_TOOLS
 from trimode_api.openai_parts import Quality, ResponseFormat, StreamOptions, TrimodeOptions
 from trimode_api.openai_sampling import MOST_STOPS, SamplingFields
 from trimode_api.openai_structure import StructureFields
+from trimode_api.openai_template import TemplateFields
 from trimode_api.openai_tools import ToolFields
 
 MAX_CHOICES = 128
@@ -126,7 +127,7 @@ class GenerationRequest(SamplingFields, StructureFields):
         return self.max_completion_tokens or self.max_tokens
 
 
-class ChatRequest(GenerationRequest, ToolFields):
+class ChatRequest(GenerationRequest, ToolFields, TemplateFields):
     """`POST /v1/chat/completions`."""
 
     messages: tuple[ChatMessage, ...] = Field(min_length=1, strict=False)
@@ -136,7 +137,8 @@ class ChatRequest(GenerationRequest, ToolFields):
 
     @classmethod
     def _idle(cls, name: str, value: Any) -> bool:
-        return (name == "logprobs" and value in (False, 0)) or super()._idle(name, value)
+        nothing = (name == "logprobs" and value in (False, 0)) or (name == "chat_template_kwargs" and value == {})
+        return nothing or super()._idle(name, value)
 
     @field_validator("top_logprobs")
     @classmethod

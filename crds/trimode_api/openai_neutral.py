@@ -23,7 +23,6 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "functions": ([],),
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
-    "reasoning_effort": ("none",),
     "verbosity": ("medium",),
     "suffix": ("",),
     # vLLM and SGLang
@@ -34,20 +33,17 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "detokenize": (True,),
     "add_generation_prompt": (True,),
     "continue_final_message": (False,),
-    "chat_template_kwargs": ({},),
     "documents": ([],),
     "mm_processor_kwargs": ({},),
     "logits_processors": ([],),
     "return_token_ids": (False,),
     "return_tokens_as_token_ids": (False,),
     "return_hidden_states": (False,),
-    "include_reasoning": (True, False),
-    "separate_reasoning": (True, False),
     "stream_reasoning": (True, False),
     "custom_params": ({},),
 }
-"""By field: the values which ask for nothing that is not done anyway. Reasoning is never told apart here, so its
-switches change nothing either way."""
+"""By field: the values which ask for nothing that is not done anyway. Reasoning is told as it comes,
+which is what `stream_reasoning` asks for or does without."""
 
 IDLE: Mapping[str, tuple[Any, ...]] = {
     "presence_penalty": (0,),

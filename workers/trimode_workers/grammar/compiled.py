@@ -42,8 +42,12 @@ def _source(grammar: Grammar) -> str:
     """The grammar as the library takes it. ValueError where it cannot be read."""
     if grammar.form is GrammarForm.LARK:
         return LLMatcher.grammar_from_lark(grammar.schema)
-    if grammar.form is not GrammarForm.JSON_SCHEMA:
-        return grammar_from(grammar.form.value, grammar.schema)
+    if grammar.form is GrammarForm.REGEX:
+        return grammar_from("regex", grammar.schema)
+    if grammar.form is GrammarForm.CHOICE:
+        return grammar_from("choice", grammar.schema)
+    if grammar.form is GrammarForm.GRAMMAR:
+        return grammar_from("grammar", grammar.schema)
     return LLMatcher.grammar_from_json_schema(
         grammar.schema, overrides={"whitespace_pattern": WHITE_SPACE, "lenient": grammar.lenient}
     )

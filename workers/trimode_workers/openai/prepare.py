@@ -131,8 +131,14 @@ def _prompt(request: GenerationRequest, text: TextModel, number: int) -> list[in
         tools = [tool.for_template() for tool in request.usable_tools]
         if tools and text.calls is None:
             raise ApiError(400, NO_TOOLS, code="not_supported", param="tools")
+        for name, value in request.switches.items():
+            # A switch that is off is what a model without it does anyway.
+            if value not in (None, False, "none") and not text.switchable(name):
+                field = name if name == "reasoning_effort" else "chat_template_kwargs"
+                message = f"{field}: this model's chat template knows no {shown(name)}"
+                raise ApiError(400, message, code="not_supported", param=field)
         try:
-            tokens = text.chat([message.for_template() for message in request.messages], tools)
+            tokens = text.chat([message.for_template() for message in request.messages], tools, request.switches)
         except TemplateError as exc:
             raise ApiError(400, f"messages: {exc}", code="invalid_value", param="messages") from exc
     else:

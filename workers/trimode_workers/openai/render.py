@@ -119,6 +119,8 @@ def _choice(head: Head, index: int, answer: Answer) -> dict[str, Any]:
     said = answer.said
     if head.kind is Kind.CHAT:
         message: dict[str, Any] = {"role": "assistant", "content": said.text, "refusal": None}
+        if said.reasoning:
+            message |= {"reasoning_content": said.reasoning, "reasoning": said.reasoning}
         if said.calls:
             message |= {"content": said.text or None, "tool_calls": tool_calls(head.id, index, said.calls)}
         return choice | {"message": message}
@@ -163,18 +165,26 @@ class Chunks:
         them another replica can go on where this one breaks off. `scored`: the same with their scores, where they are
         wanted."""
         if self._logprobs is not None:
-            mark = {"ids": ids} | ({"choice": self._index} if self._one_of_many else {})
-            return self._chunk(self._delta(text), None, {"trimode": mark}, self._logprobs.of(scored))
+            return self._slow(self._delta(text), ids, scored)
         return self._before + _encode(text) + self._after + _encode(ids) + self._close
 
-    def calls(self, said: Delta, ids: Sequence[int], scored: Sequence[Scored] = ()) -> bytes:
-        """One chunk with news of tool calls, and text that came before them; the rest as above."""
-        content = {"content": said.text} if said.text else {}
-        delta = content | {"tool_calls": tool_call_deltas(self._head.id, self._index, said.calls)}
+    def mixed(self, said: Delta, ids: Sequence[int], scored: Sequence[Scored] = ()) -> bytes:
+        """One chunk with reasoning, text behind it, and news of tool calls behind both; the rest as above."""
+        delta: dict[str, Any] = {}
+        if said.reasoning:  # by DeepSeek's name and by vLLM's
+            delta |= {"reasoning_content": said.reasoning, "reasoning": said.reasoning}
+        if said.text:
+            delta["content"] = said.text
+        if said.calls:
+            delta["tool_calls"] = tool_call_deltas(self._head.id, self._index, said.calls)
+        return self._slow({"delta": delta}, ids, scored)
+
+    def _slow(self, part: dict[str, Any], ids: Sequence[int], scored: Sequence[Scored]) -> bytes:
+        """A chunk in which more than one string is new."""
         own = {"choice": self._index} if self._one_of_many else {}
         usage = {"usage": None} if self._usage_chunk else {}
         logprobs = None if self._logprobs is None else self._logprobs.of(scored)
-        return self._chunk({"delta": delta}, None, usage | {"trimode": {"ids": list(ids)} | own}, logprobs)
+        return self._chunk(part, None, usage | {"trimode": {"ids": list(ids)} | own}, logprobs)
 
     def finish(self, outcome: Outcome) -> bytes:
         """The end of one choice while others go on."""

@@ -22,6 +22,7 @@ from trimode_api.errors import ApiError
 from trimode_api.openai import ChatRequest, CompletionRequest, GenerationRequest
 from trimode_api.stamp import LEFT_HEADER, RULES_HEADER, Stamp
 from trimode_api.wire import CONTINUE_PATH, REQUEST_ID_HEADER, TIER_HEADER
+from trimode_workers.engine.messages import Submit
 from trimode_workers.openai.continuation import NOTHING, ResumePoint, parse_continuation, resumed_from, seed_of
 from trimode_workers.openai.logprobs import Logprobs
 from trimode_workers.openai.parse import parse
@@ -30,7 +31,7 @@ from trimode_workers.openai.render import Answer, Chunks, Head, Kind, Outcome, w
 from trimode_workers.process.handle import EngineHandle
 from trimode_workers.replica.generation import Generation
 from trimode_workers.replica.stream import EventStream
-from trimode_workers.text.answer import AnswerReader, AnswerText, ToolAnswer
+from trimode_workers.text.answer import AnswerReader, AnswerText, ReasoningAnswer, ToolAnswer
 from trimode_workers.text.tokenizer import TextModel
 from trimode_workers.text.tool_reader import ToolReader
 
@@ -157,7 +158,7 @@ class _Shell:
             for index, (each, past) in enumerate(zip(submits, pasts, strict=True)):
                 if past.ended is not None:
                     continue
-                answer = _reader_of(wanted, host.text)
+                answer = _reader_of(wanted, host.text, each)
                 echo = None if past.begun else wanted.echoed(index // (wanted.n or 1))
                 if isinstance(echo, tuple):
                     echo = host.text.decode(echo)
@@ -183,21 +184,30 @@ class _Choice:
     counted: bool
 
 
-def _reader_of(wanted: GenerationRequest, text: TextModel) -> AnswerReader:
-    """What makes text, and tool calls, of an answer's tokens."""
+def _reader_of(wanted: GenerationRequest, text: TextModel, submit: Submit) -> AnswerReader:
+    """What makes text, reasoning and tool calls of an answer's tokens. `submit`: its request as it began."""
     tools = wanted.usable_tools if isinstance(wanted, ChatRequest) else ()
+    reasoning = None
+    # An answer in a form has the form from its first token on: there is no place for reasoning.
+    if isinstance(wanted, ChatRequest) and wanted.separate_reasoning is not False and text.reasons:
+        reasoning = text.reasoning(submit.tokens) if submit.grammar is None else None
     plain = AnswerText(
-        text.detokenizer(markers=bool(tools)),
+        text.detokenizer(calls=bool(tools), reasoning=reasoning is not None),
         wanted.stop,
         least=wanted.min_tokens or 0,
         include=bool(wanted.include_stop_str_in_output),
     )
-    if not tools or not isinstance(wanted, ChatRequest):
+    if not isinstance(wanted, ChatRequest):
         return plain
+    read: AnswerText | ReasoningAnswer = plain
+    if reasoning is not None:
+        read = ReasoningAnswer(plain, reasoning, told=wanted.include_reasoning is not False)
+    if not tools:
+        return read
     form = text.calls
     assert form is not None  # such a request was refused before
     single = not wanted.parallel_tool_calls
-    return ToolAnswer(plain, ToolReader(form, wanted.callable_names, single=single), single=single)
+    return ToolAnswer(read, ToolReader(form, wanted.callable_names, single=single), single=single)
 
 
 def _new_head(kind: Kind) -> Head:

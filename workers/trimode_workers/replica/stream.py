@@ -58,8 +58,8 @@ class EventStream:
         self.write((self._event(delta, ids, scored) if delta or scored else b"") + end)
 
     def _event(self, delta: Delta, ids: Sequence[int], scored: Sequence[Scored]) -> bytes:
-        if delta.calls:
-            return self._chunks.calls(delta, ids, scored)
+        if delta.calls or delta.reasoning:
+            return self._chunks.mixed(delta, ids, scored)
         return self._chunks.text(delta.text, ids, scored)
 
     def _take_held(self) -> tuple[Delta, list[int], list[Scored]]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trimode_workers.text.detokenize import Detokenizer
+from trimode_workers.text.reasoning import ReasoningReader
 from trimode_workers.text.tool_reader import CallDelta, ToolReader
 
 
@@ -67,14 +68,16 @@ class Delta:
     text: str
     stopped: bool = False
     calls: tuple[CallDelta, ...] = ()
+    reasoning: str = ""
 
     def __bool__(self) -> bool:
         """Whether there is anything to show."""
-        return bool(self.text or self.calls)
+        return bool(self.text or self.calls or self.reasoning)
 
     def plus(self, later: Delta) -> Delta:
         """Both, as one."""
-        return Delta(self.text + later.text, later.stopped, self.calls + later.calls)
+        reasoning = self.reasoning + later.reasoning
+        return Delta(self.text + later.text, later.stopped, self.calls + later.calls, reasoning)
 
 
 NOTHING = Delta("")
@@ -123,11 +126,39 @@ class AnswerText:
         return Delta(scanned.text + ("" if scanned.stopped else self._scanner.flush()), scanned.stopped)
 
 
+class ReasoningAnswer:
+    """An answer in which `reader` finds reasoning, in the text that `plain` shows. Not `told`: it is left out."""
+
+    called = False
+
+    def __init__(self, plain: AnswerText, reader: ReasoningReader, *, told: bool) -> None:
+        self._plain, self._reader, self._told = plain, reader, told
+
+    @property
+    def tokens(self) -> int:
+        """Those up to the end of a stop string."""
+        return self._plain.tokens
+
+    def feed(self, tokens: Sequence[int]) -> Delta:
+        return self._read(self._plain.feed(tokens))
+
+    def finish(self) -> Delta:
+        """What was kept back, when the engine has ended the answer."""
+        return self._read(self._plain.finish(), last=True)
+
+    def _read(self, delta: Delta, *, last: bool = False) -> Delta:
+        reasoning, text = self._reader.feed(delta.text)
+        if last or delta.stopped:  # nothing follows, so nothing is kept back
+            rest = self._reader.finish()
+            reasoning, text = reasoning + rest.reasoning, text + rest.text
+        return Delta(text, delta.stopped, reasoning=reasoning if self._told else "")
+
+
 class ToolAnswer:
     """An answer in which `reader` finds tool calls, in the text that `plain` shows. `single`: it ends with its first
     call."""
 
-    def __init__(self, plain: AnswerText, reader: ToolReader, *, single: bool) -> None:
+    def __init__(self, plain: AnswerText | ReasoningAnswer, reader: ToolReader, *, single: bool) -> None:
         self._plain, self._reader, self._single = plain, reader, single
 
     @property
@@ -156,11 +187,11 @@ class ToolAnswer:
 
     def _read(self, delta: Delta, *, last: bool = False) -> Delta:
         found = self._reader.feed(delta.text)
-        shown = Delta(found.text, delta.stopped or self._reader.done, found.calls)
+        shown = Delta(found.text, delta.stopped or self._reader.done, found.calls, delta.reasoning)
         if last or delta.stopped:  # nothing follows, so nothing is kept back
             rest = self._reader.finish()
             shown = shown.plus(Delta(rest.text, shown.stopped, rest.calls))
         return shown
 
 
-AnswerReader = AnswerText | ToolAnswer
+AnswerReader = AnswerText | ReasoningAnswer | ToolAnswer

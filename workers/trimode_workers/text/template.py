@@ -6,6 +6,7 @@ Belongs here: jinja and what published templates expect of their surroundings, w
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NoReturn
@@ -17,6 +18,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from trimode_workers.errors import TemplateError, TokenizerError
+from trimode_workers.text.reasoning import CLOSING
 from trimode_workers.text.tool_formats import format_of
 
 Message = Mapping[str, Any]
@@ -44,6 +46,9 @@ class ChatTemplate:
         environment.filters["tojson"] = _tojson
         environment.globals["raise_exception"] = _refuse
         environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+        self._source = source
+        self.reasons = CLOSING in source
+        """Whether the model's reasoning stands between the usual marks."""
         self._specials = dict(specials)
         self._names_developers = "developer" in source
         self._shows_calls = "tool_call" in source
@@ -55,10 +60,19 @@ class ChatTemplate:
         except JinjaError as exc:
             raise TokenizerError(f"chat template: {exc}") from exc
 
-    def render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> str:
+    def names(self, switch: str) -> bool:
+        """Whether a variable of that name can make a difference."""
+        return re.search(rf"\b{re.escape(switch)}\b", self._source) is not None
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        switches: Mapping[str, Any] | None = None,
+    ) -> str:
         """The prompt's text, ready for the assistant's answer. TemplateError where the template refuses.
 
-        `tools` in OpenAI's form.
+        `tools` in OpenAI's form; `switches` are further variables.
         """
         if tools and not self._shows_tools:
             raise TemplateError("this model's chat template shows no tools; leave them out")
@@ -69,7 +83,7 @@ class ChatTemplate:
                 tools=tools or None,
                 documents=None,
                 add_generation_prompt=True,
-                **self._specials,
+                **{**self._specials, **(switches or {})},
             )
         except TemplateError:
             raise

@@ -23,6 +23,7 @@ from trimode_workers.text.detokenize import (
     WindowDetokenizer,
     byte_alphabet,
 )
+from trimode_workers.text.reasoning import CLOSING, OPENING, ReasoningReader
 from trimode_workers.text.template import ChatTemplate
 from trimode_workers.text.tool_formats import FORMATS, MARKERS, CallFormat
 
@@ -30,6 +31,8 @@ _OPEN, _CLOSE = "\U000f0000", "\U000f0001"
 """Private characters around a number stand for what was typed; typed themselves, they are hidden likewise."""
 _MARK = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
 
+_END_TOKENS = 32
+"""Of a prompt in which the end of a template is looked for."""
 _BYTE = re.compile("<0x([0-9A-F]{2})>")
 
 Messages = Sequence[Mapping[str, Any]]
@@ -101,9 +104,13 @@ class TextModel:
         """Number of ids, special ones included."""
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 
-    def chat(self, messages: Messages, tools: Messages = ()) -> list[int]:
-        """Messages (`role`, `content`, and what a template may show besides) and tools (in OpenAI's form) to the
-        prompt's ids.
+    def switchable(self, name: str) -> bool:
+        """Whether the chat template knows a variable of that name."""
+        return self._template is not None and self._template.names(name)
+
+    def chat(self, messages: Messages, tools: Messages = (), switches: Mapping[str, Any] | None = None) -> list[int]:
+        """Messages (`role`, `content`, and what a template may show besides), tools (in OpenAI's form) and further
+        variables to the prompt's ids.
 
         TemplateError where there is no template or it refuses.
 
@@ -111,8 +118,8 @@ class TextModel:
         """
         if self._template is None:
             raise TemplateError("this model has no chat template; use /v1/completions")
-        hidden, typed = self._plain.hide([*messages, *tools])
-        text = self._template.render(hidden[: len(messages)], hidden[len(messages) :])
+        (*hidden, told), typed = self._plain.hide([*messages, *tools, switches or {}])
+        text = self._template.render(hidden[: len(messages)], hidden[len(messages) :], told)
         # The template writes the beginning-of-text token itself.
         if not typed:
             return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
@@ -130,9 +137,9 @@ class TextModel:
         """The ids of a piece of text by itself."""
         return self._ids(word, plain=True)
 
-    def decode(self, tokens: Sequence[int]) -> str:
-        """Their text, without special tokens."""
-        detokenizer = self.detokenizer()
+    def decode(self, tokens: Sequence[int], markers: Mapping[int, str] | None = None) -> str:
+        """Their text, without special tokens other than `markers`, which are texts by id."""
+        detokenizer = self._detokenizer(markers or {})
         return detokenizer.feed(tokens) + detokenizer.flush()
 
     def piece(self, token: int) -> tuple[str, bytes]:
@@ -159,14 +166,34 @@ class TextModel:
         added = self._tokenizer.get_added_tokens_decoder().items()
         return {id: token.content for id, token in added if token.special and token.content in MARKERS}
 
-    def detokenizer(self, *, markers: bool = False) -> Detokenizer:
-        """For one answer; `markers`: those of tool calls are text, even where they are special tokens."""
+    @property
+    def reasons(self) -> bool:
+        """Whether the chat template marks reasoning."""
+        return self._template is not None and self._template.reasons
+
+    @cached_property
+    def _reasoning_markers(self) -> dict[int, str]:
+        added = self._tokenizer.get_added_tokens_decoder().items()
+        return {id: token.content for id, token in added if token.special and token.content in (OPENING, CLOSING)}
+
+    def reasoning(self, prompt: Sequence[int]) -> ReasoningReader | None:
+        """What reads an answer to a chat's prompt, None where the prompt says that there is no reasoning."""
+        end = self.decode(prompt[-_END_TOKENS:], markers=self._reasoning_markers).rstrip()
+        return None if end.endswith(CLOSING) else ReasoningReader(begun=end.endswith(OPENING))
+
+    def detokenizer(self, *, calls: bool = False, reasoning: bool = False) -> Detokenizer:
+        """For one answer; markers of tool calls, and of reasoning, are text where that is asked for, even where they
+        are special tokens."""
+        markers = (self.call_markers if calls else {}) | (self._reasoning_markers if reasoning else {})
+        return self._detokenizer(markers)
+
+    def _detokenizer(self, markers: Mapping[int, str]) -> Detokenizer:
         plain: Detokenizer
         if self._table is not None:
             plain = ByteDetokenizer(self._table)
         else:
             plain = WindowDetokenizer(lambda ids: self._tokenizer.decode(ids, skip_special_tokens=True))
-        return MarkedDetokenizer(plain, self.call_markers) if markers and self.call_markers else plain
+        return MarkedDetokenizer(plain, markers) if markers else plain
 
 
 def load_text_model(folder: Path, tool_format: ToolFormat | None = None) -> TextModel:
