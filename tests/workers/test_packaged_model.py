@@ -124,5 +124,6 @@ def test_its_template_takes_what_agents_send() -> None:
     assert text.chat([{"role": "developer", "content": "be brief"}, *asked]) == system
     silent = ChatMessage.model_validate_json('{"role": "assistant", "content": null}').for_template()
     assert text.chat([*asked, silent, *asked]) == text.chat([*asked, {"role": "assistant", "content": ""}, *asked])
-    with pytest.raises(TemplateError, match="role is tool, allowed are system, user, assistant"):
-        text.chat([{"role": "tool", "content": "42"}])
+    assert text.chat([{"role": "tool", "content": "42"}]) != text.chat([])
+    with pytest.raises(TemplateError, match="role is narrator, allowed are system, user, assistant, tool"):
+        text.chat([{"role": "narrator", "content": "42"}])
