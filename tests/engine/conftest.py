@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 
 import numpy as np
@@ -288,13 +289,19 @@ def reference(decoder: Decoder) -> Reference:
     return Reference(decoder)
 
 
-@pytest.fixture(scope="session")
-def tools():  # type: ignore[no-untyped-def]
+@pytest.fixture(scope="module", params=["rows", "pages"])
+def layout(request: pytest.FixtureRequest) -> str:
+    """Of the cache: what engines promise holds in each. Pages are read by the plain reference."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def tools(layout: str):  # type: ignore[no-untyped-def]
     """The helpers of this file, for test modules, which cannot import one another."""
 
     class Tools:
         build_decoder = staticmethod(build_decoder)
-        build_engine = staticmethod(build_engine)
+        build_engine = staticmethod(partial(build_engine, layout=layout))
         drain = staticmethod(drain)
         Rerun = Rerun
         causal_state = staticmethod(causal_state)

@@ -42,7 +42,8 @@ def test_heads_and_masks_see_what_they_should(rows: int, tools: Any, decoder: An
     order, lengths = list(range(rows)), [len(t) - 1 for t in tokens]
     primitive.advance([t[:-1] for t in tokens], order, [0] * rows)
     window = primitive.window(order, lengths, 1 + len(drafts))
-    assert (window.lay_out().order is None) == (rows == 1)
+    window.lay_out()
+    assert (window.order is None) == (rows == 1)
     blank = [decoder.config.mask_token_id] * (masks * (1 + len(drafts)))
     hidden = primitive.forward_groups(primitive.tensor([[t[-1], *drafts, *blank] for t in tokens]), window, masks)
     logits = primitive.network.logits(hidden)

@@ -96,7 +96,7 @@ def test_a_long_prompt_does_not_stall_those_who_decode(tools: Any, decoder: Any)
         assert emitted == ({"first": 1} if cycle < 13 else {"first": 1, "long": 1})  # 99 tokens are 13 pieces of 8
 
 
-def test_the_youngest_is_preempted_and_nothing_is_lost(tools: Any, decoder: Any, reference: Any) -> None:
+def test_the_youngest_is_preempted_and_nothing_is_lost(tools: Any, decoder: Any, reference: Any, layout: str) -> None:
     requests = [endless(str(i), LONG[i : i + 4], 60) for i in range(3)]
     engine = tools.build_engine(decoder, points=["AR"], max_context_tokens=70, capacity_tokens=110)
     submit(engine, *requests)
@@ -104,7 +104,8 @@ def test_the_youngest_is_preempted_and_nothing_is_lost(tools: Any, decoder: Any,
     while not engine.idle:
         order += [e.request_id for e in engine.step().events if e.finish]
     assert order == ["0", "1", "2"]
-    assert engine.stats().preemptions_total >= 2
+    # In pages there is room for a block behind the longest context, here 144 tokens in all.
+    assert engine.stats().preemptions_total >= (2 if layout == "rows" else 1)
     outcome_engine = tools.build_engine(decoder, points=["AR"], max_context_tokens=70, capacity_tokens=110)
     submit(outcome_engine, *requests)
     assert tools.drain(outcome_engine).tokens == {r.request_id: reference.answer(r) for r in requests}

@@ -25,6 +25,7 @@ def test_every_section_measures_something(tmp_path: Path, capsys: pytest.Capture
     cycles = {r["case"]: r["values"] for r in found["results"] if r["section"] == "cycle"}
     assert set(cycles) == {"AR x 1", "S8 x 1", "AR x 3", "S8 x 3"}
     assert all(values["ms"] > 0 and values["cached_tokens"] >= 17 for values in cycles.values())
+    assert any(r["case"].startswith("reference ") and r["values"]["us"] > 0 for r in found["results"])
     assert len(capsys.readouterr().out.splitlines()) == len(found["results"])
 
 

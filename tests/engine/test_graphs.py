@@ -21,14 +21,21 @@ from torch import Tensor
 import trimode_workers
 from trimode_api.modes import OperatingPoint
 from trimode_workers.engine import graphs, shapes
+from trimode_workers.engine.attention import Attention, grouped
 from trimode_workers.engine.cache import KVCache
 from trimode_workers.engine.engine import Engine
-from trimode_workers.engine.graphs import grouped
 from trimode_workers.engine.messages import Configure, Submit
-from trimode_workers.engine.primitive import Attention, Primitive, Window
+from trimode_workers.engine.primitive import Primitive
 from trimode_workers.engine.shapes import WORTH_A_REACH, bucket, reaches
+from trimode_workers.engine.window import Window
 from trimode_workers.process import build
 from trimode_workers.replica.settings import EngineOptions
+
+
+@pytest.fixture(scope="module", params=["rows"])
+def layout(request: pytest.FixtureRequest) -> str:
+    """Recordings over pages have other shapes: `test_paged_cache`."""
+    return str(request.param)
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000))

@@ -119,7 +119,7 @@ def test_equal_prompts_keep_their_seed(tools: Any, decoder: Any, reference: Any)
         assert first.last["a"].shared == second.last["b"].shared == (length - 1) // PAGE_TOKENS * PAGE_TOKENS
 
 
-def test_a_preempted_request_copies_what_it_had(tools: Any, decoder: Any, reference: Any) -> None:
+def test_a_preempted_request_copies_what_it_had(tools: Any, decoder: Any, reference: Any, layout: str) -> None:
     requests = [Submit(str(i), some(i, 40), 50, ignore_eos=True) for i in range(4)]
     tight = {"max_running_requests": 4, "max_context_tokens": 100, "capacity_tokens": 200, "prefill_budget_tokens": 16}
     computed = {}
@@ -134,7 +134,8 @@ def test_a_preempted_request_copies_what_it_had(tools: Any, decoder: Any, refere
     assert computed[0][1] == 0
     again = computed[0][0] - sum(len(r.tokens) - 1 for r in requests)
     assert computed[800][0] + computed[800][1] == sum(len(r.tokens) - 1 for r in requests) + again
-    assert computed[800][1] > again // 2
+    # A store beside rows has room for what was preempted; of a cache in pages the others take some of it.
+    assert computed[800][1] > (again // 2 if layout == "rows" else 0)
 
 
 def test_what_the_preempted_keep_takes_nothing_from_the_same_cycle(tools: Any, decoder: Any, reference: Any) -> None:

@@ -15,23 +15,19 @@ from itertools import count, islice
 from pathlib import Path
 from random import Random
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 import trimode_workers
-from trimode_api.prefix import PAGE_TOKENS
 from trimode_tools.engines import ClosedLoop
 from trimode_tools.tasks.suite import stream
-from trimode_workers.engine.cache import KVCache
 from trimode_workers.engine.engine import Engine, EngineSettings
+from trimode_workers.engine.layouts import make_cache
 from trimode_workers.engine.messages import Configure, Submit
 from trimode_workers.engine.modes import MODES
 from trimode_workers.engine.primitive import Primitive
 from trimode_workers.engine.settings import keep_freed_memory
-from trimode_workers.engine.window import Attention, Span
 from trimode_workers.model.decoder import Network
 from trimode_workers.model.loading import load_decoder
 from trimode_workers.text.tokenizer import load_text_model
@@ -39,6 +35,7 @@ from trimode_workers.text.tokenizer import load_text_model
 TINY = Path(trimode_workers.__file__).parent / "tiny"
 ANSWER_TOKENS, CONTEXT = 128, 1024
 PROMPTS_A_ROUND = 400
+LAYOUTS: tuple[Literal["rows", "pages"], ...] = ("rows", "pages")
 clock = time.process_time
 
 
@@ -79,50 +76,30 @@ def shared_prompt(network: Network, rounds: int) -> str:
     return f"1,000 shared tokens: {1e3 * first:.1f} ms for the first request, {1e3 * next_one:.1f} ms for the next"
 
 
-class _Gathered(Primitive):
-    """As if rows were scattered over pages: each layer first gathers them by a table."""
-
-    tables: dict[int, Tensor]
-
-    def _attend_span(self, layer: int, q: Tensor, span: Span, attention: Attention) -> Tensor:
-        cache, pages = self.cache, -(-span.reach // PAGE_TOKENS)
-        if id(span) not in self.tables:
-            a_row = cache.slots // PAGE_TOKENS
-            heads = torch.arange(cache.rows * cache.heads).view(cache.rows, -1)[span.rows].flatten()
-            self.tables[id(span)] = (heads[:, None] * a_row + torch.arange(pages)).flatten()
-        keys, values = (
-            flat[layer]
-            .view(-1, PAGE_TOKENS * q.shape[-1])
-            .index_select(0, self.tables[id(span)])
-            .view(span.size, cache.heads, -1, q.shape[-1])[:, :, : span.reach]
-            for flat in (cache.flat_keys, cache.flat_values)
-        )
-        mask = span.mask(attention, keys.dtype)
-        folded = q.reshape(q.shape[0], keys.shape[1], -1, q.shape[3])
-        return F.scaled_dot_product_attention(folded, keys, values, mask).reshape(q.shape)
-
-
 @torch.inference_mode()
 def paging(network: Network, context: int, rounds: int) -> str:
-    """An autoregressive forward of 64 requests over pages gathered by a table, against rows."""
+    """An autoregressive forward of 64 requests over pages, which the reference gathers, against rows."""
     rows, chance = 64, Random(0)
-    like = network.like
-    cache = KVCache(network.config, rows, 2 * context, like.dtype, like.device)
-    cache.memory.normal_()
     lengths = [max(1, round(context * chance.uniform(0.5, 1.5))) for _ in range(rows)]
-    plain, gathered = Primitive(network, cache), _Gathered(network, cache)
+    primitives = []
+    for layout in LAYOUTS:
+        settings = EngineSettings(rows, 2 * context, layout=layout)
+        cache, _ = make_cache(network.config, settings, network.like)
+        cache.memory.normal_()
+        for _ in range(rows):
+            cache.acquire()
+        primitives.append(Primitive(network, cache))
 
     def forward(primitive: Primitive) -> float:
-        gathered.tables = {}
         began = clock()
         network.logits(primitive.advance([[5]] * rows, list(range(rows)), lengths))
         return clock() - began
 
     ratios = []
     for _ in range(10 * rounds):
-        over_rows = forward(plain)
-        ratios.append(forward(gathered) / over_rows)
-    return f"64 requests of {context} tokens: a forward over gathered pages takes {median(ratios):.2f} of one over rows"
+        over_rows, over_pages = map(forward, primitives)
+        ratios.append(over_pages / over_rows)
+    return f"64 requests of {context} tokens: a forward over pages takes {median(ratios):.2f} of one over rows"
 
 
 def steady(engine: Engine, concurrency: int, prompts: list[list[int]]) -> ClosedLoop:

@@ -54,12 +54,12 @@ def compare(
     pairs: list[list[float]] = []
     equal = True
     while len(pairs) < least:
-        equal &= _serve([_loaded(network, point, prompts, tokens) for network in (old, new)], pairs, clock)
+        equal &= serve([_loaded(network, point, prompts, tokens) for network in (old, new)], pairs, clock)
     old_ms, new_ms = (1e3 * median(column) for column in zip(*pairs, strict=True))
     return Found(median(a / b for a, b in pairs), old_ms, new_ms, len(pairs), equal)
 
 
-def _serve(engines: list[Engine], pairs: list[list[float]], clock: Callable[[], float]) -> bool:
+def serve(engines: list[Engine], pairs: list[list[float]], clock: Callable[[], float]) -> bool:
     """Step both to their ends, adding each pair's seconds; whether they answered alike."""
     answers: list[dict[str, list[int]]] = [{}, {}]
     while not (engines[0].idle or engines[1].idle):

@@ -29,6 +29,7 @@ def measure(report: Report, *, toy: bool, tests: bool) -> None:
     if tests:
         report.take("tests", measures.gpu_tests(report.left_s / 3))
     report.take("attention", measures.padded_attention(size, device))
+    report.take("attention", measures.paged_attention(size, device))
     network = random_network(size.config, size.dtype, device)
     sections: dict[str, Iterator[Result]] = {
         "cycle": measures.forwards(network, size, device),

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -21,9 +22,12 @@ from trimode_api.modes import Mode, OperatingPoint
 from trimode_lab.gpu.report import Result, Value
 from trimode_lab.gpu.sizes import Size, parameters
 from trimode_policy.profiles import ARITHMETIC_REACHED, BANDWIDTH_REACHED, known_gpu
+from trimode_workers.engine.attention import Attention, grouped
 from trimode_workers.engine.engine import Engine, EngineSettings
-from trimode_workers.engine.graphs import grouped
+from trimode_workers.engine.kernels import kernels_for
+from trimode_workers.engine.layouts import make_cache
 from trimode_workers.engine.messages import Configure, Sampling, Submit
+from trimode_workers.engine.paged_cache import PagedCache, Reference
 from trimode_workers.model.decoder import Network
 
 ROOT = Path(__file__).parents[3]
@@ -197,6 +201,34 @@ def padded_attention(size: Size, device: torch.device) -> Iterator[Result]:
         mask = torch.zeros(rows, 1, n, context, dtype=size.dtype, device=device)
         case = context, rows, n
         yield _attention_result("masked rows", case, size, device, partial(grouped, q, k, k, mask))
+
+
+def paged_attention(size: Size, device: torch.device) -> Iterator[Result]:
+    """The same by each kernel over pages that is here, with what a plan costs; one that fails says why."""
+    c = replace(size.config, layers=1)
+    like = torch.empty(0, dtype=size.dtype, device=device)
+    for context, rows, n in _attention_cases(size):
+        settings = EngineSettings(rows, context + n, layout="pages", shared_tokens=0)
+        cache, _ = make_cache(c, settings, like)
+        assert isinstance(cache, PagedCache)
+        mine = [cache.acquire() for _ in range(rows)]
+        for kept in (cache.keys[0], cache.values[0]):
+            kept.normal_()
+        plan = cache.block(mine, [context - n] * rows, n)
+        q = torch.randn(rows * n, c.heads, c.head_dim, dtype=size.dtype, device=device)
+        for name, make in {"reference": Reference, **kernels_for(cache)}.items():
+            case = context, rows, n
+            try:
+                kernel = make()
+                began = time.perf_counter()
+                kernel.prepare(plan, Attention.BLOCK)
+                plan_us = 1e6 * (time.perf_counter() - began)
+                run = partial(kernel.attend, plan, 0, q, Attention.BLOCK)
+                found = _attention_result(name, case, size, device, run)
+            except (RuntimeError, ImportError, ValueError, TypeError) as exc:
+                yield Result("attention", f"{name} {context} x {rows} q{n}", {"failed": str(exc)[:200]})
+                continue
+            yield Result(found.section, found.case, found.values | {"plan_us": plan_us})
 
 
 def _attention_cases(size: Size) -> Iterator[tuple[int, int, int]]:

@@ -1,4 +1,4 @@
-"""The one KV cache: rows of causal keys and values, whatever the mode.
+"""The KV cache in rows: causal keys and values, whatever the mode.
 
 Belongs here: memory and who owns which row. A row is a run of slots, one per token position; what lies behind a
 sequence's `cached` is scratch (a draft, a rejected token, padding) and is overwritten, never read as state.
@@ -8,11 +8,13 @@ Rows are handed out lowest first, so that the running batch stays a slice and at
 from __future__ import annotations
 
 import heapq
+from collections.abc import Sequence as Seq
 
 import torch
 from torch import Tensor
 
 from trimode_api.prefix import PAGE_TOKENS
+from trimode_workers.engine.window import Pieces, Window
 from trimode_workers.model.config import ModelConfig
 
 
@@ -39,6 +41,18 @@ class KVCache:
         self.pages = paged.permute(2, 4, 0, 1, 3, 5, 6)
         self.rows, self.heads, self.slots = rows, config.kv_heads, slots
         self._free = list(range(rows))
+
+    def block(self, rows: Seq[int], lengths: Seq[int], n: int) -> Window:
+        """The place of `n` further tokens of each row; `lengths` are their cached tokens."""
+        return Window(self, rows, lengths, n)
+
+    def pieces(self, rows: Seq[int], lengths: Seq[int], counts: Seq[int]) -> Pieces:
+        """The place of `counts` further tokens of the rows in one line, pieces of one token first."""
+        return Pieces(self, rows, lengths, counts)
+
+    def state(self, row: int, length: int) -> Tensor:
+        """The first `length` tokens of a row, `[layers, 2, length, kv_heads, head_dim]`."""
+        return self.memory[:, :, row, :, :length].transpose(2, 3)
 
     def write(self, layer: int, slots: Tensor, k: Tensor, v: Tensor) -> None:
         """Put k and v `[b, kv_heads, n, head_dim]` at `slots`, as many, into the flat cache."""

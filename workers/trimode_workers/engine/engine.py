@@ -10,20 +10,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from math import inf
 
 import torch
 
 from trimode_api.modes import Mode, OperatingPoint
+from trimode_api.prefix import PAGE_TOKENS
 from trimode_policy.prompt_order import DecodeView, piece_tokens
 from trimode_workers.engine import invariants, validate
-from trimode_workers.engine.cache import KVCache
 from trimode_workers.engine.class_controller import prior
 from trimode_workers.engine.counters import Counters
+from trimode_workers.engine.footprint import MOST_TOKENS
 from trimode_workers.engine.grammar_queue import GrammarQueue, Grammars
 from trimode_workers.engine.graphs import CudaRecorder, Recorder
+from trimode_workers.engine.layouts import WIDEST_BLOCK, make_cache
 from trimode_workers.engine.messages import Configure, Cycle, Finish, Stats, Submit, TokenEvent
 from trimode_workers.engine.meter import PROMPT, Meter, Part
 from trimode_workers.engine.mode_controller import Chooser, GroupCycle, ModeController
+from trimode_workers.engine.paged_cache import PagedCache
 from trimode_workers.engine.plan import Limits, Moment, Piece, groups, schedule
 from trimode_workers.engine.primitive import Primitive
 from trimode_workers.engine.requests import Requests
@@ -31,14 +35,10 @@ from trimode_workers.engine.rows import bring_to_front, close_gaps, line_up
 from trimode_workers.engine.sequence import Sequence
 from trimode_workers.engine.settings import EngineSettings, keep_freed_memory
 from trimode_workers.engine.shortage import CODE, MESSAGE, Shortage, last_resort
-from trimode_workers.engine.store import PageStore
 from trimode_workers.errors import RequestRefused
 from trimode_workers.model.decoder import Decoder, Network
 
-__all__ = ["Engine", "EngineSettings"]
-
-WIDEST_BLOCK = 64
-"""Slots behind the longest sequence, in tokens: scratch of a block that begins at its end."""
+__all__ = ["WIDEST_BLOCK", "Engine", "EngineSettings"]
 
 
 class Engine:
@@ -68,19 +68,19 @@ class Engine:
         self.settings, self._clock = settings, clock
         self._context, self._vocabulary = settings.max_context_tokens, config.vocab_size
         self._eos = frozenset(config.eos_token_ids)
-        slots = self._context + WIDEST_BLOCK
         like = network.like
-        self._cache = KVCache(config, settings.max_running_requests, slots, like.dtype, like.device)
+        self._cache, store = make_cache(config, settings, like)
         self._counters, self._meter = Counters(), Meter(clock())
-        self._requests = Requests(self._cache, PageStore(self._cache, settings.shared), self._counters)
+        self._requests = Requests(self._cache, store, self._counters)
         if recorder is None and like.device.type == "cuda":
             recorder = CudaRecorder(like.device)
         self._primitive = Primitive(network, self._cache, recorder)
-        self._shortage = Shortage(self._primitive)
+        self._shortage = Shortage(self._primitive, MOST_TOKENS if isinstance(self._cache, PagedCache) else inf)
         self._starved: list[Sequence] = []
         # On a GPU the prior is its data sheet: learning starts near the truth instead of at a small CPU's figures.
         gpu = torch.cuda.get_device_name(like.device) if like.device.type == "cuda" else ""
         self._modes = ModeController(prior(config, gpu, like.dtype.itemsize), configure, clock(), chooser)
+        self._widest = 0  # block of all points so far
         self._limits = self._limits_now()
         self._grammars, self._compiling = grammars, GrammarQueue()
         self._cancelled: list[TokenEvent] = []
@@ -176,7 +176,7 @@ class Engine:
         if self.settings.check_invariants:
             invariants.check(requests.running, requests.waiting, self._cache, self._limits)
             invariants.check_decoded(todo.decode if self._shortage.count == shortages else [])
-            invariants.check_pages(requests.store.index)
+            invariants.check_pages(requests.store.problems())
         now = self._clock()
         # Events of requests that end now hold their accounts, and are sent with what is charged here.
         self._meter.end(now, working=not self.idle)
@@ -227,8 +227,13 @@ class Engine:
 
     def _limits_now(self) -> Limits:
         settings, growth = self.settings, self._modes.points.growth
-        rows = settings.max_running_requests
-        return Limits(settings.capacity, self._context, growth, settings.prefill_budget_tokens, rows)
+        rows, budget = settings.max_running_requests, settings.prefill_budget_tokens
+        if isinstance(self._cache, PagedCache):
+            # Requests keep a pin to a point that is configured no more; a block without pages would have no place.
+            self._widest = max(self._widest, growth)
+            capacity = self._cache.pool.total * PAGE_TOKENS
+            return Limits(capacity, self._context, self._widest, budget, rows, PAGE_TOKENS)
+        return Limits(settings.capacity, self._context, growth, budget, rows)
 
     def _moment(self, now: float) -> Moment:
         """What this cycle's prompts are planned by. Where decoding runs more tokens than a piece has, prompts get as

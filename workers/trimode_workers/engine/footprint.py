@@ -9,11 +9,15 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass
 
+from trimode_api.prefix import PAGE_TOKENS
 from trimode_workers.engine.law import WORKING_BYTES, at_once
 from trimode_workers.engine.settings import SHARED_PART
 from trimode_workers.errors import SettingsError
 from trimode_workers.model.config import ModelConfig
 
+MOST_TOKENS = 4096
+"""Of one forward over pages. A GPU is bound by arithmetic from some 300 tokens on, so parts cost nothing, while each
+token's logits take 0.8 MB of an 8B."""
 LOGIT_COPIES = 3
 """Logits held at a time, in their own type: of a draft in steps its own, those it becomes, and their exchange."""
 
@@ -36,16 +40,42 @@ def footprint(config: ModelConfig, context: int, widest: int, itemsize: int) -> 
     """`context`: tokens of the longest request, `widest`: tokens of the longest block, behind it and in one forward;
     `itemsize`: bytes per number of weights and cache.
 
-    Keys and values are 2 x layers x kv_heads x head_dim numbers per token. A forward holds per token: its logits, the
-    MLP's two halves, some vectors of the hidden size, and the mask over all slots, once more for the heads that share
-    a KV head.
+    Beside its own bytes a token of a forward holds the mask over all slots, once more for the heads that share a KV
+    head.
     """
-    per_token = 2 * config.layers * config.kv_heads * config.head_dim * itemsize
-    logits = config.vocab_size * itemsize * LOGIT_COPIES
+    per_token = bytes_per_token(config, itemsize)
     mask = (context + widest) * itemsize * (1 + config.heads // config.kv_heads)
-    inner = (2 * config.intermediate_size + 8 * config.hidden_size) * itemsize
-    return Footprint(
-        (context + widest) * per_token, context * per_token // SHARED_PART, widest * (logits + inner + mask)
+    scratch = widest * (forward_bytes_per_token(config, itemsize) + mask)
+    return Footprint((context + widest) * per_token, context * per_token // SHARED_PART, scratch)
+
+
+def bytes_per_token(config: ModelConfig, itemsize: int) -> int:
+    """Of the cache: keys and values in every layer."""
+    return 2 * config.layers * config.kv_heads * config.head_dim * itemsize
+
+
+def forward_bytes_per_token(config: ModelConfig, itemsize: int) -> int:
+    """Of a forward's scratch: its logits, the MLP's halves, and some vectors of the hidden size."""
+    logits = config.vocab_size * itemsize * LOGIT_COPIES
+    return logits + (2 * config.intermediate_size + 8 * config.hidden_size) * itemsize
+
+
+def tokens_that_fit(config: ModelConfig, context: int, widest: int, itemsize: int, free: int, rows: int) -> int:
+    """Tokens of a paged cache in `free` bytes, whole pages, beside the scratch of forwards of at most `MOST_TOKENS`
+    tokens (a group of more is run in parts). No more than `rows` requests of the longest context can use. Raises
+    SettingsError where not one such request fits.
+    """
+    per_token, longest = bytes_per_token(config, itemsize), PAGE_TOKENS * -(-(context + widest) // PAGE_TOKENS)
+    scratch = min(MOST_TOKENS, rows * widest) * forward_bytes_per_token(config, itemsize)
+    left = free - workspace(config, widest, rows) - scratch
+    tokens = min(left // per_token // PAGE_TOKENS, rows * longest // PAGE_TOKENS) * PAGE_TOKENS
+    if tokens >= longest:
+        return tokens
+    most = left // per_token // PAGE_TOKENS * PAGE_TOKENS - widest
+    allowed = f"at most {most} tokens fit" if most > 1 else "not even a short request fits"
+    raise SettingsError(
+        f"max_context_tokens is {context}: one request of that length needs {_gib(longest * per_token)} of memory "
+        f"beside the weights and {_gib(free - left)} for forwards, {_gib(max(0, left))} are free: {allowed}"
     )
 
 

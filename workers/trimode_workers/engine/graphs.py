@@ -20,14 +20,14 @@ from itertools import product
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from trimode_api.modes import OperatingPoint
+from trimode_workers.engine.attention import Attention, Plan, grouped
 from trimode_workers.engine.cache import KVCache
 from trimode_workers.engine.groups import Groups
 from trimode_workers.engine.shapes import MOST_GROUPED, Shape, bucket, forwards, reaches, row_sizes
-from trimode_workers.engine.window import Attention, Window
+from trimode_workers.engine.window import Window
 from trimode_workers.model.decoder import Network
 
 _log = logging.getLogger(__name__)
@@ -103,16 +103,18 @@ class Graphs:
         shapes = {s for point in points for rows, reach in sizes for s in forwards(point, rows, reach, adapter)}
         return sorted(shapes, key=lambda s: (s.tokens, s.rows * s.reach), reverse=True)
 
-    def hidden(self, tokens: Tensor, window: Window, attention: Attention, drafting: bool) -> Tensor | None:
+    def hidden(self, tokens: Tensor, plan: Plan, attention: Attention, drafting: bool) -> Tensor | None:
         """tokens `[b, n]` -> `[b, n, hidden]`, overwritten by the next call; None for rows that are not leading, and
         for what there was no memory to record. Records what it meets first: points configured since the start."""
+        window = _window(plan)
         rows, reach = self._padded(window, len(tokens))
         return self._replay(
             Shape(rows, window.n, reach, attention, drafting and self._network.drafter is not None), tokens, window
         )
 
-    def grouped_hidden(self, tokens: Tensor, window: Window, masks: int) -> Tensor | None:
+    def grouped_hidden(self, tokens: Tensor, plan: Plan, masks: int) -> Tensor | None:
         """The same of a quadratic forward, tokens `[b, n * (1 + masks)]`; None also for one that is too large."""
+        window = _window(plan)
         rows, reach = self._padded(window, len(tokens))
         shape = Shape(rows, window.n, reach, Attention.CAUSAL, masks=masks)
         return self._replay(shape, tokens, window) if shape.tokens <= MOST_GROUPED else None
@@ -187,16 +189,7 @@ class Graphs:
         return self._bases[: len(positions), None, None] + self._heads[:, None] + positions[:, None]
 
 
-def grouped(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-    """q `[b, heads, n, head_dim]`, keys and values `[b, kv_heads, reach, head_dim]`, mask `[b, 1, n or 1, reach]`.
-
-    The heads that share a KV head attend as if they were further queries of it: nothing is copied, and every kernel
-    can do it, which is not so for grouped heads.
-    """
-    b, heads, n, _ = q.shape
-    shared = heads // keys.shape[1]
-    if mask is not None and n > 1:
-        mask = mask.expand(-1, -1, n, -1).repeat(1, 1, shared, 1)
-    folded = q.reshape(b, keys.shape[1], shared * n, -1)
-    # With a mask torch's flash kernel refuses, and the memory-efficient one refuses unequal numbers of heads.
-    return F.scaled_dot_product_attention(folded, keys, values, mask).reshape(q.shape)
+def _window(plan: Plan) -> Window:
+    if not isinstance(plan, Window):
+        raise TypeError(f"recorded forwards over rows take their blocks, not {type(plan).__name__}")
+    return plan

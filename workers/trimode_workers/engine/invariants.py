@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 
-from trimode_workers.engine.cache import KVCache
-from trimode_workers.engine.pages import Pages
+from trimode_workers.engine.layouts import Cache
 from trimode_workers.engine.plan import Limits
 from trimode_workers.engine.sequence import Sequence
 from trimode_workers.errors import InvariantBroken
 
 
-def check(running: Seq[Sequence], waiting: Seq[Sequence], cache: KVCache, limits: Limits) -> None:
+def check(running: Seq[Sequence], waiting: Seq[Sequence], cache: Cache, limits: Limits) -> None:
     """Raises InvariantBroken for the first thing that does not hold."""
     for s in running:
         _require(0 <= s.cached <= len(s.tokens) - 1, s, f"{s.cached} of {len(s.tokens)} tokens are cached")
@@ -41,9 +40,9 @@ def check_decoded(decoded: Seq[Sequence]) -> None:
             _require(s.cached == len(s.tokens) - 1, s, f"{s.cached} of {len(s.tokens)} tokens are cached")
 
 
-def check_pages(pages: Pages) -> None:
+def check_pages(problems: Seq[str]) -> None:
     """Every page is free or used, and once; each follows a page that goes after it. Raises InvariantBroken."""
-    for problem in pages.problems():
+    for problem in problems:
         raise InvariantBroken(f"page store: {problem}")
 
 

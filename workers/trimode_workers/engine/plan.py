@@ -25,13 +25,15 @@ HEADROOM = 16
 class Limits:
     """`capacity`: cached tokens in all; `context`: longest sequence in tokens; `growth`: tokens that one cycle may
     add to a sequence (the longest block); `prefill_budget`: prompt tokens per cycle, from which each piece is made;
-    `rows`: sequences at a time."""
+    `rows`: sequences at a time; `page`: tokens of a page, where a sequence takes whole pages, also for a block's
+    scratch."""
 
     capacity: int
     context: int
     growth: int
     prefill_budget: int
     rows: int
+    page: int = 1
 
 
 class Piece(NamedTuple):
@@ -108,7 +110,9 @@ def _view(sequence: Sequence, now: float, found: Found) -> PromptView:
 
 
 def need(sequence: Sequence, limits: Limits) -> int:
-    """Cached tokens that the sequence may hold at the end of the next cycle."""
+    """Cached tokens that the sequence may hold at the end of the next cycle; with pages, what it may take in it."""
+    if limits.page > 1:
+        return -(-(len(sequence.tokens) + limits.growth) // limits.page) * limits.page
     return min(len(sequence.tokens) + limits.growth, limits.context)
 
 

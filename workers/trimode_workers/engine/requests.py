@@ -10,14 +10,13 @@ import bisect
 from collections.abc import Sequence as Seq
 
 from trimode_api.prefix import PAGE_TOKENS
-from trimode_workers.engine.cache import KVCache
 from trimode_workers.engine.commit import commit
 from trimode_workers.engine.constrained_commit import ended
 from trimode_workers.engine.counters import Counters
+from trimode_workers.engine.layouts import Cache, Store
 from trimode_workers.engine.messages import Finish, Score, TokenEvent
 from trimode_workers.engine.plan import Piece, left
 from trimode_workers.engine.sequence import Sequence
-from trimode_workers.engine.store import PageStore
 
 WORTH_KEEPING = 4 * PAGE_TOKENS
 """Cached tokens from which on a sequence's pages are kept for others: to compute less again costs little, and a load
@@ -28,7 +27,7 @@ class Requests:
     """`known` are all by id, those that wait for a grammar included; `running` have a row; `waiting` are in order of
     urgency."""
 
-    def __init__(self, cache: KVCache, store: PageStore, counters: Counters) -> None:
+    def __init__(self, cache: Cache, store: Store, counters: Counters) -> None:
         self._cache, self.store, self._counters = cache, store, counters
         self.known: dict[str, Sequence] = {}
         self.running: list[Sequence] = []

@@ -1,6 +1,7 @@
 """Rows of the cache change owners so that those who run together lie together: attention then reads without copying.
 
-Belongs here: moving and exchanging rows. Which exchanges are needed is `plan.swaps`'s.
+Belongs here: moving and exchanging rows. Which exchanges are needed is `plan.swaps`'s. Pages are read wherever they
+lie: over those, nothing moves.
 """
 
 from __future__ import annotations
@@ -8,31 +9,38 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 
 from trimode_workers.engine.cache import KVCache
+from trimode_workers.engine.layouts import Cache
 from trimode_workers.engine.plan import swaps
 from trimode_workers.engine.sequence import Sequence
 
 
-def close_gaps(cache: KVCache, running: Seq[Sequence]) -> None:
+def close_gaps(cache: Cache, running: Seq[Sequence]) -> None:
     """Move rows so that those in use follow one another."""
+    if not isinstance(cache, KVCache):
+        return
     while (free := cache.lowest_free()) is not None and free < len(running):
         last = max(running, key=lambda s: s.row)
         last.row = cache.move(last.row, last.cached)
 
 
-def bring_to_front(cache: KVCache, running: Seq[Sequence], members: list[Sequence]) -> None:
+def bring_to_front(cache: Cache, running: Seq[Sequence], members: list[Sequence]) -> None:
     """Exchange rows so that the group has the cache's first ones, in ascending order: recorded forwards run those.
 
     For two groups that take turns, that moves the smaller one's rows each cycle: 0.2 ms per 1,000 tokens of the 8B by
     an H200's bandwidth (arithmetic), where an unrecorded forward costs the processor 2 to 7 ms.
     """
+    if not isinstance(cache, KVCache):
+        return
     close_gaps(cache, running)
     members.sort(key=lambda s: s.row)
     if members[-1].row != len(members) - 1:
         _exchange(cache, running, [members])
 
 
-def line_up(cache: KVCache, running: Seq[Sequence], groups: Seq[list[Sequence]]) -> None:
+def line_up(cache: Cache, running: Seq[Sequence], groups: Seq[list[Sequence]]) -> None:
     """Exchange rows so that each group is a run of rows, in ascending order. Rows in use follow one another."""
+    if not isinstance(cache, KVCache):
+        return
     # Rows that follow one another are read as a view; others are copied in every layer.
     if all(members[-1].row - members[0].row == len(members) - 1 for members in groups):
         return

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
+from typing import Literal
 
 from trimode_workers.errors import SettingsError
 
@@ -38,6 +39,8 @@ class EngineSettings:
     `prefill_budget_tokens`: prompt tokens per cycle (as many as are decoded, where that is more), so that
     prompts do not stall those who decode. `threads`: torch's threads (None: as torch found them).
     `stats_every_s`: seconds between two `Stats`. `check_invariants`: run the checker after each cycle (tests).
+    `layout` of the cache (auto: pages on a GPU, rows elsewhere); over pages `shared_tokens` is a bound on what is kept
+    (None: whatever no request holds), as nothing is copied.
     """
 
     max_running_requests: int = 64
@@ -48,6 +51,7 @@ class EngineSettings:
     threads: int | None = None
     stats_every_s: float = 0.25
     check_invariants: bool = False
+    layout: Literal["auto", "rows", "pages"] = "auto"
 
     def __post_init__(self) -> None:
         for name, least in (("max_running_requests", 1), ("max_context_tokens", 2), ("prefill_budget_tokens", 1)):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trimode_api.modes import Mode, OperatingPoint
-from trimode_workers.engine.window import Attention
+from trimode_workers.engine.attention import Attention
 
 SHORTEST_REACH = 256
 """Slots; also what longer ones are multiples of, as attention with a mask wants its rows aligned."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from math import inf
 
 import torch
 
@@ -31,16 +32,20 @@ MESSAGE = "this request ran out of the device's memory, also by itself and in AR
 
 
 class Shortage:
-    """Runs cycles over one primitive. `count`: how often memory ran out since start."""
+    """Runs cycles over one primitive. `count`: how often memory ran out since start. `most`: tokens of a forward to
+    decode, where memory is planned for no more; a group of more is run in parts from the start."""
 
-    def __init__(self, primitive: Primitive) -> None:
-        self._primitive, self.count = primitive, 0
+    def __init__(self, primitive: Primitive, most: float = inf) -> None:
+        self._primitive, self._most, self.count = primitive, most, 0
 
     def decode(self, point: OperatingPoint, members: Seq[Sequence]) -> tuple[list[list[int]], list[Sequence]]:
         """One cycle of a group: what it proposes for each member, and those for whom there was no memory, for whom
         that is nothing."""
         found: list[list[int]] = []
-        if self._runs(lambda: found.extend(MODES[point.mode](self._primitive, members, point)), str(point), members):
+        fits = len(members) == 1 or len(members) * point.width <= self._most
+        if fits and self._runs(
+            lambda: found.extend(MODES[point.mode](self._primitive, members, point)), str(point), members
+        ):
             return found, []
         if len(members) > 1:
             half = len(members) // 2

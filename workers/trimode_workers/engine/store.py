@@ -29,20 +29,24 @@ class PageStore:
         shape = (self.index.count, layers, pair, heads, PAGE_TOKENS, size)
         self.memory = torch.empty(shape, dtype=cache.memory.dtype, device=cache.memory.device)
 
+    def problems(self) -> list[str]:
+        """What does not hold of the index, in words."""
+        return self.index.problems()
+
     def found(self, sequence: Sequence) -> int:
         """Pages that are here of what `sequence` has not cached, from the first page on that it has not whole."""
         if sequence.unscored:
             return 0
         first = at = sequence.cached // PAGE_TOKENS
         # Keys are made as they are asked for: of a prompt that nobody had before, one.
-        while at < (len(sequence.tokens) - 1) // PAGE_TOKENS and _chain(sequence, at + 1)[at] in self.index:
+        while at < (len(sequence.tokens) - 1) // PAGE_TOKENS and chain(sequence, at + 1)[at] in self.index:
             at += 1
         return at - first
 
     def fill(self, sequence: Sequence, pages: int) -> None:
         """Copy that many of the pages `found` into the sequence's row, and count them as cached."""
         first = sequence.cached // PAGE_TOKENS
-        numbers = self.index.use(_chain(sequence, first + pages)[: first + pages], first)
+        numbers = self.index.use(chain(sequence, first + pages)[: first + pages], first)
         row = self._cache.pages[sequence.row, first:]
         for at, number, count in runs(numbers):
             row[at : at + count].copy_(self.memory[number : number + count])
@@ -55,7 +59,7 @@ class PageStore:
         whole = min(sequence.cached // PAGE_TOKENS, self.index.count)
         if not whole:
             return
-        there, numbers = self.index.keep(_chain(sequence, whole)[:whole])
+        there, numbers = self.index.keep(chain(sequence, whole)[:whole])
         row = self._cache.pages[sequence.row, there:]
         for at, number, count in runs(numbers):
             self.memory[number : number + count].copy_(row[at : at + count])
@@ -71,7 +75,7 @@ def runs(numbers: list[int]) -> Iterator[tuple[int, int, int]]:
             begin = at
 
 
-def _chain(sequence: Sequence, pages: int) -> list[Key]:
+def chain(sequence: Sequence, pages: int) -> list[Key]:
     """The sequence's keys, at least of its first `pages` pages."""
     extend(sequence.keys, sequence.tokens, pages, sequence.root)
     return sequence.keys

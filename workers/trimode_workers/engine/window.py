@@ -7,22 +7,20 @@ every row of a span to the longest; over a whole batch most of that would be pad
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from enum import Enum
+from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from trimode_workers.engine.cache import KVCache
+from trimode_workers.engine.attention import Attention, grouped
+
+if TYPE_CHECKING:
+    from trimode_workers.engine.cache import KVCache
+    from trimode_workers.engine.groups import Groups
 
 SPAN_ROWS, LEVEL_SLOTS = 12, 16
 """Rows of a span at least; a batch whose lengths differ by fewer slots than that is one span."""
-
-
-class Attention(Enum):
-    """What a query sees of the tokens that are run with it."""
-
-    CAUSAL = "causal"
-    BLOCK = "block"
 
 
 class Span:
@@ -49,6 +47,22 @@ class Span:
         if isinstance(self.rows, slice):
             return kept[self.rows, :, : self.reach]
         return kept[:, :, : self.reach].index_select(0, self.rows)
+
+    def attend(self, q: Tensor, kept: tuple[Tensor, Tensor], attention: Attention) -> Tensor:
+        """q `[b, heads, n, head_dim]` -> the same shape; `kept`: keys and values of one layer."""
+        keys, values = map(self.read, kept)
+        mask = self.mask(attention, keys.dtype)
+        if self.n > 1 and keys.device.type == "cpu":  # as fast as `grouped` there, without another mask
+            return F.scaled_dot_product_attention(q, keys, values, mask, enable_gqa=True)
+        return grouped(q, keys, values, mask)
+
+    def attend_groups(self, own: Seq[Tensor], kept: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+        """Queries of heads and masks, keys and values of the masks: over the rows and over those."""
+        q, k, v = own
+        keys, values = (torch.cat((self.read(rows), new), 2) for rows, new in zip(kept, (k, v), strict=True))
+        if keys.device.type == "cpu":
+            return F.scaled_dot_product_attention(q, keys, values, mask, enable_gqa=True)
+        return grouped(q, keys, values, mask)
 
     def _build(self, attention: Attention, dtype: torch.dtype) -> Tensor | None:
         one_sight = self.n == 1 or attention is Attention.BLOCK
@@ -84,11 +98,12 @@ class Window:
         self._first, start = torch.tensor(starts, device=cache.memory.device).unbind(1)
         self._step = _steps(n, cache.memory.device)
         self.positions = start[:, None] + self._step
+        self._sight: tuple[Groups, list[Tensor]] | None = None
 
-    def lay_out(self) -> Window:
-        """This window with all that an unrecorded forward needs."""
+    def lay_out(self) -> None:
+        """Make what an unrecorded forward needs."""
         if self.spans:
-            return self
+            return
         rows, lengths, device = self._rows, self._lengths, self._step.device
         heads = _steps(self._cache.heads, device) * self._cache.slots
         self.slots = self._first[:, None, None] + heads[:, None] + self._step
@@ -102,7 +117,83 @@ class Window:
             positions = self.positions if self.order is None else self.positions[self.order[begin:end]]
             self.spans.append(Span([rows[i] for i in members], [lengths[i] for i in members], positions))
         self.sizes = [span.size for span in self.spans]
-        return self
+
+    def prepare(self, attention: Attention) -> None:
+        """Nothing: masks are made as they are needed."""
+
+    def write(self, layer: int, k: Tensor, v: Tensor) -> None:
+        """Put k and v `[b, kv_heads, n, head_dim]` into the window."""
+        self._cache.write(layer, self.slots, k, v)
+
+    def attend(self, layer: int, q: Tensor, attention: Attention) -> Tensor:
+        """q `[b, heads, n, head_dim]` -> the same shape, over all slots of the window's rows up to their reach."""
+        kept = self._cache.keys[layer], self._cache.values[layer]
+        if self.order is None or self.back is None:
+            return self.spans[0].attend(q, kept, attention)
+        queries = zip(q.index_select(0, self.order).split_with_sizes(self.sizes), self.spans, strict=True)
+        found = [span.attend(query, kept, attention) for query, span in queries]
+        return torch.cat(found).index_select(0, self.back)
+
+    def attend_groups(self, layer: int, own: tuple[Tensor, Tensor, Tensor], groups: Groups) -> Tensor:
+        """Queries of heads and masks, keys and values of the masks: over the rows and over those."""
+        kept = self._cache.keys[layer], self._cache.values[layer]
+        if self._sight is None or self._sight[0] is not groups:
+            self._sight = groups, groups.masks(self, self._cache.memory.dtype)
+        sight = self._sight[1]
+        if self.order is None or self.back is None:
+            return self.spans[0].attend_groups(own, kept, sight[0])
+        split = [part.index_select(0, self.order).split_with_sizes(self.sizes) for part in own]
+        parts = zip(zip(*split, strict=True), self.spans, sight, strict=True)
+        found = [span.attend_groups(part, kept, mask) for part, span, mask in parts]
+        return torch.cat(found).index_select(0, self.back)
+
+
+class Pieces:
+    """Pieces of any length in one line, without padding. Those of one token, which come first, attend together."""
+
+    def __init__(self, cache: KVCache, rows: Seq[int], lengths: Seq[int], counts: Seq[int]) -> None:
+        """`positions` is `[1, total]`."""
+        singles = sum(count == 1 for count in counts)
+        cuts = [*((0, singles),) * bool(singles), *((i, i + 1) for i in range(singles, len(counts)))]
+        self._cache = cache
+        self._windows = [Window(cache, rows[a:b], lengths[a:b], counts[a]) for a, b in cuts]
+        self._widths = [(b - a) * window.n for (a, b), window in zip(cuts, self._windows, strict=True)]
+        self.reach = max(window.reach for window in self._windows)
+        self.positions = _joined([window.positions.view(1, -1) for window in self._windows], 1)
+        self.leading = False
+
+    def lay_out(self) -> None:
+        """Make what an unrecorded forward needs."""
+        for window in self._windows:
+            window.lay_out()
+        self._slots = _joined([window.slots.transpose(0, 1).flatten(1) for window in self._windows], 1)
+
+    def prepare(self, attention: Attention) -> None:
+        """Nothing: masks are made as they are needed."""
+
+    def write(self, layer: int, k: Tensor, v: Tensor) -> None:
+        """Put k and v `[1, kv_heads, total, head_dim]` behind the prefixes."""
+        self._cache.write(layer, self._slots, k, v)
+
+    def attend(self, layer: int, q: Tensor, attention: Attention) -> Tensor:
+        """q `[1, heads, total, head_dim]` -> the same shape."""
+        parts = zip(q.split_with_sizes(self._widths, 2), self._windows, strict=True)
+        return _joined([_attend_ragged(window, layer, part, attention) for part, window in parts], 2)
+
+    def attend_groups(self, layer: int, own: tuple[Tensor, Tensor, Tensor], groups: Groups) -> Tensor:
+        """Pieces have none. NotImplementedError."""
+        raise NotImplementedError("groups of masks stand behind blocks, not behind pieces")
+
+
+def _attend_ragged(window: Window, layer: int, q: Tensor, attention: Attention) -> Tensor:
+    """q `[1, heads, b * n, head_dim]` -> the same shape; either b or n is 1."""
+    if window.n > 1:
+        return window.attend(layer, q, attention)
+    return window.attend(layer, q[0].transpose(0, 1)[:, :, None], attention)[:, :, 0].transpose(0, 1)[None]
+
+
+def _joined(parts: list[Tensor], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
 def spans(lengths: Seq[int]) -> tuple[list[int], list[int]]:

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from trimode_workers.engine.engine import WIDEST_BLOCK, Engine, EngineSettings
-from trimode_workers.engine.footprint import rows_that_fit
+from trimode_workers.engine.footprint import rows_that_fit, tokens_that_fit
+from trimode_workers.engine.layouts import paged
 from trimode_workers.engine.messages import Configure, Started, Submit
 from trimode_workers.errors import AdapterError, GrammarError, ModelError, RequestRefused, SettingsError
 from trimode_workers.grammar.compiler import Compiler
@@ -44,9 +47,10 @@ def build(options: EngineOptions, configure: Configure, shared_tokens: int | Non
     network, parameters = load_network(options)
     config, device, dtype = network.config, network.like.device, network.like.dtype
     context = min(options.max_context_tokens, config.max_positions)
-    rows = _rows(config, context, dtype, device, options.max_running_requests)
+    settings = _settings(config, context, network.like, options.max_running_requests)
+    rows = settings.max_running_requests
     _warm(network, configure)
-    settings = EngineSettings(rows, context, shared_tokens=shared_tokens)
+    settings = replace(settings, shared_tokens=shared_tokens)
     grammars, no_grammar = _grammars(Path(options.model), config)
     engine = Engine(network, settings, configure, grammars=grammars)
     # Before `Started`: recorded while serving, each shape would stop the whole batch.
@@ -102,16 +106,20 @@ def _grammars(folder: Path, config: ModelConfig) -> tuple[Compiler | None, str]:
     return Compiler(vocabulary, config.eos_token_ids[0]), ""
 
 
-def _rows(config: ModelConfig, context: int, dtype: torch.dtype, device: torch.device, wanted: int) -> int:
-    """Requests at a time that memory allows. SettingsError where not one fits."""
-    free = free_memory(device)
+def _settings(config: ModelConfig, context: int, like: Tensor, wanted: int) -> EngineSettings:
+    """Rows of the longest context, or the tokens of pages, that memory allows. SettingsError where not one fits."""
+    device, dtype, free = like.device, like.dtype, free_memory(like.device)
+    if paged(EngineSettings(), device):
+        tokens = tokens_that_fit(config, context, WIDEST_BLOCK, dtype.itemsize, free, wanted)
+        _log.info("%d tokens of %d requests fit into the %.1f GiB that are free", tokens, wanted, free / 2**30)
+        return EngineSettings(wanted, context, capacity_tokens=tokens)
     rows = rows_that_fit(config, context, WIDEST_BLOCK, dtype.itemsize, free, wanted)
     if rows < wanted:
         _log.warning(
             "%d of max_running_requests %d fit at %d tokens each into the %.1f GiB that are free (%s)",
             *(rows, wanted, context, free / 2**30, device),
         )
-    return rows
+    return EngineSettings(rows, context)
 
 
 def _warm(network: Network, configure: Configure) -> None:

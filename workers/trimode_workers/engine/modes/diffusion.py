@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trimode_api.modes import OperatingPoint
 from trimode_workers.engine.law import log_mass
-from trimode_workers.engine.primitive import Attention, Primitive, Window
+from trimode_workers.engine.primitive import Attention, Plan, Primitive
 from trimode_workers.engine.sampling import Purpose, Sampled, pick
 from trimode_workers.engine.sequence import Sequence
 from trimode_workers.model.decoder import Network
@@ -45,7 +45,7 @@ def run(primitive: Primitive, sequences: Seq[Sequence], point: OperatingPoint) -
     return tokens
 
 
-def _window(primitive: Primitive, sequences: Seq[Sequence], size: int) -> Window:
+def _window(primitive: Primitive, sequences: Seq[Sequence], size: int) -> Plan:
     return primitive.window([s.row for s in sequences], [s.cached for s in sequences], size)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from trimode_api.modes import OperatingPoint
 from trimode_workers.engine.constrained_commit import constrained
 from trimode_workers.engine.law import Law, log_mass
-from trimode_workers.engine.primitive import Attention, Primitive, Window
+from trimode_workers.engine.primitive import Attention, Plan, Primitive
 from trimode_workers.engine.processors import processed
 from trimode_workers.engine.sampling import Purpose, Sampled, accept, leading
 from trimode_workers.engine.scores import Scores
@@ -48,7 +48,7 @@ def run(primitive: Primitive, sequences: Seq[Sequence], point: OperatingPoint) -
 
 
 def _draft(
-    primitive: Primitive, block: Tensor, window: Window, sampled: Sampled | None, threshold: float | None
+    primitive: Primitive, block: Tensor, window: Plan, sampled: Sampled | None, threshold: float | None
 ) -> Law | None:
     """Fill the block's masks; what the rows that sample were drawn from, `[r, B - 1]` places, if there are any."""
     masked = torch.ones_like(block[:, 1:], dtype=torch.bool)

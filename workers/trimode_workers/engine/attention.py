@@ -1,0 +1,108 @@
+"""What a forward needs of attention and of the cache behind it: plan, write, attend.
+
+Belongs here: the protocol that every layout of the cache offers, and torch's call where a mask is needed. Layouts:
+`cache.KVCache` (rows) and `paged_cache.PagedCache` (pages); `layouts` chooses.
+
+No layout needs a mask to tell drafting from verifying: a block's keys lie behind the prefix before it attends, so that
+drafting is attention over all keys of the row, and verifying the same call, causal to the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Sequence as Seq
+from enum import Enum
+from typing import TYPE_CHECKING, Protocol
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from trimode_api.modes import OperatingPoint
+
+if TYPE_CHECKING:
+    from trimode_workers.engine.groups import Groups
+
+
+class Attention(Enum):
+    """What a query sees of the tokens that are run with it."""
+
+    CAUSAL = "causal"
+    BLOCK = "block"
+
+
+class Plan(Protocol):
+    """Where the tokens of a forward lie, and how far their rows reach. Made once a cycle, shared by its forwards."""
+
+    @property
+    def positions(self) -> Tensor:
+        """`[b, n]` for blocks, `[1, total]` for pieces, all below `reach`; tokens have the same shape."""
+        ...
+
+    @property
+    def reach(self) -> int: ...
+
+    def lay_out(self) -> None:
+        """Make what only an unrecorded forward needs; to be called before one."""
+        ...
+
+    def prepare(self, attention: Attention) -> None:
+        """To be called before each unrecorded forward that attends in this way."""
+        ...
+
+    def write(self, layer: int, k: Tensor, v: Tensor) -> None:
+        """Put k and v `[b, kv_heads, n, head_dim]` behind the prefixes."""
+        ...
+
+    def attend(self, layer: int, q: Tensor, attention: Attention) -> Tensor:
+        """q `[b, heads, n, head_dim]` -> the same shape, over all that is written of each query's row, or causal."""
+        ...
+
+    def attend_groups(self, layer: int, own: tuple[Tensor, Tensor, Tensor], groups: Groups) -> Tensor:
+        """Queries of heads and masks, keys and values of the masks: over the rows and over those."""
+        ...
+
+
+class AttentionBackend(Protocol):
+    """Keys and values of running sequences, and how queries read them."""
+
+    def block(self, rows: Seq[int], lengths: Seq[int], n: int) -> Plan:
+        """The place of `n` further tokens of each row; `lengths` are their cached tokens."""
+        ...
+
+    def pieces(self, rows: Seq[int], lengths: Seq[int], counts: Seq[int]) -> Plan:
+        """The place of `counts` further tokens of the rows, one after another in one line; pieces of one token first,
+        which rows can read together."""
+        ...
+
+
+class Recordings(Protocol):
+    """Forwards recorded over a layout."""
+
+    def __len__(self) -> int: ...
+
+    def record(self, points: Iterable[OperatingPoint]) -> None:
+        """Record every forward that cycles of these points run."""
+        ...
+
+    def hidden(self, tokens: Tensor, plan: Plan, attention: Attention, drafting: bool) -> Tensor | None:
+        """tokens `[b, n]` -> hidden states, overwritten by the next call; None for what has to run unrecorded."""
+        ...
+
+    def grouped_hidden(self, tokens: Tensor, plan: Plan, masks: int) -> Tensor | None:
+        """The same of a quadratic forward."""
+        ...
+
+
+def grouped(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """q `[b, heads, n, head_dim]`, keys and values `[b, kv_heads, reach, head_dim]`, mask `[b, 1, n or 1, reach]`.
+
+    The heads that share a KV head attend as if they were further queries of it: nothing is copied, and every kernel
+    can do it, which is not so for grouped heads.
+    """
+    b, heads, n, _ = q.shape
+    shared = heads // keys.shape[1]
+    if mask is not None and n > 1:
+        mask = mask.expand(-1, -1, n, -1).repeat(1, 1, shared, 1)
+    folded = q.reshape(b, keys.shape[1], shared * n, -1)
+    # With a mask torch's flash kernel refuses, and the memory-efficient one refuses unequal numbers of heads.
+    return F.scaled_dot_product_attention(folded, keys, values, mask).reshape(q.shape)

@@ -1,0 +1,116 @@
+"""Pure: the pages of a paged cache: which are free, who holds them, and which are kept for others to find.
+
+Belongs here: page numbers, holders counted, and the index by key (`trimode_api.prefix`). It knows no tensors.
+
+A page is held by rows, kept under a key, or both. Held pages stay. Of those that are only kept the least recently held
+goes when a page is wanted: a row that holds a kept page holds all kept pages before it in the chain, and lets go of its
+pages from the last on, so a page never goes before those that follow it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from collections.abc import Sequence as Seq
+
+from trimode_api.prefix import ROOT, Key
+from trimode_workers.engine.pages import Kept
+
+
+class PagePool:
+    """`count` pages in all; `most_kept` of them are kept at a time."""
+
+    def __init__(self, total: int, most_kept: int) -> None:
+        self.total, self.count = total, min(total, most_kept)
+        self._holders = [0] * total
+        self._kept: dict[Key, Kept] = {}
+        self._key: dict[int, Key] = {}
+        self._idle: OrderedDict[int, None] = OrderedDict()  # kept and held by none, the next to go first
+        self._free = list(range(total - 1, -1, -1))
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._kept
+
+    @property
+    def used(self) -> int:
+        """Pages that are kept under a key."""
+        return len(self._kept)
+
+    def kept(self) -> dict[Key, Kept]:
+        """All of them."""
+        return dict(self._kept)
+
+    def take(self) -> int:
+        """A page for one holder. IndexError where all are held: planning admits no more than there are."""
+        if not self._free:
+            self._forget_oldest()
+        page = self._free.pop()
+        self._holders[page] = 1
+        return page
+
+    def hold(self, chain: Iterable[Key]) -> list[int]:
+        """The kept pages of these keys, each held once more. KeyError for one that is not kept."""
+        pages = [self._kept[key].page for key in chain]
+        for page in pages:
+            self._holders[page] += 1
+            self._idle.pop(page, None)
+        return pages
+
+    def drop(self, pages: Seq[int]) -> None:
+        """Let go of a row's pages, in the order of its tokens."""
+        for page in reversed(pages):
+            self._holders[page] -= 1
+            if self._holders[page]:
+                continue
+            if page in self._key:
+                self._idle[page] = None
+            else:
+                self._free.append(page)
+
+    def keep(self, chain: Seq[Key], pages: list[int]) -> list[int]:
+        """Keep a row's first pages, which it holds, under the keys of its chain. Returns the pages that it holds from
+        now on: where a key is kept already, the page that is, so that one copy stays."""
+        now = list(pages)
+        for at, key in enumerate(chain):
+            if key in self._kept:
+                if self._kept[key].page != pages[at]:
+                    now[at] = self.hold([key])[0]
+                    self.drop([pages[at]])
+                continue
+            if self.used >= self.count and not self._forget_oldest():
+                break
+            self._kept[key] = Kept(pages[at], chain[at - 1] if at else ROOT)
+            self._key[pages[at]] = key
+        return now
+
+    def problems(self, tables: Iterable[Seq[int]] = ()) -> list[str]:
+        """What does not hold, in words; nothing where all is well. `tables`: the pages of each row."""
+        found = []
+        holders = [0] * self.total
+        for table in tables:
+            for page in table:
+                holders[page] += 1
+        if holders != self._holders:
+            found.append(f"holders are counted as {self._holders}, rows hold {holders}")
+        here = [page for page in range(self.total) if self._holders[page]]
+        if sorted([*here, *self._idle, *self._free]) != list(range(self.total)):
+            found.append(f"pages held {here}, idle {list(self._idle)} and free {sorted(self._free)} are not each once")
+        if {kept.page: key for key, kept in self._kept.items()} != self._key:
+            found.append("keys and pages do not agree")
+        idle = {page: at for at, page in enumerate(self._idle)}
+        for kept in self._kept.values():
+            before = self._kept.get(kept.before)
+            if before is None and kept.before != ROOT:
+                found.append(f"page {kept.page} follows one that is gone")
+            elif before is not None and before.page in idle and idle[before.page] < idle.get(kept.page, self.total):
+                found.append(f"page {before.page} goes before page {kept.page}, which follows it")
+        return found
+
+    def _forget_oldest(self) -> bool:
+        """Free the kept page that was held the longest ago; False where all kept pages are held."""
+        if not self._idle:
+            return False
+        page, _ = self._idle.popitem(last=False)
+        del self._kept[self._key.pop(page)]
+        self._free.append(page)
+        return True

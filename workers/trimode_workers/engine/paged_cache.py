@@ -1,0 +1,226 @@
+"""The KV cache in pages: a row is a table of pages, taken as its sequence grows, shared where sequences begin alike.
+
+Belongs here: memory, tables, and the plan of a forward over them. Which kernel reads them is `kernels`', which
+pages are free or kept is `page_pool`'s.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence as Seq
+from itertools import accumulate
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trimode_api.prefix import PAGE_TOKENS
+from trimode_workers.engine.attention import Attention, grouped
+from trimode_workers.engine.page_pool import PagePool
+from trimode_workers.model.config import ModelConfig
+
+if TYPE_CHECKING:
+    from trimode_workers.engine.groups import Groups
+
+
+class PageKernel(Protocol):
+    """Attention over pages. Needs no mask: keys of a block lie behind the prefix before it runs."""
+
+    @property
+    def gathers(self) -> bool:
+        """Whether it copies whole tables, so that recordings should have short ones too."""
+        ...
+
+    def prepare(self, plan: PagedPlan, attention: Attention) -> None:
+        """Called before each forward over the plan, never within a recording of one."""
+        ...
+
+    def attend(self, plan: PagedPlan, layer: int, q: Tensor, attention: Attention) -> Tensor:
+        """q `[total, heads, head_dim]` -> the same shape. Query i of n of a row sees all of its keys (block), or all
+        but the last n - 1 - i (causal)."""
+        ...
+
+
+class PagedCache:
+    """`keys[layer]` and `values[layer]` are `[pages + 1, PAGE_TOKENS, kv_heads, head_dim]`, views of `memory`
+    `[layers, 2, pages + 1, ...]`. The last page belongs to no one: rows that only pad a batch write there.
+
+    `width`: pages of the longest table. The memory starts zeroed, as gathered pages may hold slots never written.
+    """
+
+    def __init__(self, config: ModelConfig, rows: int, pool: PagePool, width: int, like: Tensor) -> None:
+        shape = (config.layers, 2, pool.total + 1, PAGE_TOKENS, config.kv_heads, config.head_dim)
+        self.memory = torch.zeros(shape, dtype=like.dtype, device=like.device)
+        self.keys: list[Tensor] = [layer[0] for layer in self.memory]
+        self.values: list[Tensor] = [layer[1] for layer in self.memory]
+        self.config, self.rows, self.pool, self.width = config, rows, pool, width
+        self.kernel: PageKernel = Reference()
+        self.tables: list[list[int]] = [[] for _ in range(rows)]
+        # On the host, so that a plan takes its rows' tables in one copy.
+        self._table = torch.full((rows, width), pool.total, dtype=torch.int32)
+        self._free = list(range(rows))
+
+    @property
+    def slots(self) -> int:
+        """Tokens of the longest row."""
+        return self.width * PAGE_TOKENS
+
+    @property
+    def free_rows(self) -> int:
+        return len(self._free)
+
+    def acquire(self) -> int:
+        """The lowest free row, without pages. IndexError where there is none: planning never asks then."""
+        return heapq.heappop(self._free)
+
+    def release(self, row: int) -> None:
+        """Let go of a row and its pages; those that are kept stay until others are wanted."""
+        self.pool.drop(self.tables[row])
+        self.set_table(row, [])
+        heapq.heappush(self._free, row)
+
+    def set_table(self, row: int, pages: list[int]) -> None:
+        """Say which pages a row consists of, all held by it already."""
+        self.tables[row] = pages
+        self._table[row] = self.pool.total
+        self._table[row, : len(pages)] = torch.tensor(pages, dtype=torch.int32)
+
+    def reserve(self, row: int, tokens: int) -> None:
+        """Take pages until the row holds so many tokens."""
+        table = self.tables[row]
+        while len(table) * PAGE_TOKENS < tokens:
+            self._table[row, len(table)] = page = self.pool.take()
+            table.append(page)
+
+    def state(self, row: int, length: int) -> Tensor:
+        """The first `length` tokens of a row, `[layers, 2, length, kv_heads, head_dim]`."""
+        pages = torch.tensor(self.tables[row], dtype=torch.int64, device=self.memory.device)
+        return self.memory[:, :, pages].flatten(2, 3)[:, :, :length]
+
+    def block(self, rows: Seq[int], lengths: Seq[int], n: int) -> PagedPlan:
+        """The place of `n` further tokens of each row."""
+        return PagedPlan(self, rows, lengths, [n] * len(rows), (len(rows), n))
+
+    def pieces(self, rows: Seq[int], lengths: Seq[int], counts: Seq[int]) -> PagedPlan:
+        """The place of `counts` further tokens of the rows, one after another in one line."""
+        return PagedPlan(self, rows, lengths, counts, (1, sum(counts)))
+
+    def tables_of(self, rows: Seq[int], pages: int) -> Tensor:
+        """`[rows, pages]` int32 on the device."""
+        return self._table[list(rows), :pages].to(self.memory.device)
+
+
+class PagedPlan:
+    """Where the tokens of a forward lie and how far their rows reach; made once a cycle, shared by its forwards.
+
+    `positions`: `[b, n]` for blocks, `[1, total]` for pieces, all below `reach`. `slots` `[total]`: into all pages as
+    one line. `table` `[b, pages]` int32. `seen` `[b]` int32: keys of each row, its new tokens included. `starts`
+    `[b + 1]` int32: where each row's queries begin. On the host: `counts` of new tokens and `pages` of each row,
+    `ends`: as `seen`; `fixed`: whether recordings read the tensors where they are.
+    """
+
+    fixed = False
+
+    def __init__(
+        self, cache: PagedCache, rows: Seq[int], lengths: Seq[int], counts: Seq[int], shape: tuple[int, int]
+    ) -> None:
+        for row, length, count in zip(rows, lengths, counts, strict=True):
+            cache.reserve(row, length + count)
+        self.cache, self.counts, self.pages = cache, list(counts), [cache.tables[row] for row in rows]
+        self.ends = [length + count for length, count in zip(lengths, counts, strict=True)]
+        self.reach, self.widest = max(self.ends), max(counts)
+        self.table = cache.tables_of(rows, pages_for(self.reach))
+        device, begins, b = cache.memory.device, [0, *accumulate(counts)], len(rows)
+        # One copy to the device for all of them.
+        told = torch.tensor([*lengths, *self.ends, *counts, *begins], dtype=torch.int32).to(device)
+        first, self.seen, many, self.starts = told[:b], told[b : 2 * b], told[2 * b : 3 * b], told[3 * b :]
+        line = torch.repeat_interleave(many, output_size=begins[-1])
+        positions = torch.arange(begins[-1], device=device) - self.starts[line] + first[line]
+        self.slots = self.table[line, positions // PAGE_TOKENS].long() * PAGE_TOKENS + positions % PAGE_TOKENS
+        self.positions = positions.view(shape)
+        self._mask: tuple[Groups, Tensor] | None = None
+
+    @property
+    def key_starts(self) -> Tensor:
+        """Where each row's keys begin once whole tables are gathered, `[b + 1]` int32."""
+        rows, pages = self.table.shape
+        step = pages * PAGE_TOKENS
+        return torch.arange(0, rows * step + 1, step, dtype=torch.int32, device=self.table.device)
+
+    def lay_out(self) -> None:
+        """Nothing: a plan is made in a few operations."""
+
+    def prepare(self, attention: Attention) -> None:
+        """Tell the kernel what comes."""
+        self.cache.kernel.prepare(self, attention)
+
+    def write(self, layer: int, k: Tensor, v: Tensor) -> None:
+        """Put k and v `[b, kv_heads, n, head_dim]` in their places."""
+        for kept, new in ((self.cache.keys[layer], k), (self.cache.values[layer], v)):
+            kept.flatten(0, 1).index_copy_(0, self.slots, new.transpose(1, 2).flatten(0, 1))
+
+    def attend(self, layer: int, q: Tensor, attention: Attention) -> Tensor:
+        """q `[b, heads, n, head_dim]` of the shape of `positions` -> the same shape."""
+        b, heads, n, size = q.shape
+        found = self.cache.kernel.attend(self, layer, q.transpose(1, 2).flatten(0, 1), attention)
+        return found.view(b, n, heads, size).transpose(1, 2)
+
+    def attend_groups(self, layer: int, own: tuple[Tensor, Tensor, Tensor], groups: Groups) -> Tensor:
+        """Queries of heads and masks, keys and values of the masks: over the pages and over those."""
+        q, k, v = own
+        keys = torch.cat((gathered(self.cache.keys[layer], self.table), k), 2)
+        values = torch.cat((gathered(self.cache.values[layer], self.table), v), 2)
+        if self._mask is None or self._mask[0] is not groups:
+            self._mask = groups, groups.mask(self.table.shape[1] * PAGE_TOKENS, keys.dtype)
+        return grouped(q, keys, values, self._mask[1])
+
+
+class Reference:
+    """The judge of other kernels: gathers every row's pages, then torch's attention with a mask. Runs anywhere, and
+    within recordings."""
+
+    gathers = True
+
+    def prepare(self, plan: PagedPlan, attention: Attention) -> None:
+        """Nothing to do."""
+
+    def attend(self, plan: PagedPlan, layer: int, q: Tensor, attention: Attention) -> Tensor:
+        """Rows of as many queries at once, others one by one."""
+        keys, values = plan.cache.keys[layer], plan.cache.values[layer]
+        if plan.positions.shape[0] == len(plan.counts):
+            parts, step = [q], len(plan.counts)
+        else:
+            parts, step = list(q.split_with_sizes(plan.counts)), 1
+        found = []
+        for at, part in enumerate(parts):
+            mine = slice(at, at + step)
+            queries = part.view(step, -1, *q.shape[1:]).transpose(1, 2)
+            kept = gathered(keys, plan.table[mine]), gathered(values, plan.table[mine])
+            found.append(_masked(queries, kept, plan.seen[mine], attention))
+        return torch.cat(found)
+
+
+def _masked(q: Tensor, kept: tuple[Tensor, Tensor], seen: Tensor, attention: Attention) -> Tensor:
+    """q `[b, heads, n, head_dim]`, keys and values `[b, kv_heads, slots, head_dim]` -> `[b * n, heads, head_dim]`."""
+    n, device = q.shape[2], q.device
+    last = seen[:, None] - 1 - torch.zeros(n, device=device, dtype=torch.int32)
+    if attention is Attention.CAUSAL:
+        last = seen[:, None] - n + torch.arange(n, device=device)
+    sees = torch.arange(kept[0].shape[2], device=device) <= last[:, None, :, None]
+    return F.scaled_dot_product_attention(q, *kept, sees, enable_gqa=True).transpose(1, 2).flatten(0, 1)
+
+
+def pages_for(tokens: int) -> int:
+    """Pages that hold so many tokens."""
+    return -(-tokens // PAGE_TOKENS)
+
+
+def gathered(pages: Tensor, table: Tensor) -> Tensor:
+    """`[pages, PAGE_TOKENS, kv_heads, head_dim]` -> `[b, kv_heads, slots, head_dim]`."""
+    return pages[table.long()].flatten(1, 2).transpose(1, 2)
+
+
+def gathered_tokens(pages: Tensor, table: Tensor) -> Tensor:
+    """The same in one line, row by row: `[b * slots, kv_heads, head_dim]`."""
+    return pages[table.long()].flatten(0, 2)
