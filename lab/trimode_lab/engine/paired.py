@@ -18,6 +18,7 @@ from statistics import median
 
 import torch
 
+import trimode_workers
 from trimode_tools.tasks.suite import held_out_set
 from trimode_workers.engine.engine import Engine, EngineSettings
 from trimode_workers.engine.messages import Configure, Submit
@@ -27,7 +28,7 @@ from trimode_workers.model.loading import load_decoder
 from trimode_workers.text.tokenizer import load_text_model
 
 CASES = "AR:1,AR:8,AR:32,AR:64,S8:64,S16:1,S16:4,S16:8,S16:16,S16:32"
-TINY = Path(__file__).parents[1] / "tiny"
+TINY = Path(trimode_workers.__file__).parent / "tiny"
 
 
 @dataclass(frozen=True, slots=True)
