@@ -19,6 +19,11 @@ from trimode_workers.engine.sampling import Sampled, leading
 from trimode_workers.engine.sequence import Sequence
 
 
+@pytest.fixture(scope="module", params=["rows", "pages"])
+def layout(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 def prompts(seed: int, count: int, longest: int = 30) -> list[list[int]]:
     rng = random.Random(seed)
     return [[rng.randrange(2, 12) for _ in range(rng.randint(2, longest))] for _ in range(count)]

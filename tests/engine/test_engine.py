@@ -15,6 +15,12 @@ from trimode_workers.engine.messages import Configure, Finish, Sampling, Submit
 from trimode_workers.engine.modes import MODES
 from trimode_workers.errors import RequestRefused, SettingsError
 
+
+@pytest.fixture(scope="module", params=["rows", "pages"])
+def layout(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 LONG = [2 + i % 9 for i in range(100)]
 
 

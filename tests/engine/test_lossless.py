@@ -13,6 +13,12 @@ from hypothesis import strategies as st
 from trimode_api.modes import OperatingPoint
 from trimode_workers.engine.messages import Finish, Sampling, Submit
 
+
+@pytest.fixture(scope="module", params=["rows", "pages"])
+def layout(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 DECODERS = 3
 
 

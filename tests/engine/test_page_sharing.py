@@ -18,6 +18,12 @@ from trimode_workers.engine.engine import Engine
 from trimode_workers.engine.messages import Configure, Finish, Submit
 from trimode_workers.engine.requests import WORTH_KEEPING
 
+
+@pytest.fixture(scope="module", params=["rows", "pages"])
+def layout(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 POINTS = ["AR", "S4", "S8", "S16", "D4@0.5", "D8@0.9"]
 
 
