@@ -18,7 +18,7 @@ def profile(endpoint):
         "--synthetic-input-tokens-mean", "40", "--output-tokens-mean", "8",
         "--tokenizer", TOKENIZER, "--artifact-dir", endpoint, "--ui", "none",
         # The tiny model may end at once on a made-up text, and an empty answer counts as an error.
-        "--extra-inputs", "ignore_eos:true",
+        "--extra-inputs", "min_tokens:4",
     ]  # fmt: skip
     # Told to stay offline, it takes a folder's path for a name on the hub (0.13.0).
     online = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
