@@ -31,6 +31,8 @@ class PagedStore:
 
     def found(self, sequence: Sequence) -> int:
         """Pages that are here of what `sequence` has not cached, from the first page on that it has not whole."""
+        if sequence.unscored:
+            return 0
         first = at = sequence.cached // PAGE_TOKENS
         while at < (len(sequence.tokens) - 1) // PAGE_TOKENS and chain(sequence, at + 1)[at] in self.index:
             at += 1
