@@ -44,7 +44,7 @@ def test_pages_hold_what_was_put_there_and_the_oldest_leave(count: int, steps: l
         assert list(kept) == order
         assert {key: memory[k.page] for key, k in kept.items()} == {key: key for key in order}
         assert pages.used == len(order)
-        check_pages(pages)
+        check_pages(pages.problems())
 
 
 def damage_twice(pages: Pages) -> None:
@@ -75,7 +75,7 @@ def test_the_checker_sees_damage(damage: Any) -> None:
     pages = Pages(8)
     pages.keep(chain(1, 2, 3))
     pages.keep(chain(1, 5))
-    check_pages(pages)
+    check_pages(pages.problems())
     damage(pages)
     with pytest.raises(InvariantBroken, match="page store: page"):
-        check_pages(pages)
+        check_pages(pages.problems())
