@@ -242,7 +242,8 @@ def test_a_long_line_of_prompts_is_passed_by_where_it_would_make_the_first_token
     busy, calm = replica("a", 1, queued_prompt_tokens=9_000), replica("b", 20, queued_prompt_tokens=0)
     request = replace(STANDARD, prompt_tokens=2_000, left_s=1.0)
     assert picked(request, busy, calm) == "b"
-    assert picked(replace(request, left_s=2.0), busy, calm) == "a"
+    assert picked(replace(request, left_s=2.0), busy, calm) == "b"  # over half of the time left
+    assert picked(replace(request, left_s=3.0), busy, calm) == "a"
     assert picked(request, replace(busy, prompt_tokens_per_second=0.0), calm) == "a"
 
 

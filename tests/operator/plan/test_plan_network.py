@@ -69,7 +69,7 @@ def _selects(selector: Mapping[str, Any], found: dict[str, str]) -> bool:
         ("worker", 9000, {"router", "worker", "head", "kuberay"}),
         ("head", 8265, {"worker", "head", "kuberay"}),
         ("head", 6379, {"worker", "head", "kuberay"}),
-        ("router", 8001, {"worker", "head", "operator"}),
+        ("router", 8001, {"worker", "head", "operator", "router"}),
         ("router", 8000, set(PODS)),
     ],
 )
