@@ -55,6 +55,7 @@ class ReplicaState(WireModel):
     shortages: int = 0
     busy_seconds: float = 0.0
     start_seconds: float = 0.0
+    ray_cluster: str = ""
     tokens_per_second: float
     policy_version: int
     paces: tuple[tuple[int, float], ...] = Field(

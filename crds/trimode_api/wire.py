@@ -144,6 +144,7 @@ class ReplicaReport(WireModel):
     policy_version: int = Field(ge=0, description="version of the policy in force here")
     busy_seconds: float = Field(default=0.0, ge=0, description="engine's time with requests, since start; 0: unknown")
     start_seconds: float = Field(default=0.0, ge=0, description="time to load and warm up, before any request")
+    ray_cluster: str = Field(default="", description="name of the RayCluster that it runs in; empty without KubeRay")
     unanswered: tuple[UnansweredReport, ...] = Field(
         default=(), description="of the latest seconds; the same ones in several reports, as one may be lost"
     )

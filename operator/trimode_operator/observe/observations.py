@@ -51,6 +51,7 @@ class Ray:
     `current`: KubeRay's status is of the latest spec. `silent`: it has not been for so long that something is wrong.
     `headless`: KubeRay's words where the serving cluster's head pod is not ready, while its status stays as it was.
     `queue`: the queue in which Kueue holds a cluster of it, because there is no quota; empty where it holds none.
+    `cluster`: the RayCluster that serves; empty where it is not known.
     """
 
     ready: bool | None
@@ -65,6 +66,7 @@ class Ray:
     failed_upgrade: tuple[str, ...] = ()
     namespace: str = ""
     name: str = ""
+    cluster: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +162,7 @@ def ray_of(
         failed_upgrade=_failed(status, "pendingServiceStatus"),
         namespace=service["metadata"].get("namespace", ""),
         name=service["metadata"].get("name", ""),
+        cluster=cluster["metadata"]["name"] if cluster is not None else "",
     )
 
 

@@ -127,6 +127,7 @@ class Viewer:
             shortages=report.shortages,
             busy_seconds=report.busy_seconds,
             start_seconds=report.start_seconds,
+            ray_cluster=report.ray_cluster,
             tokens_per_second=report.tokens_per_second,
             policy_version=report.policy_version,
             paces=report.paces,

@@ -65,6 +65,21 @@ def test_a_fleet_that_sleeps_serves_as_long_as_it_can_be_woken(seen: Observation
     assert "a request wakes flex" in verdicts(ASLEEP)[ConditionType.SERVING].message
 
 
+def test_replicas_of_a_cluster_that_was_replaced_are_not_counted() -> None:
+    two = fleets(
+        view(
+            replica("r1", ray_cluster="nemo-new", policy_version=3),
+            replica("r2", ray_cluster="nemo-old", policy_version=3),
+            policy_version=3,
+        )
+    )
+    seen = replace(WELL, fleets=two, minimum={"flex": 2})
+    assert told(replace(seen, ray=Ray(ready=True, cluster="nemo-new")))["Ready"] == ("False", "PoolsNotReady")
+    one = replace(seen, minimum={"flex": 1})
+    assert told(replace(one, ray=Ray(ready=True, cluster="nemo-new")))["Ready"] == ("True", "AsSpecified")
+    assert told(replace(seen, ray=Ray(ready=True)))["Ready"] == ("True", "AsSpecified")  # not known which one serves
+
+
 def test_every_condition_is_said_from_the_first_moment_on() -> None:
     found = told(NOTHING)
     assert list(found) == [kind.value for kind in ConditionType]

@@ -35,6 +35,8 @@ from trimode_workers.replica.settings import EngineOptions, ReplicaSettings
 from trimode_workers.text.tokenizer import TextModel, load_text_model
 
 ENGINE_MODULE = "trimode_workers.process"
+RAY_CLUSTER = "RAY_CLUSTER_NAME"
+"""Variable that KubeRay sets in every pod of a Ray cluster."""
 DRAIN_RETRY_AFTER_S = 1
 CLOSE_TIMEOUT_S = 5.0
 """After the drain: how long answers may still be on their way to slow clients."""
@@ -219,7 +221,8 @@ class Replica:
             policy=self.policy,
             unanswered=tuple(report for _, report in self._unanswered),
         )
-        who = Self(self.replica_id, self._settings.pool, self._settings.served_name, self.url)
+        cluster = os.environ.get(RAY_CLUSTER, "")
+        who = Self(self.replica_id, self._settings.pool, self._settings.served_name, self.url, cluster)
         return build_report(who, now, engine.started, engine.stats)
 
     def _obey(self, answer: ReportAnswer) -> None:

@@ -45,6 +45,7 @@ class Self:
     pool: str
     model: str
     url: str
+    ray_cluster: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,7 @@ def build_report(who: Self, now: Moment, engine: Started, stats: Stats) -> Repli
         policy_version=stats.policy_version,
         busy_seconds=stats.busy_s,
         start_seconds=engine.load_seconds,
+        ray_cluster=who.ray_cluster,
         unanswered=now.unanswered,
     )
 
