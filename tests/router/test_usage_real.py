@@ -93,10 +93,13 @@ async def test_what_tenants_are_charged_adds_up_to_the_engines_time(router: Rout
         body = {"model": "tiny", "messages": messages, "max_tokens": 120, "ignore_eos": True, "temperature": 0, **more}
         return {"json": body, "headers": {"Authorization": f"Bearer {tenant}"}}
 
-    async def leave(http: httpx.AsyncClient, after_s: float, **more: Any) -> None:
+    async def leave(http: httpx.AsyncClient, after_s: float, **more: Any) -> int:
+        """1 where the answer was quicker."""
         with suppress(TimeoutError):
             async with asyncio.timeout(after_s):
                 await http.post(PATH, **ask("basic", max_tokens=900, **more))
+                return 1
+        return 0
 
     async with httpx.AsyncClient(base_url=router.url, timeout=120) as http:
         whole = [http.post(PATH, **ask("acme", n=2, temperature=0.8)), http.post(PATH, **ask("basic", stop=["e"]))]
@@ -104,11 +107,8 @@ async def test_what_tenants_are_charged_adds_up_to_the_engines_time(router: Rout
             http.post(PATH, **ask("acme", stream=True, trimode={"mode": mode})) for mode in ("AR", "SelfSpeculation")
         ]
         refused = http.post(PATH, **ask("basic", max_tokens=1, trimode={"mode": "Diffusion"}))
-        answers, failed, *_ = await asyncio.gather(
-            asyncio.gather(*whole),
-            refused,
-            *(leave(http, seconds, stream=streams) for seconds in (0.05, 0.4, 0.8) for streams in (True, False)),
-        )
+        leaving = [leave(http, seconds, stream=streams) for seconds in (0.05, 0.4, 0.8) for streams in (True, False)]
+        answers, failed, in_time = await asyncio.gather(asyncio.gather(*whole), refused, asyncio.gather(*leaving))
     assert [answer.status_code for answer in answers] == [200] * 4
     assert failed.status_code == 400
     async with asyncio.timeout(30):
@@ -125,5 +125,7 @@ async def test_what_tenants_are_charged_adds_up_to_the_engines_time(router: Rout
     assert seconds["acme", "AR"] > 0 < seconds["acme", "SelfSpeculation"]
     # Most of what the one tenant has cost was for answers that it did not wait for.
     assert counted(router, "answers")["acme", "AR"] >= 1
-    assert sum(value for (tenant, _), value in counted(router, "answers").items() if tenant == "basic") == 1
+    whole_ones = sum(value for (tenant, _), value in counted(router, "answers").items() if tenant == "basic")
+    # An answer may end while its client turns away. None of 900 tokens has ended within 50 ms.
+    assert 1 + sum(in_time) <= whole_ones <= 1 + 4
     assert replica.report.start_seconds > 0
