@@ -162,7 +162,7 @@ def ray_of(
         failed_upgrade=_failed(status, "pendingServiceStatus"),
         namespace=service["metadata"].get("namespace", ""),
         name=service["metadata"].get("name", ""),
-        cluster=cluster["metadata"]["name"] if cluster is not None else "",
+        cluster=((cluster or {}).get("metadata") or {}).get("name", ""),
     )
 
 
