@@ -45,7 +45,7 @@ soak: $(VENV)/.up ## ten minutes of kills, hangs, lies, leaving clients and poli
 cluster-programs: $(VENV)/.dev ## build a cluster's programs from Go modules, once (15 minutes on 2 cores, 4 GB in the user's caches)
 	PYTHONPATH=e2e $(BIN)/python -m trimode_e2e prepare
 
-cluster-test: cluster-programs ## tests on real clusters: KubeRay, a node with containerd, helm (root; up to 20 minutes)
+cluster-test: cluster-programs ## tests on real clusters: KubeRay, a node with containerd, helm (root; 13 minutes on 2 cores)
 	@echo "Three parts side by side; each tells when it is done (some minutes) ..."
 	@$(MAKE) --jobs=3 --keep-going --output-sync=target cluster-test-fleets cluster-test-chart cluster-test-paper
 
