@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import trimode_workers
+from trimode_lab.gpu.sizes import NEMOTRON_8B
 from trimode_workers.engine.cache import KVCache
 from trimode_workers.engine.footprint import footprint, rows_that_fit, workspace
 from trimode_workers.engine.messages import Configure
@@ -19,18 +20,6 @@ from trimode_workers.process import build
 from trimode_workers.process.device import _free_in_memory
 from trimode_workers.replica.settings import EngineOptions
 
-LARGE = ModelConfig(
-    vocab_size=131072,
-    hidden_size=4096,
-    intermediate_size=14336,
-    layers=34,
-    heads=32,
-    kv_heads=8,
-    head_dim=128,
-    max_positions=262144,
-    mask_token_id=100,
-    eos_token_ids=(11,),
-)
 SMALL = ModelConfig(64, 32, 64, 2, 4, 2, 8, 512, 3, (2,))
 GIB = 2**30
 
@@ -52,14 +41,14 @@ def test_the_page_store_is_planned_for() -> None:
 
 def test_an_8b_takes_136_kib_per_token() -> None:
     """2 x 34 layers x 8 heads x 128 x 2 bytes."""
-    assert footprint(LARGE, 4096, 64, 2).row == (4096 + 64) * 139264
+    assert footprint(NEMOTRON_8B, 4096, 64, 2).row == (4096 + 64) * 139264
 
 
 @given(st.integers(0, 200 * GIB), st.integers(1, 512), st.integers(64, 262144))
 def test_what_fits_is_as_much_as_fits(free: int, wanted: int, context: int) -> None:
-    one, fixed = footprint(LARGE, context, 64, 2).request, workspace(LARGE, 64, wanted)
+    one, fixed = footprint(NEMOTRON_8B, context, 64, 2).request, workspace(NEMOTRON_8B, 64, wanted)
     try:
-        rows = rows_that_fit(LARGE, context, 64, 2, free, wanted)
+        rows = rows_that_fit(NEMOTRON_8B, context, 64, 2, free, wanted)
     except SettingsError:
         assert one > free - fixed
         return
@@ -69,16 +58,16 @@ def test_what_fits_is_as_much_as_fits(free: int, wanted: int, context: int) -> N
 
 def test_the_refusal_names_a_length_that_fits() -> None:
     with pytest.raises(SettingsError, match=r"max_context_tokens is 262144: .* at most (\d+) tokens fit") as caught:
-        rows_that_fit(LARGE, 262144, 64, 2, 16 * GIB, 64)
+        rows_that_fit(NEMOTRON_8B, 262144, 64, 2, 16 * GIB, 64)
     longest = int(str(caught.value).split("at most ")[1].split()[0])
-    assert rows_that_fit(LARGE, longest, 64, 2, 16 * GIB, 64) == 1
+    assert rows_that_fit(NEMOTRON_8B, longest, 64, 2, 16 * GIB, 64) == 1
     with pytest.raises(SettingsError):
-        rows_that_fit(LARGE, longest + 1, 64, 2, 16 * GIB, 64)
+        rows_that_fit(NEMOTRON_8B, longest + 1, 64, 2, 16 * GIB, 64)
 
 
 def test_nothing_free_is_said_as_such() -> None:
     with pytest.raises(SettingsError, match=r"0\.0 GiB are free: not even a short request fits"):
-        rows_that_fit(LARGE, 4096, 64, 2, -5, 64)
+        rows_that_fit(NEMOTRON_8B, 4096, 64, 2, -5, 64)
 
 
 @pytest.mark.parametrize(

@@ -155,8 +155,8 @@ def test_what_the_preempted_keep_takes_nothing_from_the_same_cycle(tools: Any, d
     told = [event for _ in range(45) for event in engine.step().events]
     late = Submit("late", SYSTEM, 5, priority=1, ignore_eos=True)
     engine.submit(late)
-    engine._limits = replace(engine._limits, prefill_budget=1)
-    engine._decoded = 0
+    engine._budget.limits = replace(engine._budget.limits, prefill_budget=1)
+    engine._budget.decoding(0)
     told += engine.step().events
     assert prompt_tokens(engine)[1] == PAGE_TOKENS
     # Wider blocks need more room from one cycle to the next.

@@ -4,12 +4,22 @@ The split is by construction: a prompt is held out when its hash says so, whiche
 stream and the held-out set cannot overlap however many samples are drawn.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from hashlib import sha256
 from random import Random
+from typing import Protocol, TypeVar
 
 from trimode_tools.tasks.generators import TASKS, Sample
 
+
+class Prompted(Protocol):
+    """Any sample: its prompt decides which side of the split it is on."""
+
+    @property
+    def prompt(self) -> str: ...
+
+
+AnySample = TypeVar("AnySample", bound=Prompted)
 HELD_OUT_SHARE = 16
 """One prompt in this many is held out."""
 
@@ -30,18 +40,23 @@ def stream(rng: Random, *, held_out: bool, weights: dict[str, float] | None = No
 
 
 def held_out_set(per_task: int, seed: int = 0) -> list[Sample]:
-    """`per_task` distinct held-out samples of every task, the same for the same seed.
+    """`per_task` distinct held-out samples of every task, the same for the same seed."""
+    return held_out_of(TASKS, per_task, seed)
+
+
+def held_out_of(tasks: Mapping[str, Callable[[Random], AnySample]], per_task: int, seed: int) -> list[AnySample]:
+    """Of every one of `tasks`: `per_task` held-out samples of distinct prompts, the same for the same seed.
 
     A task with fewer held-out prompts than asked for gives all that it has (found by 200 draws for each).
     """
-    found: list[Sample] = []
-    for name in sorted(TASKS):
+    found: list[AnySample] = []
+    for name in sorted(tasks):
         rng = Random(f"{name}:{seed}")
-        mine: dict[str, Sample] = {}
+        mine: dict[str, AnySample] = {}
         for _ in range(per_task * HELD_OUT_SHARE * 200):
             if len(mine) == per_task:
                 break
-            sample = TASKS[name](rng)
+            sample = tasks[name](rng)
             if is_held_out(sample.prompt):
                 mine.setdefault(sample.prompt, sample)
         found.extend(mine.values())

@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 from trimode_tools.tasks.generators import TASKS
-from trimode_tools.tasks.suite import HELD_OUT_SHARE, is_held_out
+from trimode_tools.tasks.suite import held_out_of, is_held_out
 from trimode_tools.tasks.words import CITIES, COLOURS, JOBS, NAMES, THINGS, TOPICS
 
 Message = Mapping[str, Any]
@@ -249,15 +249,4 @@ def tool_stream(rng: Random, *, held_out: bool) -> Iterator[ToolSample]:
 
 def held_out_tool_set(per_task: int, seed: int = 0) -> list[ToolSample]:
     """`per_task` held-out samples of every task with tools, of distinct requests, the same for the same seed."""
-    found: list[ToolSample] = []
-    for name in sorted(TOOL_TASKS):
-        rng = Random(f"{name}:{seed}")
-        mine: dict[str, ToolSample] = {}
-        for _ in range(per_task * HELD_OUT_SHARE * 200):
-            if len(mine) == per_task:
-                break
-            sample = TOOL_TASKS[name](rng)
-            if is_held_out(sample.prompt):
-                mine.setdefault(sample.prompt, sample)
-        found.extend(mine.values())
-    return found
+    return held_out_of(TOOL_TASKS, per_task, seed)

@@ -15,9 +15,8 @@ from math import inf
 import torch
 
 from trimode_api.modes import Mode, OperatingPoint
-from trimode_api.prefix import PAGE_TOKENS
-from trimode_policy.prompt_order import DecodeView, piece_tokens
 from trimode_workers.engine import invariants, validate
+from trimode_workers.engine.budget import Budget
 from trimode_workers.engine.class_controller import prior
 from trimode_workers.engine.counters import Counters
 from trimode_workers.engine.footprint import MOST_TOKENS
@@ -28,7 +27,7 @@ from trimode_workers.engine.messages import Configure, Cycle, Finish, Stats, Sub
 from trimode_workers.engine.meter import PROMPT, Meter, Part
 from trimode_workers.engine.mode_controller import Chooser, GroupCycle, ModeController
 from trimode_workers.engine.paged_cache import PagedCache
-from trimode_workers.engine.plan import Limits, Moment, Piece, groups, schedule
+from trimode_workers.engine.plan import Piece, groups, schedule
 from trimode_workers.engine.primitive import Primitive
 from trimode_workers.engine.requests import Requests
 from trimode_workers.engine.rows import bring_to_front, close_gaps, line_up
@@ -80,11 +79,10 @@ class Engine:
         # On a GPU the prior is its data sheet: learning starts near the truth instead of at a small CPU's figures.
         gpu = torch.cuda.get_device_name(like.device) if like.device.type == "cuda" else ""
         self._modes = ModeController(prior(config, gpu, like.dtype.itemsize), configure, clock(), chooser)
-        self._widest = 0  # block of all points so far
-        self._limits = self._limits_now()
+        pool = self._cache.pool.total if isinstance(self._cache, PagedCache) else None
+        self._budget = Budget(settings, pool, self._modes.points.growth)
         self._grammars, self._compiling = grammars, GrammarQueue()
         self._cancelled: list[TokenEvent] = []
-        self._decoded, self._decode_s = 0, 0.0  # tokens that the last cycle ran to decode, and seconds it took for that
         self._arrivals, self._stats_at, self._stats_point = 0, float("-inf"), ""
 
     def beside(self, configure: Configure, clock: Callable[[], float] = time.monotonic) -> Engine:
@@ -124,7 +122,7 @@ class Engine:
     def configure(self, configure: Configure) -> None:
         """Use other points from the next cycle on. Requests keep a pin that they were accepted with."""
         self._modes.configure(configure)
-        self._limits = self._limits_now()
+        self._budget.configure(self._modes.points.growth)
 
     @torch.inference_mode()
     def record(self) -> None:
@@ -142,7 +140,8 @@ class Engine:
         if self._compiling:
             events += self._queue_compiled(patient=not (requests.running or requests.waiting or events))
         before = self._counters.prompt["computed"]
-        todo = schedule(requests.running, requests.waiting, self._limits, self._moment(began), requests.store.found)
+        limits, moment = self._budget.limits, self._budget.moment(began, requests.running, self._modes.prompts)
+        todo = schedule(requests.running, requests.waiting, limits, moment, requests.store.found)
         requests.admit(todo.admit)
         # Before preemption: the pages of those who leave may take the place of pages that were found for this cycle.
         requests.share(todo.prefill)
@@ -164,7 +163,7 @@ class Engine:
             parts = [(point, members) for point, members in able if members]
         if not recorded:
             line_up(self._cache, requests.running, [members for _, members in parts])
-        self._decoded, self._decode_s = sum(point.width * len(members) for point, members in parts), 0.0
+        self._budget.decoding(sum(point.width * len(members) for point, members in parts))
         for point, members in parts:
             if recorded:
                 bring_to_front(self._cache, requests.running, members)
@@ -174,7 +173,7 @@ class Engine:
             if sequence.row >= 0:
                 requests.keep(sequence)
         if self.settings.check_invariants:
-            invariants.check(requests.running, requests.waiting, self._cache, self._limits)
+            invariants.check(requests.running, requests.waiting, self._cache, limits)
             invariants.check_decoded(todo.decode if self._shortage.count == shortages else [])
             invariants.check_pages(requests.store.problems())
         now = self._clock()
@@ -197,7 +196,7 @@ class Engine:
             waiting=len(requests.waiting),
             free_rows=self._cache.free_rows,
             cached_tokens=sum(s.cached for s in requests.running),
-            capacity_tokens=self._limits.capacity,
+            capacity_tokens=self._budget.limits.capacity,
             queued_prompt_tokens=sum(requests.owed(s) for s in (*requests.waiting, *requests.running)),
             point=str(modes.point),
             decision_point=str(modes.decision.point),
@@ -224,28 +223,6 @@ class Engine:
             idle_s=self._meter.idle_s,
             utilization=modes.utilization([*requests.running, *requests.waiting], most, now),
         )
-
-    def _limits_now(self) -> Limits:
-        settings, growth = self.settings, self._modes.points.growth
-        rows, budget = settings.max_running_requests, settings.prefill_budget_tokens
-        if isinstance(self._cache, PagedCache):
-            # Requests keep a pin to a point that is configured no more; a block without pages would have no place.
-            self._widest = max(self._widest, growth)
-            capacity = self._cache.pool.total * PAGE_TOKENS
-            return Limits(capacity, self._context, self._widest, budget, rows, PAGE_TOKENS)
-        return Limits(settings.capacity, self._context, growth, budget, rows)
-
-    def _moment(self, now: float) -> Moment:
-        """What this cycle's prompts are planned by. Where decoding runs more tokens than a piece has, prompts get as
-        many: they lengthen such a cycle by half at most (a block is run twice), and rows are not left waiting."""
-        prompts, budget = self._modes.prompts, self._limits.prefill_budget
-        decoding = (
-            DecodeView(s.tpot_s, len(s.tokens) - s.prompt_length, now - s.first_at)
-            for s in self._requests.running
-            if s.first_at >= 0 and not s.missing
-        )
-        piece = piece_tokens(budget, decoding, self._decode_s, prompts.tokens_per_s)
-        return Moment(now, prompts.progress_per_s, max(piece, self._decoded))
 
     def _queue_compiled(self, *, patient: bool) -> list[TokenEvent]:
         """Queue the requests that have their grammars now; the ends of those that cannot have one."""
@@ -299,7 +276,7 @@ class Engine:
         named = tuple((workload, *counts) for workload, counts in workloads.items())
         cycle = GroupCycle(point, len(members), context, seconds, emitted, piggybacked, named)
         now = self._clock()
-        self._decode_s += self._modes.observe(cycle, now)
+        self._budget.decode_s += self._modes.observe(cycle, now)
         for sequence in members:
             if sequence.first_at < 0:
                 sequence.first_at = now

@@ -13,7 +13,6 @@ and values are written behind the longest sequence that a row may hold, where no
 
 from __future__ import annotations
 
-import logging
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from itertools import product
@@ -26,11 +25,10 @@ from trimode_api.modes import OperatingPoint
 from trimode_workers.engine.attention import Attention, Plan, grouped
 from trimode_workers.engine.cache import KVCache
 from trimode_workers.engine.groups import Groups
+from trimode_workers.engine.recordings import Recordings
 from trimode_workers.engine.shapes import MOST_GROUPED, Shape, bucket, forwards, reaches, row_sizes
 from trimode_workers.engine.window import Window
 from trimode_workers.model.decoder import Network
-
-_log = logging.getLogger(__name__)
 
 
 class Recorder(Protocol):
@@ -74,7 +72,7 @@ class Graphs:
 
     def __init__(self, network: Network, cache: KVCache, recorder: Recorder) -> None:
         self._network, self._cache, self._recorder = network, cache, recorder
-        self._kept: dict[Shape, _Recorded | None] = {}  # None: there was no memory for it
+        self._recordings = Recordings(self._record)
         self._reaches = reaches(cache.slots)
         device = cache.memory.device
         self._bases = torch.arange(cache.rows, device=device) * cache.heads * cache.slots
@@ -82,26 +80,15 @@ class Graphs:
         self._places = torch.arange(cache.slots, device=device)
 
     def __len__(self) -> int:
-        return sum(recorded is not None for recorded in self._kept.values())
+        return len(self._recordings)
 
     def record(self, points: Iterable[OperatingPoint]) -> None:
-        """Record every forward that cycles of these points run, the largest first: what those need of the pool is
-        enough for the others. One for which there is no memory runs unrecorded."""
-        wanted = self._shapes(points)
-        for number, shape in enumerate(wanted):
-            if number % max(1, len(wanted) // 10) == 0:
-                _log.info("recording forwards: %d of %d", number, len(wanted))
-            self._of(shape)
-        short = sum(self._kept[shape] is None for shape in wanted)
-        if short:
-            _log.warning("no memory to record %d of %d forwards: they run unrecorded", short, len(wanted))
-        _log.info("recorded %d forwards", len(wanted) - short)
-
-    def _shapes(self, points: Iterable[OperatingPoint]) -> list[Shape]:
+        """Record every forward that cycles of these points run. One for which there is no memory runs unrecorded."""
         adapter = self._network.drafter is not None
         sizes = list(product(row_sizes(self._cache.rows), self._reaches))
-        shapes = {s for point in points for rows, reach in sizes for s in forwards(point, rows, reach, adapter)}
-        return sorted(shapes, key=lambda s: (s.tokens, s.rows * s.reach), reverse=True)
+        self._recordings.make(
+            {s for point in points for rows, reach in sizes for s in forwards(point, rows, reach, adapter)}
+        )
 
     def hidden(self, tokens: Tensor, plan: Plan, attention: Attention, drafting: bool) -> Tensor | None:
         """tokens `[b, n]` -> `[b, n, hidden]`, overwritten by the next call; None for rows that are not leading, and
@@ -123,7 +110,7 @@ class Graphs:
         return bucket(rows, self._cache.rows), self._reaches[bisect_left(self._reaches, window.reach)]
 
     def _replay(self, shape: Shape, tokens: Tensor, window: Window) -> Tensor | None:
-        recorded = self._of(shape) if window.leading else None
+        recorded = self._recordings.of(shape) if window.leading else None
         if recorded is None:
             return None
         count = len(tokens)
@@ -132,16 +119,6 @@ class Graphs:
         if count < shape.rows:
             recorded.positions[count:] = self._places[-shape.n :]
         return recorded.replay()[:count]
-
-    def _of(self, shape: Shape) -> _Recorded | None:
-        if shape not in self._kept:
-            try:
-                self._kept[shape] = self._record(shape)
-            # Unrecorded is slow (2 to 7 ms of processor time per forward of the 8B), but it serves; a replica that does
-            # not start serves nothing.
-            except torch.OutOfMemoryError:
-                self._kept[shape] = None
-        return self._kept[shape]
 
     def _record(self, shape: Shape) -> _Recorded:
         width, device = shape.tokens // shape.rows, self._places.device

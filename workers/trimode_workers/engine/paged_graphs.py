@@ -7,7 +7,6 @@ rows; a row that only pads has the page that belongs to no one.
 
 from __future__ import annotations
 
-import logging
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -22,10 +21,9 @@ from trimode_workers.engine.attention import Attention, Plan
 from trimode_workers.engine.footprint import MOST_TOKENS
 from trimode_workers.engine.graphs import Recorder
 from trimode_workers.engine.paged_cache import PagedCache, PagedPlan, pages_for
+from trimode_workers.engine.recordings import Recordings
 from trimode_workers.engine.shapes import Shape, bucket, forwards, reaches, row_sizes
 from trimode_workers.model.decoder import Network
-
-_log = logging.getLogger(__name__)
 
 
 class FixedPlan(PagedPlan):
@@ -74,25 +72,18 @@ class PagedGraphs:
 
     def __init__(self, network: Network, cache: PagedCache, recorder: Recorder) -> None:
         self._network, self._cache, self._recorder = network, cache, recorder
-        self._kept: dict[Shape, _Recorded | None] = {}  # None: there was no memory for it
+        self._recordings = Recordings(self._record)
         self._reaches = reaches(cache.slots) if cache.kernel.gathers else [cache.slots]
 
     def __len__(self) -> int:
-        return sum(recorded is not None for recorded in self._kept.values())
+        return len(self._recordings)
 
     def record(self, points: Iterable[OperatingPoint]) -> None:
-        """Record every forward that cycles of these points run, the largest first: what those need of the pool is
-        enough for the others. One for which there is no memory runs unrecorded."""
+        """Record every forward that cycles of these points run. One for which there is no memory runs unrecorded."""
         adapter = self._network.drafter is not None
         sizes = list(product(row_sizes(self._cache.rows), self._reaches))
         found = {s for point in points for rows, reach in sizes for s in forwards(point, rows, reach, adapter)}
-        wanted = [s for s in found if _recordable(s)]
-        wanted.sort(key=lambda s: (s.tokens, s.rows * s.reach), reverse=True)
-        for number, shape in enumerate(wanted):
-            if number % max(1, len(wanted) // 10) == 0:
-                _log.info("recording forwards: %d of %d", number, len(wanted))
-            self._of(shape)
-        _log.info("recorded %d forwards of %d wanted", sum(self._kept[s] is not None for s in wanted), len(wanted))
+        self._recordings.make(s for s in found if _recordable(s))
 
     def hidden(self, tokens: Tensor, plan: Plan, attention: Attention, drafting: bool) -> Tensor | None:
         """tokens `[b, n]` -> `[b, n, hidden]`, overwritten by the next call; None for what is not recorded."""
@@ -102,7 +93,7 @@ class PagedGraphs:
         drafting = drafting and self._network.drafter is not None
         reach = self._reaches[bisect_left(self._reaches, plan.reach)]
         shape = Shape(bucket(count, self._cache.rows), n, reach, attention, drafting)
-        recorded = self._of(shape) if _recordable(shape) else None
+        recorded = self._recordings.of(shape) if _recordable(shape) else None
         if recorded is None:
             return None
         recorded.tokens[:count] = tokens
@@ -113,15 +104,6 @@ class PagedGraphs:
     def grouped_hidden(self, tokens: Tensor, plan: Plan, masks: int) -> Tensor | None:
         """None: quadratic forwards, which need a mask, are not recorded over pages."""
         return None
-
-    def _of(self, shape: Shape) -> _Recorded | None:
-        if shape not in self._kept:
-            try:
-                self._kept[shape] = self._record(shape)
-            # Unrecorded is slow, but it serves; a replica that does not start serves nothing.
-            except torch.OutOfMemoryError:
-                self._kept[shape] = None
-        return self._kept[shape]
 
     def _record(self, shape: Shape) -> _Recorded:
         plan = FixedPlan(self._cache, shape.rows, shape.n, shape.reach)

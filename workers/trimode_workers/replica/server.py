@@ -6,7 +6,6 @@ Belongs here: aiohttp handlers, each a short way from bytes to `Generation` and 
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 import secrets
 import time
@@ -16,24 +15,22 @@ from functools import partial, reduce
 from typing import Protocol
 
 from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
 
 from trimode_api.errors import ApiError
 from trimode_api.openai import ChatRequest, CompletionRequest, GenerationRequest
 from trimode_api.stamp import LEFT_HEADER, RULES_HEADER, Stamp
 from trimode_api.wire import CONTINUE_PATH, REQUEST_ID_HEADER, TIER_HEADER
-from trimode_workers.engine.messages import Submit
 from trimode_workers.openai.continuation import NOTHING, ResumePoint, parse_continuation, resumed_from, seed_of
 from trimode_workers.openai.logprobs import Logprobs
 from trimode_workers.openai.parse import parse
 from trimode_workers.openai.prepare import Capabilities, Identity, prepare_choices
+from trimode_workers.openai.reader import reader_of
 from trimode_workers.openai.render import Answer, Chunks, Head, Kind, Outcome, whole
 from trimode_workers.process.handle import EngineHandle
 from trimode_workers.replica.generation import Generation
+from trimode_workers.replica.middleware import errors, guard, name
 from trimode_workers.replica.stream import EventStream
-from trimode_workers.text.answer import AnswerReader, AnswerText, ReasoningAnswer, ToolAnswer
 from trimode_workers.text.tokenizer import TextModel
-from trimode_workers.text.tool_reader import ToolReader
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
 LONG_BODY_BYTES = 64 * 1024
@@ -63,7 +60,7 @@ class Host(Protocol):
 def build_shell(host: Host, token: str) -> web.Application:
     """The application. Every path but /health needs `Authorization: Bearer <token>`."""
     shell = _Shell(host)
-    app = web.Application(middlewares=[_errors, _guard(token)], client_max_size=MAX_BODY_BYTES)
+    app = web.Application(middlewares=[errors, guard(token)], client_max_size=MAX_BODY_BYTES)
     app.router.add_post("/v1/chat/completions", shell.chat)
     app.router.add_post("/v1/completions", shell.completions)
     app.router.add_post(CONTINUE_PATH, shell.go_on)
@@ -158,7 +155,7 @@ class _Shell:
             for index, (each, past) in enumerate(zip(submits, pasts, strict=True)):
                 if past.ended is not None:
                     continue
-                answer = _reader_of(wanted, host.text, each)
+                answer = reader_of(wanted, host.text, each)
                 echo = None if past.begun else wanted.echoed(index // (wanted.n or 1))
                 if isinstance(echo, tuple):
                     echo = host.text.decode(echo)
@@ -184,32 +181,6 @@ class _Choice:
     counted: bool
 
 
-def _reader_of(wanted: GenerationRequest, text: TextModel, submit: Submit) -> AnswerReader:
-    """What makes text, reasoning and tool calls of an answer's tokens. `submit`: its request as it began."""
-    tools = wanted.usable_tools if isinstance(wanted, ChatRequest) else ()
-    reasoning = None
-    # An answer in a form has the form from its first token on: there is no place for reasoning.
-    if isinstance(wanted, ChatRequest) and wanted.separate_reasoning is not False and text.reasons:
-        reasoning = text.reasoning(submit.tokens) if submit.grammar is None else None
-    plain = AnswerText(
-        text.detokenizer(calls=bool(tools), reasoning=reasoning is not None),
-        wanted.stop,
-        least=wanted.min_tokens or 0,
-        include=bool(wanted.include_stop_str_in_output),
-    )
-    if not isinstance(wanted, ChatRequest):
-        return plain
-    read: AnswerText | ReasoningAnswer = plain
-    if reasoning is not None:
-        read = ReasoningAnswer(plain, reasoning, told=wanted.include_reasoning is not False)
-    if not tools:
-        return read
-    form = text.calls
-    assert form is not None  # such a request was refused before
-    single = not wanted.parallel_tool_calls
-    return ToolAnswer(read, ToolReader(form, wanted.callable_names, single=single), single=single)
-
-
 def _new_head(kind: Kind) -> Head:
     return Head(kind, f"{kind}-{secrets.token_hex(12)}", int(time.time()), "")
 
@@ -233,7 +204,7 @@ async def _stream(
     if request.version < (1, 1):
         raise ApiError(400, "streams need HTTP/1.1", code="http_version", param="stream")
     response.enable_chunked_encoding()
-    _name(request, response)
+    name(request, response)
     await response.prepare(request)
     transport = request.transport
     if transport is None:
@@ -258,46 +229,3 @@ async def _stream(
         return response, False
     await response.write_eof()
     return response, True
-
-
-def _name(request: web.Request, response: web.StreamResponse) -> None:
-    """The router's id of the request goes back with every answer, so that logs can be matched."""
-    request_id = request.headers.get(REQUEST_ID_HEADER)
-    if request_id is not None and not response.prepared:
-        response.headers[REQUEST_ID_HEADER] = request_id
-
-
-def _guard(token: str) -> Middleware:
-    expected = f"Bearer {token}".encode()
-
-    @web.middleware
-    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        given = request.headers.get("Authorization", "").encode()
-        if request.path != "/health" and not hmac.compare_digest(given, expected):
-            raise ApiError(401, "the fleet's token is missing or wrong", code="invalid_token")
-        return await handler(request)
-
-    return guard
-
-
-@web.middleware
-async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Every error in OpenAI's shape; only unexpected ones are logged."""
-    try:
-        response = await handler(request)
-    except ApiError as exc:
-        response = _error_response(exc)
-    except web.HTTPException as exc:
-        response = _error_response(ApiError(exc.status, exc.reason, code="http_error"))
-    except ConnectionError:
-        raise
-    except Exception:  # noqa: BLE001 - the client gets an answer even for a bug
-        _log.exception("a request failed")
-        response = _error_response(ApiError(500, "internal error; the replica's log has more"))
-    _name(request, response)
-    return response
-
-
-def _error_response(error: ApiError) -> web.Response:
-    headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
-    return web.json_response(error.body(), status=error.status, headers=headers)
