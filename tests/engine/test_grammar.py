@@ -154,6 +154,19 @@ def test_greedy_answers_are_those_of_plain_decoding(
         assert {name for event in outcome.last.values() for name in event.cycles} == {"AR"}
 
 
+@pytest.mark.parametrize("point", POINTS)
+def test_an_answer_may_end_where_more_might_follow(point: str, tiny: Tiny, tools: Any) -> None:
+    """Any text, so the answers are the free ones; drafts go on behind their ends."""
+    anything = Grammar(r"(.|\n)*", form=GrammarForm.REGEX)
+    submits = [Submit(f"free-{i}", tiny.prompt(words), 120) for i, words in enumerate(PROMPTS)]
+    submits += [Submit(f"bound-{i}", tiny.prompt(words), 120, grammar=anything) for i, words in enumerate(PROMPTS)]
+    outcome = run(tiny.engine([point]), submits, tools)
+    assert any(last.finish is Finish.STOP for last in outcome.last.values())
+    for index in range(len(PROMPTS)):
+        assert outcome.last[f"bound-{index}"].finish is outcome.last[f"free-{index}"].finish
+        assert outcome.tokens[f"bound-{index}"] == outcome.tokens[f"free-{index}"]
+
+
 @pytest.mark.parametrize("point", ["AR", "S4", "S16"])
 def test_a_model_that_follows_the_schema_by_itself_is_not_slowed_down(point: str, tiny: Tiny, tools: Any) -> None:
     """The same cycles as without a grammar: nothing is drawn anew."""

@@ -62,7 +62,9 @@ def _follow(rows: list[list[int]], logits: Tensor, sequences: Seq[Sequence], bou
     masks: list[NDArray[np.bool_]] = []
     for i, grammar in bound:
         taken = grammar.accept(rows[i])
-        if taken < len(rows[i]) and not (grammar.complete or grammar.failure):
+        # Drafts behind an end are no part of the answer: asked what may stand there, the library allows the end alone
+        # and takes no second one (seen with tools, where another call might have followed).
+        if taken < len(rows[i]) and not (grammar.complete or grammar.ended or grammar.failure):
             mask = grammar.allowed(logits.shape[-1])
             if mask.any():
                 refused.append((i, taken, grammar))

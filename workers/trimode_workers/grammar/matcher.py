@@ -50,6 +50,11 @@ class Matcher:
         """Whether nothing but the end may follow."""
         return self._matcher.stop_reason() == "NoExtension"
 
+    @property
+    def ended(self) -> bool:
+        """Whether the end was taken, where more might have followed."""
+        return self._matcher.stop_reason() == "EndOfSentence"
+
     def stuck(self) -> None:
         """The model has no token that the grammar takes."""
         self.failure = self.failure or f"{self.field}: the model's vocabulary cannot spell what the schema asks for"
