@@ -8,7 +8,7 @@ FILE ?= examples/tiny.yaml
 MODEL ?= hf://nvidia/Nemotron-Labs-Diffusion-8B
 
 .DEFAULT_GOAL := help
-.PHONY: help up test lint clients-test bench bench-router crd chaos-test soak cluster-programs cluster-test cluster-test-real cluster-test-fleets cluster-test-chart cluster-test-paper fault-test gpu-test gpu-bench gpu-first kind-test clean
+.PHONY: help up test lint clients-test bench bench-router crd chaos-test soak lock sbom cluster-programs cluster-test cluster-test-real cluster-test-fleets cluster-test-chart cluster-test-paper fault-test gpu-test gpu-bench gpu-first kind-test clean
 
 help: ## show what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
@@ -35,6 +35,12 @@ crd: $(VENV)/.up ## write what is generated from the models: CRD, reference page
 	$(BIN)/trimode crd > crds/nemotrondeployments.trimode.dev.yaml
 	$(BIN)/python -m trimode_api.reference > docs/resource.md
 	$(BIN)/python charts/generate.py
+
+lock: $(VENV)/.dev ## write what the image installs, with digests, after a change of dependencies (asks the package index)
+	$(BIN)/python charts/lock.py
+
+sbom: $(VENV)/.dev ## print the image's bill of materials (CycloneDX), offline: make -s sbom > trimode.cdx.json
+	@$(BIN)/python charts/sbom.py
 
 chaos-test: $(VENV)/.dev ## a load over replicas and routers that die, hang and lie: no request may be lost (5 minutes)
 	$(BIN)/python -m pytest -m chaos tests/router

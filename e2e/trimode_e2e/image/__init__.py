@@ -5,7 +5,7 @@ environment and from Debian's packages.
     load(image, [ctr, "--address", socket, "--namespace", "k8s.io"], root)
 
 Three layers: `base` (Debian, as in python:slim, and the Python that runs the tests), `dependencies` (what pip installed
-here for the requirements of charts/image-requirements.py) and trimode's packages as they are in the tree. Requirements,
+here for the requirements of charts/lock.py) and trimode's packages as they are in the tree. Requirements,
 packages, environment, user and command are read from where the Containerfile has them.
 
 What differs from the Containerfile's image:

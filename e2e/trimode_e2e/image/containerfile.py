@@ -52,8 +52,8 @@ def ours() -> Described:
 
 
 def requirements() -> list[str]:
-    """What the Containerfile has pip install, from the very script that it runs."""
-    found: list[str] = runpy.run_path(str(ROOT / "charts" / "image-requirements.py"))["requirements"](_pyproject())
+    """What the image's lock files are resolved from, by the very script that does."""
+    found: list[str] = runpy.run_path(str(ROOT / "charts" / "lock.py"))["requirements"](_pyproject())
     return found
 
 
