@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -20,8 +21,7 @@ from trimode_api.errors import problems_of
 from trimode_api.wire import TOKEN_VARIABLE, RouterConfig
 from trimode_router.edge import processes
 from trimode_router.edge.server import LOOPBACK, ProcessOptions, Router
-from trimode_router.telemetry.genai_metrics import headers_of, metrics_endpoint_of
-from trimode_router.telemetry.traces import endpoint_of
+from trimode_router.telemetry.environment import telemetry_of
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -58,8 +58,8 @@ def serve(config: RouterConfig, token: str, replica_key: str | None = None, *, s
 async def _run(config: RouterConfig, token: str, replica_key: str | None, shared: bool) -> int:
     log = structlog.get_logger("router")
     loop = asyncio.get_running_loop()
-    endpoints = endpoint_of(os.environ), metrics_endpoint_of(os.environ), headers_of(os.environ)
-    options = ProcessOptions(replica_key, shared, *endpoints)
+    about = {"service.name": "trimode-router", "service.instance.id": f"{socket.gethostname()}-{os.getpid()}"}
+    options = ProcessOptions(replica_key, shared, telemetry_of(os.environ, about))
     router = Router(config, token, options, now=loop.time, wall=time.time)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

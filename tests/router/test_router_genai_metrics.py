@@ -16,7 +16,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import AGGREGATION_TEMPORALITY_C
 from trimode_api.wire import RouterConfig
 from trimode_lab.doubles.replica.replica import Call, FakeReplica
 from trimode_router.edge.server import ProcessOptions, Router
-from trimode_router.telemetry.genai_metrics import headers_of, metrics_endpoint_of
+from trimode_router.telemetry.environment import Signal, Telemetry, telemetry_of
 
 CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "a secret"}], "stream": True}
 FIRST = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
@@ -81,13 +81,13 @@ async def test_a_collector_gets_the_three_histograms(make_policy: Any, collector
         assert (await http.post("/v1/chat/completions", json=CHAT)).status_code == 400
 
     environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": url + "/", "OTEL_EXPORTER_OTLP_HEADERS": "x-key=a%20b, other=c"}
-    options = ProcessOptions(metrics_endpoint=metrics_endpoint_of(environment), metrics_headers=headers_of(environment))
-    await serve(make_policy, options, deed)
+    about = {"service.name": "trimode-router", "service.instance.id": "pod-7"}
+    await serve(make_policy, ProcessOptions(telemetry=telemetry_of(environment, about)), deed)
     (headers, request) = posted[-1]
     assert (headers["x-key"], headers["other"], headers["content-type"]) == ("a b", "c", "application/x-protobuf")
     (resource,) = request.resource_metrics
     about = {each.key: each.value.string_value for each in resource.resource.attributes}
-    assert (about["service.name"], about["service.instance.id"]) == ("trimode-router", "demo")
+    assert (about["service.name"], about["service.instance.id"]) == ("trimode-router", "pod-7")
     (scope,) = resource.scope_metrics
     metrics = {metric.name: metric for metric in scope.metrics}
     for name, bounds in (
@@ -132,7 +132,7 @@ async def test_a_collector_that_is_away_holds_up_nothing(make_policy: Any) -> No
     async def deed(http: httpx.AsyncClient, replica: FakeReplica) -> None:
         assert (await http.post("/v1/chat/completions", json=CHAT)).status_code == 200
 
-    await serve(make_policy, ProcessOptions(metrics_endpoint="http://127.0.0.1:9/v1/metrics"), deed)
+    await serve(make_policy, ProcessOptions(telemetry=Telemetry(metrics=Signal("http://127.0.0.1:9/v1/metrics"))), deed)
 
 
 @pytest.mark.parametrize(
@@ -147,4 +147,15 @@ async def test_a_collector_that_is_away_holds_up_nothing(make_policy: Any) -> No
     ],
 )
 def test_metrics_go_where_the_standard_variables_say(environment: dict[str, str], endpoint: str) -> None:
-    assert metrics_endpoint_of(environment) == endpoint
+    assert telemetry_of(environment, {}).metrics.endpoint == endpoint
+
+
+def test_what_a_process_says_of_itself_may_be_overruled() -> None:
+    own = {"service.name": "trimode-router", "service.instance.id": "host-1"}
+    assert telemetry_of({}, own).resource == own
+    said = {"OTEL_RESOURCE_ATTRIBUTES": "service.instance.id=pod%2D7,k8s.pod.name=pod-7", "OTEL_SERVICE_NAME": "chat"}
+    assert telemetry_of(said, own).resource == {
+        "service.name": "chat",
+        "service.instance.id": "pod-7",
+        "k8s.pod.name": "pod-7",
+    }

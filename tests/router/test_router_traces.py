@@ -13,7 +13,8 @@ from aiohttp import web
 from trimode_api.wire import RouterConfig
 from trimode_lab.doubles.replica.replica import Call, FakeReplica
 from trimode_router.edge.server import ProcessOptions, Router
-from trimode_router.telemetry.traces import Context, endpoint_of
+from trimode_router.telemetry.environment import Signal, Telemetry, telemetry_of
+from trimode_router.telemetry.traces import Context
 
 CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "a secret"}], "stream": True}
 PARENT = "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01"
@@ -25,6 +26,7 @@ async def collector() -> Any:
     posted: list[dict[str, Any]] = []
 
     async def take(request: web.Request) -> web.Response:
+        assert request.headers["x-key"] == "a b"
         posted.append(await request.json())
         return web.json_response({})
 
@@ -41,7 +43,9 @@ async def serve(make_policy: Any, endpoint: str, deed: Any) -> list[Call]:
     """Run a router with one replica, do `deed` with a client, stop the router; what the replica saw."""
     loop = asyncio.get_running_loop()
     config = RouterConfig(name="demo", model="tiny", port=0, policy=make_policy())
-    router = Router(config, "t", ProcessOptions(traces_endpoint=endpoint), now=loop.time, wall=time.time)
+    traces = Signal(endpoint, {"x-key": "a b"} if endpoint else {})
+    options = ProcessOptions(telemetry=Telemetry(traces, resource={"service.instance.id": "pod-7"}))
+    router = Router(config, "t", options, now=loop.time, wall=time.time)
     await router.start()
     try:
         async with FakeReplica() as replica, httpx.AsyncClient(base_url=router.url, verify=False) as http:
@@ -75,6 +79,8 @@ async def test_a_request_is_a_span(make_policy: Any, collector: Any) -> None:
     assert began * 1e9 - 1e9 <= int(one["startTimeUnixNano"]) <= int(one["endTimeUnixNano"])
     assert one["events"][0]["name"] == "first byte"
     assert one["status"]["code"] == 1
+    (said,) = posted[0]["resourceSpans"][0]["resource"]["attributes"]
+    assert said == {"key": "service.instance.id", "value": {"stringValue": "pod-7"}}
     assert "a secret" not in str(posted)
 
 
@@ -98,11 +104,15 @@ async def test_a_collector_that_is_away_costs_nothing(make_policy: Any) -> None:
 
 
 def test_the_standard_variables() -> None:
+    def endpoint_of(environment: dict[str, str]) -> str:
+        return telemetry_of(environment, {}).traces.endpoint
+
     assert endpoint_of({}) == ""
     assert endpoint_of({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318/"}) == "http://c:4318/v1/traces"
     exact = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://c/t", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://d"}
     assert endpoint_of(exact) == "http://c/t"
     assert endpoint_of(exact | {"OTEL_SDK_DISABLED": "true"}) == ""
+    assert endpoint_of(exact | {"OTEL_TRACES_EXPORTER": "none"}) == ""
 
 
 @pytest.mark.parametrize("bad", [b"", b"00-zz", PARENT.upper().encode(), b"01-" + PARENT[3:].encode()])

@@ -28,13 +28,15 @@ from trimode_operator.plan.pods import (
     token_variable,
     user_variables,
 )
-from trimode_operator.plan.settings import Settings
+from trimode_operator.plan.settings import Settings, Telemetry
 
 CONFIG_FOLDER = "/etc/trimode"
 KEYS_FOLDER = "/etc/trimode-keys"
 KEYS_KEY = "keys.json"
 """In the Secret of `spec.router.auth`."""
 TLS_FOLDER = "/etc/trimode-tls"
+HEADERS_KEY = "headers"
+"""In the Secret of `settings.telemetry`."""
 SECRET_MODE = 0o440
 """Readable by the pod's group, which is the router's."""
 LEAVE_S = 5
@@ -180,7 +182,7 @@ def _container(router: Router, names: Names, settings: Settings) -> dict[str, An
         "image": settings.image,
         "imagePullPolicy": settings.image_pull_policy,
         "command": ["python", "-m", "trimode_router", "--config", f"{CONFIG_FOLDER}/{CONFIG_KEY}"],
-        "env": [*user_variables(), token_variable(names)],
+        "env": [*user_variables(), token_variable(names), *_telemetry_variables(settings.telemetry, names)],
         "ports": [
             {"name": "http", "containerPort": PUBLIC_PORT, "protocol": "TCP"},
             {"name": "internal", "containerPort": INTERNAL_PORT, "protocol": "TCP"},
@@ -196,6 +198,33 @@ def _container(router: Router, names: Names, settings: Settings) -> dict[str, An
         "readinessProbe": readiness,
         "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(LEAVE_S)]}}},
     }
+
+
+def _telemetry_variables(telemetry: Telemetry | None, names: Names) -> list[dict[str, Any]]:
+    """OpenTelemetry's own; the router reads no others."""
+    if telemetry is None:
+        return []
+    # The pod's name first, as variables name only those before them. Instances of the same id would overwrite one
+    # another's metrics; a pod has one router process.
+    about = {
+        "service.instance.id": "$(POD_NAME)",
+        "k8s.pod.name": "$(POD_NAME)",
+        "k8s.deployment.name": names.router,
+        "k8s.namespace.name": names.namespace,
+    }
+    variables = [
+        {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+        {"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": telemetry.endpoint},
+        {"name": "OTEL_TRACES_EXPORTER", "value": "otlp" if telemetry.traces else "none"},
+        {"name": "OTEL_METRICS_EXPORTER", "value": "otlp" if telemetry.metrics else "none"},
+        {"name": "OTEL_METRIC_EXPORT_INTERVAL", "value": str(1000 * telemetry.metric_seconds)},
+        {"name": "OTEL_RESOURCE_ATTRIBUTES", "value": ",".join(f"{name}={value}" for name, value in about.items())},
+    ]
+    if telemetry.headers_secret is not None:
+        # Optional: a fleet without the Secret serves, and its routers log that the collector refuses them.
+        reference = {"name": telemetry.headers_secret, "key": HEADERS_KEY, "optional": True}
+        variables.append({"name": "OTEL_EXPORTER_OTLP_HEADERS", "valueFrom": {"secretKeyRef": reference}})
+    return variables
 
 
 def _port(name: str, number: int) -> dict[str, Any]:

@@ -61,6 +61,20 @@ class EndpointPicker(Part):
     port: int = Field(default=9002, ge=1, le=65535)
 
 
+class Telemetry(Part):
+    """The OpenTelemetry collector that routers export traces and GenAI metrics to, as OTLP over HTTP.
+
+    `headers_secret` is a Secret in the resource's namespace whose `headers` (`name=value,name=value`) are sent along.
+    """
+
+    endpoint: str = Field(pattern=r"^https?://[^\s/]+(/\S*)?$", max_length=2048)
+    headers_secret: Name | None = None
+    traces: bool = True
+    metrics: bool = True
+    metric_seconds: int = Field(default=60, ge=1, le=3600)
+    """How often metrics are exported."""
+
+
 class PeerSelector(Part):
     """Pods elsewhere: those with `pod_labels` in namespaces with `namespace_labels`. Empty labels are all."""
 
@@ -98,3 +112,4 @@ class Settings(Part):
     """Its chart and its kustomize manifests agree on this label only: `name` is `kuberay` in the manifests."""
     gateway: Gateway | None = None
     endpoint_picker: EndpointPicker | None = None
+    telemetry: Telemetry | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from trimode_router.fleet.health_probe import Prober
 from trimode_router.http.client import ClientConnection, Edge
 from trimode_router.http.limits import Limits
 from trimode_router.telemetry.accounting import Accounting
+from trimode_router.telemetry.environment import Telemetry
 from trimode_router.telemetry.genai_metrics import GenAiMetrics
 from trimode_router.telemetry.metrics import Metrics
 from trimode_router.telemetry.traces import Traces
@@ -47,10 +48,7 @@ class ProcessOptions:
     unless that is a key of this router (`keys_file`) and was not meant to go further (`forward_client_keys`)."""
     shared: bool = False
     """Whether other processes listen on the public port, too."""
-    traces_endpoint: str = ""
-    metrics_endpoint: str = ""
-    """Of OpenTelemetry's metrics; empty for nowhere."""
-    metrics_headers: Mapping[str, str] = field(default_factory=dict)
+    telemetry: Telemetry = field(default_factory=Telemetry)
     limits: Limits | None = None
     """Instead of those that follow from the configuration."""
 
@@ -88,9 +86,9 @@ class Router:
         self.certificate: Certificate | None = None
         if config.tls_certificate:
             self.certificate = Certificate(Path(config.tls_certificate), Path(config.tls_key or config.tls_certificate))
-        self._traces = Traces(options.traces_endpoint, config.name, now, wall)
+        self._traces = Traces(options.telemetry, now, wall)
         self.accounting = Accounting(self.metrics, wall, config.access_log_sample)
-        self._genai = GenAiMetrics(options.metrics_endpoint, options.metrics_headers, config.name, now)
+        self._genai = GenAiMetrics(options.telemetry, now)
         if self._genai.on:
             self.accounting.also = self._genai.record
         passes_keys = not key and (config.forward_client_keys or not config.keys_file)

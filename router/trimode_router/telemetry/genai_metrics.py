@@ -7,15 +7,15 @@ variables nothing of this is imported.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
-from urllib.parse import unquote
 
 import structlog
 
 from trimode_router.request.exchange import Exchange
 from trimode_router.request.parse import TEXT_PATH
+from trimode_router.telemetry.environment import Telemetry
 
 PROVIDER = "trimode"
 """No well-known provider applies."""
@@ -24,31 +24,14 @@ PER_TOKEN_BOUNDS = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7
 FIRST_TOKEN_BOUNDS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 
 
-def metrics_endpoint_of(environment: Mapping[str, str]) -> str:
-    """Where metrics go, by the standard variables; empty for nowhere."""
-    off = environment.get("OTEL_SDK_DISABLED", "").lower() == "true"
-    if off or environment.get("OTEL_METRICS_EXPORTER", "otlp") != "otlp":
-        return ""
-    exact = environment.get("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "")
-    base = environment.get("OTEL_EXPORTER_OTLP_ENDPOINT", "")
-    return exact or (base.rstrip("/") + "/v1/metrics" if base else "")
-
-
-def headers_of(environment: Mapping[str, str]) -> dict[str, str]:
-    """What is sent along, by the standard variables: `name=value,name=value`, percent-encoded."""
-    text = environment.get("OTEL_EXPORTER_OTLP_METRICS_HEADERS") or environment.get("OTEL_EXPORTER_OTLP_HEADERS", "")
-    pairs = (each.partition("=") for each in text.split(",") if "=" in each)
-    return {name.strip(): unquote(value.strip()) for name, _, value in pairs}
-
-
 class GenAiMetrics:
     """Records exchanges that are over. `now` in seconds of the records' clock. Exports every minute, or as
     OTEL_METRIC_EXPORT_INTERVAL (milliseconds) says, in a thread of its own."""
 
-    def __init__(self, endpoint: str, headers: Mapping[str, str], name: str, now: Callable[[], float]) -> None:
+    def __init__(self, telemetry: Telemetry, now: Callable[[], float]) -> None:
         self._now = now
         self._provider: Any = None
-        if not endpoint:
+        if not telemetry.metrics.endpoint:
             return
         try:
             from opentelemetry.sdk.metrics import MeterProvider
@@ -59,8 +42,8 @@ class GenAiMetrics:
         except ImportError as error:
             structlog.get_logger("otlp").warning("no metrics", problem=f"{error}: pip install 'trimode[otel]'")
             return
-        about = {"service.name": "trimode-router", "service.instance.id": name, "service.version": version("trimode")}
-        reader = PeriodicExportingMetricReader(HttpExporter(endpoint, headers))
+        about = {"service.version": version("trimode"), **telemetry.resource}
+        reader = PeriodicExportingMetricReader(HttpExporter(telemetry.metrics.endpoint, telemetry.metrics.headers))
         self._provider = MeterProvider([reader], Resource(about), shutdown_on_exit=False)
         meter = self._provider.get_meter("trimode_router", version("trimode"))
         self._duration, self._per_token, self._first_token = (

@@ -10,7 +10,7 @@ import asyncio
 import re
 import secrets
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ import aiohttp
 import structlog
 
 from trimode_router.request.exchange import Exchange
+from trimode_router.telemetry.environment import Telemetry
 
 _PARENT = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 _SAMPLED = 0x01
@@ -26,15 +27,6 @@ _MOST_KEPT = 2048
 """Spans that wait for an exporter; beyond it the oldest are lost."""
 _MOST_SENT = 512
 _SERVER, _OK, _ERROR = 2, 1, 2
-
-
-def endpoint_of(environment: Mapping[str, str]) -> str:
-    """Where traces go, by the standard variables; empty for nowhere."""
-    if environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
-        return ""
-    exact = environment.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "")
-    base = environment.get("OTEL_EXPORTER_OTLP_ENDPOINT", "")
-    return exact or (base.rstrip("/") + "/v1/traces" if base else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +55,10 @@ class Context:
 class Traces:
     """Collects spans, and posts them. `now` is the records' clock, `wall` gives Unix seconds."""
 
-    def __init__(self, endpoint: str, name: str, now: Callable[[], float], wall: Callable[[], float]) -> None:
-        self.on = bool(endpoint)
-        self._endpoint = endpoint
-        self._name = name
+    def __init__(self, telemetry: Telemetry, now: Callable[[], float], wall: Callable[[], float]) -> None:
+        self._to = telemetry.traces
+        self.on = bool(self._to.endpoint)
+        self._resource = [_attribute(name, value) for name, value in telemetry.resource.items()]
         self._now, self._wall = now, wall
         self._spans: deque[dict[str, Any]] = deque(maxlen=_MOST_KEPT)
         self._task: asyncio.Task[None] | None = None
@@ -116,7 +108,7 @@ class Traces:
 
     async def start(self) -> None:
         if self.on:
-            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10))
+            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10), headers=self._to.headers)
             self._task = asyncio.ensure_future(self._export_forever())
 
     async def stop(self) -> None:
@@ -137,20 +129,20 @@ class Traces:
         while self._spans:
             batch = [self._spans.popleft() for _ in range(min(_MOST_SENT, len(self._spans)))]
             try:
-                async with self._session.post(self._endpoint, json=self._request(batch)) as response:
+                async with self._session.post(self._to.endpoint, json=self._request(batch)) as response:
                     response.raise_for_status()
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 # Once for each outage: a collector that is away for a day must not fill the log.
                 if not self._failing:
-                    structlog.get_logger("traces").warning("not exported", endpoint=self._endpoint, problem=str(error))
+                    log = structlog.get_logger("traces")
+                    log.warning("not exported", endpoint=self._to.endpoint, problem=str(error))
                 self._failing = True
                 return
             self._failing = False
 
     def _request(self, spans: list[dict[str, Any]]) -> dict[str, Any]:
-        resource = [_attribute("service.name", "trimode-router"), _attribute("service.instance.id", self._name)]
         scope = {"scope": {"name": "trimode_router"}, "spans": spans}
-        return {"resourceSpans": [{"resource": {"attributes": resource}, "scopeSpans": [scope]}]}
+        return {"resourceSpans": [{"resource": {"attributes": self._resource}, "scopeSpans": [scope]}]}
 
 
 def _nanos(seconds: float) -> str:

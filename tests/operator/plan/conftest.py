@@ -15,7 +15,7 @@ from kubernetes import client
 
 from trimode_api.resource import NemotronDeployment
 from trimode_operator.plan import Capabilities, Observed, Owner, Plan, make_plan
-from trimode_operator.plan.settings import EndpointPicker, Gateway, Settings
+from trimode_operator.plan.settings import EndpointPicker, Gateway, Settings, Telemetry
 
 SPEC: dict[str, Any] = {
     "model": {"uri": "file:///models/x", "servedName": "nemo"},
@@ -48,6 +48,7 @@ ALL_SETTINGS = Settings(
     hub_token_secret="hub",
     gateway=Gateway(name="public", namespace="gateways", section_name="https", hostnames=("llm.example",)),
     endpoint_picker=EndpointPicker(name="picker"),
+    telemetry=Telemetry(endpoint="http://collector:4318", headers_secret="collector"),
 )
 
 Resource = Callable[..., NemotronDeployment]

@@ -46,6 +46,12 @@ def test_files_are_in_camel_case_and_unknown_fields_are_errors() -> None:
         Settings.model_validate({"imagePulPolicy": "Always"})
 
 
+@pytest.mark.parametrize("endpoint", ["collector:4318", "grpc://collector:4317", "http://", "http://c /"])
+def test_a_collector_is_reached_over_http(endpoint: str) -> None:
+    with pytest.raises(ValidationError, match=r"telemetry\.endpoint"):
+        Settings.model_validate({"telemetry": {"endpoint": endpoint}})
+
+
 def test_addresses_inside_the_cluster() -> None:
     names = Names("nemo-8b", "default", "example.org")
     assert names.url() == "http://nemo-8b-router.default.svc:8000/v1"

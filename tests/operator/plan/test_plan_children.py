@@ -16,6 +16,7 @@ from trimode_api.resource import NemotronDeployment
 from trimode_api.wire import RouterConfig
 from trimode_operator.plan import Capabilities, Observed, Plan
 from trimode_operator.plan.settings import Settings
+from trimode_router.telemetry.environment import Signal, Telemetry, telemetry_of
 
 Resource = Callable[..., NemotronDeployment]
 MakePlan = Callable[..., Plan]
@@ -283,6 +284,53 @@ def test_pods_keep_to_the_restricted_standard(
         assert kinds <= {"configMap", "emptyDir", "persistentVolumeClaim", "secret", "image"}
         mounted = {mount["name"] for container in pod["containers"] for mount in container["volumeMounts"]}
         assert mounted == {volume["name"] for volume in pod["volumes"]}
+
+
+def routers_environment(made: Plan, find: Find) -> list[dict[str, Any]]:
+    (container,) = find(made, "Deployment")["spec"]["template"]["spec"]["containers"]
+    return list(container["env"])
+
+
+def test_routers_are_told_of_the_collector(resource: Resource, plan: MakePlan, find: Find) -> None:
+    """In the words that the router itself reads. The pod's name comes before what names it."""
+    given = routers_environment(plan(resource()), find)
+    assert [each["name"] for each in given].index("POD_NAME") < [each["name"] for each in given].index(
+        "OTEL_RESOURCE_ATTRIBUTES"
+    )
+    values = {each["name"]: each.get("value", "").replace("$(POD_NAME)", "nemo-router-7f-x") for each in given}
+    values["OTEL_EXPORTER_OTLP_HEADERS"] = "x-key=k"
+    found = telemetry_of(values, {"service.name": "trimode-router", "service.instance.id": "host-1"})
+    assert found == Telemetry(
+        traces=Signal("http://collector:4318/v1/traces", {"x-key": "k"}),
+        metrics=Signal("http://collector:4318/v1/metrics", {"x-key": "k"}),
+        resource={
+            "service.name": "trimode-router",
+            "service.instance.id": "nemo-router-7f-x",
+            "k8s.pod.name": "nemo-router-7f-x",
+            "k8s.deployment.name": "nemo-router",
+            "k8s.namespace.name": "llm",
+        },
+    )
+    assert values["OTEL_METRIC_EXPORT_INTERVAL"] == "60000"
+    (headers,) = [each["valueFrom"] for each in given if each["name"] == "OTEL_EXPORTER_OTLP_HEADERS"]
+    assert headers == {"secretKeyRef": {"name": "collector", "key": "headers", "optional": True}}
+
+
+@pytest.mark.parametrize("left_out", ["traces", "metrics"])
+def test_a_signal_may_be_left_out(resource: Resource, plan: MakePlan, find: Find, left_out: str) -> None:
+    settings = Settings.model_validate({"telemetry": {"endpoint": "https://c", left_out: False, "metricSeconds": 5}})
+    values = {each["name"]: each.get("value", "") for each in routers_environment(plan(resource(), settings), find)}
+    found = telemetry_of(values, {})
+    ends = {"traces": found.traces.endpoint, "metrics": found.metrics.endpoint}
+    assert ends.pop(left_out) == ""
+    assert list(ends.values()) == [f"https://c/v1/{next(iter(ends))}"]
+    assert values["OTEL_METRIC_EXPORT_INTERVAL"] == "5000"
+    assert "OTEL_EXPORTER_OTLP_HEADERS" not in values
+
+
+def test_without_a_collector_nothing_is_exported(resource: Resource, plan: MakePlan, find: Find) -> None:
+    names = {each["name"] for each in routers_environment(plan(resource(), Settings()), find)}
+    assert not [name for name in names if name.startswith("OTEL_")]
 
 
 def test_only_the_head_gets_credentials_for_the_api_server(resource: Resource, plan: MakePlan, find: Find) -> None:
