@@ -212,7 +212,7 @@ def _telemetry_variables(telemetry: Telemetry | None, names: Names) -> list[dict
         "k8s.deployment.name": names.router,
         "k8s.namespace.name": names.namespace,
     }
-    variables = [
+    variables: list[dict[str, Any]] = [
         {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
         {"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": telemetry.endpoint},
         {"name": "OTEL_TRACES_EXPORTER", "value": "otlp" if telemetry.traces else "none"},
