@@ -1,8 +1,10 @@
-"""Who goes next: the highest priority first, tenants in turn, then the oldest; the late after all others. [pure]
+"""Who goes next: the highest priority first, tenants in turn, then by the client's own order, then the oldest; the late
+after all others. [pure]
 
 Tenants share slots by start-time fair queueing (Goyal, Vin and Cheng 1996): a request's tag is one behind its tenant's
 last, or behind what is served now if that is later. A tenant that sends a thousand requests delays its own only, and
-gains nothing from having been idle.
+gains nothing from having been idle. The order that a client asks for moves its request among those of its own tenant:
+they change places, and others' turns stay where they were.
 
 The router's queue and the simulator's are this one. Who may enter is `admit`'s decision, where a request goes is
 `route`'s, the clock is the caller's.
@@ -18,6 +20,8 @@ from typing import Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
+_Turn = tuple[float, int, float, int]
+"""When it goes among those of its priority: tag, order, age, and the serial of the ticket that it was made for."""
 FIRST_IN_LINE = 2**31
 """Priority of streams that wait to go on: their clients have waited before, and have half of an answer."""
 
@@ -31,17 +35,20 @@ class _Class(NamedTuple):
     late: bool
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Ticket(Generic[T]):
-    """One waiting request. `since` and `until` in seconds of the caller's clock."""
+    """One waiting request. `since` and `until` in seconds of the caller's clock. `turn` and `late` are the queue's."""
 
     item: T
     priority: int
+    order: int
     since: float
     until: float
     serial: int
-    tag: float
+    tenant: str
     kind: Hashable
+    turn: _Turn
+    late: bool = False
 
 
 class FairQueue(Generic[T]):
@@ -49,9 +56,10 @@ class FairQueue(Generic[T]):
 
     def __init__(self) -> None:
         self._tickets: dict[int, Ticket[T]] = {}
-        self._heaps: dict[_Class, list[tuple[float, float, int]]] = {}
+        self._heaps: dict[_Class, list[tuple[_Turn, int]]] = {}
         self._entries = 0
         self._by_priority: Counter[int] = Counter()
+        self._by_order: Counter[int] = Counter()
         self._served_tag = 0.0
         self._last_tags: dict[str, float] = {}
         self._serial = 0
@@ -64,18 +72,31 @@ class FairQueue(Generic[T]):
         return iter(self._tickets.values())
 
     def enter(
-        self, item: T, priority: int, since: float, until: float, *, tenant: str = "", kind: Hashable = None
+        self,
+        item: T,
+        priority: int,
+        since: float,
+        until: float,
+        *,
+        tenant: str = "",
+        kind: Hashable = None,
+        order: int = 0,
     ) -> Ticket[T]:
-        """Without a `tenant` age alone decides. Items of one `kind` have the same needs; None is like no other."""
+        """Without a `tenant` order and age alone decide. Items of one `kind` have the same needs; None is like no
+        other. The lowest `order` goes first among those of one priority and tenant."""
         self._serial += 1
-        tag = 0.0
+        turn = (0.0, order, since, self._serial)
         if tenant:
-            tag = max(self._served_tag, self._last_tags.get(tenant, 0.0)) + 1
-            self._last_tags[tenant] = tag
-        ticket = Ticket(item, priority, since, until, self._serial, tag, kind)
+            tag = self._last_tags[tenant] = max(self._served_tag, self._last_tags.get(tenant, 0.0)) + 1
+            # Two tenants' tags may be equal: by order the one that asks for more would win.
+            turn = (tag, 0, since, self._serial)
+        ticket = Ticket(item, priority, order, since, until, self._serial, tenant, kind, turn)
+        if tenant:
+            self._pass_higher_orders(ticket)
         self._tickets[ticket.serial] = ticket
         self._by_priority[priority] += 1
-        self._push(ticket, late=False)
+        self._by_order[order] += 1
+        self._push(ticket)
         return ticket
 
     def leave(self, ticket: Ticket[T]) -> None:
@@ -83,17 +104,17 @@ class FairQueue(Generic[T]):
         if self._tickets.pop(ticket.serial, None) is None:
             return
         self._by_priority[ticket.priority] -= 1
+        self._by_order[ticket.order] -= 1
         # Nothing waits, so there is nobody to be fair to; this is also where tenants that no longer come are forgotten.
         if not self._tickets:
             self._served_tag = 0.0
             self._last_tags.clear()
-        # Clients that give up by the thousand would otherwise stay in the heaps until their turn.
-        if self._entries > 2 * len(self._tickets) + 64:
-            self._forget_left()
+            self._by_order.clear()
+        self._forget_stale()
 
     def serve(self, ticket: Ticket[T]) -> None:
         """Take one out because its turn has come."""
-        self._served_tag = max(self._served_tag, ticket.tag)
+        self._served_tag = max(self._served_tag, ticket.turn[0])
         self.leave(ticket)
 
     def offer(self, late: Callable[[T], bool], place: Callable[[T], bool]) -> None:
@@ -116,7 +137,8 @@ class FairQueue(Generic[T]):
                 if not overdue and late(ticket.item):
                     heapq.heappop(self._heaps[each])
                     self._entries -= 1
-                    self._push(ticket, late=True)
+                    ticket.late = True
+                    self._push(ticket)
                 elif place(ticket.item):
                     self.serve(ticket)
                 else:
@@ -126,7 +148,7 @@ class FairQueue(Generic[T]):
 
     def last(self) -> Ticket[T] | None:
         """The one to give up first: the lowest priority, of these the last in turn."""
-        return max(self._tickets.values(), key=lambda t: (-t.priority, t.tag, t.since, t.serial), default=None)
+        return max(self._tickets.values(), key=lambda t: (-t.priority, t.turn), default=None)
 
     def at(self, priority: int) -> int:
         """How many wait with this very priority."""
@@ -148,16 +170,39 @@ class FairQueue(Generic[T]):
             self.leave(ticket)
         return over
 
-    def _push(self, ticket: Ticket[T], *, late: bool) -> None:
-        each = _Class(ticket.priority, ticket.kind, 0 if ticket.kind is not None else ticket.serial, late)
-        heapq.heappush(self._heaps.setdefault(each, []), (ticket.tag, ticket.since, ticket.serial))
+    def _pass_higher_orders(self, ticket: Ticket[T]) -> None:
+        """Give a newcomer the turn of the first of its tenant that has a higher order, that one the next one's, and so
+        on; the last gets the newcomer's."""
+        # Nearly no client sends an order: where none of those waiting has a higher one, nothing is looked at.
+        if not any(count and order > ticket.order for order, count in self._by_order.items()):
+            return
+        mine, order = (ticket.tenant, ticket.priority), ticket.order
+        passed = [t for t in self._tickets.values() if (t.tenant, t.priority) == mine and t.order > order]
+        passed.sort(key=lambda other: other.turn)
+        turns = [*(other.turn for other in passed), ticket.turn]
+        for moved, turn in zip((ticket, *passed), turns, strict=True):
+            moved.turn = turn
+        for moved in passed:
+            self._push(moved)
+        self._forget_stale()
+
+    def _push(self, ticket: Ticket[T]) -> None:
+        alone = 0 if ticket.kind is not None else ticket.serial
+        each = _Class(ticket.priority, ticket.kind, alone, ticket.late)
+        heapq.heappush(self._heaps.setdefault(each, []), (ticket.turn, ticket.serial))
         self._entries += 1
 
+    def _held(self, entry: tuple[_Turn, int]) -> Ticket[T] | None:
+        """The ticket that it was made for; None where that one has left, or has another turn by now."""
+        turn, serial = entry
+        ticket = self._tickets.get(serial)
+        return ticket if ticket is not None and ticket.turn == turn else None
+
     def _head(self, each: _Class) -> Ticket[T] | None:
-        """The next of a class, None where it is empty; what has left is dropped on the way."""
+        """The next of a class, None where it is empty; what is stale is dropped on the way."""
         heap = self._heaps.get(each)
         while heap:
-            ticket = self._tickets.get(heap[0][2])
+            ticket = self._held(heap[0])
             if ticket is not None:
                 return ticket
             heapq.heappop(heap)
@@ -165,15 +210,18 @@ class FairQueue(Generic[T]):
         self._heaps.pop(each, None)
         return None
 
-    def _turn(self, each: _Class) -> list[tuple[int, float, float, int, _Class]]:
+    def _turn(self, each: _Class) -> list[tuple[int, _Turn, _Class]]:
         """Where the next of a class stands among the next of all classes; nothing for an empty one."""
         head = self._head(each)
-        return [] if head is None else [(-head.priority, head.tag, head.since, head.serial, each)]
+        return [] if head is None else [(-head.priority, head.turn, each)]
 
-    def _forget_left(self) -> None:
+    def _forget_stale(self) -> None:
+        # Clients that give up by the thousand would otherwise stay in the heaps until their turn.
+        if self._entries <= 2 * len(self._tickets) + 64:
+            return
         for each, heap in list(self._heaps.items()):
-            heap[:] = [entry for entry in heap if entry[2] in self._tickets]
+            heap[:] = [entry for entry in heap if self._held(entry)]
             heapq.heapify(heap)
             if not heap:
                 del self._heaps[each]
-        self._entries = len(self._tickets)
+        self._entries = sum(map(len, self._heaps.values()))

@@ -130,6 +130,49 @@ def test_a_flood_does_not_delay_a_newcomer() -> None:
     assert "newcomer" in order(queue, most=2)
 
 
+@given(st.lists(st.tuples(st.integers(0, 1), st.integers(-2, 2), st.booleans()), max_size=40), st.booleans())
+def test_the_lowest_order_of_a_tenant_goes_first(people: list[tuple[int, int, bool]], named: bool) -> None:
+    queue: FairQueue[int] = FairQueue()
+    tickets = [
+        queue.enter(index, priority, float(index), LONG, tenant="t" if named else "", kind="k", order=wanted)
+        for index, (priority, wanted, _) in enumerate(people)
+    ]
+    for ticket, (_, _, leaves) in zip(tickets, people, strict=True):
+        if leaves:
+            queue.leave(ticket)
+    stay = [index for index, person in enumerate(people) if not person[2]]
+    by_turn = sorted(stay, key=lambda index: (-people[index][0], people[index][1], index))
+    last = queue.last()
+    assert (last.item if last else None) == (by_turn[-1] if by_turn else None)
+    assert order(queue) == by_turn
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.integers(-2, 2), st.integers(0, 4)), max_size=20),
+    st.sampled_from(["k", None]),
+)
+def test_an_order_moves_nobody_elses_turn(people: list[tuple[str, int, int]], kind: str | None) -> None:
+    """Which tenant is served when does not depend on the orders, though others are served and leave meanwhile."""
+    served: list[list[str]] = []
+    for ordered in (False, True):
+        queue: FairQueue[str] = FairQueue()
+        turns: list[str] = []
+        for index, (tenant, wanted, serve) in enumerate(people):
+            queue.enter(tenant, 0, float(index), LONG, tenant=tenant, kind=kind, order=wanted * ordered)
+            turns += map(str, order(queue, most=serve // 2))
+        served.append(turns + [str(item) for item in order(queue)])
+    assert served[0] == served[1]
+
+
+def test_tickets_that_were_passed_are_not_kept_twice() -> None:
+    queue: FairQueue[int] = FairQueue()
+    for index in range(300):
+        queue.enter(index, 0, float(index), LONG, tenant="t", kind="k", order=-index)
+    assert sum(map(len, queue._heaps.values())) < 1000
+    late = frozenset({299, 298})
+    assert order(queue, late) == [*range(297, -1, -1), 299, 298]
+
+
 def test_priority_goes_before_turns() -> None:
     queue: FairQueue[str] = FairQueue()
     queue.enter("low", 0, 0.0, LONG, tenant="a")

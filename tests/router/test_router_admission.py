@@ -69,6 +69,31 @@ async def test_priority_then_age(full: Any) -> None:
     assert order == ["c", "d", "a", "b"]
 
 
+async def test_within_a_tier_the_lowest_priority_field_goes_first(full: Any) -> None:
+    """As in vLLM; a tier's own priority comes before it, and null is none."""
+    wanted = [("a", None), ("b", 7), ("c", -3), ("d", 0)]
+    tasks = []
+    for name, priority in wanted:
+        body = CHAT | {"user": name, "priority": priority}
+        tasks.append(asyncio.ensure_future(full.http.post("/v1/chat/completions", json=body)))
+        await queued(full, len(tasks))
+        full.clock.value += 0.01
+    order, call = [], full.call
+    for _ in tasks:
+        call.go.set()
+        call = await full.replicas[0].next_call()
+        order.append(call.json["user"])
+    call.go.set()
+    await asyncio.gather(full.first, *tasks)
+    assert order == ["c", "a", "d", "b"]
+
+
+async def test_a_priority_field_that_is_no_number_is_refused(house: Any) -> None:
+    answer = await house.http.post("/v1/chat/completions", json=CHAT | {"priority": "high"})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "priority"
+
+
 async def test_a_full_queue_refuses(full: Any) -> None:
     waiting = [post(full, str(index)) for index in range(4)]
     await queued(full, 4)

@@ -59,14 +59,16 @@ class Queue:
     def enter(self, exchange: Exchange, since: float, until: float) -> None:
         """A broken stream goes before all others; called by admission only."""
         view = exchange.view
-        priority, tenant, kind = FIRST_IN_LINE, "", None
+        priority, tenant, kind, order = FIRST_IN_LINE, "", None, 0
         if not exchange.phase.begun:
             # Requests with the same needs share a kind: where one finds no slot the others need not be tried.
-            priority = exchange.tier.priority
+            priority, order = exchange.tier.priority, exchange.asked.order
             tenant = "" if exchange.tenant is None else exchange.tenant.name
             plain = view.pin is None and not view.lossy_ok and not exchange.tried
             kind = (exchange.tier.name, exchange.asked.model) if plain else None
-        self._tickets[exchange] = self._fair.enter(exchange, priority, since, until, tenant=tenant, kind=kind)
+        self._tickets[exchange] = self._fair.enter(
+            exchange, priority, since, until, tenant=tenant, kind=kind, order=order
+        )
 
     def leave(self, exchange: Exchange) -> bool:
         """It is over; whether it was waiting."""

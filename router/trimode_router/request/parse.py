@@ -48,6 +48,7 @@ class _Common(msgspec.Struct):
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     n: int | None = None
+    priority: int | None = None
     quality: str | None = None
     trimode: DecodingWish | None = None
 
@@ -69,7 +70,8 @@ _SEVERAL = re.compile(rb'\[\s*["\[]')
 
 @value
 class ParsedRequest:
-    """One request as routing sees it. `prompt_tokens` is an estimate, and so are those of the `beginnings`."""
+    """One request as routing sees it. `prompt_tokens` is an estimate, and so are those of the `beginnings`. `order`:
+    where requests of a tier wait, the lowest goes first."""
 
     model: str
     stream: bool
@@ -80,6 +82,7 @@ class ParsedRequest:
     beginnings: tuple[Beginning, ...] = ()
     choices: int = 1
     workload: str = ""
+    order: int = 0
 
 
 def parse(path: str, body: bytes, points: Sequence[OperatingPoint]) -> ParsedRequest:
@@ -118,6 +121,7 @@ def parse(path: str, body: bytes, points: Sequence[OperatingPoint]) -> ParsedReq
         beginnings=beginnings(prompt),
         choices=max(1, common.n or 1) * prompts,
         workload=_workload(common.trimode),
+        order=common.priority or 0,
     )
 
 
