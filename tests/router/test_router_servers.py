@@ -82,6 +82,13 @@ async def test_requests_go_to_servers_that_have_the_model(before: Any) -> None:
         assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
 
 
+async def test_another_fleets_endpoint_is_a_server_like_any(before: Any, house: Any) -> None:
+    """It has tiers of its own, and would refuse the name of one that it does not know."""
+    first = await before(house.router.url)
+    assert (await ask(first, "tiny")).status_code == 200
+    assert posts(house.replicas[0])[0].headers["x-trimode-tier"] == "standard"
+
+
 @pytest.mark.parametrize("written", ["qwen/qwen3", "qwen%2Fqwen3", "qwen%2fqwen3/"])
 async def test_a_model_with_a_slash_is_found_as_clients_write_it(before: Any, written: str) -> None:
     async with FakeReplica(script=a_server("qwen/qwen3")) as server:

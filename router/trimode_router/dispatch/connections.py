@@ -21,10 +21,12 @@ _ID, _LEFT = REQUEST_ID_HEADER.encode(), LEFT_HEADER.encode()
 
 @dataclass(frozen=True, slots=True)
 class ReplicaKey:
-    """What replicas are sent as their key: `token`, the client's own where it `passes_clients_own`, or none."""
+    """What replicas are sent as their key: `token`, the client's own where it `passes_clients_own`, or none.
+    `ours`: they are replicas of this fleet, and are told the request's tier."""
 
     token: str = ""
     passes_clients_own: bool = False
+    ours: bool = True
 
 
 class ConnectionPool:
@@ -95,15 +97,17 @@ class ConnectionPool:
 
     def _head(self, exchange: Exchange, pool: LinkPool) -> bytes:
         request = exchange.request
-        left_s = exchange.tier.ttft_s - (self._now() - exchange.record.started)
-        head = b"%bcontent-length: %d\r\n%b: %d\r\n%b: %b\r\n" % (
-            _common_head(exchange.path, pool.base, pool.authority, exchange.tier, self._authorization),
+        # Another fleet's endpoint among servers of others has tiers of its own, and refused the name of ours.
+        tier = exchange.tier if self._key.ours else None
+        head = b"%bcontent-length: %d\r\n%b: %b\r\n" % (
+            _common_head(exchange.path, pool.base, pool.authority, tier, self._authorization),
             len(exchange.body),
-            _LEFT,
-            round(1000 * left_s),
             _ID,
             request.request_id.encode(),
         )
+        if tier is not None:
+            left_s = tier.ttft_s - (self._now() - exchange.record.started)
+            head += b"%b: %d\r\n" % (_LEFT, round(1000 * left_s))
         if request.passed:
             head += fields_bytes(request.passed)
         if self._key.passes_clients_own and request.authorization is not None:
@@ -112,14 +116,15 @@ class ConnectionPool:
 
 
 @lru_cache(maxsize=1024)
-def _common_head(path: str, base: str, authority: str, tier: Tier, authorization: str) -> bytes:
-    """What the heads of all requests for a path of a replica in a tier have in common: few heads, many requests."""
+def _common_head(path: str, base: str, authority: str, tier: Tier | None, authorization: str) -> bytes:
+    """What the heads of all requests for a path of a replica in a tier have in common: few heads, many requests.
+    Without a `tier` none is named."""
     lines = [
         f"POST {base}{path} HTTP/1.1",
         f"host: {authority}",
         "content-type: application/json",
-        f"{TIER_HEADER}: {tier.name}",
-        f"{RULES_HEADER}: {Stamp(tier.priority, tier.tpot_s).header}",
         *([authorization] if authorization else []),
     ]
+    if tier is not None:
+        lines += [f"{TIER_HEADER}: {tier.name}", f"{RULES_HEADER}: {Stamp(tier.priority, tier.tpot_s).header}"]
     return "".join(f"{line}\r\n" for line in lines).encode("latin-1")

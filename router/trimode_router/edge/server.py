@@ -92,7 +92,8 @@ class Router:
         if self._genai.on:
             self.accounting.also = self._genai.record
         passes_keys = not key and (config.forward_client_keys or not config.keys_file)
-        self.dispatcher = Dispatcher(self.fleet, self.accounting, self.limits, ReplicaKey(key, passes_keys), now)
+        replica_key = ReplicaKey(key, passes_keys, ours=not config.static_replicas)
+        self.dispatcher = Dispatcher(self.fleet, self.accounting, self.limits, replica_key, now)
         self.viewer = Viewer(config.name, self.fleet, self.dispatcher, self.accounting, now, wall)
         self.viewer.watched = (self.access, *(() if self.certificate is None else (self.certificate,)))
         siblings = Siblings(token)
