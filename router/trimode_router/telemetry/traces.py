@@ -2,6 +2,9 @@
 
 Spans of requests are made from their records at their end, and exported in batches. Without an endpoint nothing of
 this runs. A client's `traceparent` is continued; what goes on to the replica names the router's span.
+
+Not by OpenTelemetry's SDK: a span of it costs 117 us of processor time, one of these 31, and a whole request some 400
+(medians of 11 rounds of 1,000 in turns, Python 3.11, opentelemetry-sdk 1.45.2).
 """
 
 from __future__ import annotations
