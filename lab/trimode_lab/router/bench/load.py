@@ -97,14 +97,15 @@ class Tally:
         self.first_bytes: list[float] = []
 
 
-async def load(scenario: Scenario, port: int, root: int) -> Result:
-    """Run one scenario against a port; `root` is the process whose CPU counts, with its descendants."""
+async def load(scenario: Scenario, port: int, root: int, settle_s: float = 0.5) -> Result:
+    """Run one scenario against a port, counted after `settle_s`; `root` is the process whose CPU counts, with its
+    descendants."""
     loop = asyncio.get_running_loop()
     tally = Tally()
     clients = [
         (await loop.create_connection(lambda: Client(tally), "127.0.0.1", port))[1] for _ in range(scenario.clients)
     ]
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(settle_s)
     tally.requests = tally.chunks = tally.errors = 0
     tally.first_bytes.clear()
     cpu, started = cpu_seconds(root), time.perf_counter()

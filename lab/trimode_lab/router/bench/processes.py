@@ -32,12 +32,15 @@ _TOKEN = "bench"
 
 
 @contextmanager
-def router(ports: list[int], keys: Path | None = None, processes: int = 1) -> Iterator[tuple[int, int]]:
-    """Our router before replicas on these ports: its port and process id."""
+def router(
+    ports: list[int], keys: Path | None = None, processes: int = 1, checkout: Path | None = None
+) -> Iterator[tuple[int, int]]:
+    """Our router before replicas on these ports: its port and process id. `checkout`: another checkout, whose router it
+    is."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "router.json"
         file.write_bytes(_config(keys, processes).to_wire())
-        with process(["-m", "trimode_router", "--config", str(file)]) as (running, printed):
+        with process(["-m", "trimode_router", "--config", str(file)], checkout) as (running, printed):
             listening = json.loads(printed)
             for url in listening.get("internalUrls", [listening["internalUrl"]]):
                 for number, port in enumerate(ports):
@@ -60,15 +63,18 @@ def servers(scenario: Scenario, count: int) -> Iterator[list[tuple[int, int]]]:
 
 
 @contextmanager
-def process(arguments: list[str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A Python process and the first line it printed."""
+def process(arguments: list[str], checkout: Path | None = None) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A Python process and the first line it printed. It imports from `checkout` first, where there is one."""
+    environment = os.environ | {TOKEN_VARIABLE: _TOKEN}
+    if checkout is not None:
+        environment["PYTHONPATH"] = os.pathsep.join(str(checkout / root) for root in ("crds", "policy", "router"))
     child = subprocess.Popen(
         [sys.executable, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env=os.environ | {TOKEN_VARIABLE: _TOKEN},
+        env=environment,
     )
     try:
         assert child.stdout is not None
