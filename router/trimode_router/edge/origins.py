@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import socket
 from collections.abc import Sequence
 
 from trimode_api.errors import ApiError, shown
@@ -51,11 +50,11 @@ def preflight(methods: str, wanted: bytes) -> list[tuple[bytes, bytes]]:
 
 
 class Hosts:
-    """Whether a Host is a name of this machine: an address, a local name, or one of `allowed` (`*`: any name)."""
+    """Whether a Host is a name of this machine: an address, a name without a dot, or one of `allowed` (`*`: any)."""
 
     def __init__(self, allowed: Sequence[str] = ()) -> None:
         self._any = ANY in allowed
-        self._names = {*(name.lower() for name in allowed), socket.gethostname().lower()}
+        self._names = {name.lower() for name in allowed}
         self._known: set[bytes] = set()
 
     def check(self, host: bytes) -> None:

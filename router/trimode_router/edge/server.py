@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -223,7 +224,7 @@ def _hosts(config: RouterConfig) -> Hosts | None:
     """Names that matter where a page of a browser on this machine could ask: without keys, which it has none of, and
     without a certificate, which would not be for its name."""
     guarded = config.host in LOOPBACK and not config.keys_file and not config.tls_certificate
-    return Hosts(config.allowed_hosts) if guarded else None
+    return Hosts((*config.allowed_hosts, socket.gethostname())) if guarded else None
 
 
 def bound_address(host: str, url: str) -> str:
