@@ -61,6 +61,9 @@ class ReplicaState(WireModel):
     paces: tuple[tuple[int, float], ...] = Field(
         default=(), description="(requests decoding, seconds per token of one of them), ascending; may be empty"
     )
+    first_token_seconds: float | None = Field(
+        default=None, description="predicted wait for the prompts that are there before a new one; None: unknown"
+    )
 
 
 class PoolState(WireModel):
@@ -86,6 +89,16 @@ class TierState(WireModel):
     met: int
 
 
+class PredictionState(WireModel):
+    """Times to the first token over the predicted ones, as quantiles that follow the latest `measured`; of prompts that
+    take a quarter of their objective or more."""
+
+    measured: int
+    low: float = Field(description="exceeded by 95 %")
+    median: float = Field(description="by which predictions are corrected before they are told")
+    high: float = Field(description="exceeded by 5 %")
+
+
 class RouterState(WireModel):
     """This router's own counters."""
 
@@ -95,6 +108,7 @@ class RouterState(WireModel):
     finished_total: int
     refused_total: int
     draining: bool
+    predictions: PredictionState | None = None
     problems: dict[str, str] = Field(
         default={}, description="why a file cannot be used, by its field in the router's configuration"
     )

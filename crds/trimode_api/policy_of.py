@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from trimode_api.modes import AR, Mode, OperatingPoint, Wish, diffusion, quadratic, resolve, speculation
 from trimode_api.resource import NemotronDeployment, Pool, Spec
+from trimode_api.spec import LateRequests
 from trimode_api.wire import (
     AdmissionPolicy,
     PolicyConfig,
@@ -51,7 +52,11 @@ def policy_of(deployment: NemotronDeployment, version: int) -> PolicyConfig:
             fallback={name: str(_point_of(spec.switching.fallback_mode, allowed)) for name, allowed in points.items()},
             dry_run=spec.switching.dry_run,
         ),
-        admission=AdmissionPolicy.model_validate(spec.admission.model_dump()),
+        admission=AdmissionPolicy(
+            max_queued_requests=spec.admission.max_queued_requests,
+            max_wait_milliseconds=spec.admission.max_wait_milliseconds,
+            refuse_late=spec.admission.late_requests is LateRequests.REFUSE,
+        ),
         staleness=StalenessPolicy.model_validate(spec.staleness.model_dump()),
         drain_timeout_seconds=spec.drain.timeout_seconds,
         gpu_hour_cost=float(spec.cost_per_gpu_hour),

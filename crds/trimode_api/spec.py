@@ -95,6 +95,13 @@ class Rebalancing(SpecModel):
     )
 
 
+class LateRequests(StrEnum):
+    """What becomes of a request whose first token is late for certain before it is sent to any replica."""
+
+    SERVE = "Serve"
+    REFUSE = "Refuse"
+
+
 class Admission(SpecModel):
     """Bounds of the router's queue."""
 
@@ -106,6 +113,12 @@ class Admission(SpecModel):
     )
     max_wait_milliseconds: Int = Field(
         default=2000, ge=0, le=600000, description="Longest wait in the queue, in milliseconds; then 429."
+    )
+    late_requests: LateRequests = Field(
+        default=LateRequests.SERVE,
+        description="What becomes of a request whose first token is predicted to miss its tier's objective on every "
+        "replica, nearly for certain: Serve sends it where those in time leave room and computes its prompt behind "
+        "theirs, Refuse answers 429 at once. Neither happens in a dry run.",
     )
 
 

@@ -183,6 +183,7 @@ class AdmissionPolicy(WireModel):
 
     max_queued_requests: int
     max_wait_milliseconds: int
+    refuse_late: bool = Field(default=False, description="whose first token is late for certain; else served late")
 
 
 class StalenessPolicy(WireModel):

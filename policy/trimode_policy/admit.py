@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from math import ceil, isfinite
 
+from trimode_policy.first_token import FirstToken
 from trimode_policy.route import RequestView
 from trimode_policy.tier_fairness import TTFT_USE
 
@@ -27,7 +28,8 @@ class QueueView:
     below this request's. `ahead`: those that will be served before it; None: all of no lower priority.
     `drain_rate_rps`: requests finished per second, recently; 0 for unknown. Each frees one place, so a wait by this
     rate is the least to be expected. `waking`: a replica is being started for this request. `spare`: places that
-    it could have at once if it gave up its pace (see `route.spare`).
+    it could have at once if it gave up its pace (see `route.spare`). `too_late`: its first token where that is too late
+    for certain (see `first_token`).
     """
 
     queued: int
@@ -40,6 +42,7 @@ class QueueView:
     ahead: int | None = None
     waking: bool = False
     spare: int = 0
+    too_late: FirstToken | None = None
 
     @property
     def before(self) -> int:
@@ -49,13 +52,15 @@ class QueueView:
 
 @dataclass(frozen=True, slots=True)
 class AdmissionLimits:
-    """`max_queued`: requests that may wait. `max_wait_s`: longest estimated wait worth queueing for.
+    """`max_queued`: requests that may wait. `max_wait_s`: longest estimated wait worth queueing for. `refuse_late`:
+    whether those whose first token is late for certain are refused, rather than served from what is left over.
 
     Raises ValueError for a negative number.
     """
 
     max_queued: int = 256
     max_wait_s: float = 30.0
+    refuse_late: bool = False
 
     def __post_init__(self) -> None:
         if self.max_queued < 0:
@@ -77,6 +82,7 @@ class AdmitReason(StrEnum):
 
     ROOM = "Room"
     SPILLS = "Spills"
+    SERVED_LATE = "ServedLate"
     WAIT_FOR_ROOM = "WaitForRoom"
     WAKES_POOL = "WakesPool"
     DISPLACES_LOWER = "DisplacesLower"
@@ -90,8 +96,7 @@ class AdmitReason(StrEnum):
 class Admission:
     """`status`: 200, 429 (busy) or 503 (no replica ready). `retry_after_s`: at least 1 where refused, else 0.
 
-    With reason `DisplacesLower` the queue is full and the last of the lowest priority has to leave it; with `Spills` it
-    is to be routed as one that is late.
+    With reason `DisplacesLower` the queue is full and the last of the lowest priority has to leave it.
     """
 
     outcome: Outcome
@@ -100,12 +105,19 @@ class Admission:
     reason: AdmitReason
     detail: str
 
+    @property
+    def late(self) -> bool:
+        """Whether it is to be treated from now on as one that is late."""
+        return self.reason in (AdmitReason.SPILLS, AdmitReason.SERVED_LATE)
+
 
 def admit(request: RequestView, queue: QueueView, limits: AdmissionLimits) -> Admission:
     """Take, queue or refuse `request`. Less load never refuses what more load would take."""
     if queue.ready_replicas < 1 and not queue.waking:
         return _refuse(503, queue, AdmitReason.NONE_READY, "no replica is ready")
     ahead = queue.before
+    if queue.too_late is not None:
+        return _out_of_time(request, queue, queue.too_late, limits)
     # Those ahead count as if they ran: the next free places are theirs, and a newcomer that took one would pass them.
     if queue.in_flight + ahead < queue.capacity:
         return Admission(Outcome.ACCEPT, 200, 0, AdmitReason.ROOM, f"{queue.in_flight} of {queue.capacity} in flight")
@@ -133,6 +145,20 @@ def admit(request: RequestView, queue: QueueView, limits: AdmissionLimits) -> Ad
         detail = f"the queue of {limits.max_queued} is full, {queue.queued_below} in it have lower priority"
         return Admission(Outcome.QUEUE, 200, 0, AdmitReason.DISPLACES_LOWER, detail)
     return _refuse(429, queue, AdmitReason.QUEUE_FULL, f"{queue.queued} of {limits.max_queued} places are taken")
+
+
+def _out_of_time(request: RequestView, queue: QueueView, first: FirstToken, limits: AdmissionLimits) -> Admission:
+    """Its first token will be late wherever it goes, so it must cost those in time nothing."""
+    detail = f"the first token is at least {first.earliest_s:.2g} s away, {first.alone_s:.2g} s of that for its own "
+    detail += f"{request.prompt_tokens} tokens; the objective of tier {request.tier} leaves {request.left_s:.2g} s"
+    if limits.refuse_late:
+        # Where its own prompt takes too long, no time is better than another: then in the longest.
+        wait_s = first.earliest_s - request.left_s if first.alone_s <= request.left_s else RETRY_MOST_S
+        retry = min(RETRY_MOST_S, max(1, ceil(wait_s)))
+        return Admission(Outcome.REFUSE, 429, retry, AdmitReason.OBJECTIVE_OUT_OF_REACH, detail)
+    if queue.queued and queue.queued >= limits.max_queued:
+        return _refuse(429, queue, AdmitReason.QUEUE_FULL, f"{queue.queued} of {limits.max_queued} places are taken")
+    return Admission(Outcome.QUEUE if queue.queued else Outcome.ACCEPT, 200, 0, AdmitReason.SERVED_LATE, detail)
 
 
 def retry_after_seconds(queue: QueueView) -> int:

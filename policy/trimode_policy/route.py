@@ -20,6 +20,7 @@ __all__ = [
     "RouteReason",
     "SloState",
     "Staleness",
+    "able",
     "may_serve",
     "route",
     "spare",
@@ -74,6 +75,13 @@ def may_serve(request: RequestView, points: Iterable[OperatingPoint]) -> bool:
     request that did not allow it."""
     pin, lossy_ok = request.pin, request.lossy_ok
     return any((lossy_ok or point.mode.lossless) and (pin is None or pin.fits(point)) for point in points)
+
+
+def able(request: RequestView, replica: ReplicaView, staleness: Staleness) -> bool:
+    """Whether a replica may answer, full or not."""
+    if not replica.open or replica.age_s > staleness.dead_after_s:
+        return False
+    return may_serve(request, replica.points) if request.pin or not replica.plain else True
 
 
 AFFINITY = 0.25
@@ -160,8 +168,8 @@ def _pick_stale(
 ) -> ReplicaView | None:
     """The same among those whose reports are not believed: only this router's own counter is used."""
     stale = (r for r in replicas if staleness.stale_after_s < r.age_s <= staleness.dead_after_s)
-    able = [r for r in stale if r.open and r.in_flight < r.capacity and may_serve(request, r.points)]
-    return min(able, key=lambda r: (share(r.in_flight, r.capacity), r.tiebreak ^ mixed, r.replica_id), default=None)
+    free = [r for r in stale if r.open and r.in_flight < r.capacity and may_serve(request, r.points)]
+    return min(free, key=lambda r: (share(r.in_flight, r.capacity), r.tiebreak ^ mixed, r.replica_id), default=None)
 
 
 def _keeps_pace(request: RequestView, replicas: Sequence[ReplicaView], staleness: Staleness) -> bool:
@@ -169,14 +177,7 @@ def _keeps_pace(request: RequestView, replicas: Sequence[ReplicaView], staleness
     # Where none can, holding the request back would protect nothing: it takes what the others leave over.
     if request.slo_state != SloState.ON_TIME:
         return False
-    return any(r.rows.get(request.tier, 1) and _able(request, r, staleness) for r in replicas)
-
-
-def _able(request: RequestView, replica: ReplicaView, staleness: Staleness) -> bool:
-    """Whether it may answer, full or not."""
-    if not replica.open or replica.age_s > staleness.dead_after_s:
-        return False
-    return may_serve(request, replica.points) if request.pin or not replica.plain else True
+    return any(r.rows.get(request.tier, 1) and able(request, r, staleness) for r in replicas)
 
 
 def _none_found(request: RequestView, replicas: Sequence[ReplicaView], staleness: Staleness) -> RouteDecision:
@@ -184,11 +185,11 @@ def _none_found(request: RequestView, replicas: Sequence[ReplicaView], staleness
     alive = [r for r in replicas if r.open and r.age_s <= staleness.dead_after_s]
     if not alive:
         return RouteDecision(None, RouteReason.NONE_READY, f"none of {len(replicas)} replicas is ready")
-    able = sum(_able(request, r, staleness) for r in alive)
-    if not able:
+    count = sum(able(request, r, staleness) for r in alive)
+    if not count:
         wanted = str(request.pin) if request.pin is not None else "lossless answers"
         return RouteDecision(None, RouteReason.NOT_OFFERED, f"none of {len(alive)} ready replicas offers {wanted}")
-    return RouteDecision(None, RouteReason.ALL_BUSY, f"all {able} replicas run as much as they may")
+    return RouteDecision(None, RouteReason.ALL_BUSY, f"all {count} replicas run as much as they may")
 
 
 def spare(request: RequestView, replicas: Iterable[ReplicaView]) -> int:

@@ -22,6 +22,8 @@ NAMES = {
     "trimode_router_queue_wait_seconds": ("histogram", ("tier",)),
     "trimode_router_retries": ("counter", ()),
     "trimode_router_resumption_seconds": ("histogram", ()),
+    "trimode_router_first_token_ratio": ("histogram", ()),
+    "trimode_router_predicted_late": ("counter", ("outcome",)),
     "trimode_router_refusals": ("counter", ("reason",)),
     "trimode_router_in_flight": ("gauge", ()),
     "trimode_router_queued": ("gauge", ()),

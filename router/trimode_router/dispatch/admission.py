@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from math import inf
 
 from trimode_api.errors import ApiError
 from trimode_policy.admit import (
     RETRY_UNKNOWN_S,
-    AdmitReason,
     Outcome,
     QueueView,
     admit,
     retry_after_seconds,
 )
 from trimode_policy.fair_queue import Ticket
-from trimode_policy.route import RouteReason, SloState, may_serve, spare
+from trimode_policy.first_token import FirstToken, PredictionError, late_for_certain
+from trimode_policy.route import ReplicaView, RequestView, RouteReason, SloState, may_serve, spare
 from trimode_router.dispatch.queue import Queue
 from trimode_router.fleet.fleet import Fleet
 from trimode_router.fleet.scale_from_zero import Activator
@@ -29,7 +29,7 @@ report, five times a second. A pool that is away for longer must not fill the qu
 
 
 class AdmissionController:
-    """`in_flight` are the exchanges that replicas have now."""
+    """`in_flight` are the exchanges that replicas have now; `predictions` how far first tokens came as predicted."""
 
     def __init__(
         self,
@@ -44,20 +44,32 @@ class AdmissionController:
         self._queue = queue
         self._in_flight = in_flight
         self._activator = activator
+        self.predictions = PredictionError()
 
-    def admits(self, exchange: Exchange, now: float) -> bool:
+    def late_for_certain(self, request: RequestView, views: Sequence[ReplicaView], now: float) -> FirstToken | None:
+        """The soonest first token of a new request, where that is too late wherever it goes."""
+        bounds = self.predictions.bounds(now)
+        late = late_for_certain(request, views, self._fleet.rules.staleness, bounds)
+        if late is not None and self._fleet.rules.policy.switching.dry_run:
+            self._accounting.predicted_late("DryRun")
+            return None
+        return late
+
+    def admits(self, exchange: Exchange, views: Sequence[ReplicaView], late: FirstToken | None, now: float) -> bool:
         """Whether a new request may be placed at once; else it waits from now on, or has been refused."""
-        view = self._queue_view(exchange, now)
+        view = replace(self._queue_view(exchange, views, now), too_late=late)
         if not view.ready_replicas and self._activator.activate(exchange.view, now) is not None:
             view = replace(view, waking=True)
         admission = admit(exchange.view, view, self._fleet.rules.admission)
+        if admission.late:
+            exchange.view = replace(exchange.view, slo_state=SloState.LATE)
         if admission.outcome is Outcome.REFUSE:
             code, retry = admission.reason.value, admission.retry_after_s
             exchange.refuse(ApiError(admission.status, admission.detail, code=code, retry_after_s=retry))
         elif admission.outcome is Outcome.QUEUE:
             self.enqueue(exchange, now)
-        elif admission.reason is AdmitReason.SPILLS:
-            exchange.view = replace(exchange.view, slo_state=SloState.LATE)
+        if late is not None:
+            self._accounting.predicted_late("Served" if admission.late else "Refused")
         return admission.outcome is Outcome.ACCEPT
 
     def enqueue(self, exchange: Exchange, now: float, most_s: float = inf) -> None:
@@ -100,12 +112,12 @@ class AdmissionController:
         return ApiError(503, message, code="Waking", retry_after_s=RETRY_UNKNOWN_S)
 
     def _busy(self, exchange: Exchange, now: float, message: str, code: str) -> ApiError:
-        retry = retry_after_seconds(self._queue_view(exchange, now))
+        views = self._fleet.views(now, self._fleet.avoided(exchange.asked.model, ()))
+        retry = retry_after_seconds(self._queue_view(exchange, views, now))
         return ApiError(429, message, code=code, retry_after_s=retry)
 
-    def _queue_view(self, exchange: Exchange, now: float) -> QueueView:
+    def _queue_view(self, exchange: Exchange, views: Sequence[ReplicaView], now: float) -> QueueView:
         """The queue as this request sees it: where replicas are shared out by pace, only its own tier stands ahead."""
-        views = self._fleet.views(now, self._fleet.avoided(exchange.asked.model, ()))
         usable = [view for view in views if self._fleet.usable(view)]
         tier, oldest = exchange.tier, self._queue.oldest()
         shared = any(view.rows for view in usable)

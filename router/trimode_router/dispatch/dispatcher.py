@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import inf
 
 from trimode_api.errors import ApiError
 from trimode_policy.affinity import Beginnings
-from trimode_policy.route import RouteDecision, RouteReason, may_serve, route
+from trimode_policy.first_token import forecast
+from trimode_policy.route import (
+    ReplicaView,
+    RequestView,
+    RouteDecision,
+    RouteReason,
+    SloState,
+    may_serve,
+    route,
+)
 from trimode_router.dispatch.admission import POLICY_DELAY_S, AdmissionController
 from trimode_router.dispatch.connections import ConnectionPool, ReplicaKey
 from trimode_router.dispatch.queue import Queue, request_view
@@ -18,7 +27,7 @@ from trimode_router.fleet.replica import Replica
 from trimode_router.fleet.scale_from_zero import Activator
 from trimode_router.http.limits import Limits
 from trimode_router.request.exchange import Exchange
-from trimode_router.request.record import Failure, Phase
+from trimode_router.request.record import Failure, Phase, Record
 from trimode_router.telemetry.accounting import Accounting
 
 _STATUS = {RouteReason.NOT_OFFERED: 400, RouteReason.NONE_READY: 503}
@@ -41,6 +50,7 @@ class Dispatcher:
         self._fleet = fleet
         self._accounting = accounting
         self._admission = AdmissionController(fleet, accounting, self.queue, self.in_flight, self.activator)
+        self.predictions = self._admission.predictions
         self._connections = ConnectionPool(key, limits.connect_seconds, now)
         self._beginnings = Beginnings()
         self._seed = 0
@@ -51,20 +61,28 @@ class Dispatcher:
         """A new request: send it, queue it, or refuse it."""
         now = self.now()
         self._fleet.asked(exchange.tier.name, now)
-        # Nothing waits and some replica has a free slot: `admit` could only agree, so the short way leaves it out.
-        if not self.queue.holds_up(exchange) and self._placed(exchange, now):
+        views = self._fleet.views(now, self._fleet.avoided(exchange.asked.model, ()))
+        late = self._admission.late_for_certain(self._with_held(exchange, exchange.view), views, now)
+        # Nothing waits, some replica has a free slot, and the first token may be in time: `admit` could only agree, so
+        # the short way leaves it out.
+        if late is None and not self.queue.holds_up(exchange) and self._place(exchange, now, views=views).replica_id:
             return
-        if self._admission.admits(exchange, now):
+        if self._admission.admits(exchange, views, late, now):
             self._place_or_wait(exchange, now)
 
     def first_byte(self, exchange: Exchange, *, well: bool, pause_s: float | None) -> None:
         if pause_s is not None:
             self._accounting.resumed(pause_s)
-        replica = self.in_flight.get(exchange)
+        replica, record = self.in_flight.get(exchange), exchange.record
         if replica is not None:
             replica.prefilled(exchange.asked.prompt_tokens)
             if well:
                 replica.succeeded()
+        # The first byte of an answer that is no stream is its end; one that was sent twice has waited for more.
+        if well and record.predicted is not None and record.stream and record.attempts == 1:
+            now, left_s = self.now(), exchange.tier.ttft_s - (record.sent_at - record.started)
+            if self.predictions.learn(record.predicted, left_s, now - record.sent_at, now):
+                self._accounting.first_token(record, now)
 
     def elsewhere(self, exchange: Exchange) -> bool:
         replica = self.in_flight.get(exchange)
@@ -173,29 +191,47 @@ class Dispatcher:
     def _placed(self, exchange: Exchange, now: float, *, in_turn: bool = False) -> bool:
         return self._place(exchange, now, in_turn=in_turn).replica_id is not None
 
-    def _place(self, exchange: Exchange, now: float, *, in_turn: bool = False) -> RouteDecision:
-        """Route, and send where there is a way. `in_turn`: as if it had just come, however late it is."""
+    def _place(
+        self, exchange: Exchange, now: float, *, in_turn: bool = False, views: Sequence[ReplicaView] = ()
+    ) -> RouteDecision:
+        """Route, and send where there is a way. `in_turn`: as if it had just come, however late it is. `views`: of the
+        replicas that may have it, where they are known already."""
         if exchange.not_before > now:
             # Its replicas died at it: what kills all that touch it must not take the fleet down within a second.
             return RouteDecision(None, RouteReason.ALL_BUSY, "it waits before the next attempt")
         self._seed += 1  # ties among replicas are broken differently each time
-        avoided = self._fleet.avoided(exchange.asked.model, exchange.tried)
-        views = self._fleet.views(now, avoided, cooling=not exchange.phase.begun)
-        view = replace(exchange.view, left_s=inf) if in_turn else request_view(exchange, now)
-        begins = exchange.asked.beginnings
-        if begins and (held := self._beginnings.held(begins)):
-            view = replace(view, held=held)
+        if not views:
+            avoided = self._fleet.avoided(exchange.asked.model, exchange.tried)
+            views = self._fleet.views(now, avoided, cooling=not exchange.phase.begun)
+        view = request_view(exchange, now)
+        if in_turn:
+            view = replace(exchange.view, left_s=inf, slo_state=SloState.ON_TIME)
+        view = self._with_held(exchange, view)
         decision = route(view, views, self._fleet.rules.staleness, self._seed)
         replica = self._fleet.get(decision.replica_id) if decision.replica_id is not None else None
         if replica is not None:
+            if not exchange.record.attempts:
+                self._predict(exchange.record, view, replica, now)
             replica.occupy(exchange.asked.prompt_tokens)
-            if begins:
-                self._beginnings.sent(begins, replica.replica_id)
+            if exchange.asked.beginnings:
+                self._beginnings.sent(exchange.asked.beginnings, replica.replica_id)
             self.in_flight[exchange] = replica
             self.queue.starvation.served(exchange.tier.name, now)
             exchange.placed(replica.replica_id, now)
             self._connections.send(exchange, replica)
         return decision
+
+    def _predict(self, record: Record, view: RequestView, replica: Replica, now: float) -> None:
+        """When its first token should come, as it is sent to this replica."""
+        known = forecast(view, self._fleet.view(replica, now))
+        if known is not None:
+            record.predicted, record.predicted_s, record.sent_at = known, self.predictions.predicted_s(known), now
+
+    def _with_held(self, exchange: Exchange, view: RequestView) -> RequestView:
+        """With what replicas are likely to have of its prompt."""
+        begins = exchange.asked.beginnings
+        held = self._beginnings.held(begins) if begins else None
+        return replace(view, held=held) if held else view
 
     def _release(self, exchange: Exchange, last: Phase) -> Replica | None:
         """Its replica, if any, no longer has it."""

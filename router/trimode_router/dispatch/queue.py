@@ -143,4 +143,6 @@ def request_view(exchange: Exchange, now: float) -> RequestView:
     if since is None or now <= since:
         return exchange.view
     ttft_s = exchange.tier.ttft_s
-    return replace(exchange.view, slo_state=slo_state_of(now - since, ttft_s), left_s=ttft_s - (now - since))
+    # One that was late for certain as it came stays late, however little it has waited.
+    slo_state = max(exchange.view.slo_state, slo_state_of(now - since, ttft_s))
+    return replace(exchange.view, slo_state=slo_state, left_s=ttft_s - (now - since))

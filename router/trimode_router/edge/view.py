@@ -12,6 +12,7 @@ from trimode_api.fleet import (
     FleetView,
     Freshness,
     PoolState,
+    PredictionState,
     ReplicaState,
     RouterState,
 )
@@ -131,7 +132,15 @@ class Viewer:
             tokens_per_second=report.tokens_per_second,
             policy_version=report.policy_version,
             paces=report.paces,
+            first_token_seconds=self._first_token(replica),
         )
+
+    def _first_token(self, replica: Replica) -> float | None:
+        view = self.live.view(replica, self.now())
+        speed = view.prompt_tokens_per_second
+        if not speed > 0:
+            return None
+        return round(view.queued_prompt_tokens / speed * self.dispatcher.predictions.middle.value, 3)
 
     def _pool(self, name: str, replicas: tuple[ReplicaState, ...]) -> PoolState:
         own = [r for r in replicas if r.pool == name and r.freshness is not Freshness.DEAD]
@@ -151,7 +160,7 @@ class Viewer:
         )
 
     def _router(self, inside: bool) -> RouterState:
-        oldest = self.dispatcher.queue.oldest()
+        oldest, errors = self.dispatcher.queue.oldest(), self.dispatcher.predictions
         return RouterState(
             in_flight=len(self.dispatcher.in_flight),
             queued=len(self.dispatcher.queue),
@@ -159,5 +168,11 @@ class Viewer:
             finished_total=self.accounting.finished_total,
             refused_total=self.accounting.refused_total,
             draining=self.draining,
+            predictions=PredictionState(
+                measured=errors.measured,
+                low=round(errors.low.value, 3),
+                median=round(errors.middle.value, 3),
+                high=round(errors.high.value, 3),
+            ),
             problems={each.field: each.problem for each in self.watched if inside and each.problem},
         )

@@ -112,7 +112,7 @@ class Fleet:
         if now - self._reserved_at < RESERVE_SECONDS:
             return
         self._reserved_at = now
-        usable = (replica for replica in self if self.usable(replica.view(self.rules, self._slack, now)))
+        usable = (replica for replica in self if self.usable(self.view(replica, now)))
         found = reservations({replica.replica_id: replica.rows for replica in usable}, self._mix.shares())
         for replica in self:
             if replica.reserved_for != found.get(replica.replica_id):
@@ -129,6 +129,10 @@ class Fleet:
         if cooling and len(views) < len(eligible) and not any(self.usable(view) for view in views):
             views = [r.view(rules, slack, now) for r in eligible]
         return tuple(views)
+
+    def view(self, replica: Replica, now: float) -> ReplicaView:
+        """One of them."""
+        return replica.view(self.rules, self._slack, now)
 
     def avoided(self, model: str, tried: Collection[str]) -> Collection[str]:
         """Ids of replicas that a request must not go to: those `tried`, and those without its model."""

@@ -52,7 +52,9 @@ class Rules:
             may_sleep=tuple(pool.name for pool in policy.pools if pool.sleeps),
             staleness=Staleness(policy.staleness.stale_after_seconds, policy.staleness.dead_after_seconds),
             admission=AdmissionLimits(
-                policy.admission.max_queued_requests, policy.admission.max_wait_milliseconds / 1000
+                policy.admission.max_queued_requests,
+                policy.admission.max_wait_milliseconds / 1000,
+                policy.admission.refuse_late,
             ),
         )
 

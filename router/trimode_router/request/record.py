@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from trimode_api.errors import ApiError
+from trimode_policy.first_token import Forecast
 from trimode_router.access.access import Tenant
 from trimode_router.fleet.policy import Tier
 
@@ -78,6 +79,10 @@ class Record:
     refusal: ApiError | None = None
     """Why this router ended it, where it did."""
     failures: tuple[str, ...] = ()
+    predicted: Forecast | None = None
+    """Of the first token, when it was sent first, at `sent_at`; `predicted_s` is what was told."""
+    predicted_s: float | None = None
+    sent_at: float = 0.0
 
 
 class Failure(Enum):

@@ -16,6 +16,7 @@ from trimode_api.fleet import Refusal, TierState
 from trimode_router.fleet.fleet import RING
 from trimode_router.http.request import Request
 from trimode_router.request.exchange import Exchange
+from trimode_router.request.record import Record
 from trimode_router.telemetry.fast_metrics import Spread
 from trimode_router.telemetry.ledger import Ledger
 from trimode_router.telemetry.metrics import Metrics
@@ -81,6 +82,7 @@ class Accounting:
             pause_s=round(record.pause, 4) if record.resumptions else None,
             refusal=None if record.refusal is None else record.refusal.code,
             queued_s=round(record.queue_wait, 4),
+            predicted_s=None if record.predicted_s is None else round(record.predicted_s, 4),
             first_byte_s=None if record.first_byte is None else round(record.first_byte - record.started, 4),
             seconds=round(now - record.started, 4),
             prompt_tokens=record.prompt_tokens or None,
@@ -120,6 +122,15 @@ class Accounting:
     def resumed(self, pause_s: float) -> None:
         """A broken stream goes on, this long after its break."""
         self.metrics.pauses.observe(pause_s)
+
+    def first_token(self, record: Record, now: float) -> None:
+        """A first token has come, and when had been predicted."""
+        if record.predicted_s:
+            self.metrics.predictions.observe((now - record.sent_at) / record.predicted_s)
+
+    def predicted_late(self, outcome: str) -> None:
+        """A new request's first token is late for certain."""
+        self.metrics.predicted_late.labels(outcome).inc()
 
     def objectives(self) -> tuple[TierState, ...]:
         """Of each tier that had any: answers so far, and those that met both objectives."""

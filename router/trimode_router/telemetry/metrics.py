@@ -17,6 +17,7 @@ CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 _FAST = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _WHOLE = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _PER_TOKEN = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
+_RATIO = (0.1, 0.25, 0.5, 0.75, 0.9, 1.1, 1.25, 1.5, 2, 4, 10)
 
 
 class Metrics:
@@ -87,6 +88,18 @@ class Metrics:
             "trimode_router_resumption_seconds",
             "Of streams that broke off and went on from another replica: the pause.",
             buckets=_FAST,
+            registry=registry,
+        )
+        self.predictions = Histogram(
+            "trimode_router_first_token_ratio",
+            "Time to the first token over the predicted one, of prompts that take a quarter of their objective.",
+            buckets=_RATIO,
+            registry=registry,
+        )
+        self.predicted_late = Counter(
+            "trimode_router_predicted_late",
+            "Requests whose first token was late for certain as they came, by what became of them.",
+            ["outcome"],
             registry=registry,
         )
         self.refusals = Counter(

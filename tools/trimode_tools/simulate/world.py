@@ -9,6 +9,7 @@ from random import Random
 from trimode_api.modes import Mode
 from trimode_api.policy_of import pool_points
 from trimode_api.resource import NemotronDeployment
+from trimode_api.spec import LateRequests
 from trimode_local.errors import BadInput
 from trimode_tools.simulate.hardware import Acceptance, Machine
 from trimode_tools.simulator.cost_model import Truth
@@ -73,6 +74,7 @@ def scenario_of(deployment: NemotronDeployment, machine: Machine, acceptance: Ac
         ),
         max_wait_s=spec.admission.max_wait_milliseconds / 1e3,
         max_queued=spec.admission.max_queued_requests,
+        refuse_late=spec.admission.late_requests is LateRequests.REFUSE,
         margin=spec.switching.margin_percent / 100,
         min_dwell_s=spec.switching.min_dwell_milliseconds / 1e3,
         stale_s=float(spec.staleness.stale_after_seconds),

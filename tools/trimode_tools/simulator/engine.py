@@ -37,7 +37,7 @@ class Engine:
     """Mutable. `context`: cached tokens of all decoding rows. By kind: `progress`, `counts` and `ends` (a heap).
 
     `stalled`: share of the last seconds that went to prompts, which only a clairvoyant reads. `decoded`: tokens that
-    the last cycle ran to decode; prompts may take as many.
+    the last cycle ran to decode; prompts may take as many. `begun`: those whose first tokens the last step brought.
     """
 
     truth: Truth
@@ -50,6 +50,7 @@ class Engine:
     waiting: list[Request] = field(default_factory=list)
     prefilling: list[Request] = field(default_factory=list)
     joined: list[Request] = field(default_factory=list)
+    begun: list[Request] = field(default_factory=list)
     progress: list[float] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
     ends: list[list[tuple[float, int, Request]]] = field(default_factory=list)
@@ -143,6 +144,7 @@ class Engine:
             self.prompts.progressed(step.prefill, now - step.began)
         if step.point is None:
             self.prompts.spent(now - step.began, step.prefill, 0.0, now - step.began)
+            self.begun = []
             return []
         account.seconds_at[step.point] = account.seconds_at.get(step.point, 0.0) + now - step.began
         if series is not None:
@@ -153,9 +155,9 @@ class Engine:
         self.prompts.spent(busy_s * step.prefill_share, step.prefill, step.cycles * mean, busy_s)
         if self.point_policy.learns:
             self._learn(step, mean, now)
-        for request in self.joined:
-            if request.first_at < 0:
-                request.first_at = now
+        self.begun = [request for request in self.joined if request.first_at < 0]
+        for request in self.begun:
+            request.first_at = now
         self.joined.clear()
         self.context += step.cycles * mean
         done: list[Request] = []

@@ -152,6 +152,8 @@ class Fleet:
         if engine.step is None or engine.step.version != version:
             return  # it was cut short, or its replica died
         done = engine.finish(now, self.account, self.series)
+        for request in engine.begun:
+            self.dispatcher.first_token(request, now)
         for request in done:
             self._record(request, now)
             job = None if self.client is None else self.client(request, now)

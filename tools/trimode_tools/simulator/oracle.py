@@ -70,6 +70,9 @@ class ClairvoyantDispatcher:
         """None: with the future known, fairness between tiers is not a goal."""
         return None
 
+    def first_token(self, request: Request, now: float) -> None:
+        """What is known needs no correction."""
+
     def _least(self, fleet: Fleet) -> int | None:
         ready = [m for m in fleet.members if m.phase is Phase.READY]
         return min(ready, key=lambda m: (m.engine.in_flight, m.index)).index if ready else None

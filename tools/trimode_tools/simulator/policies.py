@@ -48,7 +48,7 @@ def fleet_for(policy: str, scenario: Scenario, rng: Randomness, series: Series |
     specs, capacity, controller = _composed(TRIMODE if policy == COLD else policy, scenario)
     dispatcher = ProductionDispatcher(
         scenario.goals,
-        AdmissionLimits(scenario.max_queued, scenario.max_wait_s),
+        AdmissionLimits(scenario.max_queued, scenario.max_wait_s, scenario.refuse_late),
         Staleness(scenario.stale_s, scenario.dead_s),
         capacity,
         affinity=policy != COLD,

@@ -116,6 +116,10 @@ class Dispatcher(Protocol):
         """One that waits and goes before all others now, if any."""
         ...
 
+    def first_token(self, request: Request, now: float) -> None:
+        """Its client has the first token."""
+        ...
+
 
 class OnlyReplica:
     """The dispatcher of a fleet of one: everything to it, at once."""
@@ -128,6 +132,9 @@ class OnlyReplica:
 
     def starved(self, fleet: Fleet) -> Ticket[Request] | None:
         return None
+
+    def first_token(self, request: Request, now: float) -> None:
+        """Nothing was predicted."""
 
 
 class Controller(Protocol):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from trimode_policy.admit import AdmissionLimits, AdmitReason, Outcome, QueueView, admit
+from trimode_policy.admit import AdmissionLimits, Outcome, QueueView, admit
 from trimode_policy.affinity import Beginning, Beginnings
 from trimode_policy.fair_queue import FIRST_IN_LINE, Ticket
+from trimode_policy.first_token import FirstToken, PredictionError, forecast, late_for_certain
 from trimode_policy.route import ReplicaView, RequestView, SloState, Staleness, route
 from trimode_policy.tier_fairness import StarvationGuard, TierMix
 from trimode_tools.simulator.fleet import Fleet
@@ -38,6 +39,7 @@ class ProductionDispatcher:
     affinity: bool = True
     beginnings: Beginnings = field(default_factory=Beginnings)
     turns: StarvationGuard = field(default_factory=StarvationGuard)
+    predictions: PredictionError = field(default_factory=PredictionError)
     mix: TierMix = field(init=False)
     _due: Request | None = None
     sight: FleetViews = field(init=False)
@@ -49,21 +51,23 @@ class ProductionDispatcher:
 
     def admit(self, asked: Request, fleet: Fleet) -> Placement:
         """Accept and route, queue or refuse. What is accepted and finds no replica waits in the queue."""
-        request = self._request(asked, fleet.now)
+        request = self._held(asked, self._request(asked, fleet.now))
         self.mix.asked(request.tier, fleet.now)
         views = self.sight.update(fleet, self.mix)
-        decision = admit(request, self._queue(request, fleet), self.limits)
+        too_late = late_for_certain(request, views, self.staleness, self.predictions.bounds(fleet.now))
+        decision = admit(request, self._queue(request, fleet, too_late), self.limits)
         if decision.outcome is Outcome.REFUSE:
             return Placement(refused=True)
+        if decision.late:
+            asked.late, request = True, replace(request, slo_state=SloState.LATE)
         if decision.outcome is Outcome.QUEUE:
             return Placement()
-        if decision.reason is AdmitReason.SPILLS:
-            request = replace(request, slo_state=SloState.LATE)
         return Placement(self._route(asked, request, views, fleet))
 
     def again(self, asked: Request, fleet: Fleet) -> int | None:
         """Route it, if there is room."""
-        return self._route(asked, self._request(asked, fleet.now), self.sight.update(fleet, self.mix), fleet)
+        request = self._held(asked, self._request(asked, fleet.now))
+        return self._route(asked, request, self.sight.update(fleet, self.mix), fleet)
 
     def starved(self, fleet: Fleet) -> Ticket[Request] | None:
         """A request of a tier that has not been served for long; it is treated as if it had just arrived."""
@@ -76,16 +80,33 @@ class ProductionDispatcher:
                 return first
         return None
 
+    def first_token(self, request: Request, now: float) -> None:
+        """What was predicted when it was sent is compared."""
+        if request.sent is not None:
+            sent_at, predicted = request.sent
+            left_s = self.goals[request.job.tier].ttft_s - (sent_at - request.job.at)
+            self.predictions.learn(predicted, left_s, now - sent_at, now)
+
     def _route(self, asked: Request, request: RequestView, views: list[ReplicaView], fleet: Fleet) -> int | None:
-        begins = beginnings_of(asked.job) if self.affinity and asked.job.chat else ()
-        if begins:
-            request = replace(request, held=self.beginnings.held(begins))
         decision = route(request, views, self.staleness, fleet.orders)
         if decision.replica_id is None:
             return None
-        self.beginnings.sent(begins, decision.replica_id)
+        index = int(decision.replica_id)
+        self.beginnings.sent(self._beginnings_of(asked.job), decision.replica_id)
         self.turns.served(request.tier, fleet.now)
-        return int(decision.replica_id)
+        # One that comes again, from a replica that died, says nothing about waiting for prompts.
+        predicted = forecast(request, views[index]) if asked.sent is None else None
+        if predicted is not None:
+            asked.sent = fleet.now, predicted
+        return index
+
+    def _beginnings_of(self, job: Job) -> tuple[Beginning, ...]:
+        return beginnings_of(job) if self.affinity and job.chat else ()
+
+    def _held(self, asked: Request, request: RequestView) -> RequestView:
+        """With what replicas are likely to have of its prompt."""
+        begins = self._beginnings_of(asked.job)
+        return replace(request, held=self.beginnings.held(begins)) if begins else request
 
     def _request(self, asked: Request, now: float) -> RequestView:
         goal = self.goals[asked.job.tier]
@@ -94,7 +115,7 @@ class ProductionDispatcher:
         left = goal.ttft_s - (now - asked.job.at)
         return RequestView(goal.name, goal.priority, asked.cached, slo_state=slo_state(asked, goal, now), left_s=left)
 
-    def _queue(self, request: RequestView, fleet: Fleet) -> QueueView:
+    def _queue(self, request: RequestView, fleet: Fleet, too_late: FirstToken | None) -> QueueView:
         """The queue as one tier sees it: where replicas are shared out by pace, only its own stand ahead."""
         oldest, seen = fleet.queue.oldest(), self.sight
         return QueueView(
@@ -107,4 +128,5 @@ class ProductionDispatcher:
             queued_below=fleet.queue.below(request.priority),
             ahead=fleet.queue.at(request.priority) + fleet.queue.at(FIRST_IN_LINE) if seen.paced else None,
             spare=seen.spare if seen.paced else 0,
+            too_late=too_late,
         )

@@ -10,6 +10,7 @@ from math import inf
 
 from trimode_api.modes import OperatingPoint
 from trimode_policy.fair_queue import FIRST_IN_LINE, FairQueue, Ticket
+from trimode_policy.first_token import Forecast
 from trimode_policy.route import SloState
 from trimode_policy.tier_fairness import slo_state_of
 from trimode_tools.simulator.workload import Goal, Job
@@ -18,7 +19,8 @@ from trimode_tools.simulator.workload import Goal, Job
 @dataclass(slots=True)
 class Request:
     """A job under way. `emitted`: tokens that survived a preemption or a kill. `missing`: tokens to prefill; `known`:
-    prompt tokens that its replica need not."""
+    prompt tokens that its replica need not. `late`: its first token is late for certain, as the router found at the
+    door. `sent`: when it was sent first, and what was predicted then."""
 
     job: Job
     order: int
@@ -27,6 +29,8 @@ class Request:
     missing: int = 0
     known: int = 0
     start: float = 0.0
+    late: bool = False
+    sent: tuple[float, Forecast] | None = None
 
     @property
     def cached(self) -> int:
@@ -118,4 +122,6 @@ def slo_state(request: Request, goal: Goal, now: float) -> SloState:
     """What a request may ask for at `now`."""
     if request.first_at >= 0:
         return SloState.RESUMED
+    if request.late:
+        return SloState.LATE
     return slo_state_of(now - request.job.at, goal.ttft_s)

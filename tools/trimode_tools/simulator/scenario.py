@@ -21,7 +21,7 @@ class Scenario:
     """`points`: those an engine may run, AR first. `prior`: what the policy believes of the hardware at the start.
 
     `switch_s`: None where engines change their point between two cycles; else seconds a replica is away to change
-    its mode. `max_wait_s`, `max_queued`: admission. `margin`, `min_dwell_s`: switching.
+    its mode. `max_wait_s`, `max_queued`, `refuse_late`: admission. `margin`, `min_dwell_s`: switching.
     """
 
     truth: Truth
@@ -34,6 +34,7 @@ class Scenario:
     outages: tuple[Outage, ...] = ()
     max_wait_s: float = 2.0
     max_queued: int = 1024
+    refuse_late: bool = False
     margin: float = 0.05
     min_dwell_s: float = 0.2
     stale_s: float = 3.0
