@@ -79,7 +79,8 @@ def test_a_block_of_two_at_any_threshold_is_two_forwards(model: Decoder) -> None
 
 def test_tables_name_every_point_and_task() -> None:
     scores = [Scores(point, {"add": 0.5, "sort": 1.0}, 1.0, 2.0, 1.0) for point in ("AR", "S8", "D8@0.95")]
-    text = tables(scores, 7)
+    text = tables(scores, "7 prompts")
+    assert text.startswith("7 prompts, greedy, float32.")
     assert "| S8 | 0.750 | 1.000 | 2.00 | 1.00 |" in text
     assert "| task | AR | D8@0.95 |" in text
     assert "| sort | 1.00 | 1.00 |" in text

@@ -56,6 +56,7 @@ def test_the_schedules() -> None:
     assert learning_rate(1.0, 500, 0.5) == 1.0
     assert learning_rate(1.0, 500, 0.75) == pytest.approx(0.5)
     assert learning_rate(1.0, 500, 1.0) == pytest.approx(0.01)
+    assert [learning_rate(1.0, 500, p, flat=0.0) for p in (0.25, 0.5)] == pytest.approx([0.75, 0.5])
     assert [diffusion_weight(p) for p in (0.0, 0.5, 0.8, 1.0)] == pytest.approx([0.5, 0.5, 1.0, 1.0])
 
 

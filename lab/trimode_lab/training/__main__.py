@@ -24,7 +24,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument(
-        "--from", dest="start", type=Path, help="go on from this folder's weights, half of the samples with tools"
+        "--from", dest="start", type=Path, help="go on from this folder's weights, two fifths of the samples with tools"
     )
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     parser.add_argument("--export-only", action="store_true", help="write the folder from the checkpoint, train not")
@@ -33,7 +33,7 @@ def main() -> int:
     if any(os.environ.get(name) != value for name, value in _MALLOC.items()):
         command = [sys.executable, "-m", "trimode_lab.training", *sys.argv[1:]]
         os.execve(sys.executable, command, os.environ | _MALLOC)
-    from trimode_lab.training.run import run_console  # torch loads only in the process that trains
+    from trimode_lab.training.console import run_console  # torch loads only in the process that trains
 
     return run_console(arguments)
 

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,14 +14,18 @@ from rich.console import Console
 from rich.progress import track
 from tokenizers import Tokenizer
 
-from trimode_lab.training.batches import encode
+from trimode_lab.training.batches import AnySample, encode_any
 from trimode_lab.training.reference import Cycle, Decoded, autoregressive, decode, diffusion, self_speculation
 from trimode_tools.tables import markdown
-from trimode_tools.tasks import Sample, check, held_out_set
+from trimode_tools.tasks import check, held_out_set, held_out_tool_set
 from trimode_workers.model import Network, load_decoder
 
-SPECULATION_BLOCKS = (4, 8, 16, 32, 64)
-DIFFUSION_POINTS = tuple((block, threshold) for block in (8, 16, 32) for threshold in (0.8, 0.9, 0.95, 0.99))
+POINTS: dict[str, Cycle] = {
+    "AR": autoregressive,
+    **{f"S{block}": self_speculation(block) for block in (4, 8, 16, 32, 64)},
+    **{f"D{block}@{t}": diffusion(block, t) for block in (8, 16, 32) for t in (0.8, 0.9, 0.95, 0.99)},
+}
+TOOL_POINTS = ("AR", "S8", "S16", "S32", "D8@0.95", "D8@0.99", "D32@0.9")
 _ROWS_PER_BATCH = 64
 _MARKERS = ("<!-- marks: begin -->", "<!-- marks: end -->")
 
@@ -40,30 +45,24 @@ class Scores:
         return sum(self.exact.values()) / len(self.exact)
 
 
-def evaluate(model: Network, tokenizer: Tokenizer, samples: list[Sample], progress: Console) -> list[Scores]:
-    """Decode `samples` at every operating point; AR first."""
-    order = sorted(range(len(samples)), key=lambda index: len(samples[index].answer))
-    ordered = [samples[index] for index in order]
-    rows = [encode(tokenizer, sample) for sample in ordered]
-    points: list[tuple[str, Cycle]] = [("AR", autoregressive)]
-    points += [(f"S{block}", self_speculation(block)) for block in SPECULATION_BLOCKS]
-    points += [(f"D{block}@{threshold}", diffusion(block, threshold)) for block, threshold in DIFFUSION_POINTS]
-    scores: list[Scores] = []
+def evaluate(
+    model: Network, tokenizer: Tokenizer, samples: Sequence[AnySample], points: Mapping[str, Cycle], progress: Console
+) -> Iterator[Scores]:
+    """Decode `samples` at `points`, of which the first is AR."""
+    ordered = sorted(samples, key=lambda sample: len(sample.answer))
+    rows = [encode_any(tokenizer, sample) for sample in ordered]
     reference: list[Decoded] = []
-    for name, cycle in track(points, "scoring", console=progress):
+    for name, cycle in track(points.items(), "scoring", console=progress):
         parts = [rows[start : start + _ROWS_PER_BATCH] for start in range(0, len(rows), _ROWS_PER_BATCH)]
         decoded = [one for part in parts for one in decode(model, part, cycle)]
         reference = reference or decoded
-        scores.append(_score(name, tokenizer, ordered, decoded, reference))
-    return scores
+        by_task: dict[str, list[bool]] = defaultdict(list)
+        for sample, one in zip(ordered, decoded, strict=True):
+            by_task[sample.task].append(check(sample, tokenizer.decode(one.tokens)))
+        yield _score(name, by_task, decoded, reference)
 
 
-def _score(
-    name: str, tokenizer: Tokenizer, samples: list[Sample], decoded: list[Decoded], reference: list[Decoded]
-) -> Scores:
-    by_task: dict[str, list[bool]] = defaultdict(list)
-    for sample, one in zip(samples, decoded, strict=True):
-        by_task[sample.task].append(check(sample, tokenizer.decode(one.tokens)))
+def _score(name: str, by_task: dict[str, list[bool]], decoded: list[Decoded], reference: list[Decoded]) -> Scores:
     emitted = sum(len(one.tokens) - 1 for one in decoded)  # the first token is prefill's
     same = sum(one.tokens == other.tokens for one, other in zip(decoded, reference, strict=True))
     return Scores(
@@ -75,7 +74,7 @@ def _score(
     )
 
 
-def tables(scores: list[Scores], samples: int) -> str:
+def tables(scores: list[Scores], prompts: str) -> str:
     """The scores as two Markdown tables: operating points, and exact match by task for a few of them."""
     points = []
     for s in scores:
@@ -85,7 +84,7 @@ def tables(scores: list[Scores], samples: int) -> str:
     shown = [s for s in scores if s.point in ("AR", "D8@0.95", "D8@0.99", "D32@0.9")]
     tasks = [(task, *(f"{s.exact[task]:.2f}" for s in shown)) for task in sorted(scores[0].exact)]
     by_task = markdown(("task", *(s.point for s in shown)), tasks)
-    return f"{samples} held-out prompts, greedy, float32.\n\n{markdown(headings, points)}\n{by_task}".rstrip()
+    return f"{prompts}, greedy, float32.\n\n{markdown(headings, points)}\n{by_task}".rstrip()
 
 
 def insert(card: str, table: str) -> str:
@@ -102,6 +101,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m trimode_lab.training.evaluate", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--per-task", type=int, default=40, help="held-out prompts of each task")
+    parser.add_argument("--per-tool-task", type=int, default=75, help="held-out conversations of each task with tools")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--json", type=Path, help="also write the scores here")
     parser.add_argument("--card", type=Path, help="README.md whose tables (between its markers) are replaced")
@@ -109,14 +109,23 @@ def main() -> int:
     torch.set_num_threads(arguments.threads)
     decoder, _ = load_decoder(arguments.folder)
     tokenizer = Tokenizer.from_file(str(arguments.folder / "tokenizer.json"))
-    samples = held_out_set(arguments.per_task)
-    scores = evaluate(decoder.fused(), tokenizer, samples, Console(stderr=True))
+    asked: dict[str, tuple[Sequence[AnySample], Mapping[str, Cycle]]] = {
+        "held-out prompts": (held_out_set(arguments.per_task), POINTS),
+        "held-out conversations with tools": (
+            held_out_tool_set(arguments.per_tool_task),
+            {point: POINTS[point] for point in TOOL_POINTS},
+        ),
+    }
+    network, console = decoder.fused(), Console(stderr=True)
+    scores = {kind: list(evaluate(network, tokenizer, *given, console)) for kind, given in asked.items()}
+    table = "\n\n".join(tables(marks, f"{len(asked[kind][0])} {kind}") for kind, marks in scores.items())
     if arguments.card is not None:
         card = arguments.card.read_text(encoding="utf-8")
-        arguments.card.write_text(insert(card, tables(scores, len(samples))), encoding="utf-8")
-    Console(soft_wrap=True).print(tables(scores, len(samples)), highlight=False, markup=False)
+        arguments.card.write_text(insert(card, table), encoding="utf-8")
+    Console(soft_wrap=True).print(table, highlight=False, markup=False)
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps([vars(m) for m in scores], indent=2) + "\n", encoding="utf-8")
+        found = {kind: [vars(m) for m in marks] for kind, marks in scores.items()}
+        arguments.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return 0
 
 

@@ -58,9 +58,9 @@ def build_optimisers(model: nn.Module, lr: float) -> list[torch.optim.Optimizer]
     return [Muon(matrices, lr), torch.optim.AdamW(rest, lr, betas=(0.9, 0.98), weight_decay=0.0)]
 
 
-def learning_rate(peak: float, step: int, progress: float, warm_up: int = 60) -> float:
-    """Linear warm-up over steps, flat until half of the training, then linear to (almost) nothing."""
-    return peak * min(1.0, (step + 1) / warm_up) * min(1.0, max(0.01, 2.0 * (1.0 - progress)))
+def learning_rate(peak: float, step: int, progress: float, flat: float = 0.5, warm_up: int = 60) -> float:
+    """Linear warm-up over steps, flat until `flat` of the training, then linear to (almost) nothing."""
+    return peak * min(1.0, (step + 1) / warm_up) * min(1.0, max(0.01, (1.0 - progress) / (1.0 - flat)))
 
 
 def diffusion_weight(progress: float, early: float = 0.5, late: float = 1.0) -> float:

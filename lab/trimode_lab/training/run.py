@@ -1,20 +1,17 @@
-"""A run: the tiny model's shape, settings, steps, checkpoints, and the terminal side of it."""
+"""A run: the tiny model's shape, settings, steps and checkpoints."""
 
-import argparse
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from tokenizers import Tokenizer
 from torch import Generator, nn
 
-from trimode_lab.training.batches import collate, draw_rows, draw_tool_rows, encode, encode_with_tools, split_by_length
+from trimode_lab.training.batches import AnySample, collate, draw_rows, draw_tool_rows, encode_any, split_by_length
 from trimode_lab.training.objective import Gradients, Part, add_noise
 from trimode_lab.training.optimiser import build_optimisers, diffusion_weight, learning_rate
 from trimode_lab.training.tokenizer import (
@@ -23,13 +20,10 @@ from trimode_lab.training.tokenizer import (
     MASK,
     PAD,
     VOCAB_SIZE,
-    save_tokenizer,
-    train_tokenizer,
-    training_texts,
 )
 from trimode_lab.training.validation import Validation, validate
 from trimode_tools.tasks import held_out_set, held_out_tool_set, stream
-from trimode_workers.model import Decoder, ModelConfig, RopeConfig, load_decoder, save_decoder
+from trimode_workers.model import Decoder, ModelConfig, RopeConfig
 
 TINY = ModelConfig(
     vocab_size=VOCAB_SIZE,
@@ -58,13 +52,16 @@ class Settings:
     seed: int = 0
     threads: int = 2
     samples_per_step: int = 32
-    samples_per_forward: int = 8
+    samples_per_forward: int = 2
     peak_rate: float = 3e-3
+    flat_share: float = 0.5  # of the run at the peak rate, before it falls
+    ar_weight: float = 1.0
+    early_diffusion: float = 0.5  # weight of the diffusion loss in the first half; 1.0 at the end
     clip_norm: float = 1.0
     short_share: float = 0.12  # of the run spent on short samples first, where copying is learnt cheaply
     short_tokens: int = 64
     tool_share: float = 0.0  # of the samples of a step: those of the tasks with tools, once short samples are over
-    bfloat16: bool = True  # matrix products only; attention, norms and weights stay in float32
+    bfloat16: bool = False  # matrix products only; attention, norms and weights stay in float32
     checkpoint_seconds: float = 120.0
     validation_seconds: float = 180.0
     validation_per_task: int = 16
@@ -117,11 +114,11 @@ class Trainer:
         noised = [add_noise(batch, noise_rng) for batch in batches]
         written = sum(int(batch.answer_lengths.sum()) for batch in batches)
         hidden = max(sum(float(n.weights.sum()) for n in noised), 1.0)
-        weight = diffusion_weight(progress)
-        parts = [Part(b, n, 1.0 / written, weight / hidden) for b, n in zip(batches, noised, strict=True)]
+        weight = diffusion_weight(progress, s.early_diffusion)
+        parts = [Part(b, n, s.ar_weight / written, weight / hidden) for b, n in zip(batches, noised, strict=True)]
         ar, diffusion = self.gradients.compute(parts)
         nn.utils.clip_grad_norm_(self.model.parameters(), s.clip_norm)
-        rate = learning_rate(s.peak_rate, self.steps_done, progress)
+        rate = learning_rate(s.peak_rate, self.steps_done, progress, s.flat_share)
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = rate
@@ -160,9 +157,9 @@ def train(
 ) -> None:
     """Step until the settings' end, with checkpoints and glances in between and a checkpoint at the end."""
     s = trainer.settings
-    looked_at = [(x.task, encode(trainer.tokenizer, x)) for x in held_out_set(s.validation_per_task, seed=1)]
-    with_tools = held_out_tool_set(s.validation_per_task, seed=1) if s.tool_share else []
-    looked_at += [(x.task, encode_with_tools(trainer.tokenizer, x)) for x in with_tools]
+    asked: list[AnySample] = [*held_out_set(s.validation_per_task, seed=1)]
+    asked += held_out_tool_set(s.validation_per_task, seed=1) if s.tool_share else []
+    looked_at = [(sample.task, encode_any(trainer.tokenizer, sample)) for sample in asked]
     saved = validated = trainer.elapsed
     while s.progress(trainer.steps_done, trainer.elapsed) < 1.0:
         report = trainer.step()
@@ -192,61 +189,3 @@ def _initialise(model: Decoder) -> None:
         if name.endswith("embed_tokens.weight"):
             deviation = 0.1
         nn.init.normal_(p, std=deviation)
-
-
-_TOKENIZER_SAMPLES = 20_000
-_TOKENIZER_SEED = 0
-_PRINT_EVERY = 50
-
-
-def run_console(arguments: argparse.Namespace) -> int:
-    """Train (or only export) as the parsed command line says; 0, or 1 if there is nothing to go on from."""
-    console = Console()
-    minutes = 60.0 if arguments.minutes is None and arguments.steps is None else arguments.minutes
-    settings = Settings(minutes, arguments.steps, arguments.seed, arguments.threads)
-    start: Path | None = arguments.start
-    if start is not None:
-        # Such weights can copy already: a gentler run, and half of it for the newest tasks.
-        settings = replace(settings, peak_rate=1.5e-3, short_share=0.0, tool_share=0.5)
-    torch.set_num_threads(1)  # the trainer brings its own threads
-    out: Path = arguments.out
-    checkpoint = out / "checkpoint.pt"
-    tokenizer = train_tokenizer(training_texts(_TOKENIZER_SEED, _TOKENIZER_SAMPLES))
-    if start is not None:
-        tokenizer = Tokenizer.from_file(str(start / "tokenizer.json"))
-    save_tokenizer(tokenizer, out, TINY.max_positions)
-    trainer = Trainer(settings, tokenizer)
-    if start is not None:
-        trainer.model.load_state_dict(load_decoder(start)[0].state_dict())
-    if arguments.resume or arguments.export_only:
-        if not checkpoint.is_file():
-            console.print(f"[red]no checkpoint to go on from: {checkpoint}[/]")
-            return 1
-        trainer.resume(checkpoint)
-    if not arguments.export_only:
-        _train_with_progress(trainer, checkpoint, console)
-    trainer.gradients.close()
-    save_decoder(trainer.model, out)
-    console.print(f"wrote {out} after {trainer.steps_done} steps, {trainer.elapsed / 60:.1f} minutes")
-    return 0
-
-
-def _train_with_progress(trainer: Trainer, checkpoint: Path, console: Console) -> None:
-    size = sum(p.numel() for p in trainer.model.parameters())
-    console.print(f"{size / 1e6:.2f} M parameters, seed {trainer.settings.seed}")
-    columns = (TextColumn("training"), BarColumn(), TextColumn("{task.percentage:.0f}% {task.fields[losses]}"))
-    with Progress(*columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("training", total=1.0, losses="")
-
-        def on_step(report: StepReport) -> None:
-            losses = f"AR {report.ar_loss:.3f} diffusion {report.diffusion_loss:.3f}"
-            bar.update(task, completed=report.progress, losses=losses)
-            if report.step % _PRINT_EVERY == 0:
-                minutes = report.elapsed / 60
-                line = f"{minutes:6.1f} min  step {report.step:5d}  {report.progress:4.0%}  {losses}"
-                console.print(line, highlight=False, soft_wrap=True)
-
-        def on_validation(found: Validation) -> None:
-            console.print(f"{trainer.elapsed / 60:6.1f} min  {found}", highlight=False, soft_wrap=True)
-
-        train(trainer, checkpoint, on_step, on_validation)

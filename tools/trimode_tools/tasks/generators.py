@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
+from typing import Protocol
 
 from trimode_tools.tasks.words import CITIES, COLOURS, JOBS, MONTHS, MOODS, NAMES, PLAIN, THINGS, TOPICS
 
@@ -17,7 +18,14 @@ class Sample:
     answer: str
 
 
-def check(sample: Sample, text: str) -> bool:
+class Answered(Protocol):
+    """Any sample: it has one right answer."""
+
+    @property
+    def answer(self) -> str: ...
+
+
+def check(sample: Answered, text: str) -> bool:
     """Exact match, forgiving only white space around the answer."""
     return text.strip() == sample.answer.strip()
 

@@ -1,20 +1,21 @@
 """Seeded generators of conversations with tools: a request to call, a result to tell, and neither of both.
 
-The tools are a fixed family: weather, time, people, prices, trains, sums, reminders. Every sample has one right answer.
+Every sample has one right answer. A tool has more than one name and description, and a result more than one form, so
+that the model reads them in the prompt: clients make them from a function's name, docstring and return value.
 """
 
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Any
 
 from trimode_tools.tasks.generators import TASKS
 from trimode_tools.tasks.suite import held_out_of, is_held_out
-from trimode_tools.tasks.words import CITIES, COLOURS, JOBS, NAMES, THINGS, TOPICS
+from trimode_tools.tasks.tool_family import FAMILY, Arguments, Kind, Use
 
 Message = Mapping[str, Any]
-Arguments = dict[str, str | int]
 
 
 @dataclass(frozen=True)
@@ -31,93 +32,6 @@ class ToolSample:
     messages: tuple[Message, ...]
 
 
-@dataclass(frozen=True)
-class _Use:
-    """One use of a tool: the request in words, the arguments, what the tool returns, and the sentence that tells it.
-
-    `second`: how a further use of the same tool is asked for in the same request; empty where it cannot be.
-    """
-
-    request: str
-    arguments: Arguments
-    result: Arguments
-    told: str
-    second: str = ""
-
-
-@dataclass(frozen=True)
-class _Kind:
-    """A tool of the family: what it does, its parameters' JSON types, and its uses."""
-
-    name: str
-    does: str
-    parameters: Mapping[str, str]
-    use: Callable[[Random], _Use]
-
-
-_SKY = ("clear", "cloudy", "foggy", "rainy", "snowy", "sunny", "windy")
-
-
-def _weather(rng: Random) -> _Use:
-    city, degrees, sky = rng.choice(CITIES), rng.randint(1, 39), rng.choice(_SKY)
-    asked = rng.choice(("what is the weather in", "how is the weather in", "tell me the weather in"))
-    told = f"It is {sky} in {city}, {degrees} degrees."
-    return _Use(f"{asked} {city}", {"city": city}, {"sky": sky, "degrees": degrees}, told, city)
-
-
-def _time(rng: Random) -> _Use:
-    city, hour, minute = rng.choice(CITIES), rng.randint(1, 23), rng.randint(10, 59)
-    asked = rng.choice(("what time is it in", "which time is it in", "tell me the time in"))
-    told = f"It is {hour}:{minute} in {city}."
-    return _Use(f"{asked} {city}", {"city": city}, {"hour": hour, "minute": minute}, told, city)
-
-
-def _person(rng: Random) -> _Use:
-    name, job, city = rng.choice(NAMES), rng.choice(JOBS), rng.choice(CITIES)
-    asked = rng.choice(("who is", "what do you know about", "look up"))
-    told = f"{name} is a {job} from {city}."
-    return _Use(f"{asked} {name}", {"name": name}, {"job": job, "city": city}, told, name)
-
-
-def _price(rng: Random) -> _Use:
-    item, colour, price = rng.choice(THINGS), rng.choice(COLOURS), rng.randint(1, 99)
-    asked = rng.choice(("what does a {} {} cost", "how much is a {} {}", "find the price of a {} {}"))
-    arguments: Arguments = {"item": item, "colour": colour}
-    return _Use(asked.format(colour, item), arguments, {"price": price}, f"A {colour} {item} costs {price}.")
-
-
-def _train(rng: Random) -> _Use:
-    start, end = rng.sample(CITIES, 2)
-    hour = rng.randint(1, 23)
-    asked = rng.choice(("when is the train from {} to {}", "find a train from {} to {}", "take me from {} to {}"))
-    told = f"The train from {start} to {end} leaves at {hour}."
-    return _Use(asked.format(start, end), {"start": start, "end": end}, {"hour": hour}, told)
-
-
-def _sum(rng: Random) -> _Use:
-    a, b = rng.randint(1, 999), rng.randint(1, 999)
-    asked = rng.choice(("what is {} plus {}", "how much is {} plus {}", "give me the sum of {} and {}"))
-    return _Use(asked.format(a, b), {"a": a, "b": b}, {"sum": a + b}, f"{a} plus {b} is {a + b}.")
-
-
-def _reminder(rng: Random) -> _Use:
-    about, hour = rng.choice(TOPICS), rng.randint(1, 23)
-    asked = rng.choice(("remind me of {} at {}", "set a reminder for {} at {}"))
-    told = f"I will remind you of {about} at {hour}."
-    return _Use(asked.format(about, hour), {"about": about, "hour": hour}, {"done": "yes"}, told)
-
-
-_FAMILY = (
-    _Kind("weather", "the weather in a city", {"city": "string"}, _weather),
-    _Kind("time", "the time in a city", {"city": "string"}, _time),
-    _Kind("person", "who somebody is", {"name": "string"}, _person),
-    _Kind("price", "what a thing costs", {"item": "string", "colour": "string"}, _price),
-    _Kind("train", "the next train", {"start": "string", "end": "string"}, _train),
-    _Kind("add", "the sum of two numbers", {"a": "integer", "b": "integer"}, _sum),
-    _Kind("remind", "remind the user", {"about": "string", "hour": "integer"}, _reminder),
-)
-
-
 def function_tool(name: str, description: str, parameters: Mapping[str, str]) -> dict[str, Any]:
     """A tool in OpenAI's form; `parameters` by name, each with its JSON type, all required."""
     properties = {key: {"type": kind} for key, kind in parameters.items()}
@@ -127,31 +41,36 @@ def function_tool(name: str, description: str, parameters: Mapping[str, str]) ->
 
 @dataclass(frozen=True)
 class _Offer:
-    """Tools of one conversation: the one that is asked for, and all that are shown."""
+    """Tools of one conversation: the one that is asked for, its name, and all that are shown."""
 
-    kind: _Kind
+    kind: Kind
+    name: str
     tools: tuple[Mapping[str, Any], ...]
 
 
 def _offer(rng: Random, *, shown: bool = True) -> _Offer:
     """One to three tools; the one asked for is among them where `shown`."""
-    kind = rng.choice(_FAMILY)
-    others = [each for each in _FAMILY if each is not kind]
+    kind = rng.choice(FAMILY)
+    others = [each for each in FAMILY if each is not kind]
     kinds = rng.sample(others, rng.randint(0, 2) if shown else rng.randint(1, 3)) + [kind] * shown
     rng.shuffle(kinds)
-    return _Offer(kind, tuple(function_tool(each.name, each.does, each.parameters) for each in kinds))
+    names = {each.names: rng.choice(each.names) for each in (*kinds, kind)}
+    described = (lambda does: does, lambda does: f"{does.capitalize()}.", lambda does: "")
+    describe = rng.choices(described, (0.45, 0.4, 0.15))[0]
+    tools = tuple(function_tool(names[each.names], describe(each.does), each.parameters) for each in kinds)
+    return _Offer(kind, names[kind.names], tools)
 
 
 _BEFORE = ("", "", "", "please: ", "hello, ", "hi! ", "quick question: ")
 _AFTER = ("", "", "?", " please", ", thanks")
 
 
-def _request(rng: Random, uses: list[_Use]) -> str:
+def _request(rng: Random, uses: list[Use]) -> str:
     asked = " and ".join([uses[0].request, *(use.second for use in uses[1:])])
     return rng.choice(_BEFORE) + asked + rng.choice(_AFTER)
 
 
-def _uses(rng: Random, kind: _Kind) -> list[_Use]:
+def _uses(rng: Random, kind: Kind) -> list[Use]:
     """One use, sometimes two that one request can ask for."""
     uses = [kind.use(rng)]
     if uses[0].second and rng.random() < 0.3:
@@ -166,11 +85,15 @@ def call_text(name: str, arguments: Mapping[str, Any]) -> str:
     return f"<tool_call>{json.dumps({'name': name, 'arguments': arguments})}</tool_call>"
 
 
-def _calls(name: str, uses: list[_Use]) -> list[dict[str, Any]]:
+def _calls(name: str, uses: list[Use]) -> list[dict[str, Any]]:
     return [
         {"id": f"call_{index}", "type": "function", "function": {"name": name, "arguments": use.arguments}}
         for index, use in enumerate(uses)
     ]
+
+
+_RESULT_FORMS: tuple[Callable[[Arguments], str], ...] = (json.dumps, partial(json.dumps, separators=(",", ":")), str)
+"""A result as json.dumps writes it, as Pydantic does, and as a client that calls `str` on it."""
 
 
 def _loop(rng: Random, offer: _Offer) -> tuple[list[Message], str, str]:
@@ -178,15 +101,16 @@ def _loop(rng: Random, offer: _Offer) -> tuple[list[Message], str, str]:
     uses = _uses(rng, offer.kind)
     request = _request(rng, uses)
     messages: list[Message] = [{"role": "user", "content": request}]
-    messages.append({"role": "assistant", "content": "", "tool_calls": _calls(offer.kind.name, uses)})
+    messages.append({"role": "assistant", "content": "", "tool_calls": _calls(offer.name, uses)})
+    write = rng.choices(_RESULT_FORMS, (0.6, 0.25, 0.15))[0]
     for index, use in enumerate(uses):
-        messages.append({"role": "tool", "tool_call_id": f"call_{index}", "content": json.dumps(use.result)})
+        messages.append({"role": "tool", "tool_call_id": f"call_{index}", "content": write(use.result)})
     return messages, request, " ".join(use.told for use in uses)
 
 
 def _earlier(rng: Random, offer: _Offer) -> list[Message]:
     """What was said before: mostly nothing, else a loop that is over."""
-    if rng.random() >= 0.06:
+    if rng.random() >= 0.04:
         return []
     messages, _, told = _loop(rng, offer)
     return [*messages, {"role": "assistant", "content": told}]
@@ -197,7 +121,7 @@ def tool_call(rng: Random) -> ToolSample:
     offer = _offer(rng)
     before, uses = _earlier(rng, offer), _uses(rng, offer.kind)
     request = _request(rng, uses)
-    answer = "\n".join(call_text(offer.kind.name, use.arguments) for use in uses)
+    answer = "\n".join(call_text(offer.name, use.arguments) for use in uses)
     return ToolSample("tool_call", request, answer, offer.tools, (*before, {"role": "user", "content": request}))
 
 
@@ -235,7 +159,7 @@ TOOL_TASKS: dict[str, Callable[[Random], ToolSample]] = {
     "tool_call": tool_call,
     "tool_idle": tool_idle,
 }
-_SHARES = (0.08, 0.3, 0.5, 0.12)
+_SHARES = (0.2, 0.25, 0.45, 0.1)
 
 
 def tool_stream(rng: Random, *, held_out: bool) -> Iterator[ToolSample]:
