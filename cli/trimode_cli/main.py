@@ -213,7 +213,7 @@ def router(
     forward_client_keys: Annotated[
         bool, typer.Option("--forward-client-keys", help="With --keys: servers get the clients' keys, too.")
     ] = False,
-    idle_seconds: Annotated[float, typer.Option(min=1, max=86_400, help="An idle connection is kept so long.")] = 75,
+    idle_seconds: Annotated[float, typer.Option(min=1, max=86_400, help="An idle connection is kept so long.")] = 120,
     header_bytes: Annotated[int, typer.Option(min=1024, max=2**20, help="Most that its head may have.")] = 2**14,
     body_bytes: Annotated[int, typer.Option(min=1024, max=2**30, help="Most that its body may have.")] = 2**23,
 ) -> None:

@@ -195,11 +195,11 @@ class Router(SpecModel):
         "left out.",
     )
     idle_seconds: Int = Field(
-        default=75,
+        default=120,
         ge=1,
         le=86400,
-        description="How long an idle client connection is kept. Behind a balancer that keeps them longer (Google's: "
-        "600 seconds), set it above that.",
+        description="How long an idle client connection is kept. Behind a gateway that keeps them longer (Google's: "
+        "600 seconds, Envoy: 3600), set it above that.",
     )
     header_bytes: Int = Field(
         default=16384, ge=1024, le=1048576, description="Most bytes of a request's line and headers; then 431."

@@ -249,7 +249,7 @@ class RouterConfig(WireModel):
         default=(), description="names in Host besides this machine's own, where it is asked without keys; * for any"
     )
     idle_seconds: float = Field(
-        default=75, gt=0, le=86_400, description="a kept client connection without a request is closed after this"
+        default=120, gt=0, le=86_400, description="a kept client connection without a request is closed after this"
     )
     header_bytes: int = Field(default=16 * 1024, ge=1024, le=1024**2, description="line and headers of a request")
     body_bytes: int = Field(default=8 * 1024**2, ge=1024, le=1024**3, description="body of a request, inflated")

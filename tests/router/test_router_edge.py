@@ -217,10 +217,19 @@ async def test_slow_clients_are_let_go(house: Any, sent: bytes, state: int | Non
     if sent:
         await house.until(lambda: any(c.deadline for c in house.router._connections))
         await asyncio.sleep(0)
-    house.pass_time(80)
+    house.pass_time(130)
     async with asyncio.timeout(5):
         answer = await reader.read()
     assert statuses(answer) == ([] if state is None else [state])
+
+
+async def test_what_a_gateway_dialled_ahead_is_kept_as_long_as_what_it_used(house: Any) -> None:
+    """Go's transport does so, keeps it for 90 s, and does not send a POST again that met a closed connection."""
+    reader, writer = await house.raw()
+    await house.until(lambda: len(house.router._connections) == 1)
+    house.pass_time(95)
+    writer.write(GET + b"\r\n")
+    assert (await read_answer(reader))[0] == 200
 
 
 async def test_a_trickle_does_not_push_the_deadline_out(house: Any) -> None:

@@ -156,7 +156,7 @@ def test_targets(target: bytes, path: str, query: str) -> None:
 def test_defaults_of_the_limits_are_pinned() -> None:
     limits = Limits()
     assert (limits.header_bytes, limits.body_bytes) == (16384, 8388608)
-    assert (limits.header_seconds, limits.body_seconds, limits.idle_seconds) == (10, 60, 75)
+    assert (limits.header_seconds, limits.body_seconds, limits.idle_seconds) == (10, 60, 120)
     assert (limits.attempts, limits.slack) == (3, 1)
 
 

@@ -84,7 +84,10 @@ class ClientConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.idle_since = self._edge.now()
-        self.deadline = self.idle_since + self._edge.limits.header_seconds
+        # Not the shorter time of a head: Go's HTTP client, and so gateways in Go, dials ahead of a burst and keeps what
+        # it did not need among its idle connections, to send a request there later that it does not repeat when the
+        # connection turns out closed (POST).
+        self.deadline = self.idle_since + self._edge.limits.idle_seconds
         self._edge.opened(self)
 
     def data_received(self, data: bytes) -> None:

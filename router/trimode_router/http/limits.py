@@ -14,11 +14,15 @@ class Limits:
     body_bytes: int = 8 * 1024 * 1024
     """Body of one request; more is 413."""
     header_seconds: float = 10.0
-    """From a request's first byte (or the connection's start) to the end of its headers; longer is 408."""
+    """From a request's first byte to the end of its headers; longer is 408."""
     body_seconds: float = 60.0
     """From the end of the headers to the end of the body; longer is 408."""
-    idle_seconds: float = 75.0
-    """A kept client connection without a request is closed after this."""
+    idle_seconds: float = 120.0
+    """A client connection without a request, or before its first, is closed after this.
+
+    Longer than Go's HTTP client, and so Traefik, keeps its own (90 s): whoever closes first never loses the request
+    that the other is sending just then.
+    """
     stall_seconds: float = 120.0
     """A client that reads nothing of its answer for this long is dropped."""
     linger_seconds: float = 2.0
