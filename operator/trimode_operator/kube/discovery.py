@@ -15,6 +15,7 @@ from trimode_operator.errors import FIELD_UNKNOWN, ApiFailure, KubeRayTooOld
 from trimode_operator.kube.client import Cluster, Object
 from trimode_operator.plan import Capabilities
 from trimode_operator.plan.kuberay import OLDEST, RAYS_TOKEN, knows, lacking
+from trimode_operator.plan.optional_objects import ROUTE_TIMEOUTS
 from trimode_operator.plan.settings import Settings
 
 APIS = {
@@ -27,7 +28,7 @@ APIS = {
 SCHEMAS = "/openapi/v3"
 """Readable by every authenticated user, also where the operator may not look at CustomResourceDefinitions."""
 IMAGE_VOLUMES_SINCE = (1, 35)
-RAY = "apis/ray.io/v1"
+RAY, GATEWAY = "apis/ray.io/v1", "apis/gateway.networking.k8s.io/v1"
 
 EVERY_S, SOON_S = 15.0, 1.0
 """Seconds between two looks: usually, and at the start or in doubt. Each look is up to seven requests."""
@@ -38,14 +39,39 @@ Schema = Mapping[str, Any]
 ANYTHING: Schema = {}
 
 
+class Published:
+    """The schema of one kind's spec, in a document of megabytes that is read anew only when it has changed."""
+
+    def __init__(self, cluster: Cluster, path: str, kind: str) -> None:
+        self._cluster = cluster
+        self._path = path
+        self._kind = kind
+        self.forget()
+
+    def forget(self) -> None:
+        self._read = ""
+        """Where the schema was read: the address has a hash of its content in it."""
+        self._spec: Schema | None = None
+
+    async def spec(self, index: Object | None) -> Schema | None:
+        """By the server's list of documents; None where it has none of the kind yet, anything where it tells none."""
+        if index is None:
+            return ANYTHING
+        address = ((index.get("paths") or {}).get(self._path) or {}).get("serverRelativeURL", "")
+        if address and address != self._read:
+            found = spec_in(await self._cluster.read(address), self._kind)
+            if found is not None:
+                self._read, self._spec = address, found
+        return self._spec
+
+
 class Discovery:
-    """Looks again and again. Remembers KubeRay's schema, megabytes that are read anew only when they have changed."""
+    """Looks again and again."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._read = ""
-        """Where the schema was read: the address has a hash of its content in it."""
-        self._ray_service: Schema | None = None
+        self._ray_service = Published(cluster, RAY, "RayService")
+        self._http_route = Published(cluster, GATEWAY, "HTTPRoute")
         self._groups: Object | None = None
         self._image_volumes = True
         self._doubted = asyncio.Event()
@@ -77,10 +103,13 @@ class Discovery:
         for name, (api, plural) in APIS.items():
             found[name] = api in served and await self._has(api, plural)
         found["image_volumes"] = await self._has_image_volumes(groups)
+        index = await self._index() if found["kuberay"] or found["http_route"] else None
+        if found["http_route"]:
+            found["route_timeouts"] = knows(await self._http_route.spec(index) or ANYTHING, ROUTE_TIMEOUTS)
         if not found["kuberay"]:
-            self._read, self._ray_service = "", None
+            self._ray_service.forget()
             return Capabilities(**found)
-        schema = await self._schema()
+        schema = await self._ray_service.spec(index)
         if schema is None:  # published a moment after the API itself
             return Capabilities(**(found | {"kuberay": False}))
         return Capabilities(**found, rays_token=knows(schema, RAYS_TOKEN), kuberay_lacks=lacking(schema))
@@ -98,23 +127,15 @@ class Discovery:
         answer = await self._cluster.read(f"/apis/{api}") or {}
         return any(resource["name"] == plural for resource in answer.get("resources", []))
 
-    async def _schema(self) -> Schema | None:
-        """Of RayService's spec; None where the server has none yet. Servers before 1.24 tell none, and some clusters
-        keep it from ServiceAccounts: then anything, and the server's refusal says what is wrong."""
+    async def _index(self) -> Object | None:
+        """Of the documents with schemas. Servers before 1.24 have none, and some clusters keep it from
+        ServiceAccounts: then the server's refusal says what is wrong."""
         try:
-            index = await self._cluster.read(SCHEMAS)
+            return await self._cluster.read(SCHEMAS)
         except ApiFailure as failure:
             if failure.status != 403:
                 raise
-            index = None
-        if index is None:
-            return ANYTHING
-        address = ((index.get("paths") or {}).get(RAY) or {}).get("serverRelativeURL", "")
-        if address and address != self._read:
-            found = spec_in(await self._cluster.read(address))
-            if found is not None:
-                self._read, self._ray_service = address, found
-        return self._ray_service
+            return None
 
 
 def require(capabilities: Capabilities, settings: Settings) -> None:
@@ -131,11 +152,11 @@ def require(capabilities: Capabilities, settings: Settings) -> None:
         )
 
 
-def spec_in(document: Object | None) -> Schema | None:
-    """The schema of RayService's spec in an OpenAPI document."""
+def spec_in(document: Object | None, kind: str) -> Schema | None:
+    """The schema of the kind's spec in an OpenAPI document."""
     schemas: Mapping[str, Any] = ((document or {}).get("components") or {}).get("schemas") or {}
     for schema in schemas.values():
-        if any(each.get("kind") == "RayService" for each in schema.get("x-kubernetes-group-version-kind") or []):
+        if any(each.get("kind") == kind for each in schema.get("x-kubernetes-group-version-kind") or []):
             spec: Schema = (schema.get("properties") or {}).get("spec") or ANYTHING
             return spec
     return None

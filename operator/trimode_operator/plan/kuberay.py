@@ -23,7 +23,7 @@ OLDEST = "1.5.0"
 
 
 def knows(spec: Mapping[str, Any], path: str) -> bool:
-    """Whether the schema of a RayService's spec has the field. A part that names no fields takes any."""
+    """Whether the schema of a spec has the field; of a list, its items. A part that names no fields takes any."""
     at: Mapping[str, Any] = spec
     for name in path.split("."):
         fields = at.get("properties")
@@ -31,7 +31,7 @@ def knows(spec: Mapping[str, Any], path: str) -> bool:
             return True
         if name not in fields:
             return False
-        at = fields[name]
+        at = fields[name].get("items", fields[name])
     return True
 
 

@@ -51,6 +51,10 @@ INFERENCE_POOL_MISSING = (
     "the operator's settings name an endpoint picker, but the cluster does not know InferencePool "
     "(inference.networking.k8s.io/v1)"
 )
+GATEWAY_TIMEOUTS = (
+    "the cluster's HTTPRoute knows no timeouts (Gateway API 1.2 and later do), so the gateway's own limit ends long "
+    "answers (Envoy's: 15 seconds)"
+)
 GATEWAY_TLS = (
     "with spec.router.tls the gateway has to speak TLS to the routers: add a BackendTLSPolicy for their Service, "
     "unless the gateway goes by the port's appProtocol"
@@ -137,8 +141,10 @@ def _optional(inputs: Inputs) -> tuple[list[Manifest], list[Note]]:
         children.append(service_monitor(deployment.spec.router, owner, names))
     if settings.gateway is not None:
         if capabilities.http_route:
-            children.append(http_route(owner, names, settings.gateway))
+            children.append(http_route(owner, names, settings.gateway, timeouts=capabilities.route_timeouts))
             notes += _over_tls(deployment, ROUTE, GATEWAY_TLS)
+            if not capabilities.route_timeouts:
+                notes.append(Note(ROUTE.kind, "GatewayTimeouts", GATEWAY_TIMEOUTS))
         else:
             notes.append(Note(ROUTE.kind, "GatewayMissing", GATEWAY_MISSING))
     if settings.endpoint_picker is not None:

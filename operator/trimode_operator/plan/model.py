@@ -30,6 +30,7 @@ class Capabilities:
     """APIs that the cluster has, from discovery: RayService (`ray.io/v1`), PodDisruptionBudget in `policy/v1`,
     ServiceMonitor (`monitoring.coreos.com/v1`), HTTPRoute (`gateway.networking.k8s.io/v1`), InferencePool
     (`inference.networking.k8s.io/v1`). `rays_token`: the installed KubeRay can have Ray ask for a token.
+    `route_timeouts`: HTTPRoute knows `timeouts` (Gateway API 1.2 and later).
     `image_volumes`: pods may mount images (Kubernetes 1.35 and later).
     `kuberay_lacks`: fields of a RayService's spec that we cannot do without and it does not know.
     """
@@ -39,6 +40,7 @@ class Capabilities:
     service_monitor: bool = False
     http_route: bool = False
     inference_pool: bool = False
+    route_timeouts: bool = True
     rays_token: bool = True
     image_volumes: bool = True
     kuberay_lacks: tuple[str, ...] = ()

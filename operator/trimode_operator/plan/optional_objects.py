@@ -12,6 +12,9 @@ from trimode_operator.plan.objects import child
 from trimode_operator.plan.ray import POOL_LABEL
 from trimode_operator.plan.settings import EndpointPicker, Gateway
 
+ROUTE_TIMEOUTS = "rules.timeouts"
+"""Of an HTTPRoute's spec, in Gateway API 1.2 and later."""
+
 
 def budgets(deployment: NemotronDeployment, owner: Owner, names: Names) -> tuple[Manifest, ...]:
     """One for the routers, one for Ray's head (whose loss ends the cluster), one per pool that never goes to zero."""
@@ -56,18 +59,19 @@ def service_monitor(router: Router, owner: Owner, names: Names) -> Manifest:
     }
 
 
-def http_route(owner: Owner, names: Names, gateway: Gateway) -> Manifest:
-    """The API and nothing else of the routers, through the platform's Gateway."""
+def http_route(owner: Owner, names: Names, gateway: Gateway, *, timeouts: bool) -> Manifest:
+    """The API and nothing else of the routers, through the platform's Gateway. `timeouts`: HTTPRoute knows them."""
     parent: dict[str, Any] = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": gateway.name}
     if gateway.namespace is not None:
         parent["namespace"] = gateway.namespace
     if gateway.section_name is not None:
         parent["sectionName"] = gateway.section_name
     backend = {"group": "", "kind": "Service", "name": names.router, "port": PUBLIC_PORT, "weight": 1}
-    spec: dict[str, Any] = {
-        "parentRefs": [parent],
-        "rules": [{"matches": [{"path": {"type": "PathPrefix", "value": "/v1"}}], "backendRefs": [backend]}],
-    }
+    rule: dict[str, Any] = {"matches": [{"path": {"type": "PathPrefix", "value": "/v1"}}], "backendRefs": [backend]}
+    if timeouts:
+        # Envoy's own limit is 15 s for a whole answer, streams included, and Envoy Gateway leaves it there.
+        rule["timeouts"] = {"request": "0s"}
+    spec: dict[str, Any] = {"parentRefs": [parent], "rules": [rule]}
     if gateway.hostnames:
         spec["hostnames"] = list(gateway.hostnames)
     return {**child("gateway.networking.k8s.io/v1", "HTTPRoute", names.router, owner, "router"), "spec": spec}

@@ -13,7 +13,7 @@ import yaml
 
 from trimode_lab.doubles.kubernetes.cluster import MemoryCluster
 from trimode_operator.errors import ApiFailure, KubeRayTooOld
-from trimode_operator.kube.discovery import APIS, RAY, SCHEMAS, Discovery, require, spec_in
+from trimode_operator.kube.discovery import APIS, GATEWAY, RAY, SCHEMAS, Discovery, require, spec_in
 from trimode_operator.plan import Capabilities
 from trimode_operator.plan.kuberay import NEEDED, knows, lacking
 from trimode_operator.plan.settings import Settings
@@ -43,11 +43,11 @@ def serve(cluster: MemoryCluster, api: str, *plurals: str) -> None:
     cluster.paths[f"/apis/{api}"] = {"resources": [{"name": plural} for plural in plurals]}
 
 
-def publish(cluster: MemoryCluster, spec: dict[str, Any], mark: str) -> None:
+def publish(cluster: MemoryCluster, spec: dict[str, Any], mark: str, at: str = RAY, name: str = "RayService") -> None:
     """As the API server publishes a CustomResourceDefinition: under an address with a hash in it."""
-    address = f"{SCHEMAS}/{RAY}?hash={mark}"
-    cluster.paths[SCHEMAS] = {"paths": {RAY: {"serverRelativeURL": address}}}
-    kind = {"group": "ray.io", "version": "v1", "kind": "RayService"}
+    address = f"{SCHEMAS}/{at}?hash={mark}"
+    cluster.paths[SCHEMAS] = {"paths": {at: {"serverRelativeURL": address}}}
+    kind = {"group": at.split("/")[1], "version": "v1", "kind": name}
     cluster.paths[address] = {
         "components": {
             "schemas": {
@@ -122,6 +122,15 @@ async def test_what_the_installed_kuberay_knows(spec: dict[str, Any], expected: 
     serve(cluster, *APIS["kuberay"])
     publish(cluster, spec, "1")
     assert await Discovery(cluster).look() == expected
+
+
+@pytest.mark.parametrize(("rule", "known"), [({"matches": {}, "timeouts": {}}, True), ({"matches": {}}, False)])
+async def test_whether_routes_have_timeouts(rule: dict[str, Any], known: bool) -> None:
+    cluster = MemoryCluster()
+    serve(cluster, *APIS["http_route"])
+    rules = {"type": "array", "items": {"type": "object", "properties": rule}}
+    publish(cluster, {"type": "object", "properties": {"rules": rules}}, "1", GATEWAY, "HTTPRoute")
+    assert await Discovery(cluster).look() == Capabilities(**(NONE | {"http_route": True, "route_timeouts": known}))
 
 
 async def test_an_upgraded_kuberay_is_noticed_and_its_schema_read_once() -> None:
@@ -201,8 +210,8 @@ def test_kuberays_own_definitions(version: str, token: bool) -> None:
 
 
 def test_a_document_without_the_kind_tells_nothing() -> None:
-    assert spec_in(None) is None
-    assert spec_in({"components": {"schemas": {"x": {"type": "object"}}}}) is None
+    assert spec_in(None, "RayService") is None
+    assert spec_in({"components": {"schemas": {"x": {"type": "object"}}}}, "RayService") is None
 
 
 @pytest.mark.parametrize(

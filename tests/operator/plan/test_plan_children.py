@@ -366,6 +366,20 @@ def test_what_a_cluster_lacks_is_left_out_and_said(resource: Resource, plan: Mak
     assert {kind.kind for kind in made.prune_kinds} == set(CORE) - {"PodDisruptionBudget"}
 
 
+@pytest.mark.parametrize(("known", "timeouts"), [(True, {"request": "0s"}), (False, None)])
+def test_a_gateway_ends_no_answer_by_itself(
+    resource: Resource, plan: MakePlan, find: Find, known: bool, timeouts: dict[str, str] | None
+) -> None:
+    """Envoy does after 15 seconds, unless the route says otherwise, as HTTPRoutes can since Gateway API 1.2."""
+    made = plan(
+        resource(),
+        capabilities=Capabilities(service_monitor=True, http_route=True, inference_pool=True, route_timeouts=known),
+    )
+    (rule,) = find(made, "HTTPRoute")["spec"]["rules"]
+    assert rule.get("timeouts") == timeouts
+    assert [note.reason for note in made.notes] == ([] if known else ["GatewayTimeouts"])
+
+
 def test_what_nobody_asked_for_is_left_out_without_a_word(resource: Resource, plan: MakePlan) -> None:
     made = plan(resource(), settings=Settings(network_policies=False), capabilities=Capabilities())
     assert made.notes == ()
