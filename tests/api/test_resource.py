@@ -55,7 +55,7 @@ def test_defaults_are_pinned() -> None:
             "fallbackMode": "AR",
             "dryRun": False,
         },
-        "admission": {"maxQueuedRequests": 1024, "maxWaitMilliseconds": 2000},
+        "admission": {"maxQueuedRequests": 1024, "maxWaitMilliseconds": 2000, "lateRequests": "Serve"},
         "staleness": {"staleAfterSeconds": 3, "deadAfterSeconds": 10},
         "drain": {"timeoutSeconds": 300},
         "upgrade": {"strategy": "NewCluster"},
