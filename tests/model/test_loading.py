@@ -118,6 +118,17 @@ def test_tensors_that_do_not_fit_are_all_named(folder: Path) -> None:
     assert "diffusion_head.weight has shape [39, 16], config.json asks for [40, 16]" in message
 
 
+def test_a_repack_is_named(folder: Path) -> None:
+    parts = {name: t.to(torch.uint32) if t.ndim > 1 else t for name, t in tensors(folder).items()}
+    repacked = {"language_model." + name.replace("encoder.", "model."): tensor for name, tensor in parts.items()}
+    repacked |= {name.replace(".weight", ".scales"): torch.zeros(1) for name in list(repacked)}
+    save_file(repacked, folder / WEIGHTS)
+    with pytest.raises(
+        WeightsError, match=r"42 tensors are named language_model\.\*, as in a checkpoint repacked for MLX"
+    ):
+        load_decoder(folder)
+
+
 def test_long_lists_of_names_are_shortened(folder: Path) -> None:
     save_file({}, folder / WEIGHTS)
     with pytest.raises(WeightsError, match="and 16 more"):

@@ -51,11 +51,24 @@ def test_the_packed_copy_is_used_from_its_count_on(monkeypatch: pytest.MonkeyPat
 def test_the_race_finds_where_it_pays(
     faster_at: tuple[int, ...], least: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    counts = iter(COUNTS)
-    monkeypatch.setattr(products, "_fastest", lambda *_: [2.0, 1.0] if next(counts) in faster_at else [1.05, 1.0])
+    monkeypatch.setattr(products, "_wins", lambda weight, packed, count: count in faster_at)
     crossover.cache_clear()
     assert crossover(8, 8, 1) == least
     crossover.cache_clear()
+
+
+@needs_onednn
+@pytest.mark.parametrize(
+    ("races", "least"),
+    [([1.05], None), ([1.2, 1.05], None), ([1.2, 1.2, 1.05], 64), ([1.2, 1.2, 1.2, 1.05], 64)],
+)
+def test_by_a_margin_and_twice(races: list[float], least: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter(races)
+    monkeypatch.setattr(products, "_fastest", lambda *_: [next(times), 1.0])
+    crossover.cache_clear()
+    assert crossover(8, 8, 1) == least
+    crossover.cache_clear()
+    assert next(times, None) is None
 
 
 @needs_onednn

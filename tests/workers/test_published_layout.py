@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+import trimode_workers
 from trimode_api.wire import PolicyConfig
 from trimode_workers.engine.messages import Configure, Submit
 from trimode_workers.errors import ModelError
@@ -169,6 +172,22 @@ async def test_it_serves_every_mode_with_its_adapter(folder: Path, policy: Polic
     prompt = load_text_model(folder).chat([{"role": "user", "content": "Hi"}])
     assert {answer["usage"]["prompt_tokens"] for answer in found.values()} == {len(prompt)}
     assert all(0 < answer["usage"]["completion_tokens"] <= 24 for answer in found.values())
+
+
+def test_an_engine_starts_without_torch_s_compiler() -> None:
+    """Importing it takes as much processor as importing torch, in every engine's process."""
+    script = """
+import sys
+from trimode_workers.engine.messages import Configure
+from trimode_workers.process.build import build
+from trimode_workers.replica.settings import EngineOptions
+options = EngineOptions(model=sys.argv[1], max_running_requests=2, max_context_tokens=128, threads=1)
+build(options, Configure(points=["AR", "S8", "D8@0.9"], fallback="AR"))
+print([name for name in ("torch._dynamo", "sympy") if name in sys.modules])
+"""
+    tiny = str(Path(trimode_workers.__file__).parent / "tiny")
+    done = subprocess.run([sys.executable, "-c", script, tiny], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[]", done.stderr
 
 
 def test_the_chat_template_leaves_thinking_off(folder: Path) -> None:

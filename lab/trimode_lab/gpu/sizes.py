@@ -82,7 +82,6 @@ def random_network(config: ModelConfig, dtype: torch.dtype, device: torch.device
         for name, p in decoder.named_parameters()
     }
     decoder.load_state_dict(weights, assign=True)
-    decoder.refresh_frequencies()
     return decoder.eval().requires_grad_(False).fused(device)
 
 

@@ -15,7 +15,6 @@ import torch
 
 from trimode_workers.engine.attention import Attention
 from trimode_workers.engine.paged_cache import PagedCache, PageKernel, Reference
-from trimode_workers.engine.varlen_kernel import varlen
 
 _log = logging.getLogger(__name__)
 
@@ -59,6 +58,9 @@ def kernels_for(cache: PagedCache) -> dict[str, Callable[[], PageKernel]]:
         return FlashInfer(cache)
 
     def torch_varlen() -> PageKernel:
+        # Imported here: torch's module imports torch._dynamo, as much processor as torch itself and of no use to a CPU.
+        from trimode_workers.engine.varlen_kernel import varlen
+
         return varlen(cache.memory.device)
 
     return {"flashinfer": flashinfer, "varlen": torch_varlen} if cache.memory.device.type == "cuda" else {}

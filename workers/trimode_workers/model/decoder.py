@@ -55,15 +55,35 @@ class Network(Protocol):
         ...
 
 
+class Linear(nn.Linear):
+    """Without a bias. On the meta device, where weights are assigned later, no values are drawn."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, bias=False)
+
+    def reset_parameters(self) -> None:
+        # A draw on the meta device imports torch._dynamo: 888 modules and as much processor as torch itself (4 s).
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
+class Embedding(nn.Embedding):
+    """As with `Linear`, no values are drawn on the meta device."""
+
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
 class Attention(nn.Module):
     """The four projections; rotation and attention happen in `Decoder.hidden`."""
 
     def __init__(self, c: ModelConfig) -> None:
         super().__init__()
-        self.q_proj = nn.Linear(c.hidden_size, c.heads * c.head_dim, bias=False)
-        self.k_proj = nn.Linear(c.hidden_size, c.kv_heads * c.head_dim, bias=False)
-        self.v_proj = nn.Linear(c.hidden_size, c.kv_heads * c.head_dim, bias=False)
-        self.o_proj = nn.Linear(c.heads * c.head_dim, c.hidden_size, bias=False)
+        self.q_proj = Linear(c.hidden_size, c.heads * c.head_dim)
+        self.k_proj = Linear(c.hidden_size, c.kv_heads * c.head_dim)
+        self.v_proj = Linear(c.hidden_size, c.kv_heads * c.head_dim)
+        self.o_proj = Linear(c.heads * c.head_dim, c.hidden_size)
 
 
 class Mlp(nn.Module):
@@ -71,9 +91,9 @@ class Mlp(nn.Module):
 
     def __init__(self, c: ModelConfig) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(c.hidden_size, c.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(c.hidden_size, c.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(c.intermediate_size, c.hidden_size, bias=False)
+        self.gate_proj = Linear(c.hidden_size, c.intermediate_size)
+        self.up_proj = Linear(c.hidden_size, c.intermediate_size)
+        self.down_proj = Linear(c.intermediate_size, c.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(F.silu(self.gate_proj(x)) * self.up_proj(x), self.down_proj.weight)
@@ -95,7 +115,7 @@ class Encoder(nn.Module):
 
     def __init__(self, c: ModelConfig) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(c.vocab_size, c.hidden_size)
+        self.embed_tokens = Embedding(c.vocab_size, c.hidden_size)
         self.layers = nn.ModuleList(Layer(c) for _ in range(c.layers))
         self.norm = nn.RMSNorm(c.hidden_size, eps=c.norm_eps)
 
@@ -110,19 +130,16 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = Encoder(config)
-        self.diffusion_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.diffusion_head = Linear(config.hidden_size, config.vocab_size)
         self.frequencies: Tensor
-        self.refresh_frequencies()
+        with torch.device("cpu"):  # no part of a checkpoint: with values also where weights are on the meta device
+            frequencies, self.magnitude = inverse_frequencies(config)
+        self.register_buffer("frequencies", frequencies, persistent=False)
 
     @property
     def like(self) -> Tensor:
         """One of its weights."""
         return self.diffusion_head.weight
-
-    def refresh_frequencies(self) -> None:
-        """Compute the rotary frequencies (again): they are no part of a checkpoint."""
-        frequencies, self.magnitude = inverse_frequencies(self.config)
-        self.register_buffer("frequencies", frequencies, persistent=False)
 
     def hidden(self, tokens: Tensor, positions: Tensor, attend: Attend, reach: int | None = None) -> Tensor:
         """tokens `[b, n]` int64, positions `[b, n]` -> `[b, n, hidden]` after the final norm. `reach` is not needed."""

@@ -17,6 +17,7 @@ from trimode_workers.model.config import ModelConfig
 from trimode_workers.model.decoder import Decoder
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+REPACKED = "language_model."
 _SHOWN = 5
 
 
@@ -40,8 +41,6 @@ def load_decoder(folder: str | Path, dtype: torch.dtype = torch.float32) -> tupl
         raise WeightsError(f"{folder}: " + "; ".join(problems))
     converted = {name: tensor.to(dtype) for name, tensor in tensors.items()}
     decoder.load_state_dict(converted, assign=True)
-    # A buffer made on the meta device has no values, and it is no part of the checkpoint that fills the others.
-    decoder.refresh_frequencies()
     return decoder.eval().requires_grad_(False), config
 
 
@@ -84,6 +83,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _differences(expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> list[str]:
+    if repacked := sum(name.startswith(REPACKED) for name in found):
+        return [
+            f"{repacked} tensors are named {REPACKED}*, as in a checkpoint repacked for MLX; take the published one, "
+            "whose names begin with encoder. and diffusion_head."
+        ]
     problems = []
     if missing := expected.keys() - found.keys():
         problems.append(f"missing tensors: {_some(missing)}")
