@@ -212,6 +212,25 @@ class TestRefusals:
             fetch(ModelSource.parse(URI), client)
         assert hub.downloads("model.safetensors") == []
 
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            (
+                {"model_type": "nemotron_h", "architectures": ["NemotronHTwoTowerForCausalLM"]},
+                r"a Nemotron-Labs-TwoTower checkpoint .*, another family: .* no self-speculation; use nvidia/",
+            ),
+            ({"quantization": {"group_size": 64, "bits": 4}}, r"repacked for MLX \(quantization is .*'bits': 4"),
+            ({"model_type": "nemotron_h"}, "model_type is 'nemotron_h', allowed is"),
+        ],
+    )
+    def test_relatives_that_are_not_decoded(
+        self, hub: StandInHub, client: Hub, change: dict[str, object], words: str
+    ) -> None:
+        hub.files = {**FILES, "config.json": json.dumps(CONFIG | change).encode()}
+        with pytest.raises(SourceError, match=words):
+            fetch(ModelSource.parse(URI), client)
+        assert hub.downloads("model.safetensors") == []
+
     def test_a_worker_says_the_same(self, client: Hub, hub: StandInHub) -> None:
         hub.files = {**FILES, "config.json": b'{"model_type": "llama"}'}
         with pytest.raises(EngineFailed, match="model_type is 'llama', allowed is 'nemotron_labs_diffusion'"):
