@@ -23,9 +23,10 @@ from trimode_tools.tasks.suite import held_out_set
 from trimode_workers.engine.engine import Engine, EngineSettings
 from trimode_workers.engine.messages import Configure, Submit
 from trimode_workers.model import products
+from trimode_workers.model.decoder import Network
 from trimode_workers.model.fused import FusedDecoder
 from trimode_workers.model.loading import load_decoder
-from trimode_workers.text.tokenizer import load_text_model
+from trimode_workers.text.tokenizer import TextModel, load_text_model
 
 CASES = "AR:1,AR:8,AR:32,AR:64,S8:64,S16:1,S16:4,S16:8,S16:16,S16:32"
 TINY = Path(trimode_workers.__file__).parent / "tiny"
@@ -53,9 +54,9 @@ def compare(
 ) -> Found:
     """Serve the prompts with both, again until `least` cycles have run; cycles that compute prompts do not count."""
     pairs: list[list[float]] = []
-    equal = True
+    equal, configure = True, Configure(points=[point], fallback=point, fixed=point)
     while len(pairs) < least:
-        equal &= serve([_loaded(network, point, prompts, tokens) for network in (old, new)], pairs, clock)
+        equal &= serve([loaded(network, configure, prompts, tokens) for network in (old, new)], pairs, clock)
     old_ms, new_ms = (1e3 * median(column) for column in zip(*pairs, strict=True))
     return Found(median(a / b for a, b in pairs), old_ms, new_ms, len(pairs), equal)
 
@@ -77,9 +78,14 @@ def serve(engines: list[Engine], pairs: list[list[float]], clock: Callable[[], f
     return engines[0].idle and engines[1].idle and answers[0] == answers[1]
 
 
-def _loaded(network: FusedDecoder, point: str, prompts: list[list[int]], tokens: int) -> Engine:
+def suite_prompts(text: TextModel, per_task: int = 8) -> list[list[int]]:
+    """Held-out prompts of the tiny model's tasks, as tokens."""
+    return [text.chat([{"role": "user", "content": sample.prompt}]) for sample in held_out_set(per_task)]
+
+
+def loaded(network: Network, configure: Configure, prompts: list[list[int]], tokens: int) -> Engine:
+    """An engine that has the prompts to answer, each with so many tokens."""
     context = max(map(len, prompts)) + tokens
-    configure = Configure(points=[point], fallback=point, fixed=point)
     engine = Engine(network, EngineSettings(len(prompts), context, shared_tokens=0), configure)
     for number, prompt in enumerate(prompts):
         engine.submit(Submit(str(number), prompt, tokens, ignore_eos=True))
@@ -100,8 +106,7 @@ def main() -> None:
     clock = time.thread_time if args.threads == 1 else time.perf_counter
     decoder, _ = load_decoder(args.model, torch.float32)
     old, new = FusedDecoder(decoder, pack=False), FusedDecoder(decoder)
-    text = load_text_model(args.model)
-    prompts = [text.chat([{"role": "user", "content": sample.prompt}]) for sample in held_out_set(per_task=8)]
+    prompts = suite_prompts(load_text_model(args.model))
     for case in args.cases.split(","):
         point, _, rows = case.partition(":")
         found = compare(old, new, point, list(islice(cycle(prompts), int(rows))), args.tokens, args.cycles, clock)

@@ -15,8 +15,7 @@ from pathlib import Path
 import torch
 
 from trimode_api.modes import OperatingPoint
-from trimode_lab.engine.paired import TINY
-from trimode_tools.tasks.suite import held_out_set
+from trimode_lab.engine.paired import TINY, suite_prompts
 from trimode_workers.engine.engine import Engine, EngineSettings
 from trimode_workers.engine.messages import Configure, Submit
 from trimode_workers.model.decoder import Network
@@ -88,8 +87,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     network, text = load_decoder(args.model, torch.float32)[0].fused(), load_text_model(args.model)
-    samples = held_out_set(per_task=8)[: args.prompts]
-    prompts = [text.chat([{"role": "user", "content": sample.prompt}]) for sample in samples]
+    prompts = suite_prompts(text)[: args.prompts]
     cycles = switching(network, prompts, args.tokens, args.every)
     alone = [unswitched(network, cycle) for cycle in cycles]
     same = sum(cycle.emitted == count for cycle, count in zip(cycles, alone, strict=True))

@@ -17,10 +17,8 @@ from statistics import median, quantiles
 
 import torch
 
-from trimode_lab.engine.paired import TINY, serve
-from trimode_tools.tasks.suite import held_out_set
-from trimode_workers.engine.engine import Engine, EngineSettings
-from trimode_workers.engine.messages import Configure, Submit
+from trimode_lab.engine.paired import TINY, loaded, serve, suite_prompts
+from trimode_workers.engine.messages import Configure
 from trimode_workers.model.decoder import Network
 from trimode_workers.model.loading import load_decoder
 from trimode_workers.text.tokenizer import load_text_model
@@ -37,17 +35,9 @@ def ratios(
     pairs: list[list[float]] = []
     equal = True
     while len(pairs) < least:
-        engines = [_loaded(network, configure, prompts, tokens) for configure in (ADAPTIVE, ALONE)]
+        engines = [loaded(network, configure, prompts, tokens) for configure in (ADAPTIVE, ALONE)]
         equal &= serve(engines, pairs, clock)
     return [adaptive / alone for adaptive, alone in pairs], equal
-
-
-def _loaded(network: Network, configure: Configure, prompts: list[list[int]], tokens: int) -> Engine:
-    context = max(map(len, prompts)) + tokens
-    engine = Engine(network, EngineSettings(len(prompts), context, shared_tokens=0), configure)
-    for number, prompt in enumerate(prompts):
-        engine.submit(Submit(str(number), prompt, tokens, ignore_eos=True))
-    return engine
 
 
 def main() -> None:
@@ -59,8 +49,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     decoder, _ = load_decoder(args.model, torch.float32)
-    network, text = decoder.fused(), load_text_model(args.model)
-    prompts = [text.chat([{"role": "user", "content": sample.prompt}]) for sample in held_out_set(per_task=8)]
+    network, prompts = decoder.fused(), suite_prompts(load_text_model(args.model))
     for rows in map(int, args.rows.split(",")):
         chosen = list(islice(cycle(prompts), rows))
         found, equal = ratios(network, chosen, args.tokens, args.cycles, time.thread_time)
