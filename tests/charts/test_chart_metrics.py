@@ -22,6 +22,7 @@ from trimode_e2e.helm import Rendered
 from trimode_operator.metrics import Metrics as OperatorMetrics
 from trimode_router.telemetry.metrics import Metrics as RouterMetrics
 
+KEDA = Path(__file__).parents[2] / "examples" / "scaling" / "keda.yaml"
 SCRAPED = {"namespace", "job", "pod", "instance"}
 """Labels that Prometheus adds to every series that it scrapes by a ServiceMonitor."""
 
@@ -118,7 +119,7 @@ def alerts(chart: Path) -> list[dict[str, Any]]:
 
 
 def questions(chart: Path) -> Iterator[tuple[str, str]]:
-    """(where, PromQL) of everything that the chart asks Prometheus."""
+    """(where, PromQL) of everything that the chart and the example for KEDA ask Prometheus."""
     for rule in alerts(chart):
         yield rule["alert"], rule["expr"]
     for path in sorted((chart / "dashboards").glob("*.json")):
@@ -130,6 +131,8 @@ def questions(chart: Path) -> Iterator[tuple[str, str]]:
             match = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"]["query"])
             assert match is not None
             yield f"{path.name}: ${variable['name']}", f"sum by ({match[2]}) ({match[1]})"
+    for trigger in yaml.safe_load(KEDA.read_text())["spec"]["triggers"]:
+        yield KEDA.name, trigger["metadata"]["query"]
 
 
 def selectors(node: Any) -> Iterator[Any]:

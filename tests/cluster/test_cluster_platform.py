@@ -8,15 +8,17 @@ from typing import Any
 import pytest
 import yaml
 
+from trimode_e2e import crds
 from trimode_e2e.api import Object
 from trimode_e2e.crds import ROOT
+from trimode_e2e.errors import Missing
 from trimode_e2e.kubectl import Kubectl
 from trimode_e2e.operator_process import Operator
 from trimode_e2e.world import KIND, RAY, VERSION, World, pool, tiny
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
-FLEET, AUTOSCALER = (ROOT / "examples" / "scaling" / f"{name}.yaml" for name in ("fleet", "autoscaler"))
+FLEET, AUTOSCALER, KEDA = (ROOT / "examples" / "scaling" / f"{name}.yaml" for name in ("fleet", "autoscaler", "keda"))
 NAME = "scaled"
 LONG_S = 90.0
 MISSING = 'the spec replicas field ".spec.replicas" does not exist'
@@ -111,6 +113,21 @@ def test_autoscalers_are_refused_where_trimode_sizes(world: World, place: str, k
     kubectl("scale", "nd", "own", "--namespace", place, "--replicas=3")
     world.until_condition("own", place, "ExternallyScaled", "True", LONG_S, "ReplicasSet")
     kubectl(*read)
+
+
+def test_kedas_example_is_accepted_by_its_definition(world: World, place: str, kubectl: Kubectl) -> None:
+    """KEDA itself does not run here: it makes a HorizontalPodAutoscaler, whose controller is real above."""
+    try:
+        world.install(crds.scaled_object())
+    except Missing as exc:
+        pytest.skip(str(exc))
+    create = ("create", "--validate=strict", "--namespace", place, "--filename=-")
+    kubectl(*create, text=KEDA.read_text())
+    scaler = world.api.get("keda.sh/v1alpha1", "ScaledObject", NAME, place)
+    assert scaler is not None
+    assert scaler["spec"]["scaleTargetRef"] == {"apiVersion": VERSION, "kind": KIND, "name": NAME}
+    misspelt = KEDA.read_text().replace("minReplicaCount", "minReplicas").replace("name: scaled}", "name: other}", 1)
+    assert 'unknown field "spec.minReplicas"' in kubectl.attempt(*create, text=misspelt).stderr
 
 
 def test_several_pools_are_not_scaled_by_others(world: World, place: str, kubectl: Kubectl) -> None:

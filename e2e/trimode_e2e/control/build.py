@@ -88,6 +88,9 @@ that one's libraries and does not compile with the newest."""
 GATEWAY = GoModule("gateway", {})
 """Definitions for gateways, of which nothing is compiled."""
 
+KEDA = GoModule("keda", {})
+"""KEDA's definitions; its operator, which brings the clouds' libraries, is not compiled."""
+
 ALL = (CLUSTER, OLDER)
 
 

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from trimode_e2e import gateway, kuberay, netpol
+from trimode_e2e import crds, gateway, kuberay, netpol
 from trimode_e2e.api import Api
-from trimode_e2e.control.build import ALL, CLUSTER, GATEWAY, OLDER, Say, build, built, cache_folder, module_folder
+from trimode_e2e.control.build import ALL, CLUSTER, GATEWAY, KEDA, OLDER, Say, build, built, cache_folder, module_folder
 from trimode_e2e.control.plane import ControlPlane
 from trimode_e2e.errors import Missing
 from trimode_e2e.image import Image, pause
@@ -51,6 +51,7 @@ def prepare(say: Say) -> str:
         build(module, say)
     for name in (gateway.API, gateway.INFERENCE):
         module_folder(GATEWAY, name)
+    module_folder(KEDA, crds.KEDA_MODULE)
     runtime.prepare(say)
     build_image(cache_folder(), say)
     return words()
