@@ -101,7 +101,8 @@ class Discovery:
         served = {version["groupVersion"] for group in groups.get("groups", []) for version in group["versions"]}
         found: dict[str, Any] = {}
         for name, (api, plural) in APIS.items():
-            found[name] = api in served and await self._has(api, plural)
+            answer = await self._cluster.read(f"/apis/{api}") if api in served else None
+            found[name] = any(resource["name"] == plural for resource in (answer or {}).get("resources", []))
         found["image_volumes"] = await self._has_image_volumes(groups)
         index = await self._index() if found["kuberay"] or found["http_route"] else None
         if found["http_route"]:
@@ -122,10 +123,6 @@ class Discovery:
             version = tuple(int(number[0]) for number in numbers if number is not None)
             self._groups, self._image_volumes = groups, len(version) < 2 or version >= IMAGE_VOLUMES_SINCE
         return self._image_volumes
-
-    async def _has(self, api: str, plural: str) -> bool:
-        answer = await self._cluster.read(f"/apis/{api}") or {}
-        return any(resource["name"] == plural for resource in answer.get("resources", []))
 
     async def _index(self) -> Object | None:
         """Of the documents with schemas. Servers before 1.24 have none, and some clusters keep it from

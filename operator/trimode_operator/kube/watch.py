@@ -1,25 +1,28 @@
 """What kopf watches, and what an event leads to: the cache knows, and the resource concerned is visited.
 
-Belongs here: kopf's registrations and settings. No handler here keeps state in resources, waits or writes, so a copy
-that does not lead may watch as well, and takes over knowing everything.
+Belongs here: kopf's registrations, settings, login and HTTP session; requests of our own are in `api`. No handler here
+keeps state in resources, waits or writes, so a copy that does not lead may watch as well, and takes over knowing
+everything.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import aiohttp
 import kopf
 
 from trimode_operator.kube.cache import Cache, Key
 from trimode_operator.kube.client import ENDPOINT_SLICES, RESOURCE, Object
-from trimode_operator.kube.session import Login
-from trimode_operator.plan import ChildKind
 from trimode_operator.plan.make import ALWAYS, BUDGET, INFERENCE_POOL, MONITOR, RAY_SERVICE, ROUTE
 from trimode_operator.plan.names import MANAGER
 
 CHILDREN = (*ALWAYS, RAY_SERVICE, BUDGET, MONITOR, ROUTE, INFERENCE_POOL, ENDPOINT_SLICES)
 """What the operator makes, and what Kubernetes makes of its Services: EndpointSlices have their Service's labels."""
+DISCOVERY_PARTS = 3
+"""Of a path such as `/apis/ray.io/v1`; those of objects have more."""
 OURS = f"app.kubernetes.io/managed-by={MANAGER}"
 
 
@@ -69,10 +72,57 @@ def operator_settings(*, namespaced: bool) -> kopf.OperatorSettings:
     settings.scanning.disabled = namespaced
     settings.execution.default_backoff = 60
     for kind in CHILDREN:
-        settings.watching.label_selectors[_selector(kind)] = OURS
+        group, _, version = kind.api_version.rpartition("/")
+        settings.watching.label_selectors[group, version, kind.plural] = OURS
     return settings
 
 
-def _selector(kind: ChildKind) -> tuple[str, str, str]:
-    group, _, version = kind.api_version.rpartition("/")
-    return (group, version, kind.plural)
+class Login:
+    """`give` is a handler for `kopf.on.login`: the official client's credentials, in a session of our own.
+
+    The same credentials give the same session, also a closed one: that is how kopf knows those that it has tried.
+    """
+
+    def __init__(self) -> None:
+        self._credentials: kopf.ConnectionInfo | None = None
+        self._session: kopf.AiohttpSession | None = None
+
+    async def give(self, **kwargs: Any) -> kopf.AiohttpSession | None:
+        found = await asyncio.to_thread(kopf.login_via_client, **kwargs)  # may start a program that gives a token
+        if found is None:
+            return None
+        if self._session is None or found != self._credentials:
+            self._credentials, self._session = found, session_of(found)
+        return self._session
+
+
+def session_of(found: kopf.ConnectionInfo) -> kopf.AiohttpSession:
+    """As kopf makes it by itself, with `patient` in between."""
+    connector = aiohttp.TCPConnector(limit=0, ssl=found.as_ssl_context())
+    session = aiohttp.ClientSession(
+        connector=connector,
+        headers=found.as_http_headers(),
+        proxy=found.proxy_url,
+        trust_env=found.trust_env,
+        middlewares=(patient,),
+    )
+    return kopf.AiohttpSession(server=found.server, priority=found.priority, aiohttp_session=session)
+
+
+async def patient(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Objects of a kind that is not served: an error after which kopf tries again.
+
+    A CustomResourceDefinition that goes ends the streams of its objects at once, and kopf hears of it a moment later.
+    In that moment it reads again, and its own answer to 404 is to end the whole operator (seen with 1.45.2).
+    """
+    answer = await handler(request)
+    if answer.status == 404 and request.method == "GET" and is_collection(request.url.path):
+        answer.close()
+        raise aiohttp.ClientConnectionError(f"{request.url.path} is not served (any more)")
+    return answer
+
+
+def is_collection(path: str) -> bool:
+    """Whether a path is of custom objects: 404 for a group and version is what discovery asks for."""
+    parts = path.strip("/").split("/")
+    return parts[0] == "apis" and len(parts) > DISCOVERY_PARTS

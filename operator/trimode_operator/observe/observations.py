@@ -1,7 +1,7 @@
 """What the operator saw of one resource at one moment, and how live objects are read.
 
 Pure: frozen observations, and the functions that make them from Deployments, RayServices and the routers'
-views. What follows from them is said in `conditions` and `status`.
+views. What follows from them is said in `readiness` and `status`.
 """
 
 from __future__ import annotations

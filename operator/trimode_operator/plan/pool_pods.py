@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from trimode_api.pods import Pod
 from trimode_api.resource import Pool
+from trimode_api.serving import Pod
 from trimode_operator.plan.pods import placement
 from trimode_operator.plan.settings import Settings
 

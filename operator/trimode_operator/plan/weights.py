@@ -47,9 +47,11 @@ def weights(model: Model, settings: Settings) -> Weights:
             mounts=({"name": VOLUME, "mountPath": MODEL_MOUNT, "readOnly": True},),
         )
     if uri.startswith("hf://"):
+        kept = settings.model_cache_claim
+        cache: dict[str, Any] = {"emptyDir": {}} if kept is None else {"persistentVolumeClaim": {"claimName": kept}}
         return Weights(
             f"{uri}@{model.revision}",
-            volumes=({"name": VOLUME, **_cache(settings)},),
+            volumes=({"name": VOLUME, **cache},),
             mounts=({"name": VOLUME, "mountPath": CACHE_MOUNT},),
             environment=({"name": "HF_HOME", "value": CACHE_MOUNT}, *_hub_token(settings)),
         )
@@ -62,9 +64,3 @@ def _hub_token(settings: Settings) -> tuple[dict[str, Any], ...]:
         return ()
     reference = {"name": settings.hub_token_secret, "key": HUB_TOKEN_KEY, "optional": True}
     return ({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": reference}},)
-
-
-def _cache(settings: Settings) -> dict[str, Any]:
-    if settings.model_cache_claim is None:
-        return {"emptyDir": {}}
-    return {"persistentVolumeClaim": {"claimName": settings.model_cache_claim}}

@@ -12,13 +12,13 @@ from trimode_api.fleet import Freshness
 from trimode_lab.doubles.kubernetes.fleet import fleets, replica, view
 from trimode_operator.observe.observations import Failure, Observations, Ray, Rollout
 from trimode_operator.plan import Note
-from trimode_operator.status import conditions
+from trimode_operator.status import status as made
 from trimode_operator.status.readiness import readiness_of
 from trimode_operator.status.reasons import ConditionType, Verdict
 
 
 def verdicts(seen: Observations) -> Mapping[ConditionType, Verdict]:
-    return conditions.verdicts(seen, readiness_of(seen))
+    return made.verdicts(seen, readiness_of(seen))
 
 
 KUBERAY = Note("RayService", "KubeRayMissing", "install it: helm install kuberay-operator")

@@ -9,13 +9,13 @@ import pytest
 
 from trimode_lab.doubles.kubernetes.fleet import fleets, replica, view
 from trimode_operator.observe.observations import Observations, Rollout, overdue, ray_of
-from trimode_operator.status import conditions
+from trimode_operator.status import status as made
 from trimode_operator.status.readiness import readiness_of
 from trimode_operator.status.reasons import ConditionType, Verdict
 
 
 def verdicts(seen: Observations) -> Mapping[ConditionType, Verdict]:
-    return conditions.verdicts(seen, readiness_of(seen))
+    return made.verdicts(seen, readiness_of(seen))
 
 
 APPLICATIONS = {"flex": {"status": "RUNNING", "serveDeploymentStatuses": {"flex": {"status": "HEALTHY"}}}}

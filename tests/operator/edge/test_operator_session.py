@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from trimode_operator.kube.session import Login, session_of
+from trimode_operator.kube.watch import Login, session_of
 
 GONE = "/apis/ray.io/v1/rayservices"
 
