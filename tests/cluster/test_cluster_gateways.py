@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from kubernetes.aio import client, config
 
 from trimode_api.resource import NemotronDeployment
 from trimode_e2e import gateway
@@ -15,7 +16,11 @@ from trimode_e2e.crds import ROOT
 from trimode_e2e.errors import Missing
 from trimode_e2e.kubectl import Kubectl
 from trimode_e2e.world import KIND, World
+from trimode_operator.kube.api import ApiServer
+from trimode_operator.kube.discovery import GATEWAY, SCHEMAS, Discovery, Published
 from trimode_operator.plan import Capabilities, Observed, Owner, make_plan
+from trimode_operator.plan.kuberay import knows
+from trimode_operator.plan.optional_objects import ROUTE_TIMEOUTS
 from trimode_operator.plan.settings import EndpointPicker, Gateway, Settings
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
@@ -125,3 +130,18 @@ def test_what_the_operator_makes_is_accepted(kubectl: Kubectl, place: str, plann
         "httproute.gateway.networking.k8s.io/chat-router",
         "inferencepool.inference.networking.k8s.io/chat-router",
     ]
+
+
+async def test_the_operator_sees_what_routes_know(defined: World) -> None:
+    """Where they did not know `timeouts`, they would be made without, and Envoy would end long answers."""
+    configuration = client.Configuration()
+    await config.load_kube_config(str(defined.api.kubeconfig), client_configuration=configuration)
+    api = ApiServer(configuration)
+    found = await Discovery(api).look()
+    index = await api.read(SCHEMAS)
+    schema = await Published(api, GATEWAY, "HTTPRoute").spec(index)
+    await api.close()
+    assert (found.http_route, found.route_timeouts, found.inference_pool) == (True, True, True)
+    assert schema is not None
+    assert knows(schema, ROUTE_TIMEOUTS)
+    assert not knows(schema, "rules.patience"), "by the definition itself, as one that is not read knows anything"
