@@ -60,13 +60,13 @@ def test_answers_stay_and_drafts_change(tools: Any, decoder: Decoder, reference:
 def test_only_drafting_forwards_have_it(tools: Any, decoder: Decoder) -> None:
     engine = tools.build_engine(adapted(decoder, 0.5), points=POINTS)
     seen: list[tuple[Attention, bool]] = []
-    forward = engine._primitive.forward
+    states = engine._primitive.states
 
     def watched(*args: Any, **kwargs: Any) -> Any:
         seen.append((args[2], kwargs.get("drafting", False)))
-        return forward(*args, **kwargs)
+        return states(*args, **kwargs)
 
-    engine._primitive.forward = watched
+    engine._primitive.states = watched
     engine.submit(Submit("r", [3, 4, 5], 8, pin="S8", ignore_eos=True))
     tools.drain(engine)
     assert set(seen) == {(Attention.BLOCK, True), (Attention.CAUSAL, False)}

@@ -177,7 +177,9 @@ def test_wrong_settings_are_refused_by_name(settings: dict[str, int], named: str
 
 
 def test_defaults() -> None:
-    assert EngineSettings() == EngineSettings(64, 2048, None, None, 256, None, 0.25, False)
+    assert EngineSettings() == EngineSettings(64, 2048, None, None, None, None, 0.25, False)
+    assert [EngineSettings().prompt_tokens(device) for device in ("cpu", "cuda", "mps")] == [256, 2048, 256]
+    assert EngineSettings(prefill_budget_tokens=7).prompt_tokens("cuda") == 7
 
 
 @pytest.mark.parametrize(

@@ -15,27 +15,31 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec import structs
 from torch import Tensor
 
 import trimode_workers
 from trimode_api.modes import OperatingPoint
-from trimode_workers.engine import graphs, shapes
-from trimode_workers.engine.attention import Attention, grouped
-from trimode_workers.engine.cache import KVCache
-from trimode_workers.engine.engine import Engine
+from trimode_workers.engine import primitive, shapes, shortage
+from trimode_workers.engine.attention import Riders, grouped
+from trimode_workers.engine.engine import Engine, EngineSettings
+from trimode_workers.engine.layouts import make_cache
 from trimode_workers.engine.messages import Configure, Submit
+from trimode_workers.engine.paged_cache import PagedCache
 from trimode_workers.engine.primitive import Primitive
-from trimode_workers.engine.shapes import WORTH_A_REACH, bucket, reaches
-from trimode_workers.engine.window import Window
+from trimode_workers.engine.shapes import WORTH_A_REACH, bucket, line_of, lines, reaches
 from trimode_workers.process import build
 from trimode_workers.replica.settings import EngineOptions
 
 
-@pytest.fixture(scope="module", params=["rows"])
+@pytest.fixture(scope="module", params=["pages"])
 def layout(request: pytest.FixtureRequest) -> str:
-    """Recordings over pages have other shapes: `test_paged_cache`."""
     return str(request.param)
+
+
+def paged(network: Any, context: int) -> PagedCache:
+    cache, _ = make_cache(network.config, EngineSettings(4, context, layout="pages"), network.like)
+    assert isinstance(cache, PagedCache)
+    return cache
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000))
@@ -51,6 +55,12 @@ def test_attention_reads_all_slots_at_most(slots: int) -> None:
     sizes = reaches(slots)
     assert sizes[-1] == slots
     assert all(before * WORTH_A_REACH <= after <= 2.5 * before for before, after in pairwise(sizes))
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000))
+def test_a_line_holds_what_is_asked_and_is_recorded(tokens: int, more: int) -> None:
+    assert tokens <= line_of(tokens) < max(65, 2 * tokens, tokens + 256)
+    assert line_of(tokens) in lines(tokens + more)
 
 
 @pytest.mark.parametrize(("n", "one_sight"), [(1, True), (4, True), (4, False)])
@@ -71,69 +81,75 @@ def test_the_same_shapes_are_recorded_once(tools: Any, decoder: Any, reference: 
         engine.submit(request)
     outcome = tools.drain(engine)
     assert outcome.tokens == {r.request_id: reference.answer(r) for r in requests}
-    # Draft and check, at three rows, and as the others end at two and at one
-    assert len(recorder.results) <= 6
+    # Draft and check, at three rows, and as the others end at two and at one; prompts in a line
+    assert len(recorder.results) <= 7
     assert recorder.replays > 5 * len(recorder.results)
 
 
-@pytest.mark.parametrize("n", [1, 8])
-@pytest.mark.parametrize("attention", Attention)
+@pytest.mark.parametrize("gathers", [True, False])
 @torch.inference_mode()
-def test_a_recorded_forward_is_the_unrecorded_one_at_both_ends_of_its_reach(
-    n: int, attention: Attention, tools: Any, decoder: Any
-) -> None:
-    network, slots = decoder.fused(), 700
-    cache = KVCache(network.config, 4, slots, network.like.dtype, network.like.device)
+def test_a_recorded_line_is_the_unrecorded_one(gathers: bool, tools: Any, decoder: Any) -> None:
+    """Blocks and prompts of any lengths, at both ends of what a recording holds, after longer and shorter ones."""
+    network = decoder.fused()
+    cache = paged(network, 700)
+    cache.kernel.gathers = gathers
     torch.manual_seed(0)
     cache.memory.normal_()
     plain, recorded = Primitive(network, cache), Primitive(network, cache, tools.Rerun())
-    shortest = [1, *(size + 1 for size in reaches(slots)[:-1])]
-    assert reaches(slots) == [256, 512, 700]
-    for reach in (*shortest, *reaches(slots)):
-        for lengths in ([reach], [reach, 5, max(reach - 9, n)]):
-            starts = [max(length - n, 0) for length in lengths]
-            tokens = torch.randint(2, 12, (len(starts), n))
-            window = plain.window(range(len(starts)), starts, n)
-            expected = plain.states(tokens, window, attention).clone()
-            found = recorded.states(tokens, window, attention)
-            assert torch.allclose(found, expected, atol=1e-4), (reach, lengths)
+    rows = [cache.acquire() for _ in range(4)]
+    for counts in ([64], [65, 1], [8, 8, 40], [1, 1, 1, 61], [128], [2, 300, 5], [600], [3, 1]):
+        mine, lengths = rows[: len(counts)], [5, 0, 90, 16][: len(counts)]
+        pieces = [torch.randint(2, 12, (n,)).tolist() for n in counts]
+        expected, found = (Riders(pieces, mine, lengths) for _ in range(2))
+        plain.ride(expected)
+        recorded.ride(found)
+        for ours, theirs in zip(found.each(), expected.each(), strict=True):
+            assert torch.allclose(ours, theirs, atol=1e-4), counts
+        blocks, riders = torch.randint(2, 12, (1, 8)), Riders(pieces[1:], mine[1:], lengths[1:])
+        if riders.pieces:
+            window = plain.window(mine[:1], lengths[:1], 8)
+            hidden, states = plain.causal(blocks, window, riders).clone(), riders.each()
+            assert torch.allclose(recorded.causal(blocks, window, riders), hidden, atol=1e-4)
+            assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(riders.each(), states, strict=True))
     assert recorded.graphs is not None
-    assert len(recorded.graphs) == 6  # three reaches, at one row and at three
+    # Lines of 64, 128, 256, 512 and 768 tokens; the first three over tables of 256, 512 and 764 slots.
+    assert len(recorded.graphs) <= (3 * 3 + 2 + 1 if gathers else 5)
 
 
 @torch.inference_mode()
 def test_a_recorded_quadratic_forward_is_the_unrecorded_one_at_both_ends_of_its_reach(tools: Any, decoder: Any) -> None:
-    network, slots, n, masks = decoder.fused(), 700, 4, 3
-    cache = KVCache(network.config, 4, slots, network.like.dtype, network.like.device)
+    network, n, masks = decoder.fused(), 4, 3
+    cache = paged(network, 700)
     torch.manual_seed(0)
     cache.memory.normal_()
     plain, recorded = Primitive(network, cache), Primitive(network, cache, tools.Rerun())
+    rows = [cache.acquire() for _ in range(4)]
     for reach in (n, 257, 513, 256, 512, 700):
         for starts in ([reach - n], [reach - n, 1, max(reach - 9, 0)]):
             tokens = torch.randint(2, 12, (len(starts), n * (1 + masks)))
-            window = plain.window(range(len(starts)), starts, n)
+            window = plain.window(rows[: len(starts)], starts, n)
             expected = plain.forward_groups(tokens, window, masks).clone()
             assert torch.allclose(recorded.forward_groups(tokens, window, masks), expected, atol=1e-4), (reach, starts)
     assert recorded.graphs is not None
     assert len(recorded.graphs) == 6
 
 
-@torch.inference_mode()
-def test_a_quadratic_forward_that_is_too_large_is_not_recorded(
+def test_a_quadratic_group_of_more_tokens_than_are_recorded_is_run_in_parts(
     tools: Any, decoder: Any, reference: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (graphs, shapes):
+    for module in (shortage, shapes):
         monkeypatch.setattr(module, "MOST_GROUPED", 2 * 4 * 5)
     recorder = tools.Rerun()
     engine = tools.build_engine(decoder, points=["Q4"], recorder=recorder, max_running_requests=3)
     engine.record()
-    assert len(recorder.results) == 2  # one row and two
+    known = len(recorder.results)
+    assert known == 2 + len(lines(engine._budget.longest_line)), "one row and two"
     asked = [Submit(str(i), [2 + i], 10 + 20 * (i == 2), ignore_eos=True) for i in range(3)]
     for request in asked:
         engine.submit(request)
     assert tools.drain(engine).tokens == {r.request_id: reference.answer(r) for r in asked}
     assert recorder.replays > 0
-    assert len(recorder.results) == 2
+    assert len(recorder.results) == known
 
 
 class Watch:
@@ -164,12 +180,16 @@ class Watch:
         monkeypatch.setattr(recorder, "record", recording)
 
 
-def test_after_the_start_nothing_is_recorded_and_no_attention_has_a_new_shape(
-    tools: Any, decoder: Any, reference: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("gathers", [True, False])
+def test_after_the_start_nothing_is_recorded_or_unrecorded_and_no_attention_has_a_new_shape(
+    gathers: bool, tools: Any, decoder: Any, reference: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    """Modes change, requests pinned to several of them share the batch, and all of it grows and shrinks."""
+    """Modes change, requests pinned to several of them share the batch, prompts of all lengths ride along, and all of
+    it grows and shrinks."""
     recorder, points, cycles = tools.Rerun(), ["AR", "S4", "S8@0.5", "D8@0.5", "Q4"], count()
-    watch = Watch(recorder, monkeypatch)
+    watch, unrecorded = Watch(recorder, monkeypatch), []
+    for run in (primitive.forward, primitive.forward_groups, primitive.forward_both):
+        monkeypatch.setattr(primitive, run.__name__, lambda *args, run=run: unrecorded.append(1) or run(*args))
     engine = tools.build_engine(
         decoder,
         points=points,
@@ -177,18 +197,28 @@ def test_after_the_start_nothing_is_recorded_and_no_attention_has_a_new_shape(
         chooser=lambda batch, found: found[next(cycles) % len(found)],
         max_running_requests=8,
         max_context_tokens=400,
+        prefill_budget_tokens=50,
     )
+    engine._cache.kernel.gathers = gathers
     caplog.set_level("INFO")
     engine.record()
     known = len(recorder.results)
-    assert known == 6 * 2 * (1 + 2 + 2 + 1), "rows, reaches; S8@0.5 and D8@0.5 run the same"
+    # Numbers of rows; S8@0.5 and D8@0.5 run the same. Tables of 256 and 464 slots, for groups of masks always.
+    assert known == 6 * (5 * (1 + gathers) + 2) + 3 * (1 + gathers)
     assert f"recorded {known} forwards" in caplog.text
 
-    asked = [Submit(str(i), [2 + i % 9], 20 + 37 * (i % 3) + 200 * (i == 5), ignore_eos=True) for i in range(12)]
     pins = ["AR", "S4", None, "Q4", "D8@0.5"]
     asked = [
-        structs.replace(r, pin=pins[i % 5], lossy_ok=pins[i % 5] == "D8@0.5", max_new_tokens=min(r.max_new_tokens, 380))
-        for i, r in enumerate(asked)
+        Submit(
+            str(i),
+            [2 + (i + j) % 9 for j in range(1 + 17 * (i % 7) + 90 * (i == 6))],
+            min(20 + 37 * (i % 3) + 150 * (i == 5), 380),
+            pin=pins[i % 5],
+            lossy_ok=pins[i % 5] == "D8@0.5",
+            prompt_logprobs=1 if i % 4 == 1 else None,
+            ignore_eos=True,
+        )
+        for i in range(14)
     ]
 
     def submit(cycle: int) -> None:
@@ -196,12 +226,11 @@ def test_after_the_start_nothing_is_recorded_and_no_attention_has_a_new_shape(
             engine.submit(asked[cycle // 3])
 
     engine.submit(Submit("first", [5], 60, ignore_eos=True))
-    layouts = []
-    monkeypatch.setattr(Window, "lay_out", layouts.append)  # copies to the device that recordings have no use for
     outcome = tools.drain(engine, submit)
     assert not watch.shapes
-    assert not layouts
+    assert not unrecorded
     assert len(recorder.results) == known
+    assert recorder.replays > 100
     for request in asked:
         if request.pin != "D8@0.5":
             assert outcome.tokens[request.request_id] == reference.answer(request), request
@@ -210,6 +239,7 @@ def test_after_the_start_nothing_is_recorded_and_no_attention_has_a_new_shape(
 def test_a_replica_is_not_ready_before_all_is_recorded(tools: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     recorder, tiny = tools.Rerun(), Path(trimode_workers.__file__).parent / "tiny"
     monkeypatch.setattr(build, "Engine", partial(Engine, recorder=recorder))
+    monkeypatch.setattr(build, "EngineSettings", partial(EngineSettings, layout="pages", prefill_budget_tokens=16))
     options = EngineOptions(model=str(tiny), max_running_requests=3, max_context_tokens=200)
     engine, _ = build.build(options, Configure(points=["AR", "S4"], fallback="AR"))
     known = len(recorder.results)
@@ -220,29 +250,11 @@ def test_a_replica_is_not_ready_before_all_is_recorded(tools: Any, monkeypatch: 
     assert len(recorder.results) == known
 
 
-def test_prompts_do_not_keep_those_who_decode_from_recorded_forwards(
-    tools: Any, decoder: Any, reference: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recorder = tools.Rerun()
-    engine = tools.build_engine(
-        decoder, points=["AR"], recorder=recorder, max_running_requests=6, prefill_budget_tokens=4
-    )
-    asked = [Submit(str(i), [2 + j % 9 for j in range(1 + 5 * i)], 20, ignore_eos=True) for i in range(6)]
-    engine.submit(asked[0])
-    engine.step()
-    for request in asked[1:]:
-        engine.submit(request)
-    outcome = tools.drain(engine)
-    assert recorder.replays == outcome.cycles + 1
-    for request in asked[1:]:
-        assert outcome.tokens[request.request_id] == reference.answer(request)
-
-
 def test_what_there_is_no_memory_to_record_runs_unrecorded(
     tools: Any, decoder: Any, reference: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorder = tools.Rerun()
-    record, most = recorder.record, 3
+    record, most = recorder.record, 6
 
     def tight(run: Callable[[], Tensor]) -> Callable[[], Tensor]:
         if len(recorder.results) == most:
@@ -296,7 +308,7 @@ def test_diffusion_is_replayed_to_its_end(tools: Any, decoder: Any, reference: A
     engine.step()
     replays, forwards = recorder.replays, engine._primitive.rows_run
     assert replays >= 3, "all rows were done at once, which shows nothing"
-    assert forwards == 4 * replays, "a forward was not replayed"
+    assert forwards == 4 * (replays - 1), "a forward was not replayed, beside that of the prompts"
     outcome = tools.drain(engine)
     for request in requests:
         expected = reference.diffusion(request, point)

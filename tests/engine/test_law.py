@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from trimode_api.modes import OperatingPoint
 from trimode_workers.engine import law as law_module
 from trimode_workers.engine.footprint import LOGIT_COPIES
 from trimode_workers.engine.law import WORKING_BYTES, Cuts, Law, invert, log_mass
 from trimode_workers.engine.messages import Sampling, Submit
+from trimode_workers.engine.modes import MODES
 from trimode_workers.engine.modes.diffusion import _guess
 from trimode_workers.engine.sampling import Purpose, Sampled, accept, pick
 from trimode_workers.engine.sequence import Sequence
@@ -177,3 +179,41 @@ def test_sampling_takes_at_most_12_bytes_per_logit(
         found = peak(each)
         assert found <= most * total
         assert found <= planned
+
+
+class Loose:
+    """What modes see of a primitive, without a model: logits of bfloat16, drawn anew each time."""
+
+    graphs, mask_token_id, vocabulary = None, 0, 8192
+
+    class network:
+        sampler = None
+        config = Fixed.config
+
+        @staticmethod
+        def logits(hidden: Tensor) -> Tensor:
+            return torch.randn(*hidden.shape[:-1], Loose.vocabulary, dtype=torch.bfloat16)
+
+    window = staticmethod(lambda *_: None)
+    tensor = staticmethod(torch.tensor)
+    causal = staticmethod(lambda tokens, *_: tokens[..., None])
+    states = staticmethod(lambda tokens, *_, first: tokens[:, first:, None])
+
+    @classmethod
+    def forward(cls, tokens: Tensor, *_: object, first: int, drafting: bool) -> Tensor:
+        return cls.network.logits(tokens[:, first:, None])
+
+
+@pytest.mark.parametrize("point", ["AR", "S8", "S8@0.9", "D8@0.9"])
+def test_a_sampled_cycle_takes_at_most_12_bytes_per_logit_in_each_mode(
+    point: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the modes run it."""
+    monkeypatch.setattr(law_module, "_FEWEST", 2**14)
+    monkeypatch.setattr(law_module, "LIKELIEST", 1024)
+    parsed, rows = OperatingPoint.parse(point), 8
+    _, sequences = among(rows, 0.8)
+    total = rows * parsed.block_length * Loose.vocabulary
+    found = peak(lambda: MODES[parsed.mode](Loose, sequences, parsed))  # type: ignore[arg-type]
+    assert found >= 2 * total * (parsed.block_length - 1) // parsed.block_length, "the logits themselves"
+    assert found <= 12 * total

@@ -42,7 +42,9 @@ def test_each_point_answers_like_the_reference(point: str, tools: Any, decoder: 
         engine.submit(request)
     outcome = tools.drain(engine)
     assert outcome.tokens == {r.request_id: reference.answer(r) for r in requests}
-    assert set().union(*(e.cycles for e in outcome.last.values())) == {point}
+    # But for the tokens of prompts that rode along, all are the point's.
+    assert set().union(*(e.cycles for e in outcome.last.values())) - {"AR"} == {point} - {"AR"}
+    assert point == "AR" or max(e.cycles.get("AR", 0) for e in outcome.last.values()) <= 1
 
 
 @pytest.mark.parametrize("point", ["S8", "S8@0.4", "Q8"])

@@ -92,7 +92,7 @@ def test_greedy_answers_are_the_judges(point: str, tools: Any, decoder: Any, ref
     submits = requests(1, 27, length=20)
     outcome, _ = run(tools, decoder, submits, [point], max_running_requests=9)
     assert outcome.tokens == {s.request_id: answer(reference, s) for s in submits}
-    assert set().union(*(e.cycles for e in outcome.last.values())) == {point}
+    assert set().union(*(e.cycles for e in outcome.last.values())) - {"AR"} == {point} - {"AR"}
 
 
 def test_200_greedy_answers_are_equal_in_all_lossless_points(tools: Any, decoder: Any) -> None:
@@ -107,8 +107,8 @@ def test_200_greedy_answers_are_equal_in_all_lossless_points(tools: Any, decoder
     for point in ("S8", "S16", "S32"):
         found, _ = run(tools, decoder, submits, [point], max_running_requests=50)
         assert found.tokens == expected.tokens
-        accepted = sum(e.emitted[point] for e in found.last.values()) / sum(
-            e.cycles[point] for e in found.last.values()
+        accepted = sum(e.emitted.get(point, 0) for e in found.last.values()) / sum(
+            e.cycles.get(point, 0) for e in found.last.values()
         )
         assert accepted > 1.1, "no draft is ever kept"
 

@@ -14,6 +14,13 @@ from trimode_workers.engine.sequence import Sequence
 from trimode_workers.engine.shortage import CODE, last_resort
 
 
+def by_torch() -> RuntimeError:
+    """What torch says on a processor."""
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    return caught.value
+
+
 class Tight:
     """A network that runs out of memory where `short` says so, of tokens and positions, or of logits for `most`."""
 
@@ -55,6 +62,45 @@ def test_what_does_not_fit_at_once_is_run_in_parts(
     greedy = [r for r in asked if r.sampling.greedy or point == "AR"]
     for request in greedy:
         assert outcome.tokens[request.request_id] == reference.answer(request), request.request_id
+
+
+@pytest.mark.parametrize("fails", ["cublas", "processor", "other"])
+def test_whoever_runs_out_of_memory_ends_no_engine(fails: str, tools: Any, decoder: Any, reference: Any) -> None:
+    """Not all who allocate raise torch's OutOfMemoryError; what is no lack of memory is not taken for one."""
+    words = {"cublas": "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", "other": "oops"}
+    error = by_torch() if fails == "processor" else RuntimeError(words[fails])
+
+    def short(given: Tensor, _: Tensor) -> bool:
+        if given.numel() > 8:
+            raise error
+        return False
+
+    engine = tools.build_engine(Tight(decoder.fused(), short), points=["S4"], max_running_requests=4)
+    asked = requests(9, 14)[:-1]
+    for request in asked:
+        engine.submit(request)
+    if fails == "other":
+        with pytest.raises(RuntimeError, match="oops"):
+            tools.drain(engine)
+        return
+    assert tools.drain(engine).tokens == {r.request_id: reference.answer(r) for r in asked}
+    assert engine.stats().shortages_total > 0
+
+
+@pytest.mark.parametrize("point", ["S4", "D4@0.5", "Q4"])
+def test_a_prompt_that_does_not_fit_beside_others_runs_apart(point: str, tools: Any, decoder: Any) -> None:
+    """Those who decode go on, whether their prompts have scores or not; nothing is lost or said twice."""
+    answers = []
+    for most in (10**9, 30):
+        engine = tools.build_engine(Tight(decoder.fused(), lambda given, _: given.numel() > most), points=[point])  # noqa: B023
+        engine.submit(Submit("decoding", [5], 60, lossy_ok=True, ignore_eos=True))
+        engine.step()
+        for scored in (None, 1):
+            tokens = [2 + i % 9 for i in range(40)]
+            engine.submit(Submit(f"{scored}", tokens, 20, lossy_ok=True, prompt_logprobs=scored, ignore_eos=True))
+        answers.append(tools.drain(engine))
+        assert (engine.stats().shortages_total > 0) is (most == 30)
+    assert answers[0].tokens == answers[1].tokens
 
 
 def test_a_block_that_does_not_fit_alone_goes_by_ar(tools: Any, decoder: Any, reference: Any) -> None:

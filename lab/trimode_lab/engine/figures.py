@@ -21,7 +21,7 @@ from trimode_workers.engine.attention import Attention
 from trimode_workers.engine.engine import Engine, EngineSettings
 from trimode_workers.engine.layouts import make_cache
 from trimode_workers.engine.messages import Configure, Submit
-from trimode_workers.engine.primitive import Primitive
+from trimode_workers.engine.primitive import Primitive, Riders
 from trimode_workers.engine.settings import keep_freed_memory
 from trimode_workers.model.decoder import Network
 from trimode_workers.model.loading import load_decoder
@@ -98,7 +98,9 @@ def ragged(network: Network, rows: int, block: int, rounds: int) -> str:
 
     def pieces() -> float:
         began = clock()
-        network.logits(torch.cat(primitive.advance_whole([[5] * n for n in cut], mine, lengths)))
+        riders = Riders([[5] * n for n in cut], mine, lengths)
+        primitive.ride(riders)
+        network.logits(torch.cat(riders.each()))
         return clock() - began
 
     turns = [(level(block), pieces(), level(mean)) for _ in range(3 * rounds)]

@@ -154,7 +154,7 @@ def compared(
     table = acceptance_of(hardware, None, "")
     kinds = len({one.kind for one in asked})
     accepted = table.tokens if len(table.tokens) == kinds else table.tokens[:1] * kinds
-    rows, budget = settings.max_running_requests, settings.prefill_budget_tokens
+    rows, budget = settings.max_running_requests, settings.prompt_tokens()
     limits = EngineLimits(rows, settings.capacity, budget, hardware.noise)
     truth = Truth(hardware.truth, accepted, measured=table.measured)
     scenario = only_replica(truth, hardware.prior, points, limits)

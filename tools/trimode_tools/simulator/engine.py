@@ -233,15 +233,15 @@ class Engine:
         return budget - left
 
     def _piece(self, now: float) -> int:
-        """Prompt tokens of this cycle; as many as are decoded at least, as in the engine."""
+        """Prompt tokens of this cycle."""
         decoding = (
             DecodeView(self.tpots[r.job.tier], r.emitted + progress - r.start, now - r.first_at)
             for progress, heap in zip(self.progress, self.ends, strict=True)
             for _, _, r in heap
             if self.tpots
         )
-        tokens = piece_tokens(self.limits.prefill_budget, decoding, self.cycle_s, self.prompts.tokens_per_s)
-        return max(tokens, self.decoded)
+        budget, speed = self.limits.prefill_budget, self.prompts.tokens_per_s
+        return piece_tokens(budget, decoding, self.cycle_s, speed, self.decoded)
 
     def _join(self, request: Request) -> None:
         """It decodes from this cycle on."""

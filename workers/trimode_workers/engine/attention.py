@@ -9,15 +9,13 @@ drafting is attention over all keys of the row, and verifying the same call, cau
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from collections.abc import Sequence as Seq
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 import torch.nn.functional as F
 from torch import Tensor
-
-from trimode_api.modes import OperatingPoint
 
 if TYPE_CHECKING:
     from trimode_workers.engine.groups import Groups
@@ -41,10 +39,6 @@ class Plan(Protocol):
     @property
     def reach(self) -> int: ...
 
-    def lay_out(self) -> None:
-        """Make what only an unrecorded forward needs; to be called before one."""
-        ...
-
     def prepare(self, attention: Attention) -> None:
         """To be called before each unrecorded forward that attends in this way."""
         ...
@@ -57,39 +51,48 @@ class Plan(Protocol):
         """q `[b, heads, n, head_dim]` -> the same shape, over all that is written of each query's row, or causal."""
         ...
 
+
+class Block(Plan, Protocol):
+    """As many tokens of each row."""
+
+    def beside(self, riders: Riders) -> Plan:
+        """These blocks in one line, row after row, and the riders behind them."""
+        ...
+
     def attend_groups(self, layer: int, own: tuple[Tensor, Tensor, Tensor], groups: Groups) -> Tensor:
         """Queries of heads and masks, keys and values of the masks: over the rows and over those."""
         ...
 
 
+@dataclass(slots=True)
+class Riders:
+    """Pieces of prompts that are run in a causal forward, by themselves or beside those who decode: `pieces` of tokens
+    behind the first `lengths` of `rows`. `states` `[total, hidden]`: of all their tokens, once they were run."""
+
+    pieces: Seq[Seq[int]]
+    rows: Seq[int]
+    lengths: Seq[int]
+    states: Tensor | None = None
+
+    @property
+    def counts(self) -> list[int]:
+        return [len(piece) for piece in self.pieces]
+
+    def each(self) -> list[Tensor]:
+        """The states of each piece, `[n, hidden]`. They were run."""
+        assert self.states is not None
+        return list(self.states.split_with_sizes(self.counts))
+
+
 class AttentionBackend(Protocol):
     """Keys and values of running sequences, and how queries read them."""
 
-    def block(self, rows: Seq[int], lengths: Seq[int], n: int) -> Plan:
+    def block(self, rows: Seq[int], lengths: Seq[int], n: int) -> Block:
         """The place of `n` further tokens of each row; `lengths` are their cached tokens."""
         ...
 
     def pieces(self, rows: Seq[int], lengths: Seq[int], counts: Seq[int]) -> Plan:
-        """The place of `counts` further tokens of the rows, one after another in one line; pieces of one token first,
-        which rows can read together."""
-        ...
-
-
-class Recordings(Protocol):
-    """Forwards recorded over a layout."""
-
-    def __len__(self) -> int: ...
-
-    def record(self, points: Iterable[OperatingPoint]) -> None:
-        """Record every forward that cycles of these points run."""
-        ...
-
-    def hidden(self, tokens: Tensor, plan: Plan, attention: Attention, drafting: bool) -> Tensor | None:
-        """tokens `[b, n]` -> hidden states, overwritten by the next call; None for what has to run unrecorded."""
-        ...
-
-    def grouped_hidden(self, tokens: Tensor, plan: Plan, masks: int) -> Tensor | None:
-        """The same of a quadratic forward."""
+        """The place of `counts` further tokens of the rows, one after another in one line."""
         ...
 
 

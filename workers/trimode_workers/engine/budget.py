@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from trimode_api.prefix import PAGE_TOKENS
 from trimode_policy.capacity import PromptPrice
-from trimode_policy.prompt_order import DecodeView, piece_tokens
+from trimode_policy.prompt_order import LARGEST_PIECE, DecodeView, piece_tokens
+from trimode_workers.engine.footprint import MOST_TOKENS
 from trimode_workers.engine.plan import Limits, Moment
 from trimode_workers.engine.sequence import Sequence
 from trimode_workers.engine.settings import EngineSettings
@@ -22,12 +23,18 @@ class Budget:
         self._decoded, self.decode_s = 0, 0.0
         self.configure(growth)
 
+    @property
+    def longest_line(self) -> int:
+        """Tokens at most of those who decode and the prompts that ride along."""
+        decoding = self.limits.rows * self._widest
+        return min(MOST_TOKENS, decoding + max(int(LARGEST_PIECE * self.limits.prefill_budget), decoding))
+
     def configure(self, growth: int) -> None:
         """Other points; `growth`: tokens that one cycle of them may add to a sequence."""
         settings = self._settings
         rows, budget, context = (
             settings.max_running_requests,
-            settings.prefill_budget_tokens,
+            settings.prompt_tokens(),
             settings.max_context_tokens,
         )
         # Requests keep a pin to a point that is configured no more; a block without pages would have no place.
@@ -42,12 +49,14 @@ class Budget:
         self._decoded, self.decode_s = tokens, 0.0
 
     def moment(self, now: float, running: Iterable[Sequence], prompts: PromptPrice) -> Moment:
-        """What this cycle's prompts are planned by. Where decoding runs more tokens than a piece has, prompts get as
-        many: they lengthen such a cycle by half at most (a block is run twice), and rows are not left waiting."""
+        """What this cycle's prompts are planned by; how much of them, the policy says."""
         decoding = (
             DecodeView(s.tpot_s, len(s.tokens) - s.prompt_length, now - s.first_at)
             for s in running
             if s.first_at >= 0 and not s.missing
         )
-        piece = piece_tokens(self.limits.prefill_budget, decoding, self.decode_s, prompts.tokens_per_s)
-        return Moment(now, prompts.progress_per_s, max(piece, self._decoded))
+        budget, speed = self.limits.prefill_budget, prompts.tokens_per_s
+        piece = piece_tokens(budget, decoding, self.decode_s, speed, self._decoded)
+        if self._pages is not None:  # planned memory ends there, seeds behind prompts that end included
+            piece = min(piece, max(1, MOST_TOKENS - self.limits.rows))
+        return Moment(now, prompts.progress_per_s, piece)

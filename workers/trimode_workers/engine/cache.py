@@ -47,8 +47,8 @@ class KVCache:
         return Window(self, rows, lengths, n)
 
     def pieces(self, rows: Seq[int], lengths: Seq[int], counts: Seq[int]) -> Pieces:
-        """The place of `counts` further tokens of the rows in one line, pieces of one token first."""
-        return Pieces(self, rows, lengths, counts)
+        """The place of `counts` further tokens of the rows in one line."""
+        return Pieces.of(self, rows, lengths, counts)
 
     def state(self, row: int, length: int) -> Tensor:
         """The first `length` tokens of a row, `[layers, 2, length, kv_heads, head_dim]`."""

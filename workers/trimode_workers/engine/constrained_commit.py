@@ -37,7 +37,7 @@ def constrained(
     `scores` are given to those who want them.
 
     Token j of row i was chosen from `logits[i, j]`. Advances the grammars; changes `rows`. A grammar that is complete
-    adds its end. Where memory runs out (torch.OutOfMemoryError) the grammars are as before, because the cycle is then
+    adds its end. Where memory runs out (RuntimeError) the grammars are as before, because the cycle is then
     run again in parts (`shortage`).
     """
     bound = [(i, s.grammar) for i, s in enumerate(sequences) if s.grammar is not None]
@@ -46,7 +46,7 @@ def constrained(
             _follow(rows, logits, sequences, bound)
         if scores is not None:
             scores.note(rows)
-    except torch.OutOfMemoryError:
+    except RuntimeError:
         for i, grammar in bound:
             grammar.undo(len(rows[i]))
         raise

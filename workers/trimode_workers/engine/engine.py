@@ -10,11 +10,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from dataclasses import replace
 from math import inf
 
 import torch
 
-from trimode_api.modes import Mode, OperatingPoint
+from trimode_api.modes import AR, Mode, OperatingPoint
 from trimode_workers.engine import invariants, validate
 from trimode_workers.engine.budget import Budget
 from trimode_workers.engine.class_controller import prior
@@ -27,13 +28,14 @@ from trimode_workers.engine.messages import Configure, Cycle, Finish, Stats, Sub
 from trimode_workers.engine.meter import PROMPT, Meter, Part
 from trimode_workers.engine.mode_controller import Chooser, GroupCycle, ModeController
 from trimode_workers.engine.paged_cache import PagedCache
-from trimode_workers.engine.plan import Piece, groups, schedule
+from trimode_workers.engine.plan import Group, Piece, groups, schedule
 from trimode_workers.engine.primitive import Primitive
 from trimode_workers.engine.requests import Requests
-from trimode_workers.engine.rows import bring_to_front, close_gaps, line_up
+from trimode_workers.engine.rows import close_gaps, line_up
 from trimode_workers.engine.sequence import Sequence
 from trimode_workers.engine.settings import EngineSettings, keep_freed_memory
 from trimode_workers.engine.shortage import CODE, MESSAGE, Shortage, last_resort
+from trimode_workers.engine.turn import First, Turn
 from trimode_workers.errors import RequestRefused
 from trimode_workers.model.decoder import Decoder, Network
 
@@ -64,10 +66,11 @@ class Engine:
             torch.set_num_threads(settings.threads)
         network: Network = decoder.fused() if isinstance(decoder, Decoder) else decoder
         config = network.config
-        self.settings, self._clock = settings, clock
+        like = network.like
+        self.settings = replace(settings, prefill_budget_tokens=settings.prompt_tokens(like.device.type))
+        self._clock = clock
         self._context, self._vocabulary = settings.max_context_tokens, config.vocab_size
         self._eos = frozenset(config.eos_token_ids)
-        like = network.like
         self._cache, store = make_cache(config, settings, like)
         self._counters, self._meter = Counters(), Meter(clock())
         self._requests = Requests(self._cache, store, self._counters)
@@ -80,7 +83,7 @@ class Engine:
         gpu = torch.cuda.get_device_name(like.device) if like.device.type == "cuda" else ""
         self._modes = ModeController(prior(config, gpu, like.dtype.itemsize), configure, clock(), chooser)
         pool = self._cache.pool.total if isinstance(self._cache, PagedCache) else None
-        self._budget = Budget(settings, pool, self._modes.points.growth)
+        self._budget = Budget(self.settings, pool, self._modes.points.growth)
         self._grammars, self._compiling = grammars, GrammarQueue()
         self._cancelled: list[TokenEvent] = []
         self._arrivals, self._stats_at, self._stats_point = 0, float("-inf"), ""
@@ -128,12 +131,12 @@ class Engine:
     def record(self) -> None:
         """Record all forwards that the configured points run, where forwards are recorded; takes up to minutes."""
         if self._primitive.graphs is not None:
-            self._primitive.graphs.record(self._modes.points.every)
+            self._primitive.graphs.record(self._modes.points.every, self._budget.longest_line)
 
     @torch.inference_mode()
     def step(self) -> Cycle:
         """Run one cycle: every request that can decode gets at least one token, prompts advance by the budget."""
-        began, shortages, recorded = self._clock(), self._shortage.count, self._primitive.graphs is not None
+        began, shortages = self._clock(), self._shortage.count
         self._meter.begin(began)
         events, self._cancelled = self._cancelled, []
         requests = self._requests
@@ -148,26 +151,18 @@ class Engine:
         requests.preempt(todo.preempt)
         close_gaps(self._cache, requests.running)
         batch = self._modes.decide(todo.decode, began)
-        parts = groups(todo.decode, self._modes.point_of)
-        piggybacked: set[Sequence] = set()
-        if not recorded:  # a recorded forward has one token of each row
-            piggybacked = {s for point, members in parts if point.mode is Mode.AR for s in members if s.missing}
-            piggybacked = {s for s in piggybacked if not s.unscored}
-        self._prefill([piece for piece in todo.prefill if piece.tokens and piece.sequence not in piggybacked])
-        if self._shortage.count > shortages:
-            # Prompts may have got less than their turn, and only AR takes what is missing, without its scores.
-            able = [
-                (point, [s for s in members if not s.missing or (point.mode is Mode.AR and not s.unscored)])
-                for point, members in parts
-            ]
-            parts = [(point, members) for point, members in able if members]
-        if not recorded:
-            line_up(self._cache, requests.running, [members for _, members in parts])
+        pieces, point_of = [piece for piece in todo.prefill if piece.tokens], self._modes.point_of
+        parts = groups([s for s in todo.decode if not s.missing], point_of)
+        carrier = self._carrier(parts, pieces)
+        if pieces and carrier is None:
+            # Nobody's cycle to ride in: those who can decode now do so at once.
+            firsts = self._prefill(Turn(pieces, lambda s: point_of(s).mode is Mode.AR))
+            spoken, events = {event.request_id for event in firsts}, events + firsts
+            parts = groups([s for s in todo.decode if not s.missing and s.request_id not in spoken], point_of)
+        line_up(self._cache, requests.running, [members for _, members in parts])
         self._budget.decoding(sum(point.width * len(members) for point, members in parts))
-        for point, members in parts:
-            if recorded:
-                bring_to_front(self._cache, requests.running, members)
-            events += self._decode(point, members)
+        for part in parts:
+            events += self._decode(*part, Turn(pieces, self._speaks) if part is carrier else None)
         events += self._give_up()
         for sequence, _, _ in todo.prefill:
             if sequence.row >= 0:
@@ -234,32 +229,55 @@ class Engine:
                 self._requests.enqueue(sequence)
         return ends
 
-    def _prefill(self, turn: Seq[Piece]) -> None:
-        """One causal forward without logits over a piece of every prompt that has its turn."""
-        if not turn:
-            return
-        began = self._clock()
-        before = sum(piece.sequence.cached for piece in turn)
+    def _carrier(self, parts: Seq[Group], pieces: Seq[Piece]) -> Group | None:
+        """The group in whose causal forward these prompts run."""
+        tokens = sum(piece.tokens + 1 for piece in pieces)
+        return next((part for part in parts if tokens and self._shortage.carries(*part, tokens)), None)
+
+    def _speaks(self, sequence: Sequence) -> bool:
+        """Whether the forward in which its prompt ends may say what follows. Drawn tokens are keyed to how they are
+        drawn: only AR draws as that forward would. Greedy ones are equal in all lossless points."""
+        mode = self._modes.point_of(sequence).mode
+        return mode is Mode.AR or (mode.lossless and sequence.greedy)
+
+    def _prefill(self, turn: Turn) -> list[TokenEvent]:
+        """A causal forward over a piece of every prompt that has its turn."""
+        began, before = self._clock(), sum(s.cached for s in turn.sequences)
         # Out of memory is caught below: an exception here would end the process and every stream of the replica, and
         # the router would bring the same load to the next one.
-        self._starved += self._shortage.prefill(turn)
-        accounts, tokens = [s.busy for s, _, _ in turn], [pages + tokens for _, pages, tokens in turn]
-        self._meter.ran(Part(PROMPT, self._clock() - began, accounts, tokens))
-        computed = sum(piece.sequence.cached for piece in turn) - before
+        _, starved, firsts = self._shortage.prefill(turn)
+        self._starved += starved
+        computed, seconds = sum(s.cached for s in turn.sequences) - before, self._clock() - began
+        accounts, tokens = [s.busy for s in turn.sequences], [pages + tokens for _, pages, tokens in turn.pieces]
+        self._meter.ran(Part(PROMPT, seconds, accounts, tokens))
         self._counters.prompt["computed"] += computed
         if computed:
-            self._modes.prefilled(computed, self._clock() - began)
+            self._modes.prefilled(computed, seconds)
+        return self._settle_firsts(firsts)
 
-    def _decode(self, point: OperatingPoint, members: list[Sequence]) -> list[TokenEvent]:
+    def _settle_firsts(self, firsts: Seq[First]) -> list[TokenEvent]:
+        """Tokens that came out of prompts' own forwards, which is how autoregression has them."""
+        if not firsts:
+            return []
+        now = self._clock()
+        events = [self._requests.settle(sequence, proposed, str(AR)) for sequence, proposed in firsts]
+        self._counters.emitted[str(AR)] += sum(len(event.tokens) for event in events)
+        self._counters.forwards[str(AR)] += len(events)
+        for sequence, _ in firsts:
+            if sequence.first_at < 0:
+                sequence.first_at = now
+        return events
+
+    def _decode(self, point: OperatingPoint, members: list[Sequence], turn: Turn | None) -> list[TokenEvent]:
         """One cycle of one group, from the model to events; the curves learn from it."""
         began = self._clock()
         context = sum(s.cached for s in members) / len(members)
-        tokens = [point.width + s.missing for s in members]
-        piggybacked = sum(tokens) - point.width * len(members)
-        self._counters.prompt["computed"] += piggybacked
-        before = self._primitive.rows_run
-        proposals, starved = self._shortage.decode(point, members)
+        riding = turn.sequences if turn else []
+        cached, before = sum(s.cached for s in riding), self._primitive.rows_run
+        proposals, starved, firsts = self._shortage.decode(point, members, turn)
         self._starved += starved
+        computed = sum(s.cached for s in riding) - cached
+        self._counters.prompt["computed"] += computed
         name, events, emitted = str(point), [], 0
         workloads: dict[str, tuple[int, int]] = {}
         for sequence, proposed in zip(members, proposals, strict=True):
@@ -270,17 +288,17 @@ class Engine:
                 workloads[sequence.workload] = requests + 1, gained + len(event.tokens)
             events.append(event)
         seconds = self._clock() - began
-        self._meter.ran(Part(name, seconds, [s.busy for s in members], tokens))
-        # AR runs no blocks: one forward of each row.
-        self._counters.add(name, seconds, emitted, self._primitive.rows_run - before or len(members))
+        tokens = [*[point.width] * len(members), *([p.pages + p.tokens for p in turn.pieces] if turn else [])]
+        self._meter.ran(Part(name, seconds, [s.busy for s in (*members, *riding)], tokens, len(riding)))
+        self._counters.add(name, seconds, emitted, self._primitive.rows_run - before)
         named = tuple((workload, *counts) for workload, counts in workloads.items())
-        cycle = GroupCycle(point, len(members), context, seconds, emitted, piggybacked, named)
+        cycle = GroupCycle(point, len(members), context, seconds, emitted, computed, named)
         now = self._clock()
         self._budget.decode_s += self._modes.observe(cycle, now)
         for sequence in members:
             if sequence.first_at < 0:
                 sequence.first_at = now
-        return events
+        return events + self._settle_firsts(firsts)
 
     def _give_up(self) -> list[TokenEvent]:
         """End one request, where there was no memory for some even one by one."""

@@ -56,7 +56,7 @@ class FlashInfer:
                 use_cuda_graph=True,
                 qo_indptr_buf=like.new_empty(rows + 1),
                 paged_kv_indptr_buf=like.new_empty(rows + 1),
-                paged_kv_indices_buf=like.new_empty(rows * plan.cache.width),
+                paged_kv_indices_buf=like.new_empty(like.numel()),
                 paged_kv_last_page_len_buf=like.new_empty(rows),
             )
         return wrappers[attention]

@@ -2,33 +2,35 @@
 
 A forward of an 8B is 630 to 730 kernels; asking for them one by one takes the processor longer than the GPU needs to
 run them for a small batch. A CUDA graph asks for all of them at once, but always with the same shapes and addresses.
-So batches are padded to a few sizes, what attention reads is padded likewise, and inputs are copied into place.
+So batches are padded to a few sizes and inputs, tables and lengths among them, are copied into place. A row that only
+pads has the page that belongs to no one.
 
 All shapes of the configured points are recorded before the engine is ready. Recorded as they are met, each would stop
 the whole batch for two forwards and `torch.cuda.graph`'s emptying of the allocator's cache.
-
-A row that only pads is a row behind the batch. It may be another request's, prefilled or of another group: its keys
-and values are written behind the longest sequence that a row may hold, where nobody's state ever is.
 """
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
-from itertools import product
+from dataclasses import dataclass, replace
+from itertools import accumulate, product
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from trimode_api.modes import OperatingPoint
-from trimode_workers.engine.attention import Attention, Plan, grouped
-from trimode_workers.engine.cache import KVCache
-from trimode_workers.engine.groups import Groups
-from trimode_workers.engine.recordings import Recordings
-from trimode_workers.engine.shapes import MOST_GROUPED, Shape, bucket, forwards, reaches, row_sizes
-from trimode_workers.engine.window import Window
+from trimode_api.prefix import PAGE_TOKENS
+from trimode_workers.engine.attention import Attention
+from trimode_workers.engine.footprint import MOST_TOKENS
+from trimode_workers.engine.forward import forward, forward_groups
+from trimode_workers.engine.paged_cache import PagedCache, PagedPlan, pages_for
+from trimode_workers.engine.shapes import Shape, bucket, forwards, line_of, lines, reaches, row_sizes
 from trimode_workers.model.decoder import Network
+
+_log = logging.getLogger(__name__)
 
 
 class Recorder(Protocol):
@@ -62,111 +64,155 @@ class CudaRecorder:
         return replay
 
 
+class FixedPlan(PagedPlan):
+    """A plan of a shape whose tensors stay where they are: `rows` blocks of `n` tokens, or a line of so many tokens of
+    any rows. Its tables have `reach` slots."""
+
+    fixed = True
+
+    def __init__(self, cache: PagedCache, shape: Shape) -> None:
+        rows, n, device, scrap = shape.rows, shape.n, cache.memory.device, cache.pool.total
+        total = shape.line or rows * n
+        self.cache, self.reach, self.widest = cache, shape.reach, shape.line or n
+        self._n, self._scrap, self._line = n, scrap, shape.line
+        self.positions = torch.zeros((1, total) if shape.line else (rows, n), dtype=torch.int64, device=device)
+        self.slots = torch.zeros(total, dtype=torch.int64, device=device)
+        self.table = torch.full((rows, pages_for(shape.reach)), scrap, dtype=torch.int32, device=device)
+        self.seen = torch.zeros(rows, dtype=torch.int32, device=device)
+        self.starts = torch.zeros(rows + 1, dtype=torch.int32, device=device)
+        self._mask = None
+        self._fill([], [], [])
+
+    def load(self, plan: PagedPlan) -> None:
+        """Stand for that plan, of as many rows and tokens or fewer."""
+        self._fill(plan.pages, plan.ends, plan.counts)
+        used = plan.slots.shape[0]
+        self.positions.view(-1)[:used] = plan.positions.view(-1)
+        self.slots[:used] = plan.slots
+        # What a row's table says behind its reach is never read as state: a kernel stops at `seen`.
+        self.table[: len(plan.counts), : plan.table.shape[1]] = plan.table
+
+    def _fill(self, pages: list[list[int]], ends: list[int], counts: list[int]) -> None:
+        """Rows and tokens as given, and behind them those that only pad: in a line all of the last row's."""
+        more, spare = len(self.seen) - len(counts), self.slots.shape[0] - sum(counts)
+        own = [*[0] * (more - 1), spare] if self._line else [self._n] * more
+        lengths = [max(count, 1) for count in own]  # no row without a key: of those kernels make what they like
+        self.counts, self.ends = [*counts, *own], [*ends, *lengths]
+        self.pages = [*pages, *([self._scrap] * pages_for(length) for length in lengths)]
+        device = self.seen.device
+        told = torch.tensor([*self.ends, 0, *accumulate(self.counts)], dtype=torch.int32).to(device)
+        self.seen.copy_(told[: len(self.ends)])
+        self.starts.copy_(told[len(self.ends) :])
+        self.table[len(counts) :] = self._scrap
+        padding = torch.arange(spare, device=device)
+        padding = padding if self._line else padding % self._n
+        self.positions.view(-1)[self.slots.shape[0] - spare :] = padding
+        self.slots[self.slots.shape[0] - spare :] = self._scrap * PAGE_TOKENS + padding % PAGE_TOKENS
+
+
+@dataclass(frozen=True, slots=True)
 class _Recorded:
-    def __init__(self, tokens: Tensor, positions: Tensor, replay: Callable[[], Tensor]) -> None:
-        self.tokens, self.positions, self.replay = tokens, positions, replay
+    tokens: Tensor
+    plan: FixedPlan
+    replay: Callable[[], Tensor]
 
 
 class Graphs:
-    """Recorded forwards of one network over one cache. Not thread-safe."""
+    """Recorded forwards of one network over one paged cache. Not thread-safe."""
 
-    def __init__(self, network: Network, cache: KVCache, recorder: Recorder) -> None:
+    def __init__(self, network: Network, cache: PagedCache, recorder: Recorder) -> None:
         self._network, self._cache, self._recorder = network, cache, recorder
-        self._recordings = Recordings(self._record)
+        self._kept: dict[Shape, _Recorded | None] = {}  # None: there was no memory for it
         self._reaches = reaches(cache.slots)
-        device = cache.memory.device
-        self._bases = torch.arange(cache.rows, device=device) * cache.heads * cache.slots
-        self._heads = torch.arange(cache.heads, device=device) * cache.slots
-        self._places = torch.arange(cache.slots, device=device)
 
     def __len__(self) -> int:
-        return len(self._recordings)
+        return sum(recorded is not None for recorded in self._kept.values())
 
-    def record(self, points: Iterable[OperatingPoint]) -> None:
-        """Record every forward that cycles of these points run. One for which there is no memory runs unrecorded."""
-        adapter = self._network.drafter is not None
-        sizes = list(product(row_sizes(self._cache.rows), self._reaches))
-        self._recordings.make(
-            {s for point in points for rows, reach in sizes for s in forwards(point, rows, reach, adapter)}
-        )
+    def record(self, points: Iterable[OperatingPoint], longest: int) -> None:
+        """Record every forward that cycles of these points run, with up to `longest` tokens of rows and prompts in a
+        line. One for which there is no memory runs unrecorded."""
+        adapter, found = self._network.drafter is not None, set[Shape]()
+        for reach in self._reaches:
+            found |= {self._line(tokens, reach) for tokens in lines(longest)}
+            for rows, point in product(row_sizes(self._cache.rows), points):
+                found |= {self._of(s) for s in forwards(point, rows, reach, adapter) if s.recordable}
+        # The largest first: what those need of the pool is enough for the others.
+        wanted = sorted(found, key=lambda s: (s.tokens, s.rows * s.reach), reverse=True)
+        for number, shape in enumerate(wanted):
+            if number % max(1, len(wanted) // 10) == 0:
+                _log.info("recording forwards: %d of %d", number, len(wanted))
+            self._recorded(shape)
+        short = sum(self._kept[shape] is None for shape in wanted)
+        if short:
+            _log.warning("no memory to record %d of %d forwards: they run unrecorded", short, len(wanted))
+        _log.info("recorded %d forwards", len(wanted) - short)
 
-    def hidden(self, tokens: Tensor, plan: Plan, attention: Attention, drafting: bool) -> Tensor | None:
-        """tokens `[b, n]` -> `[b, n, hidden]`, overwritten by the next call; None for rows that are not leading, and
-        for what there was no memory to record. Records what it meets first: points configured since the start."""
-        window = _window(plan)
-        rows, reach = self._padded(window, len(tokens))
-        return self._replay(
-            Shape(rows, window.n, reach, attention, drafting and self._network.drafter is not None), tokens, window
-        )
+    def hidden(self, tokens: Tensor, plan: PagedPlan, attention: Attention, drafting: bool) -> Tensor | None:
+        """tokens of the shape of the plan's positions -> hidden states, overwritten by the next call; None for what is
+        not recorded. Records what it meets first: points configured since the start."""
+        if plan.line:
+            total = tokens.numel()
+            hidden = self._replay(self._line(total, plan.reach), tokens, plan) if total <= MOST_TOKENS else None
+            return None if hidden is None else hidden[:, :total]
+        drafting = drafting and self._network.drafter is not None
+        rows, n = self._padded(tokens), tokens.shape[1]
+        return self._rows(Shape(rows, n, plan.reach, attention, drafting), tokens, plan)
 
-    def grouped_hidden(self, tokens: Tensor, plan: Plan, masks: int) -> Tensor | None:
-        """The same of a quadratic forward, tokens `[b, n * (1 + masks)]`; None also for one that is too large."""
-        window = _window(plan)
-        rows, reach = self._padded(window, len(tokens))
-        shape = Shape(rows, window.n, reach, Attention.CAUSAL, masks=masks)
-        return self._replay(shape, tokens, window) if shape.tokens <= MOST_GROUPED else None
+    def grouped_hidden(self, tokens: Tensor, plan: PagedPlan, masks: int) -> Tensor | None:
+        """The same of a quadratic forward, tokens `[b, n * (1 + masks)]`."""
+        n = plan.positions.shape[1]
+        return self._rows(Shape(self._padded(tokens), n, plan.reach, Attention.CAUSAL, masks=masks), tokens, plan)
 
-    def _padded(self, window: Window, rows: int) -> tuple[int, int]:
-        return bucket(rows, self._cache.rows), self._reaches[bisect_left(self._reaches, window.reach)]
+    def _padded(self, tokens: Tensor) -> int:
+        return bucket(tokens.shape[0], self._cache.rows)
 
-    def _replay(self, shape: Shape, tokens: Tensor, window: Window) -> Tensor | None:
-        recorded = self._recordings.of(shape) if window.leading else None
+    def _rows(self, shape: Shape, tokens: Tensor, plan: PagedPlan) -> Tensor | None:
+        hidden = self._replay(self._of(shape), tokens, plan) if shape.recordable else None
+        return None if hidden is None else hidden[: tokens.shape[0]]
+
+    def _of(self, shape: Shape) -> Shape:
+        """The shape that stands for that one: tables are inputs, so reach counts only where they are gathered."""
+        gathers = shape.masks or self._cache.kernel.gathers
+        return replace(shape, reach=self._reach(shape.reach) if gathers else self._cache.slots)
+
+    def _line(self, tokens: int, reach: int) -> Shape:
+        """What so many tokens of any rows are padded to; the row that pads may be as long."""
+        line = line_of(tokens)
+        reach = max(self._reach(reach) if self._cache.kernel.gathers else self._cache.slots, line)
+        return Shape(min(self._cache.rows, line) + 1, 1, reach, Attention.CAUSAL, line=line)
+
+    def _reach(self, reach: int) -> int:
+        return self._reaches[bisect_left(self._reaches, reach)]
+
+    def _recorded(self, shape: Shape) -> _Recorded | None:
+        if shape not in self._kept:
+            try:
+                self._kept[shape] = self._record(shape)
+            # Unrecorded is slow (2 to 7 ms of processor time per forward of the 8B), but it serves; a replica that does
+            # not start serves nothing.
+            except torch.OutOfMemoryError:
+                self._kept[shape] = None
+        return self._kept[shape]
+
+    def _replay(self, shape: Shape, tokens: Tensor, plan: PagedPlan) -> Tensor | None:
+        recorded = self._recorded(shape)
         if recorded is None:
             return None
-        count = len(tokens)
-        recorded.tokens[:count] = tokens
-        recorded.positions[:count] = window.positions
-        if count < shape.rows:
-            recorded.positions[count:] = self._places[-shape.n :]
-        return recorded.replay()[:count]
+        recorded.tokens.view(-1)[: tokens.numel()] = tokens.reshape(-1)
+        recorded.plan.load(plan)
+        recorded.plan.prepare(shape.attention)
+        return recorded.replay()
 
     def _record(self, shape: Shape) -> _Recorded:
-        width, device = shape.tokens // shape.rows, self._places.device
-        tokens = torch.full((shape.rows, width), self._network.config.mask_token_id, device=device)
-        # Recording runs the forward: until the first real inputs, every row writes where nobody's state is.
-        positions = self._places[-shape.n :].repeat(shape.rows, 1)
-        run = self._run_groups if shape.masks else self._run
-        replay = self._recorder.record(lambda: run(shape, tokens, positions))
-        return _Recorded(tokens, positions, replay)
-
-    def _run(self, shape: Shape, tokens: Tensor, positions: Tensor) -> Tensor:
-        """The forward as the primitive runs it, with every size given by `shape`."""
-        cache = self._cache
+        plan = FixedPlan(self._cache, shape)
         network = self._network.drafter or self._network if shape.drafting else self._network
-        slots = self._slots(positions)
-        last = positions if shape.attention is Attention.CAUSAL else positions[:, -1:]
-        unseen = self._places[: shape.reach] > last[:, None, :, None]
-        mask = torch.zeros(unseen.shape, dtype=cache.memory.dtype, device=tokens.device)
-        mask.masked_fill_(unseen, -torch.inf)
+        size = (1, shape.line) if shape.line else (shape.rows, shape.n * (1 + shape.masks))
+        tokens = torch.full(size, network.config.mask_token_id, device=plan.slots.device)
+        plan.prepare(shape.attention)
 
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            cache.write(layer, slots, k, v)
-            keys = cache.keys[layer][: shape.rows, :, : shape.reach]
-            values = cache.values[layer][: shape.rows, :, : shape.reach]
-            return grouped(q, keys, values, mask)
+        def run() -> Tensor:
+            if shape.masks:
+                return forward_groups(network, tokens, plan, shape.masks)
+            return forward(network, tokens, plan, shape.attention)
 
-        return network.hidden(tokens, positions, attend, cache.slots)
-
-    def _run_groups(self, shape: Shape, tokens: Tensor, positions: Tensor) -> Tensor:
-        """The same for `Primitive.forward_groups`."""
-        cache, n = self._cache, shape.n
-        groups, slots = Groups(positions, shape.masks), self._slots(positions)
-        mask = groups.mask(shape.reach, cache.memory.dtype)
-
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            cache.write(layer, slots, k[:, :, :n], v[:, :, :n])
-            keys = torch.cat((cache.keys[layer][: shape.rows, :, : shape.reach], k[:, :, n:]), 2)
-            values = torch.cat((cache.values[layer][: shape.rows, :, : shape.reach], v[:, :, n:]), 2)
-            return grouped(q, keys, values, mask)
-
-        return self._network.hidden(tokens, groups.positions, attend, cache.slots + shape.masks)
-
-    def _slots(self, positions: Tensor) -> Tensor:
-        """`[rows, kv_heads, n]` into the flat cache, of the first rows."""
-        return self._bases[: len(positions), None, None] + self._heads[:, None] + positions[:, None]
-
-
-def _window(plan: Plan) -> Window:
-    if not isinstance(plan, Window):
-        raise TypeError(f"recorded forwards over rows take their blocks, not {type(plan).__name__}")
-    return plan
+        return _Recorded(tokens, plan, self._recorder.record(run))

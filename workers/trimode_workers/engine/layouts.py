@@ -12,18 +12,14 @@ import torch
 from torch import Tensor
 
 from trimode_api.prefix import PAGE_TOKENS
-from trimode_workers.engine.attention import Recordings
 from trimode_workers.engine.cache import KVCache
-from trimode_workers.engine.graphs import Graphs, Recorder
 from trimode_workers.engine.kernels import pick_kernel
 from trimode_workers.engine.page_pool import PagePool
 from trimode_workers.engine.paged_cache import PagedCache, pages_for
-from trimode_workers.engine.paged_graphs import PagedGraphs
 from trimode_workers.engine.paged_store import PagedStore
 from trimode_workers.engine.settings import EngineSettings
 from trimode_workers.engine.store import PageStore
 from trimode_workers.model.config import ModelConfig
-from trimode_workers.model.decoder import Network
 
 Cache = KVCache | PagedCache
 Store = PageStore | PagedStore
@@ -49,10 +45,3 @@ def make_cache(config: ModelConfig, settings: EngineSettings, like: Tensor) -> t
     cache = PagedCache(config, settings.max_running_requests, PagePool(total, kept), pages_for(slots), like)
     cache.kernel = pick_kernel(cache)
     return cache, PagedStore(cache)
-
-
-def recordings(network: Network, cache: Cache, recorder: Recorder) -> Recordings:
-    """What records forwards over the cache."""
-    if isinstance(cache, PagedCache):
-        return PagedGraphs(network, cache, recorder)
-    return Graphs(network, cache, recorder)

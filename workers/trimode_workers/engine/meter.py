@@ -14,8 +14,8 @@ from collections.abc import Sequence as Seq
 from typing import NamedTuple
 
 PROMPT = "prompt"
-"""What time spent on prompts alone is called in accounts, among operating points. Prompt tokens that ride along with
-a decoding forward are part of that forward, and so of its point."""
+"""What time spent on prompts is called in accounts, among operating points, also where they ride along with those who
+decode: their request may have another point."""
 
 Account = dict[str, float]
 """Seconds of the engine by operating point, or `PROMPT`."""
@@ -23,12 +23,13 @@ Account = dict[str, float]
 
 class Part(NamedTuple):
     """One forward, or draft and verification together: how long it took, and the tokens (>= 1) that it ran for each
-    account."""
+    account. The last `riding` of them are prompts'."""
 
     name: str
     seconds: float
     accounts: Seq[Account]
     tokens: Seq[int]
+    riding: int = 0
 
 
 def shares(seconds: float, parts: Seq[Part]) -> list[list[float]]:
@@ -69,6 +70,6 @@ class Meter:
             return
         self.busy_s += seconds
         for part, charged in zip(parts, shares(seconds, parts), strict=True):
-            name = part.name
-            for account, more in zip(part.accounts, charged, strict=True):
+            names = [part.name] * (len(charged) - part.riding) + [PROMPT] * part.riding
+            for account, name, more in zip(part.accounts, names, charged, strict=True):
                 account[name] = account.get(name, 0.0) + more

@@ -144,12 +144,13 @@ class ModeController:
     def observe(self, cycle: GroupCycle, now: float) -> float:
         """Learn from one group's cycle; returns the seconds it took to decode. What its prompt tokens would have cost
         apart, as they do beside other points, is taken off, so that points are compared by decoding alone."""
-        whole, prompts, count = cycle.seconds, cycle.piggybacked, cycle.requests
+        whole, prompts, point = cycle.seconds, cycle.piggybacked, cycle.point
+        decoded = cycle.requests * point.width * point.forwards_per_cycle
         # Prefill must not count as decoding: policies that let it collapse when prompts arrive
         # (vllm-project/vllm#49548).
-        seconds = max(whole - prompts * self._prefill_s, whole * count / (count + prompts))
+        seconds = max(whole - prompts * self._prefill_s, whole * decoded / (decoded + prompts))
         self.prompts.spent(whole - seconds, prompts, cycle.tokens, whole)
-        seen = Observation(cycle.point, count, cycle.context_tokens, 0, seconds, cycle.tokens, cycle.workloads)
+        seen = Observation(point, cycle.requests, cycle.context_tokens, 0, seconds, cycle.tokens, cycle.workloads)
         self.curves.observe(seen, now)
         return seconds
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trimode_api.prefix import PAGE_TOKENS
-from trimode_workers.engine.attention import Attention, grouped
+from trimode_workers.engine.attention import Attention, Riders, grouped
 from trimode_workers.engine.page_pool import PagePool
 from trimode_workers.model.config import ModelConfig
 
@@ -100,11 +100,11 @@ class PagedCache:
 
     def block(self, rows: Seq[int], lengths: Seq[int], n: int) -> PagedPlan:
         """The place of `n` further tokens of each row."""
-        return PagedPlan(self, rows, lengths, [n] * len(rows), (len(rows), n))
+        return PagedPlan(self, rows, lengths, [n] * len(rows))
 
     def pieces(self, rows: Seq[int], lengths: Seq[int], counts: Seq[int]) -> PagedPlan:
         """The place of `counts` further tokens of the rows, one after another in one line."""
-        return PagedPlan(self, rows, lengths, counts, (1, sum(counts)))
+        return PagedPlan(self, rows, lengths, counts, line=True)
 
     def tables_of(self, rows: Seq[int], pages: int) -> Tensor:
         """`[rows, pages]` int32 on the device."""
@@ -114,20 +114,21 @@ class PagedCache:
 class PagedPlan:
     """Where the tokens of a forward lie and how far their rows reach; made once a cycle, shared by its forwards.
 
-    `positions`: `[b, n]` for blocks, `[1, total]` for pieces, all below `reach`. `slots` `[total]`: into all pages as
-    one line. `table` `[b, pages]` int32. `seen` `[b]` int32: keys of each row, its new tokens included. `starts`
-    `[b + 1]` int32: where each row's queries begin. On the host: `counts` of new tokens and `pages` of each row,
-    `ends`: as `seen`; `fixed`: whether recordings read the tensors where they are.
+    `positions`: `[b, n]` for blocks, `[1, total]` for a `line` of any rows' tokens, all below `reach`. `slots`
+    `[total]`: into all pages as one line. `table` `[b, pages]` int32. `seen` `[b]` int32: keys of each row, its new
+    tokens included. `starts` `[b + 1]` int32: where each row's queries begin. On the host: `counts` of new tokens and
+    `pages` of each row, `ends`: as `seen`; `fixed`: whether recordings read the tensors where they are.
     """
 
     fixed = False
 
     def __init__(
-        self, cache: PagedCache, rows: Seq[int], lengths: Seq[int], counts: Seq[int], shape: tuple[int, int]
+        self, cache: PagedCache, rows: Seq[int], lengths: Seq[int], counts: Seq[int], *, line: bool = False
     ) -> None:
-        for row, length, count in zip(rows, lengths, counts, strict=True):
-            cache.reserve(row, length + count)
+        for number, length, count in zip(rows, lengths, counts, strict=True):
+            cache.reserve(number, length + count)
         self.cache, self.counts, self.pages = cache, list(counts), [cache.tables[row] for row in rows]
+        self._rows, self._lengths, self.line = rows, lengths, line
         self.ends = [length + count for length, count in zip(lengths, counts, strict=True)]
         self.reach, self.widest = max(self.ends), max(counts)
         self.table = cache.tables_of(rows, pages_for(self.reach))
@@ -135,10 +136,10 @@ class PagedPlan:
         # One copy to the device for all of them.
         told = torch.tensor([*lengths, *self.ends, *counts, *begins], dtype=torch.int32).to(device)
         first, self.seen, many, self.starts = told[:b], told[b : 2 * b], told[2 * b : 3 * b], told[3 * b :]
-        line = torch.repeat_interleave(many, output_size=begins[-1])
-        positions = torch.arange(begins[-1], device=device) - self.starts[line] + first[line]
-        self.slots = self.table[line, positions // PAGE_TOKENS].long() * PAGE_TOKENS + positions % PAGE_TOKENS
-        self.positions = positions.view(shape)
+        row = torch.repeat_interleave(many, output_size=begins[-1])
+        positions = torch.arange(begins[-1], device=device) - self.starts[row] + first[row]
+        self.slots = self.table[row, positions // PAGE_TOKENS].long() * PAGE_TOKENS + positions % PAGE_TOKENS
+        self.positions = positions.view(1 if line else b, -1)
         self._mask: tuple[Groups, Tensor] | None = None
 
     @property
@@ -148,8 +149,11 @@ class PagedPlan:
         step = pages * PAGE_TOKENS
         return torch.arange(0, rows * step + 1, step, dtype=torch.int32, device=self.table.device)
 
-    def lay_out(self) -> None:
-        """Nothing: a plan is made in a few operations."""
+    def beside(self, riders: Riders) -> PagedPlan:
+        """These rows in one line, and the riders behind them."""
+        counts = [*self.counts, *riders.counts]
+        rows, lengths = [*self._rows, *riders.rows], [*self._lengths, *riders.lengths]
+        return PagedPlan(self.cache, rows, lengths, counts, line=True)
 
     def prepare(self, attention: Attention) -> None:
         """Tell the kernel what comes."""
@@ -186,10 +190,12 @@ class Reference:
         """Nothing to do."""
 
     def attend(self, plan: PagedPlan, layer: int, q: Tensor, attention: Attention) -> Tensor:
-        """Rows of as many queries at once, others one by one."""
+        """Rows of as many queries at once, others one by one; in a recording, which knows no counts, one over all."""
         keys, values = plan.cache.keys[layer], plan.cache.values[layer]
         if plan.positions.shape[0] == len(plan.counts):
             parts, step = [q], len(plan.counts)
+        elif plan.fixed:
+            return _over_all(plan, q, gathered(keys, plan.table), gathered(values, plan.table))
         else:
             parts, step = list(q.split_with_sizes(plan.counts)), 1
         found = []
@@ -209,6 +215,18 @@ def _masked(q: Tensor, kept: tuple[Tensor, Tensor], seen: Tensor, attention: Att
         last = seen[:, None] - n + torch.arange(n, device=device)
     sees = torch.arange(kept[0].shape[2], device=device) <= last[:, None, :, None]
     return F.scaled_dot_product_attention(q, *kept, sees, enable_gqa=True).transpose(1, 2).flatten(0, 1)
+
+
+def _over_all(plan: PagedPlan, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Causal attention of a line: q `[total, heads, head_dim]`, keys and values `[b, kv_heads, slots, head_dim]` of all
+    rows, of which a query sees its own row's up to its own position."""
+    (b, _, slots, _), device = keys.shape, q.device
+    row = torch.searchsorted(plan.starts[1:], torch.arange(len(q), device=device), right=True)
+    own = torch.arange(b, device=device).repeat_interleave(slots) == row[:, None]
+    seen = torch.arange(slots, device=device).repeat(b) <= plan.positions[0, :, None]
+    keys, values = (kept.transpose(0, 1).flatten(1, 2)[None] for kept in (keys, values))
+    line = q.transpose(0, 1)[None]
+    return F.scaled_dot_product_attention(line, keys, values, own & seen, enable_gqa=True)[0].transpose(0, 1)
 
 
 def pages_for(tokens: int) -> int:

@@ -11,7 +11,7 @@ from trimode_api.prefix import PAGE_TOKENS
 from trimode_workers.engine.page_pool import PagePool
 from trimode_workers.engine.paged_cache import PagedCache
 from trimode_workers.engine.sequence import Sequence
-from trimode_workers.engine.store import chain
+from trimode_workers.engine.store import chain, found
 
 
 class PagedStore:
@@ -30,13 +30,8 @@ class PagedStore:
         return self._cache.memory.permute(2, 0, 1, 4, 3, 5)
 
     def found(self, sequence: Sequence) -> int:
-        """Pages that are here of what `sequence` has not cached, from the first page on that it has not whole."""
-        if sequence.unscored:
-            return 0
-        first = at = sequence.cached // PAGE_TOKENS
-        while at < (len(sequence.tokens) - 1) // PAGE_TOKENS and chain(sequence, at + 1)[at] in self.index:
-            at += 1
-        return at - first
+        """Pages that are here behind those that it has cached."""
+        return found(sequence, self.index.__contains__)
 
     def fill(self, sequence: Sequence, pages: int) -> None:
         """Let the sequence's row begin with that many of the pages `found`, and count them as cached."""

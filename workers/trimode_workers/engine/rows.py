@@ -23,20 +23,6 @@ def close_gaps(cache: Cache, running: Seq[Sequence]) -> None:
         last.row = cache.move(last.row, last.cached)
 
 
-def bring_to_front(cache: Cache, running: Seq[Sequence], members: list[Sequence]) -> None:
-    """Exchange rows so that the group has the cache's first ones, in ascending order: recorded forwards run those.
-
-    For two groups that take turns, that moves the smaller one's rows each cycle: 0.2 ms per 1,000 tokens of the 8B by
-    an H200's bandwidth (arithmetic), where an unrecorded forward costs the processor 2 to 7 ms.
-    """
-    if not isinstance(cache, KVCache):
-        return
-    close_gaps(cache, running)
-    members.sort(key=lambda s: s.row)
-    if members[-1].row != len(members) - 1:
-        _exchange(cache, running, [members])
-
-
 def line_up(cache: Cache, running: Seq[Sequence], groups: Seq[list[Sequence]]) -> None:
     """Exchange rows so that each group is a run of rows, in ascending order. Rows in use follow one another."""
     if not isinstance(cache, KVCache):

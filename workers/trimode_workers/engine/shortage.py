@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from math import inf
+from typing import NamedTuple
 
 import torch
 
@@ -20,15 +21,26 @@ from trimode_api.modes import AR, Mode, OperatingPoint
 from trimode_workers.engine.modes import MODES
 from trimode_workers.engine.plan import Piece
 from trimode_workers.engine.primitive import Primitive
-from trimode_workers.engine.scores import note_prompt
 from trimode_workers.engine.sequence import Sequence
+from trimode_workers.engine.shapes import MOST_GROUPED, rows_at_once
+from trimode_workers.engine.turn import First, Turn
 
 _log = logging.getLogger(__name__)
 
 CODE = "out_of_memory"
 """A refusal, not a failure of the engine: a router that sent the request on would take down one replica after another.
 """
+_WORDS = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
 MESSAGE = "this request ran out of the device's memory, also by itself and in AR; a shorter one may fit"
+
+
+class Decoded(NamedTuple):
+    """`proposals` of a group's cycle for each member, nothing for those without memory. `starved` are these, and
+    prompts that did not get on. `firsts`: of the prompts that ended and speak."""
+
+    proposals: list[list[int]]
+    starved: list[Sequence]
+    firsts: list[First]
 
 
 class Shortage:
@@ -38,55 +50,80 @@ class Shortage:
     def __init__(self, primitive: Primitive, most: float = inf) -> None:
         self._primitive, self._most, self.count = primitive, most, 0
 
-    def decode(self, point: OperatingPoint, members: Seq[Sequence]) -> tuple[list[list[int]], list[Sequence]]:
-        """One cycle of a group: what it proposes for each member, and those for whom there was no memory, for whom
-        that is nothing."""
+    def carries(self, point: OperatingPoint, members: Seq[Sequence], tokens: int) -> bool:
+        """Whether so many tokens of prompts may ride in a cycle of the group."""
+        if point.mode is Mode.QUADRATIC and self._primitive.graphs is not None:
+            return False  # recordings of each number of groups beside each line would be too many
+        return len(members) * point.width + tokens <= self._most
+
+    def decode(self, point: OperatingPoint, members: Seq[Sequence], turn: Turn | None = None) -> Decoded:
+        """One cycle of a group, with prompts in its causal forward."""
+        if turn is None:
+            return Decoded(*self._decode(point, members), [])
+        proposals: list[list[int]] = []
+        mode, riders = MODES[point.mode], turn.riders
+        if self._runs(lambda: proposals.extend(mode(self._primitive, members, point, riders)), str(point), members):
+            starved = []
+            if not self._runs(lambda: turn.note(self._primitive), "scores of prompts", turn.sequences):
+                starved = self.prefill(Turn([piece for piece in turn.pieces if piece.sequence.unscored])).starved
+            return Decoded(proposals, starved, self._arrive(turn))
+        starved = self.prefill(Turn(turn.pieces)).starved
+        proposals, more = self._decode(point, members)
+        return Decoded(proposals, starved + more, [])
+
+    def prefill(self, turn: Turn) -> Decoded:
+        """Write the causal state of a piece of each prompt. Starved are those of which not even one token could be run.
+        Others may have got less than their turn."""
+
+        def work() -> None:
+            self._primitive.ride(turn.riders)
+            turn.note(self._primitive)
+
+        if self._runs(work, "prompts", turn.sequences):
+            return Decoded([], [], self._arrive(turn))
+        pieces = turn.pieces
+        if len(pieces) > 1:
+            half = len(pieces) // 2
+            first, second = (self.prefill(Turn(part, turn.speaks)) for part in (pieces[:half], pieces[half:]))
+            return Decoded([], first.starved + second.starved, first.firsts + second.firsts)
+        sequence, _, tokens = pieces[0]
+        return self.prefill(Turn([Piece(sequence, 0, tokens // 2)])) if tokens > 1 else Decoded([], [sequence], [])
+
+    def _arrive(self, turn: Turn) -> list[First]:
+        """The state is written. Where there is no memory to say what follows, prompts that ended wait for a cycle."""
+        turn.advance()
+        firsts: list[First] = []
+        self._runs(lambda: firsts.extend(turn.firsts(self._primitive)), "ends of prompts", turn.sequences)
+        return firsts
+
+    def _decode(self, point: OperatingPoint, members: Seq[Sequence]) -> tuple[list[list[int]], list[Sequence]]:
         found: list[list[int]] = []
-        fits = len(members) == 1 or len(members) * point.width <= self._most
-        if fits and self._runs(
+        if len(members) <= self._at_once(point) and self._runs(
             lambda: found.extend(MODES[point.mode](self._primitive, members, point)), str(point), members
         ):
             return found, []
         if len(members) > 1:
             half = len(members) // 2
-            (first, starved), (second, more) = self.decode(point, members[:half]), self.decode(point, members[half:])
+            (first, starved), (second, more) = self._decode(point, members[:half]), self._decode(point, members[half:])
             return first + second, starved + more
         if point.mode is not Mode.AR:
-            return self.decode(AR, members)
-        sequence = members[0]
-        if sequence.missing and not self.prefill([Piece(sequence, 0, sequence.missing)]):
-            return [[]], []  # its prompt got on by a part
-        return [[]], [sequence]
+            return self._decode(AR, members)
+        return [[]], [members[0]]
 
-    def prefill(self, turn: Seq[Piece]) -> list[Sequence]:
-        """Write the causal state of a piece of each prompt; those of which not even one token could be run. Others may
-        have got less than their turn."""
-        if self._runs(lambda: self._advance(turn), "prompts", [s for s, _, _ in turn]):
-            for sequence, _, tokens in turn:
-                sequence.cached += tokens
-            return []
-        if len(turn) > 1:
-            half = len(turn) // 2
-            return self.prefill(turn[:half]) + self.prefill(turn[half:])
-        sequence, _, tokens = turn[0]
-        return self.prefill([Piece(sequence, 0, tokens // 2)]) if tokens > 1 else [sequence]
-
-    def _advance(self, turn: Seq[Piece]) -> None:
-        pieces = [s.tokens[s.cached : s.cached + tokens] for s, _, tokens in turn]
-        rows, lengths = [s.row for s, _, _ in turn], [s.cached for s, _, _ in turn]
-        if not any(s.unscored for s, _, _ in turn):
-            self._primitive.advance(pieces, rows, lengths)
-            return
-        states = self._primitive.advance_whole(pieces, rows, lengths)
-        for (sequence, _, _), own in zip(turn, states, strict=True):
-            if sequence.unscored:
-                note_prompt(sequence, own, self._primitive.network)
+    def _at_once(self, point: OperatingPoint) -> float:
+        """Members of a group that run together, one at least."""
+        most = self._most
+        if point.mode is Mode.QUADRATIC and self._primitive.graphs is not None:
+            most = MOST_GROUPED  # more are not recorded
+        return most if most == inf else rows_at_once(point.width, self._primitive.cache.rows, int(most))
 
     def _runs(self, work: Callable[[], object], what: str, members: Seq[Sequence]) -> bool:
         """Whether there is enough memory for it. What the attempt held is free again once this returns."""
         try:
             work()
-        except torch.OutOfMemoryError as exc:
+        except RuntimeError as exc:
+            if not out_of_memory(exc):
+                raise
             self.count += 1
             if self.count & (self.count - 1) == 0:  # each would fill the log
                 _log.warning("out of memory (%d so far), at %s of %d requests: %s", self.count, what, len(members), exc)
@@ -95,6 +132,12 @@ class Shortage:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return False
+
+
+def out_of_memory(exc: RuntimeError) -> bool:
+    """Whether the device's memory ran out. Only torch's own allocator on a GPU has an exception of its own for that;
+    libraries that allocate for themselves, and processors, say it in words."""
+    return isinstance(exc, torch.OutOfMemoryError) or any(words in str(exc) for words in _WORDS)
 
 
 def last_resort(starved: Seq[Sequence]) -> Sequence:

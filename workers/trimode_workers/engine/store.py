@@ -8,7 +8,7 @@ ever kept, so a page serves every mode.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -34,14 +34,8 @@ class PageStore:
         return self.index.problems()
 
     def found(self, sequence: Sequence) -> int:
-        """Pages that are here of what `sequence` has not cached, from the first page on that it has not whole."""
-        if sequence.unscored:
-            return 0
-        first = at = sequence.cached // PAGE_TOKENS
-        # Keys are made as they are asked for: of a prompt that nobody had before, one.
-        while at < (len(sequence.tokens) - 1) // PAGE_TOKENS and chain(sequence, at + 1)[at] in self.index:
-            at += 1
-        return at - first
+        """Pages that are here behind those that it has cached."""
+        return found(sequence, self.index.__contains__)
 
     def fill(self, sequence: Sequence, pages: int) -> None:
         """Copy that many of the pages `found` into the sequence's row, and count them as cached."""
@@ -73,6 +67,17 @@ def runs(numbers: list[int]) -> Iterator[tuple[int, int, int]]:
         if at == len(numbers) or numbers[at] != numbers[at - 1] + 1:
             yield begin, numbers[begin], at - begin
             begin = at
+
+
+def found(sequence: Sequence, known: Callable[[Key], bool]) -> int:
+    """Known pages of what `sequence` has not cached, from the first page on that it has not whole."""
+    if sequence.unscored:
+        return 0
+    first = at = sequence.cached // PAGE_TOKENS
+    # Keys are made as they are asked for: of a prompt that nobody had before, one.
+    while at < (len(sequence.tokens) - 1) // PAGE_TOKENS and known(chain(sequence, at + 1)[at]):
+        at += 1
+    return at - first
 
 
 def chain(sequence: Sequence, pages: int) -> list[Key]:

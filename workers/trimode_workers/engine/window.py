@@ -7,13 +7,14 @@ every row of a span to the longest; over a whole batch most of that would be pad
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trimode_workers.engine.attention import Attention, grouped
+from trimode_workers.engine.attention import Attention, Riders, grouped
 
 if TYPE_CHECKING:
     from trimode_workers.engine.cache import KVCache
@@ -76,39 +77,23 @@ class Span:
 class Window:
     """The slots behind the prefixes of some rows: `n` per row. Made once per cycle, shared by its forwards.
 
-    A recorded forward needs the positions only: the rest, which is 8 copies to the device and 26 small operations for
-    64 rows, is made by `lay_out`.
+    `positions` is `[b, n]`, all below `reach`, `slots` `[b, kv_heads, n]` into the flat cache. `order`: the members
+    span by span, None where there is one span, `back` its inverse; `sizes`: rows of each span.
     """
 
-    slots: Tensor
-    """`[b, kv_heads, n]` into the flat cache."""
-    order: Tensor | None
-    """The members span by span, None where there is one span; `back` is its inverse."""
-    back: Tensor | None
-    sizes: list[int]
-    """Rows of each span."""
-
     def __init__(self, cache: KVCache, rows: Seq[int], lengths: Seq[int], n: int) -> None:
-        """`positions` is `[b, n]`, all below `reach`. `leading`: the rows are the cache's first ones, in order."""
-        self._cache, self._rows, self._lengths = cache, rows, lengths
+        self._cache, device = cache, cache.memory.device
         self.n, self.reach = n, max(lengths) + n
-        self.leading = all(row == index for index, row in enumerate(rows))
-        self.spans: list[Span] = []
         starts = [(r * cache.heads * cache.slots + at, at) for r, at in zip(rows, lengths, strict=True)]
-        self._first, start = torch.tensor(starts, device=cache.memory.device).unbind(1)
-        self._step = _steps(n, cache.memory.device)
-        self.positions = start[:, None] + self._step
+        first, start = torch.tensor(starts, device=device).unbind(1)
+        step, heads = _steps(n, device), _steps(cache.heads, device) * cache.slots
+        self.positions = start[:, None] + step
+        self.slots = first[:, None, None] + heads[:, None] + step
+        self.spans: list[Span] = []
         self._sight: tuple[Groups, list[Tensor]] | None = None
-
-    def lay_out(self) -> None:
-        """Make what an unrecorded forward needs."""
-        if self.spans:
-            return
-        rows, lengths, device = self._rows, self._lengths, self._step.device
-        heads = _steps(self._cache.heads, device) * self._cache.slots
-        self.slots = self._first[:, None, None] + heads[:, None] + self._step
         order, cuts = spans(lengths)
-        self.order = self.back = None
+        self.order: Tensor | None = None
+        self.back: Tensor | None = None
         if len(cuts) > 1:
             self.order = torch.tensor(order, device=device)
             self.back = torch.argsort(self.order)
@@ -117,6 +102,10 @@ class Window:
             positions = self.positions if self.order is None else self.positions[self.order[begin:end]]
             self.spans.append(Span([rows[i] for i in members], [lengths[i] for i in members], positions))
         self.sizes = [span.size for span in self.spans]
+
+    def beside(self, riders: Riders) -> Pieces:
+        """This window in one line, row after row, and the riders behind it."""
+        return Pieces(self._cache, [self, *_windows(self._cache, riders.rows, riders.lengths, riders.counts)])
 
     def prepare(self, attention: Attention) -> None:
         """Nothing: masks are made as they are needed."""
@@ -149,24 +138,20 @@ class Window:
 
 
 class Pieces:
-    """Pieces of any length in one line, without padding. Those of one token, which come first, attend together."""
+    """Windows of any widths in one line, row after row, without padding."""
 
-    def __init__(self, cache: KVCache, rows: Seq[int], lengths: Seq[int], counts: Seq[int]) -> None:
+    def __init__(self, cache: KVCache, windows: Seq[Window]) -> None:
         """`positions` is `[1, total]`."""
-        singles = sum(count == 1 for count in counts)
-        cuts = [*((0, singles),) * bool(singles), *((i, i + 1) for i in range(singles, len(counts)))]
-        self._cache = cache
-        self._windows = [Window(cache, rows[a:b], lengths[a:b], counts[a]) for a, b in cuts]
-        self._widths = [(b - a) * window.n for (a, b), window in zip(cuts, self._windows, strict=True)]
-        self.reach = max(window.reach for window in self._windows)
-        self.positions = _joined([window.positions.view(1, -1) for window in self._windows], 1)
-        self.leading = False
+        self._cache, self._windows = cache, windows
+        self._widths = [window.positions.numel() for window in windows]
+        self.reach = max(window.reach for window in windows)
+        self.positions = _joined([window.positions.view(1, -1) for window in windows], 1)
+        self._slots = _joined([window.slots.transpose(0, 1).flatten(1) for window in windows], 1)
 
-    def lay_out(self) -> None:
-        """Make what an unrecorded forward needs."""
-        for window in self._windows:
-            window.lay_out()
-        self._slots = _joined([window.slots.transpose(0, 1).flatten(1) for window in self._windows], 1)
+    @classmethod
+    def of(cls, cache: KVCache, rows: Seq[int], lengths: Seq[int], counts: Seq[int]) -> Pieces:
+        """The place of `counts` further tokens of the rows."""
+        return cls(cache, _windows(cache, rows, lengths, counts))
 
     def prepare(self, attention: Attention) -> None:
         """Nothing: masks are made as they are needed."""
@@ -178,18 +163,17 @@ class Pieces:
     def attend(self, layer: int, q: Tensor, attention: Attention) -> Tensor:
         """q `[1, heads, total, head_dim]` -> the same shape."""
         parts = zip(q.split_with_sizes(self._widths, 2), self._windows, strict=True)
-        return _joined([_attend_ragged(window, layer, part, attention) for part, window in parts], 2)
+        found = []
+        for part, window in parts:
+            blocks = torch.unflatten(part[0], 1, window.positions.shape).transpose(0, 1)
+            found.append(window.attend(layer, blocks, attention).transpose(0, 1).flatten(1, 2)[None])
+        return _joined(found, 2)
 
-    def attend_groups(self, layer: int, own: tuple[Tensor, Tensor, Tensor], groups: Groups) -> Tensor:
-        """Pieces have none. NotImplementedError."""
-        raise NotImplementedError("groups of masks stand behind blocks, not behind pieces")
 
-
-def _attend_ragged(window: Window, layer: int, q: Tensor, attention: Attention) -> Tensor:
-    """q `[1, heads, b * n, head_dim]` -> the same shape; either b or n is 1."""
-    if window.n > 1:
-        return window.attend(layer, q, attention)
-    return window.attend(layer, q[0].transpose(0, 1)[:, :, None], attention)[:, :, 0].transpose(0, 1)[None]
+def _windows(cache: KVCache, rows: Seq[int], lengths: Seq[int], counts: Seq[int]) -> list[Window]:
+    """Neighbours of one width attend together."""
+    cuts = [0, *(i for i in range(1, len(counts)) if counts[i] != counts[i - 1]), len(counts)]
+    return [Window(cache, rows[a:b], lengths[a:b], counts[a]) for a, b in pairwise(cuts)]
 
 
 def _joined(parts: list[Tensor], dim: int) -> Tensor:

@@ -14,13 +14,15 @@ from torch import Tensor
 
 from trimode_api.modes import OperatingPoint
 from trimode_workers.engine.law import log_mass
-from trimode_workers.engine.primitive import Attention, Plan, Primitive
+from trimode_workers.engine.primitive import Attention, Block, Primitive, Riders
 from trimode_workers.engine.sampling import Purpose, Sampled, pick
 from trimode_workers.engine.sequence import Sequence
 from trimode_workers.model.decoder import Network
 
 
-def run(primitive: Primitive, sequences: Seq[Sequence], point: OperatingPoint) -> list[list[int]]:
+def run(
+    primitive: Primitive, sequences: Seq[Sequence], point: OperatingPoint, riders: Riders | None = None
+) -> list[list[int]]:
     """`block_length` tokens per sequence: the block behind the seed, and the next seed."""
     size, threshold = point.block_length, point.threshold or 1.0
     blank = [primitive.mask_token_id] * (size - 1)
@@ -29,7 +31,7 @@ def run(primitive: Primitive, sequences: Seq[Sequence], point: OperatingPoint) -
     masked[:, 0] = False
     open_rows = list(range(len(sequences)))
     while open_rows:
-        if primitive.graphs is not None:  # a recording wants the leading rows: those that are done run along in vain
+        if primitive.graphs is not None:  # no new shape as rows finish: those that are done run along in vain
             open_rows = list(range(len(sequences)))
         part = [sequences[i] for i in open_rows]
         at = torch.tensor(open_rows, device=block.device)
@@ -39,13 +41,14 @@ def run(primitive: Primitive, sequences: Seq[Sequence], point: OperatingPoint) -
         _close_behind_end(block, masked, sequences)
         still = masked.any(1).tolist()
         open_rows = [i for i in open_rows if still[i]]
-    logits = primitive.forward(block, _window(primitive, sequences, size), Attention.CAUSAL, first=size - 1)
+    hidden = primitive.causal(block, _window(primitive, sequences, size), riders)
+    logits = primitive.network.logits(hidden[:, size - 1 :])
     after = pick(logits, Sampled.among(sequences, block.device), ahead=size - 1)
     tokens: list[list[int]] = torch.cat((block[:, 1:], after), 1).tolist()
     return tokens
 
 
-def _window(primitive: Primitive, sequences: Seq[Sequence], size: int) -> Plan:
+def _window(primitive: Primitive, sequences: Seq[Sequence], size: int) -> Block:
     return primitive.window([s.row for s in sequences], [s.cached for s in sequences], size)
 
 

@@ -16,7 +16,7 @@ from trimode_api.modes import OperatingPoint
 from trimode_workers.engine.constrained_commit import constrained
 from trimode_workers.engine.law import Law
 from trimode_workers.engine.modes.speculation import judge
-from trimode_workers.engine.primitive import Primitive
+from trimode_workers.engine.primitive import Primitive, Riders
 from trimode_workers.engine.processors import processed
 from trimode_workers.engine.sampling import Purpose, Sampled, leading
 from trimode_workers.engine.scores import Scores
@@ -26,7 +26,9 @@ from trimode_workers.model.decoder import Network
 _NONE = Draft(0, [], None)
 
 
-def run(primitive: Primitive, sequences: Seq[Sequence], point: OperatingPoint) -> list[list[int]]:
+def run(
+    primitive: Primitive, sequences: Seq[Sequence], point: OperatingPoint, riders: Riders | None = None
+) -> list[list[int]]:
     """One to `block_length` tokens per sequence: the drafts that hold, and the one that follows them."""
     size, blank = point.block_length, primitive.mask_token_id
     drafts = [_valid(s, size - 1) for s in sequences]
@@ -42,7 +44,7 @@ def run(primitive: Primitive, sequences: Seq[Sequence], point: OperatingPoint) -
 
     window = primitive.window([s.row for s in sequences], [s.cached for s in sequences], n + 1)
     masks = heads.new_full((len(sequences), (n + 1) * size), blank)
-    hidden = primitive.forward_groups(torch.cat((heads, masks), 1), window, size)
+    hidden = primitive.forward_groups(torch.cat((heads, masks), 1), window, size, riders)
     logits = primitive.network.logits(hidden[:, : n + 1])
     scores = Scores.among(sequences, logits)
     logits = processed(logits, sequences, heads[:, 1:])

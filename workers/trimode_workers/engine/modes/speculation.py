@@ -17,7 +17,7 @@ from torch import Tensor
 from trimode_api.modes import OperatingPoint
 from trimode_workers.engine.constrained_commit import constrained
 from trimode_workers.engine.law import Law, log_mass
-from trimode_workers.engine.primitive import Attention, Plan, Primitive
+from trimode_workers.engine.primitive import Attention, Block, Primitive, Riders
 from trimode_workers.engine.processors import processed
 from trimode_workers.engine.sampling import Purpose, Sampled, accept, leading
 from trimode_workers.engine.scores import Scores
@@ -27,7 +27,9 @@ DRAFT_STEPS = 3
 """Forwards at most for a draft with a threshold; the last one fills whatever is left."""
 
 
-def run(primitive: Primitive, sequences: Seq[Sequence], point: OperatingPoint) -> list[list[int]]:
+def run(
+    primitive: Primitive, sequences: Seq[Sequence], point: OperatingPoint, riders: Riders | None = None
+) -> list[list[int]]:
     """One to `block_length` tokens per sequence: the drafts that hold, and the one that follows them."""
     window = primitive.window([s.row for s in sequences], [s.cached for s in sequences], point.block_length)
     blank = [primitive.mask_token_id] * (point.block_length - 1)
@@ -35,7 +37,7 @@ def run(primitive: Primitive, sequences: Seq[Sequence], point: OperatingPoint) -
     sampled = Sampled.among(sequences, block.device)
 
     q = _draft(primitive, block, window, sampled, point.threshold)
-    logits = primitive.forward(block, window, Attention.CAUSAL)
+    logits = primitive.network.logits(primitive.causal(block, window, riders))
     scores = Scores.among(sequences, logits)
     logits = processed(logits, sequences, block[:, 1:])
     tokens = logits.argmax(-1)
@@ -48,7 +50,7 @@ def run(primitive: Primitive, sequences: Seq[Sequence], point: OperatingPoint) -
 
 
 def _draft(
-    primitive: Primitive, block: Tensor, window: Plan, sampled: Sampled | None, threshold: float | None
+    primitive: Primitive, block: Tensor, window: Block, sampled: Sampled | None, threshold: float | None
 ) -> Law | None:
     """Fill the block's masks; what the rows that sample were drawn from, `[r, B - 1]` places, if there are any."""
     masked = torch.ones_like(block[:, 1:], dtype=torch.bool)
