@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from trimode_api.wire import UnansweredReport
-from trimode_router.request.account import busy_of, prompt_tokens_of
+from trimode_router.request.account import account_of
 
 PATH = "/v1/chat/completions"
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "stream": True, "max_tokens": 5}
@@ -19,28 +19,54 @@ BUSY = {"AR": 0.25, "S8": 0.5, "S16": 0.125, "prompt": 0.0625}
 
 
 @pytest.mark.parametrize(
-    ("tail", "busy"),
+    ("tail", "mode", "busy"),
     [
-        (b'"trimode":{"cycles":{"AR":3},"gpuSeconds":{"AR":0.5,"prompt":1e-06},"x":1}}', {"AR": 0.5, "prompt": 1e-06}),
-        (b'"trimode":{"gpuSeconds":{}}', {}),
-        (b'"gpuSeconds":{"AR":1},"gpuSeconds":{"AR":2}', {"AR": 2.0}),  # a stream's last account counts
-        (b'"content":"\\"gpuSeconds\\":{\\"AR\\":9}"', {}),  # text cannot forge it
-        (b'"gpuSeconds":{"AR":"much"}', {}),
-        (b'"gpuSeconds":{"AR":1', {}),
-        (b'"gpuSeconds":7}', {}),
-        (b"", {}),
+        (
+            b'"trimode":{"cycles":{"AR":3},"gpuSeconds":{"AR":0.5,"prompt":1e-06},"x":1}}',
+            "AR",
+            {"AR": 0.5, "prompt": 1e-06},
+        ),
+        (b'"cycles":{},"gpuSeconds":{}', "", {}),
+        (b'"cycles":{"S8":1,"S16@0.9":2}', "SelfSpeculation", {}),
+        (b'"cycles":{"AR":1,"D8@0.95":2}', "Mixed", {}),
+        # A stream's last account counts.
+        (
+            b'"cycles":{"AR":1},"gpuSeconds":{"AR":1}}\n\ndata: {"cycles":{"Q8":1},"gpuSeconds":{"Q8":2}',
+            "QuadraticSpeculation",
+            {"Q8": 2.0},
+        ),
+        # Text cannot forge it.
+        (b'"content":"\\"cycles\\":{\\"AR\\":9},\\"gpuSeconds\\":{\\"AR\\":9}"', "", {}),
+        (b'"cycles":{"AR":1},"gpuSeconds":{"AR":"much"}', "AR", {}),
+        (b'"cycles":{"AR":1},"gpuSeconds":{"AR":1', "AR", {}),
+        (b'"cycles":{"AR":1},"gpuSeconds":7}', "AR", {}),
+        (b'"cycles":7', "", {}),
+        (b"", "", {}),
     ],
 )
-def test_an_accounts_seconds_are_found(tail: bytes, busy: dict[str, float]) -> None:
-    assert busy_of(tail) == busy
+@pytest.mark.parametrize("usage", [b"", b'"usage":{"prompt_tokens":2,"completion_tokens":3},'])
+def test_what_decoded_an_answer_and_its_seconds_are_found(
+    tail: bytes, mode: str, busy: dict[str, float], usage: bytes
+) -> None:
+    account = account_of(usage + tail)
+    assert (account.mode, account.busy) == (mode, busy)
+    assert (account.tokens, account.prompt_tokens) == ((3, 2) if usage else (None, 0))
 
 
 @pytest.mark.parametrize(
-    ("tail", "tokens"),
-    [(b'"prompt_tokens": 12,"prompt_tokens_details":{}', 12), (b'"prompt_tokens_details":{"a":1}', 0), (b"", 0)],
+    ("tail", "tokens", "prompt"),
+    [
+        (b'"prompt_tokens": 12,"completion_tokens": 7,"prompt_tokens_details":{}', 7, 12),
+        (b'"completion_tokens":7,"prompt_tokens":12', 7, 12),  # in the order of others
+        (b'"completion_tokens":1,"prompt_tokens":12}}\n\n"completion_tokens":2,"prompt_tokens":12}', 2, 12),
+        (b'"prompt_tokens_details":{"a":1}', None, 0),
+        (b'"completion_tokens":null', None, 0),
+        (b"", None, 0),
+    ],
 )
-def test_prompt_tokens_are_found(tail: bytes, tokens: int) -> None:
-    assert prompt_tokens_of(tail) == tokens
+def test_tokens_are_found(tail: bytes, tokens: int | None, prompt: int) -> None:
+    account = account_of(tail)
+    assert (account.tokens, account.prompt_tokens) == (tokens, prompt)
 
 
 async def counted(house: Any, name: str) -> dict[tuple[str, ...], float]:

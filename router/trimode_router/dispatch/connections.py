@@ -16,7 +16,8 @@ from trimode_router.http.outgoing import fields_bytes
 from trimode_router.http.pool import LinkPool
 from trimode_router.request.exchange import Exchange
 
-_ID, _LEFT = REQUEST_ID_HEADER.encode(), LEFT_HEADER.encode()
+_LENGTH_AND_ID = b"%bcontent-length: %d\r\n" + REQUEST_ID_HEADER.encode() + b": %b\r\n"
+_LEFT = LEFT_HEADER.encode() + b": %d\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,15 +100,10 @@ class ConnectionPool:
         request = exchange.request
         # Another fleet's endpoint among servers of others has tiers of its own, and refused the name of ours.
         tier = exchange.tier if self._key.ours else None
-        head = b"%bcontent-length: %d\r\n%b: %b\r\n" % (
-            _common_head(exchange.path, pool.base, pool.authority, tier, self._authorization),
-            len(exchange.body),
-            _ID,
-            request.request_id.encode(),
-        )
+        common = _common_head(exchange.path, pool.base, pool.authority, tier, self._authorization)
+        head = _LENGTH_AND_ID % (common, len(exchange.body), request.request_id.encode())
         if tier is not None:
-            left_s = tier.ttft_s - (self._now() - exchange.record.started)
-            head += b"%b: %d\r\n" % (_LEFT, round(1000 * left_s))
+            head += _LEFT % round(1000 * (tier.ttft_s - (self._now() - exchange.record.started)))
         if request.passed:
             head += fields_bytes(request.passed)
         if self._key.passes_clients_own and request.authorization is not None:

@@ -71,6 +71,12 @@ class Replica:
 
     def _view(self, rules: Rules, slack: int, age_s: float) -> ReplicaView:
         report = self.report
+        # Servers that do not report how fast they compute prompts do not count them either: of those this router knows
+        # its own.
+        if report.prompt_tokens_per_second > 0:
+            queued = report.queued_prompt_tokens + self.sent_since
+        else:
+            queued = max(report.queued_prompt_tokens, self.queued_prompt_tokens)
         return ReplicaView(
             replica_id=report.replica_id,
             pool=report.pool,
@@ -81,7 +87,7 @@ class Replica:
             # A report lags: what this router counts itself is taken from its counter, the rest from the report.
             running=self.in_flight + self.others,
             waiting=0,
-            queued_prompt_tokens=self._queued(),
+            queued_prompt_tokens=queued,
             # After failures it is asked by one request at a time: a burst would only fail again.
             capacity=self.in_flight if self.trials else report.max_running + slack,
             points=self.points or rules.pools.get(report.pool, ()),
@@ -90,14 +96,6 @@ class Replica:
             reserved_for=self.reserved_for,
             prompt_tokens_per_second=report.prompt_tokens_per_second,
         )
-
-    def _queued(self) -> int:
-        """Prompt tokens before a new one. Servers that do not report how fast they compute prompts do not count them
-        either: of those this router knows its own."""
-        report = self.report
-        if report.prompt_tokens_per_second > 0:
-            return report.queued_prompt_tokens + self.sent_since
-        return max(report.queued_prompt_tokens, self.queued_prompt_tokens)
 
     # What comes in.
 

@@ -1,8 +1,13 @@
-"""What an answer's end says of its cost: GPU seconds by operating point, prompt tokens. [pure]"""
+"""What an answer's end says of it: its tokens, what decoded it, what that has cost. [pure]
+
+Every answer comes through here, so its JSON is not parsed: fields are looked for from the end on. Inside
+a string their quotes would be escaped: no text can forge them.
+"""
 
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 import msgspec
 
@@ -10,26 +15,51 @@ from trimode_api.modes import Mode
 
 MODES = {"A": Mode.AR, "S": Mode.SELF_SPECULATION, "Q": Mode.QUADRATIC, "D": Mode.DIFFUSION}
 """By the first letter of an operating point."""
+MIXED = "Mixed"
+"""The mode of an answer that several have decoded."""
+_TOKENS, _PROMPT = b'"completion_tokens"', b'"prompt_tokens"'
+_COUNT = re.compile(rb'"[a-z_]+"\s*:\s*(\d{1,12})')
+_CYCLES = re.compile(rb'"cycles"\s*:\s*\{([^{}]*)\}')
+_POINT = re.compile(rb'"(AR|[SQD]\d+[@.\d]*)"')
 _BUSY = b'"gpuSeconds":'
-_PROMPT = b'"prompt_tokens"'
-_COUNT = re.compile(_PROMPT + rb"\s*:\s*(\d{1,12})")
 _SECONDS = msgspec.json.Decoder(dict[str, float])
 
 
-def busy_of(tail: bytes) -> dict[str, float]:
-    """Seconds of the engine that the answer has cost, by operating point and `prompt`; nothing where it says none.
-    Inside a string its quotes would be escaped: no text can forge it."""
-    at = tail.rfind(_BUSY)
+class Account(NamedTuple):
+    """`tokens` None, `prompt_tokens` 0 and `mode` '' where it does not say. `busy`: seconds of the engine that it has
+    cost, by operating point and `prompt`."""
+
+    tokens: int | None
+    prompt_tokens: int
+    mode: str
+    busy: dict[str, float]
+
+
+def account_of(tail: bytes) -> Account:
+    """The account at the end of an answer, of which `tail` has the last event at least."""
+    # The last ones: with `continuous_usage_stats` every chunk has a usage.
+    usage, prompt = tail.rfind(_TOKENS), tail.rfind(_PROMPT)
+    tokens, prompt_tokens = _count(tail, usage), _count(tail, prompt)
+    # Ours follows the usage. Answers of other servers have none: without the bound each was searched to its beginning.
+    at = tail.rfind(b'"cycles"', max(usage, 0))
+    cycles = _CYCLES.match(tail, at) if at >= 0 else None
+    if cycles is None:
+        return Account(tokens, prompt_tokens or 0, "", {})
+    modes = {MODES[point[:1].decode()] for point in _POINT.findall(cycles[1])}
+    mode = MIXED if len(modes) > 1 else modes.pop().value if modes else ""
+    return Account(tokens, prompt_tokens or 0, mode, _busy(tail, at))
+
+
+def _count(tail: bytes, at: int) -> int | None:
+    found = _COUNT.match(tail, at) if at >= 0 else None
+    return int(found[1]) if found else None
+
+
+def _busy(tail: bytes, since: int) -> dict[str, float]:
+    at = tail.find(_BUSY, since)
     if at < 0:
         return {}
     try:
         return _SECONDS.decode(tail[at + len(_BUSY) : tail.find(b"}", at) + 1])
     except msgspec.DecodeError:  # another server's field of that name
         return {}
-
-
-def prompt_tokens_of(tail: bytes) -> int:
-    """Tokens of the prompt by the usage at an answer's end; 0 where there is none."""
-    at = tail.rfind(_PROMPT)
-    found = _COUNT.match(tail, at) if at >= 0 else None
-    return int(found[1]) if found else 0

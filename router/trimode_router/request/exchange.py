@@ -18,7 +18,7 @@ from trimode_router.http.limits import Limits
 from trimode_router.http.request import Request
 from trimode_router.http.upstream import Link
 from trimode_router.request import responses
-from trimode_router.request.account import busy_of, prompt_tokens_of
+from trimode_router.request.account import account_of
 from trimode_router.request.event_splitter import CHUNKED_EVENT_END, EVENT_END, EventSplitter
 from trimode_router.request.parse import ParsedRequest
 from trimode_router.request.record import RETRIABLE, Caller, Failure, Phase, Record, failure_of
@@ -271,11 +271,8 @@ class Exchange:
 
     def _close(self, status: str) -> None:
         """The end of an answer that the client has."""
-        record, tail = self.record, self._transcript.tail
-        record.tokens = responses.output_tokens(tail)
-        record.mode = responses.mode_of(tail)
-        record.prompt_tokens = prompt_tokens_of(tail)
-        record.busy = busy_of(tail)
+        record = self.record
+        record.tokens, record.prompt_tokens, record.mode, record.busy = account_of(self._transcript.tail)
         self._end(status)
         self.client.finished()
 

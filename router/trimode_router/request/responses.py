@@ -1,14 +1,8 @@
-"""What the router itself writes to clients around a replica's bytes: heads, error answers, ends of broken streams.
-
-And what it reads off an answer's end.
-"""
+"""What the router itself writes to clients around a replica's bytes: heads, error answers, ends of broken streams."""
 
 from __future__ import annotations
 
-import re
-
 from trimode_api.errors import ApiError
-from trimode_api.modes import Mode
 from trimode_api.wire import REQUEST_ID_HEADER
 from trimode_router.http.client import Client
 from trimode_router.http.head import AnswerHead
@@ -27,13 +21,6 @@ from trimode_router.http.request import Request
 from trimode_router.request.transcript import Transcript
 
 _ID = REQUEST_ID_HEADER.encode()
-_TOKENS = b'"completion_tokens"'
-_USAGE = re.compile(_TOKENS + rb"\s*:\s*(\d+)")
-_CYCLES = re.compile(rb'"cycles"\s*:\s*\{([^{}]*)\}')
-_POINT = re.compile(rb'"(AR|[SQD]\d+[@.\d]*)"')
-_MODES = {b"A": Mode.AR, b"S": Mode.SELF_SPECULATION, b"Q": Mode.QUADRATIC, b"D": Mode.DIFFUSION}
-MIXED = "Mixed"
-"""The mode of an answer that several have decoded."""
 UNBUFFERED = b"x-accel-buffering: no\r\n"
 """nginx, and what is built on it, keeps a stream back until a buffer is full unless told so."""
 _DONE = b"data: [DONE]"
@@ -82,19 +69,3 @@ def ending(transcript: Transcript, why: str, *, chunked: bool) -> tuple[bytes, b
     if chunked:
         data = (chunk(data) if data else b"") + LAST_CHUNK
     return data, whole
-
-
-def output_tokens(tail: bytes) -> int | None:
-    """Tokens of an answer, from the usage at its end."""
-    # The last one: with `continuous_usage_stats` every chunk has one.
-    at = tail.rfind(_TOKENS)
-    found = _USAGE.match(tail, at) if at >= 0 else None
-    return int(found[1]) if found else None
-
-
-def mode_of(tail: bytes) -> str:
-    """The mode that decoded an answer, from the account at its end; '' where there is none."""
-    at = tail.rfind(b'"cycles"')
-    found = _CYCLES.match(tail, at) if at >= 0 else None
-    modes = {_MODES[point[:1]] for point in _POINT.findall(found[1])} if found else set()
-    return MIXED if len(modes) > 1 else modes.pop().value if modes else ""

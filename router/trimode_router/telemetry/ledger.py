@@ -37,13 +37,15 @@ class Ledger:
 
     def answered(self, exchange: Exchange) -> None:
         """Its answer has ended as it should."""
-        record, tenant, tier = exchange.record, _tenant(exchange), exchange.tier.name
-        children = self._of(tenant, tier, record.mode or _UNKNOWN)
-        children.answers.inc()
-        children.prompt.inc(record.prompt_tokens)
-        children.output.inc(record.tokens or 0)
+        record = exchange.record
+        labels = _tenant(exchange), exchange.tier.name, record.mode or _UNKNOWN
+        children = self._children.get(labels) or self._of(*labels)
+        # Added to here and not by `inc`: each answer pays for every call.
+        children.answers.value += 1
+        children.prompt.value += record.prompt_tokens
+        children.output.value += record.tokens or 0
         if record.busy:
-            self._charge(tenant, tier, record.busy)
+            self._charge(*labels[:2], record.busy)
 
     def left(self, exchange: Exchange, replica_id: str, now: float) -> None:
         """An attempt at the replica ended without an account: the replica will tell."""
