@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
+from operator import attrgetter
 from zlib import crc32
 
 from trimode_api.modes import OperatingPoint
@@ -91,6 +92,10 @@ on one replica."""
 PROMPT_SHARE = 0.5
 """Share of the time left until the first token that prompts may take on a replica that is kept for the request's tier,
 before others are as good: until then its pace counts for more."""
+LONG_PROMPT = 512
+"""Tokens from which on a prompt's own time is worth a look at replicas that lose little by it: some hundredths of a
+second on a GPU."""
+_LENDS = attrgetter("lends")
 TIEBREAK_SPREAD, MASK = 2_654_435_769, 0xFFFFFFFF
 """Multiplicative hashing by the golden ratio (Knuth, The Art of Computer Programming, 6.4)."""
 
@@ -102,7 +107,9 @@ def _pick(
     paced = _keeps_pace(request, replicas, staleness)
     ranks = _ranks(request, replicas, staleness, paced)
     least = min(ranks, default=FULL)
-    if least < FULL and least[2]:  # where the first choice has no prompts before this one, they decide nothing
+    # Where the first choice has no prompts before this one, they decide nothing; a long one of its own goes where it
+    # loses least.
+    if least < FULL and (least[2] or (request.prompt_tokens >= LONG_PROMPT and any(map(_LENDS, replicas)))):
         pairs = zip(replicas, ranks, strict=True)
         ranks = [_with_prompts(request, replica, rank, paced) if rank < FULL else rank for replica, rank in pairs]
         least = min(ranks)
@@ -158,9 +165,12 @@ def _rank(request: RequestView, replica: ReplicaView, paced: bool) -> Rank:
     load, queued = replica.load, replica.queued_prompt_tokens
     if not replica.rows or request.slo_state == SloState.RESUMED:
         return rank_of(False, share(load, replica.capacity), queued)
-    # A late request takes what those in time leave over: its own objective is lost.
-    room = replica.late_room if request.slo_state == SloState.LATE else replica.floor
-    return rank_of(replica.reserved_for != request.tier, share(load, room), queued)
+    if request.slo_state != SloState.LATE:
+        return rank_of(replica.reserved_for != request.tier, share(load, replica.floor), queued)
+    # A late request takes what those in time leave over: its own objective is lost. Where it costs the strict tier's
+    # pace nothing it goes first, up to a second of prompts.
+    other = replica.reserved_for != request.tier and not replica.lends
+    return rank_of(other, share(load, replica.late_room), queued, float(replica.lends))
 
 
 def _pick_stale(
@@ -200,19 +210,21 @@ def spare(request: RequestView, replicas: Iterable[ReplicaView]) -> int:
 
 def _with_prompts(request: RequestView, replica: ReplicaView, rank: Rank, paced: bool) -> Rank:
     """The rank with the prompts that are before this one counted beside the number of requests: the seconds that they
-    and its own take there, as a share of those left until its first token is due.
+    and its own take there, as a share of those left until its first token is due. Its own count for nothing where they
+    stall nobody of a stricter tier.
 
     `FULL` where a request in time would be late and some prompt is before it: a replica without may have it sooner. One
     that leaves less than `PROMPT_SHARE` of the time ranks like one that is kept for other tiers.
     """
     # Without rows the replica predicts nothing, and nothing is held back for it; unknown speed counts as fast.
     speed = replica.prompt_tokens_per_second if replica.rows else 0.0
-    ahead = replica.queued_prompt_tokens + request.prompt_tokens - request.held.get(replica.replica_id, 0)
-    left_s = max(1e-9, request.left_s) if paced else 1.0
-    work = ahead / speed / left_s if speed > 0 else 0.0
+    own = request.prompt_tokens - request.held.get(replica.replica_id, 0)
+    per_token = 1.0 / speed / (max(1e-9, request.left_s) if paced else 1.0) if speed > 0 else 0.0
+    work = per_token * (replica.queued_prompt_tokens + own)
     if paced and rank[2] and work > 1.0:
         return FULL
     reserved, used, queued = rank
-    whole = used + work
+    # Modes by pool, long prompts simulated: premium requests attained 88 % before this, 95 with it (docs/simulator.md).
+    whole = used + (per_token * replica.queued_prompt_tokens if replica.lends else work)
     # Squashed, since a share of 1 stands for a replica that has no place left.
     return reserved or (paced and work > PROMPT_SHARE), whole / (1.0 + abs(whole)), queued

@@ -5,7 +5,7 @@ Belongs here: frozen values only, with what can be worked out once per value. Th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import lru_cache
@@ -43,10 +43,6 @@ def rank_of(reserved: bool, used: float, queued: int, lends: float = 0.0) -> Ran
     emptier by the share `lends`."""
     # Equal ranks are one object: to compare them is what `route` does most.
     return (True, used, queued) if used >= 1.0 else (reserved, used - lends, queued)
-
-
-def _lossless(points: Iterable[OperatingPoint]) -> bool:
-    return any(point.mode.lossless for point in points)
 
 
 @value
@@ -91,6 +87,8 @@ class ReplicaView:
     """Requests up to which it takes one that is late."""
     tier_capacity: Mapping[str, int] = field(init=False)
     """By tier, requests beyond which that tier, or the one it is reserved for, would fall behind."""
+    lends: bool = field(init=False)
+    """Whether it cannot keep some tier's pace, so that it loses least by the requests and prompts of others."""
     tiebreak: int = field(init=False)
     """What orders it among equals, together with a seed."""
 
@@ -104,15 +102,16 @@ class ReplicaView:
         rooms = {tier: min(rows, floor) for tier, rows in self.rows.items()}
         put = object.__setattr__
         put(self, "open", self.ready and not self.draining)
-        put(self, "plain", self.open and _lossless(self.points))
+        put(self, "plain", self.open and any(point.mode.lossless for point in self.points))
         put(self, "floor", floor)
         put(self, "late_room", max(1, int(LATE_SHARE * floor)) if floor < self.capacity else floor)
         put(self, "tier_capacity", rooms)
-        lends = LENDING if 0 in self.rows.values() else 0.0
+        lends = 0 in self.rows.values()
+        put(self, "lends", lends)
         put(
             self,
             "ranks",
-            {t: rank_of(t != reserved_for, share(load, room), queued, lends) for t, room in rooms.items()},
+            {t: rank_of(t != reserved_for, share(load, room), queued, LENDING * lends) for t, room in rooms.items()},
         )
         put(self, "rank", rank_of(bool(self.rows), share(load, floor), queued))
         put(self, "tiebreak", crc32(self.replica_id.encode()))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimode_api.modes import AR, Mode, Wish, diffusion, speculation
-from trimode_policy.route import ReplicaView, RequestView, RouteReason, Staleness, route, spare
+from trimode_policy.route import ReplicaView, RequestView, RouteReason, SloState, Staleness, route, spare
 
 S8, D32 = speculation(8), diffusion(32, 0.9)
 PINS = {None: None, AR: Wish(Mode.AR), S8: Wish(Mode.SELF_SPECULATION, 8), D32: Wish(Mode.DIFFUSION, 32, 0.9)}
@@ -50,6 +50,11 @@ def paced(name: str, queued: int = 0, **changes: object) -> ReplicaView:
     )
 
 
+def lending(name: str, in_flight: int = 0, queued: int = 0) -> ReplicaView:
+    """The same, but too slow for tier `strict` even alone."""
+    return paced(name, queued, in_flight=in_flight, rows={"strict": 0, "t": 8})
+
+
 @pytest.mark.parametrize(
     ("fleet", "prompt", "held", "picked"),
     [
@@ -63,11 +68,33 @@ def paced(name: str, queued: int = 0, **changes: object) -> ReplicaView:
         pytest.param([paced("a", 700), paced("b", 900)], 400, {}, None, id="late at both: it waits"),
         pytest.param([paced("a", 700), paced("b", 0, in_flight=7)], 4000, {}, "b", id="late at both, one is idle"),
         pytest.param([paced("a", 600, prompt_tokens_per_second=1e4), paced("b", 300)], 100, {}, "a", id="by speed"),
+        pytest.param(
+            [lending("a", 5), paced("b", in_flight=1)], 600, {}, "a", id="a long one goes where it costs least"
+        ),
+        pytest.param([lending("a", 5), paced("b", in_flight=1)], 100, {}, "b", id="a short one where there is room"),
+        pytest.param([lending("a", 1, 700), paced("b", in_flight=1)], 600, {}, "b", id="but not to be late there"),
+        pytest.param([lending("a", 8), paced("b", in_flight=1)], 600, {}, "b", id="nor where there is no room"),
     ],
 )
 def test_prompts_count(fleet: list[ReplicaView], prompt: int, held: dict[str, int], picked: str | None) -> None:
     request = RequestView("t", prompt_tokens=prompt, left_s=1.0, held=held)
     assert route(request, fleet, STALENESS, 0).replica_id == picked
+
+
+@pytest.mark.parametrize(
+    ("late", "other", "picked"),
+    [(3, 0, "a"), (4, 0, "b"), (0, 4, "a"), (4, 4, None)],
+    ids=["where it costs no pace", "half of the room is for those in time", "the other is full for it", "none left"],
+)
+def test_late_requests_go_where_they_cost_no_pace(late: int, other: int, picked: str | None) -> None:
+    fleet = [
+        replace(lending("a", late), reserved_for="t"),
+        replace(paced("b", in_flight=other), rows={"strict": 8, "t": 8}, reserved_for="strict"),
+    ]
+    fleet = [replace(each, capacity=64) for each in fleet]
+    for tier in ("strict", "t"):
+        request = RequestView(tier, prompt_tokens=100, slo_state=SloState.LATE, left_s=0.1)
+        assert route(request, fleet, STALENESS, 0).replica_id == picked
 
 
 @given(
