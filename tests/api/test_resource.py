@@ -59,7 +59,7 @@ def test_defaults_are_pinned() -> None:
         "staleness": {"staleAfterSeconds": 3, "deadAfterSeconds": 10},
         "drain": {"timeoutSeconds": 300},
         "upgrade": {"strategy": "NewCluster"},
-        "router": {"replicas": 1, "idleSeconds": 75, "headerBytes": 16384, "bodyBytes": 8388608},
+        "router": {"replicas": 1, "idleSeconds": 120, "headerBytes": 16384, "bodyBytes": 8388608},
         "costPerGPUHour": "0",
         "suspend": False,
     }
