@@ -87,19 +87,16 @@ def load(spec: EngineSpec, chats: Sequence[Chat], context: Callable[[int], int])
 
 @dataclass(slots=True)
 class Completion:
-    """One request. `ids`: the tokens a client gets; `ended`: whether it came to the end of sequence, which takes a
-    forward as other tokens do. Seconds since all were sent; `first_s` None where nothing came."""
+    """One request. `ids`: the tokens a client gets; `ended`: whether it came to the end of sequence. `produced`: tokens
+    of the point asked for, in its `cycles`, with that end, which takes a forward as other tokens do. Seconds since all
+    were sent; `first_s` None where nothing came."""
 
     ids: list[int] = field(default_factory=list)
     cycles: int = 0
+    produced: int = 0
     ended: bool = False
     first_s: float | None = None
     last_s: float = 0.0
-
-    @property
-    def produced(self) -> int:
-        """Tokens with the end of sequence."""
-        return len(self.ids) + self.ended
 
 
 def complete(engine: Engine, prompts: Sequence[list[int]], point: str, max_tokens: int) -> list[Completion]:
@@ -122,8 +119,10 @@ def complete(engine: Engine, prompts: Sequence[list[int]], point: str, max_token
                 one.last_s = now
                 one.ids += event.tokens
             if event.finish is not None:
-                one.cycles = sum(event.cycles.values())
+                # Where a prompt rode along with others that decode, its first token is its own forward's, and AR's.
+                one.cycles = event.cycles.get(point, 0)
                 one.ended = event.finish is Finish.STOP
+                one.produced = event.emitted.get(point, 0) + one.ended
     return list(running.values())
 
 

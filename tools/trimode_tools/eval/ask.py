@@ -56,8 +56,8 @@ def ask_engine(
         return found
 
     runs = _in_turns(len(questions), plan, answers, progress)
-    forwards = loaded.engine.stats().forwards_total
-    return [Run(point, found, seconds, forwards.get(point)) for point, (found, seconds) in runs.items()]
+    totals = loaded.engine.stats().forwards_total
+    return [Run(name, *run, _forwards(name, run[0], totals.get(name))) for name, run in runs.items()]
 
 
 def ask_endpoint(endpoint: Endpoint, questions: Sequence[Question], plan: Plan, progress: Progress) -> list[Run]:
@@ -70,13 +70,14 @@ def ask_endpoint(endpoint: Endpoint, questions: Sequence[Question], plan: Plan, 
             return list(pool.map(lambda question: _one(endpoint, model, question, body), questions[part]))
 
         runs = _in_turns(len(questions), plan, answers, progress)
-    found = []
-    for name, (given, seconds) in runs.items():
-        point = OperatingPoint.parse(name)
-        # With a threshold the number of forwards depends on the answer, and the endpoint does not tell it.
-        forwards = None if point.threshold is not None else point.forwards_per_cycle * sum(a.cycles for a in given)
-        found.append(Run(name, given, seconds, forwards))
-    return found
+    return [Run(name, *run, _forwards(name, run[0], None)) for name, run in runs.items()]
+
+
+def _forwards(name: str, given: Sequence[Answer], counted: int | None) -> int | None:
+    """Of all rows. With a threshold their number depends on the answer: then what the engine has counted, which an
+    endpoint does not tell."""
+    point = OperatingPoint.parse(name)
+    return counted if point.threshold is not None else point.forwards_per_cycle * sum(a.cycles for a in given)
 
 
 def _in_turns(
