@@ -154,16 +154,17 @@ def test_a_second_up_of_the_name_and_one_on_the_port_are_refused(up: Up, tmp_pat
 
 
 @contextmanager
-def asking(up: Up, clients: int = 4) -> Iterator[list[int]]:
-    """Clients that ask one thing after another; the statuses of their answers."""
-    answers: list[int] = []
+def asking(up: Up, clients: int = 4) -> Iterator[list[str]]:
+    """Clients that ask one thing after another; what came: `200`, or a status with its words."""
+    answers: list[str] = []
     stop = threading.Event()
 
     def ask() -> None:
         with httpx.Client(base_url=up.url, trust_env=False, timeout=60) as client:
             while not stop.is_set():
                 body = {"model": "tiny", "messages": QUESTION, "temperature": 0, "max_tokens": 32}
-                answers.append(client.post("/v1/chat/completions", json=body).status_code)
+                answer = client.post("/v1/chat/completions", json=body)
+                answers.append("200" if answer.is_success else f"{answer.status_code} {answer.text}")
 
     threads = [threading.Thread(target=ask) for _ in range(clients)]
     for thread in threads:
@@ -186,7 +187,7 @@ def test_apply_switches_under_load_without_a_failed_request(up: Up) -> None:
         assert changed.stdout == "nemotrondeployment.trimode.dev/real configured\n"
         assert "spec.switching.policy: Predictive -> Manual" in changed.stderr
     state = fleet(up)
-    assert set(answers) == {200}
+    assert set(answers) == {"200"}
     assert state["policyVersion"] == 2
     replicas = json.loads(json.dumps(state["replicas"]))
     assert [(r["point"], r["decision"]["reason"], r["policyVersion"]) for r in replicas] == [("S8", "Manual", 2)]
@@ -208,7 +209,7 @@ def test_new_replicas_take_over_under_load_and_a_model_that_cannot_start_does_no
         assert "what ran before goes on" in failed.stderr
         assert "corrupt or truncated safetensors file" in failed.stderr
         assert ids() == after
-    assert set(answers) == {200}
+    assert set(answers) == {"200"}
 
 
 @pytest.mark.parametrize(

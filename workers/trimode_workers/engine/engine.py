@@ -16,13 +16,14 @@ from math import inf
 import torch
 
 from trimode_api.modes import AR, Mode, OperatingPoint
-from trimode_workers.engine import invariants, validate
+from trimode_workers.engine import invariants
 from trimode_workers.engine.budget import Budget
 from trimode_workers.engine.class_controller import prior
 from trimode_workers.engine.counters import Counters
 from trimode_workers.engine.footprint import MOST_TOKENS
-from trimode_workers.engine.grammar_queue import GrammarQueue, Grammars
+from trimode_workers.engine.grammar_queue import Grammars
 from trimode_workers.engine.graphs import CudaRecorder, Recorder
+from trimode_workers.engine.intake import Intake
 from trimode_workers.engine.layouts import WIDEST_BLOCK, make_cache
 from trimode_workers.engine.messages import Configure, Cycle, Finish, Stats, Submit, TokenEvent
 from trimode_workers.engine.meter import PROMPT, Meter, Part
@@ -36,7 +37,6 @@ from trimode_workers.engine.sequence import Sequence
 from trimode_workers.engine.settings import EngineSettings, keep_freed_memory
 from trimode_workers.engine.shortage import CODE, MESSAGE, Shortage, last_resort
 from trimode_workers.engine.turn import First, Turn
-from trimode_workers.errors import RequestRefused
 from trimode_workers.model.decoder import Decoder, Network
 
 __all__ = ["WIDEST_BLOCK", "Engine", "EngineSettings"]
@@ -69,8 +69,6 @@ class Engine:
         like = network.like
         self.settings = replace(settings, prefill_budget_tokens=settings.prompt_tokens(like.device.type))
         self._clock = clock
-        self._context, self._vocabulary = settings.max_context_tokens, config.vocab_size
-        self._eos = frozenset(config.eos_token_ids)
         self._cache, store = make_cache(config, settings, like)
         self._counters, self._meter = Counters(), Meter(clock())
         self._requests = Requests(self._cache, store, self._counters)
@@ -84,9 +82,8 @@ class Engine:
         self._modes = ModeController(prior(config, gpu, like.dtype.itemsize), configure, clock(), chooser)
         pool = self._cache.pool.total if isinstance(self._cache, PagedCache) else None
         self._budget = Budget(self.settings, pool, self._modes.points.growth)
-        self._grammars, self._compiling = grammars, GrammarQueue()
-        self._cancelled: list[TokenEvent] = []
-        self._arrivals, self._stats_at, self._stats_point = 0, float("-inf"), ""
+        self._intake = Intake(self._requests, self._modes, config, settings.max_context_tokens, grammars)
+        self._stats_at, self._stats_point = float("-inf"), ""
 
     def beside(self, configure: Configure, clock: Callable[[], float] = time.monotonic) -> Engine:
         """Another engine over the same weights, with a cache, a policy and a clock of its own."""
@@ -95,32 +92,15 @@ class Engine:
     @property
     def idle(self) -> bool:
         """Whether `step` has nothing to do."""
-        return not (self._requests.known or self._cancelled)
+        return self._intake.idle
 
     def submit(self, request: Submit) -> None:
         """Queue a request. Raises RequestRefused where it can never run here."""
-        if request.request_id in self._requests.known:
-            raise RequestRefused("duplicate_request", f"request {request.request_id!r} is already here", "request_id")
-        pin = validate.check(request, self._modes.points, self._context, self._vocabulary, self._eos)
-        sequence = Sequence.of(request, pin, self._arrivals, self._context, self._eos)
-        sequence.arrived = self._clock()
-        sequence.due = sequence.arrived + request.first_left_s
-        self._arrivals += 1
-        if request.grammar is None:
-            self._requests.enqueue(sequence)
-        elif self._grammars is None:
-            field = request.grammar.field
-            raise RequestRefused("no_grammar", f"{field}: this engine follows no grammar", field)
-        else:
-            self._compiling.add(sequence, self._grammars.matcher(request.grammar), request.emitted)
-        self._requests.known[request.request_id] = sequence
+        self._intake.submit(request, self._clock())
 
     def cancel(self, request_id: str) -> None:
         """End a request before the next cycle, which reports it. Unknown (or already ended) ids are ignored."""
-        sequence = self._requests.known.get(request_id)
-        if sequence is not None:
-            self._compiling.remove(sequence)
-            self._cancelled.append(self._requests.end(sequence, [], Finish.CANCELLED))
+        self._intake.cancel(request_id)
 
     def configure(self, configure: Configure) -> None:
         """Use other points from the next cycle on. Requests keep a pin that they were accepted with."""
@@ -138,10 +118,7 @@ class Engine:
         """Run one cycle: every request that can decode gets at least one token, prompts advance by the budget."""
         began, shortages = self._clock(), self._shortage.count
         self._meter.begin(began)
-        events, self._cancelled = self._cancelled, []
-        requests = self._requests
-        if self._compiling:
-            events += self._queue_compiled(patient=not (requests.running or requests.waiting or events))
+        events, requests = self._intake.advance(), self._requests
         before = self._counters.prompt["computed"]
         limits, moment = self._budget.limits, self._budget.moment(began, requests.running, self._modes.prompts)
         todo = schedule(requests.running, requests.waiting, limits, moment, requests.store.found)
@@ -219,16 +196,6 @@ class Engine:
             utilization=modes.utilization([*requests.running, *requests.waiting], most, now),
         )
 
-    def _queue_compiled(self, *, patient: bool) -> list[TokenEvent]:
-        """Queue the requests that have their grammars now; the ends of those that cannot have one."""
-        ends = []
-        for sequence, problem in self._compiling.ready(patient=patient):
-            if problem:
-                ends.append(self._requests.end(sequence, [], Finish.ERROR, problem))
-            else:
-                self._requests.enqueue(sequence)
-        return ends
-
     def _carrier(self, parts: Seq[Group], pieces: Seq[Piece]) -> Group | None:
         """The group in whose causal forward these prompts run."""
         tokens = sum(piece.tokens + 1 for piece in pieces)
@@ -259,13 +226,10 @@ class Engine:
         """Tokens that came out of prompts' own forwards, which is how autoregression has them."""
         if not firsts:
             return []
-        now = self._clock()
         events = [self._requests.settle(sequence, proposed, str(AR)) for sequence, proposed in firsts]
         self._counters.emitted[str(AR)] += sum(len(event.tokens) for event in events)
         self._counters.forwards[str(AR)] += len(events)
-        for sequence, _ in firsts:
-            if sequence.first_at < 0:
-                sequence.first_at = now
+        _note_first([sequence for sequence, _ in firsts], self._clock())
         return events
 
     def _decode(self, point: OperatingPoint, members: list[Sequence], turn: Turn | None) -> list[TokenEvent]:
@@ -295,9 +259,7 @@ class Engine:
         cycle = GroupCycle(point, len(members), context, seconds, emitted, computed, named)
         now = self._clock()
         self._budget.decode_s += self._modes.observe(cycle, now)
-        for sequence in members:
-            if sequence.first_at < 0:
-                sequence.first_at = now
+        _note_first(members, now)
         return events + self._settle_firsts(firsts)
 
     def _give_up(self) -> list[TokenEvent]:
@@ -306,3 +268,10 @@ class Engine:
             return []
         sequence, self._starved = last_resort(self._starved), []
         return [self._requests.end(sequence, [], Finish.ERROR, MESSAGE, CODE)]
+
+
+def _note_first(sequences: Seq[Sequence], now: float) -> None:
+    """Their first tokens are there, where they had none."""
+    for sequence in sequences:
+        if sequence.first_at < 0:
+            sequence.first_at = now
