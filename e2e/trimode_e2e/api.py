@@ -21,7 +21,7 @@ Object = dict[str, Any]
 
 MANAGER = "trimode-e2e"
 POLL_S = 0.1
-DISCOVERY_S = 30.0
+DISCOVERY_S = 120.0
 MERGE = "application/merge-patch+json"
 
 
@@ -137,7 +137,7 @@ class Api:
             if exc.status != 404:
                 raise
 
-    def until(self, look: Callable[[], Any], what: str, timeout_s: float = 30.0) -> Any:
+    def until(self, look: Callable[[], Any], what: str, timeout_s: float = 120.0) -> Any:
         """Ask until the answer is true, and return it. Raises AssertionError naming what did not come."""
         deadline = time.monotonic() + timeout_s
         while not (found := look()):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from trimode_e2e.control.programs import Program
 
-STARTS_TIMEOUT_S = 30.0
+STARTS_TIMEOUT_S = 120.0
 _FORWARDING = re.compile(r"^Forwarding from 127\.0\.0\.1:(\d+) ", re.MULTILINE)
 
 

@@ -20,7 +20,7 @@ NAMESPACE, NAME = "kuberay-system", "kuberay-operator"
 CRDS = ("rayclusters", "rayjobs", "rayservices")
 PROGRAM, USER = "/manager", "65532:65532"
 """Where its image holds it, and as whom it runs."""
-READY_TIMEOUT_S = 120
+READY_TIMEOUT_S = 300
 
 
 def version() -> str:

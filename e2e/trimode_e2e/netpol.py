@@ -14,7 +14,7 @@ from trimode_e2e.kubectl import Kubectl
 MODULE = "sigs.k8s.io/kube-network-policies"
 PROGRAM = "/bin/netpol"
 """Where its image holds it."""
-READY_TIMEOUT_S = 120
+READY_TIMEOUT_S = 300
 
 
 def image() -> str:

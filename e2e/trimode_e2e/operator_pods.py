@@ -17,8 +17,8 @@ from trimode_e2e.clients import TRUST
 from trimode_e2e.node.node import RealNode
 from trimode_e2e.world import World, is_ready
 
-LEADS_TIMEOUT_S = 60.0
-READY_TIMEOUT_S = 180.0
+LEADS_TIMEOUT_S = 180.0
+READY_TIMEOUT_S = 480.0
 LEADER = "trimode_operator_leader 1.0"
 """The line of its metrics by which a copy says that it leads."""
 VISITS = "trimode_operator_reconcile_seconds_count"
@@ -97,7 +97,7 @@ class OperatorPods:
         """All that the account has asked for until now, discovery left out."""
         return self.audit.requests()
 
-    def await_writes(self, position: int, count: int, timeout_s: float = 30.0) -> None:
+    def await_writes(self, position: int, count: int, timeout_s: float = 120.0) -> None:
         """Until the account has written so many objects, not counting Leases, after this `position` in the audit log.
 
         Looks much more often than `Api.until` does: what comes next may have to happen before the next write.

@@ -21,7 +21,7 @@ from trimode_e2e.clients import TRUST
 from trimode_e2e.control.plane import free_ports
 from trimode_e2e.control.programs import Program
 
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 180.0
 HOME = "trimode-system"
 """The operator's own namespace, with the Lease."""
 LEASE = "trimode"
@@ -106,7 +106,7 @@ class Operator:
         self.program.kill()
 
 
-def wait_for_leader(operators: tuple[Operator, ...], timeout_s: float = 30.0) -> Operator:
+def wait_for_leader(operators: tuple[Operator, ...], timeout_s: float = 120.0) -> Operator:
     """The one that leads."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:

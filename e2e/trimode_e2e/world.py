@@ -23,7 +23,7 @@ from trimode_e2e.forward import Forwards
 VERSION, KIND = "trimode.dev/v1alpha1", "NemotronDeployment"
 RAY = "ray.io/v1", "RayService"
 RAY_CLUSTER = "ray.io/v1", "RayCluster"
-READY_TIMEOUT_S = 180.0
+READY_TIMEOUT_S = 480.0
 SMALL = {"cpu": "100m", "memory": "2Gi"}
 """What a replica of a test asks for: nodes of two cores hold several."""
 
@@ -199,7 +199,7 @@ class World:
         except Broken:  # the pod has gone meanwhile
             return None
 
-    def first_answer(self, name: str, namespace: str, timeout_s: float = 30.0) -> clients.Answer:
+    def first_answer(self, name: str, namespace: str, timeout_s: float = 120.0) -> clients.Answer:
         """As soon as one comes: kube-proxy learns of a router that has become ready up to a second later."""
         answer: clients.Answer = self.api.until(
             lambda: (found := clients.chat(self.url(name, namespace), name)).complete and found,
@@ -218,12 +218,12 @@ class World:
         status = (self.api.get(*RAY, name, namespace) or {}).get("status") or {}
         return str((status.get("activeServiceStatus") or {}).get("rayClusterName") or "")
 
-    def delete(self, name: str, namespace: str, timeout_s: float = 120.0) -> None:
+    def delete(self, name: str, namespace: str, timeout_s: float = 300.0) -> None:
         """Delete the resource and wait until nothing of it is left, pods included."""
         self.api.delete(VERSION, KIND, name, namespace)
         self.until_gone(name, namespace, timeout_s)
 
-    def until_gone(self, name: str, namespace: str, timeout_s: float = 120.0) -> None:
+    def until_gone(self, name: str, namespace: str, timeout_s: float = 300.0) -> None:
         gone: Callable[[], bool] = lambda: self.api.get(VERSION, KIND, name, namespace) is None  # noqa: E731
         self.api.until(gone, f"{namespace}/{name} is gone", timeout_s)
         self.api.until(

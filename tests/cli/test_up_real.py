@@ -31,6 +31,9 @@ spec:
   pools:
   - {name: flex, modes: [AR, SelfSpeculation], blockLengths: [8]}
   drain: {timeoutSeconds: 30}
+  # A replica that starts takes its time from the one that answers, and late requests would rightly be refused.
+  tiers: [{name: patient, ttftMilliseconds: 60000, tpotMilliseconds: 10000}]
+  admission: {maxWaitMilliseconds: 60000}
 """
 TINY = RESOURCE.replace("URI", "tiny://")
 MANUAL = TINY + "  switching: {policy: Manual, mode: SelfSpeculation}\n"

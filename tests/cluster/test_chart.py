@@ -262,7 +262,7 @@ def test_the_operator_works_with_the_charts_rights_and_settings(
             place.api.apply({**TINY, "metadata": {"name": name, "namespace": namespace}})
         seen = ["team-a"] if watched else ["team-a", "team-b"]
         for namespace in seen:
-            place.api.until(lambda ns=namespace: ready(place, ns, name), f"a status in {namespace}", 60)
+            place.api.until(lambda ns=namespace: ready(place, ns, name), f"a status in {namespace}")
             children = place.api.listed("apps/v1", "Deployment", namespace, f"app.kubernetes.io/instance={name}")
             assert [child["metadata"]["name"] for child in children] == [f"{name}-router"]
             assert place.api.get("ray.io/v1", "RayService", name, namespace)
@@ -272,7 +272,7 @@ def test_the_operator_works_with_the_charts_rights_and_settings(
         assert lease["spec"]["holderIdentity"].startswith("operator-0")
         for namespace in ("team-a", "team-b"):
             place.api.delete("trimode.dev/v1alpha1", "NemotronDeployment", name, namespace)
-            place.api.until(lambda ns=namespace: not resources(place, ns), f"{namespace}'s resource is gone", 60)
+            place.api.until(lambda ns=namespace: not resources(place, ns), f"{namespace}'s resource is gone")
     assert "orbidden" not in (tmp_path / "operator.log").read_text()
 
 

@@ -15,12 +15,12 @@ from trimode_e2e.gate import Gate
 from trimode_e2e.operator_process import Operator
 from trimode_e2e.world import KIND, VERSION, World, tiny
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 
 NAME = "sheet"
 EDIT: dict[str, Any] = {"router": {"replicas": 2}, "switching": {"marginPercent": 8}, "drain": {"timeoutSeconds": 400}}
 CREATE_STEPS, EDIT_STEPS, DELETE_STEPS = range(1, 16), range(1, 5), range(1, 4)
-LONG_S = 180.0
+LONG_S = 400.0
 """Nothing here takes so long but on a machine that does much else."""
 CREATED_ANEW = (
     "uid",

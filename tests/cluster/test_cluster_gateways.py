@@ -23,7 +23,7 @@ from trimode_operator.plan.kuberay import knows
 from trimode_operator.plan.optional_objects import ROUTE_TIMEOUTS
 from trimode_operator.plan.settings import EndpointPicker, Gateway, Settings
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 
 EXAMPLES = sorted((ROOT / "examples" / "gateways").glob("*.yaml"))
 POOL = "inference.networking.k8s.io/v1"

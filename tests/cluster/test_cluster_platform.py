@@ -16,11 +16,11 @@ from trimode_e2e.kubectl import Kubectl
 from trimode_e2e.operator_process import Operator
 from trimode_e2e.world import KIND, RAY, VERSION, World, pool, tiny
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 
 FLEET, AUTOSCALER, KEDA = (ROOT / "examples" / "scaling" / f"{name}.yaml" for name in ("fleet", "autoscaler", "keda"))
 NAME = "scaled"
-LONG_S = 90.0
+LONG_S = 400.0
 MISSING = 'the spec replicas field ".spec.replicas" does not exist'
 
 

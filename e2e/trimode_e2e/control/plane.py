@@ -18,7 +18,7 @@ from trimode_e2e.control.certificates import Authority, Pair, kubeconfig, signin
 from trimode_e2e.control.programs import Program
 from trimode_e2e.errors import Missing
 
-READY_TIMEOUT_S = 60.0
+READY_TIMEOUT_S = 180.0
 ADMINS = ("system:masters",)
 CONTROLLERS = ("kube-controller-manager", "kube-scheduler")
 SERVICES = "10.96.0.0/16"

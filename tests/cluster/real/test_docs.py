@@ -21,7 +21,7 @@ from trimode_e2e.pages import Block, blocks
 from trimode_e2e.shell import Shell
 from trimode_e2e.world import KIND, VERSION, World
 
-pytestmark = pytest.mark.timeout(1000)
+pytestmark = pytest.mark.timeout(1800)
 
 RELEASE, HOME = "trimode", "trimode-system"
 IMAGE = "docker.io/library/trimode:0.1.0"

@@ -13,10 +13,10 @@ from trimode_e2e.api import Object
 from trimode_e2e.clients import Traffic
 from trimode_e2e.world import RAY, World, pool, tiny
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 
 NAME = "shared"
-PATIENCE_S = 240.0
+PATIENCE_S = 600.0
 SPLIT_BEFORE, SPLIT_AFTER = {"ar": 2, "fast": 1}, {"ar": 1, "fast": 2}
 """What pools share begins with AR."""
 KNOWN = {"messages": [{"role": "user", "content": "what is trimode?"}]}

@@ -11,7 +11,7 @@ from trimode_e2e.api import Object
 from trimode_e2e.kubectl import Kubectl
 from trimode_e2e.world import World, is_ready, tiny
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1800)
 
 NAME = "closed"
 TRY = (
@@ -34,7 +34,7 @@ def serving(installed: World, home: str) -> Iterator[World]:
 def stranger(serving: World, home: str) -> str:
     """A pod of somebody else in the same namespace."""
     serving.api.create(outsider(home))
-    serving.api.until(lambda: is_ready(serving.api.get("v1", "Pod", "stranger", home) or {"status": {}}), "it runs", 60)
+    serving.api.until(lambda: is_ready(serving.api.get("v1", "Pod", "stranger", home) or {"status": {}}), "it runs")
     return "stranger"
 
 

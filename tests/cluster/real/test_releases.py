@@ -22,7 +22,7 @@ from trimode_e2e.kubectl import Kubectl
 from trimode_e2e.operator_pods import OperatorPods
 from trimode_e2e.world import KIND, VERSION, World, tiny
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1800)
 
 CHART = ROOT / "charts" / "trimode"
 NAME = "lasting"
@@ -56,7 +56,7 @@ def test_uninstalled_its_fleets_serve_on_and_installed_again_it_keeps_them(
         assert [name for name in map(named, made) if there(serving, *name, operators.namespace)] == [
             ("apiextensions.k8s.io/v1", "CustomResourceDefinition", CRD)
         ]
-        serving.api.until(lambda: not operators.pods(), "the operator's pods are gone", 60)
+        serving.api.until(lambda: not operators.pods(), "the operator's pods are gone")
         # No operator runs that could answer it.
         version = serving.patch(NAME, home, {"switching": {"marginPercent": 9}})["metadata"]["generation"]
         traffic.wait_for(4)
@@ -88,13 +88,13 @@ def test_an_upgrade_over_what_an_older_definition_stored(
     before, release = serving.identities(NAME, home), {"release": operators.release, "namespace": operators.namespace}
     with Traffic(serving.url(NAME, home), NAME) as traffic:
         helm.upgrade(older_chart(tmp_path), SMALL_VALUES, "--wait", **release)
-        serving.api.until(lambda: "drain" not in serving.get(NAME, home)["spec"], "the older definition", 30)
+        serving.api.until(lambda: "drain" not in serving.get(NAME, home)["spec"], "the older definition")
         serving.patch(NAME, home, {"switching": {"minDwellMilliseconds": 300}})  # stored anew, without them
         serving.until_condition(NAME, home, "Ready")
         stored = serving.get(NAME, home)
         assert "drain" not in stored["spec"]
         helm.upgrade(CHART, SMALL_VALUES, "--wait", **release)
-        serving.api.until(lambda: "drain" in serving.get(NAME, home)["spec"], "the newer definition", 30)
+        serving.api.until(lambda: "drain" in serving.get(NAME, home)["spec"], "the newer definition")
         serving.until_condition(NAME, home, "Ready")
         traffic.wait_for(2)
     assert traffic.failures == []

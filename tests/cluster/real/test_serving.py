@@ -20,7 +20,7 @@ from trimode_e2e.kubectl import Kubectl, kubectl_program
 from trimode_e2e.operator_pods import OperatorPods
 from trimode_e2e.world import RAY, World
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1800)
 
 NAME = "tiny"
 EXAMPLE = ROOT / "examples" / "tiny.yaml"
@@ -101,7 +101,7 @@ def test_the_head_service_selects_the_head(serving: World, kubectl: Kubectl, hom
         return [each["targetRef"]["name"] for found in slices for each in found["endpoints"] or ()]
 
     # KubeRay makes the Service once it calls the cluster active, which may be after Ready.
-    serving.api.until(selected, "the Service has endpoints", 60)
+    serving.api.until(selected, "the Service has endpoints")
     assert selected() == [head["metadata"]["name"]]
 
 
@@ -126,7 +126,7 @@ def test_at_rest_the_operator_writes_nothing_of_a_fleet(serving: World, operator
     serving.until_condition(NAME, home, "Ready")
     for _ in range(ATTEMPTS):
         position, visits, begun = operators.position(), operators.visits(), time.monotonic()
-        serving.api.until(lambda visits=visits: operators.visits() >= visits + 3, "three visits", 120)
+        serving.api.until(lambda visits=visits: operators.visits() >= visits + 3, "three visits")
         asked, minutes = operators.audit.after(position), (time.monotonic() - begun) / 60
         written = [f"{each.verb} {each.uri}" for each in asked if each.writes and each.namespace == home]
         told = ", ".join(f"{sort} {count / minutes:.1f}" for sort, count in calls(asked).most_common())
@@ -144,7 +144,7 @@ def test_a_mode_change_reaches_the_engine_without_a_new_pod(serving: World, kube
             change = {"spec": {"switching": {"policy": "Manual", "mode": mode}}}
             kubectl("patch", "nd", NAME, "-n", home, "--type=merge", "-p", json.dumps(change))
             begun = time.monotonic()
-            serving.api.until(lambda point=point: points(serving, home) == {point}, f"{point} in every engine", 60)
+            serving.api.until(lambda point=point: points(serving, home) == {point}, f"{point} in every engine")
             print(f"\nedit to engine, {mode}: {time.monotonic() - begun:.2f} s")
             traffic.wait_for(4)
     print(f"{len(traffic.answers)} answers, all the same text")
@@ -171,7 +171,7 @@ def test_an_edit_of_the_policy_touches_nothing_that_runs(serving: World, home: s
     before = serving.identities(NAME, home)
     generation = serving.patch(NAME, home, change)["metadata"]["generation"]
     begun = time.monotonic()
-    serving.api.until(lambda: policy_version(serving, home) >= generation, f"{what} in force", 60)
+    serving.api.until(lambda: policy_version(serving, home) >= generation, f"{what} in force")
     print(f"\nedit to engine, {what}: {time.monotonic() - begun:.2f} s")
     serving.until_condition(NAME, home, "Ready")
     assert serving.identities(NAME, home) == before
@@ -202,7 +202,7 @@ def test_a_second_router_joins_and_leaves_without_a_failed_request(serving: Worl
         serving.patch(NAME, home, {"router": {"replicas": 1}})
         serving.until_condition(NAME, home, "Ready")
         gone = lambda: len(serving.api.listed("v1", "Pod", home, ROUTERS)) == 1  # noqa: E731
-        serving.api.until(gone, "one router", 60)
+        serving.api.until(gone, "one router")
         traffic.wait_for(2)
     assert traffic.failures == []
 
@@ -243,6 +243,6 @@ def test_a_hand_edited_child_is_restored(
     part = next(iter(edit))
     serving.api.patch(version, kind, name, home, edit)
     restored = lambda: (now := serving.api.get(version, kind, name, home)) and now[part] == before[part]  # noqa: E731
-    serving.api.until(restored, f"{kind} restored", 60)
+    serving.api.until(restored, f"{kind} restored")
     serving.until_condition(NAME, home, "Ready")
     serving.first_answer(NAME, home, timeout_s=180)  # a replica that starts anew takes its time on a busy machine

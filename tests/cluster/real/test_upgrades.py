@@ -15,10 +15,10 @@ from trimode_e2e.kubectl import Kubectl
 from trimode_e2e.world import RAY, World, pool, tiny
 from trimode_local.preflight import tiny_folder
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800)
 
 NAME = "changing"
-PATIENCE_S = 240.0
+PATIENCE_S = 600.0
 TOO_MUCH = {"cpu": "64", "memory": "2Gi"}
 """More cores than the node has: the new cluster's worker stays Pending."""
 MODEL = "registry.example.com/models/tiny:1"
