@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from trimode_api.wire import UnansweredReport
-from trimode_router.request.account import account_of
+from trimode_router.request.account import account_of, reason_of
 
 PATH = "/v1/chat/completions"
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "stream": True, "max_tokens": 5}
@@ -67,6 +67,24 @@ def test_what_decoded_an_answer_and_its_seconds_are_found(
 def test_tokens_are_found(tail: bytes, tokens: int | None, prompt: int) -> None:
     account = account_of(tail)
     assert (account.tokens, account.prompt_tokens) == (tokens, prompt)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b'{"error":{"message":"m","type":"invalid_request_error","param":null,"code":"too_long"}}', "too_long"),
+        (b'29\r\n{"error": {"code": "a.b-c", "type": "t"}}\r\n0\r\n\r\n', "a.b-c"),
+        # Other servers: a status for a code, no object around it, FastAPI's list.
+        (b'{"object":"error","message":"m","type":"BadRequestError","code":400}', "BadRequestError"),
+        (b'{"detail":[{"type":"missing","loc":["body"],"input":{}}]}', "missing"),
+        # What a client wrote, and a message has repeated, is no word of the server.
+        (b'{"error":{"message":"got \\"code\\": \\"mine\\"","type":"t"}}', "t"),
+        (b'{"error":{"type":"two words","code":"%s"}}' % (b"x" * 65), ""),
+        (b"Bad Request", ""),
+    ],
+)
+def test_why_a_server_refused_is_found(body: bytes, reason: str) -> None:
+    assert reason_of(body) == reason
 
 
 async def counted(house: Any, name: str) -> dict[tuple[str, ...], float]:

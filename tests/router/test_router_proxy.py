@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from trimode_lab.doubles.replica.replica import chunk
 from trimode_router.http.limits import Limits
@@ -251,12 +252,17 @@ async def test_a_stream_that_ends_with_its_connection(house: Any) -> None:
 
 async def test_errors_of_the_replica_pass(house: Any) -> None:
     async def script(call: Any) -> None:
-        await call.answer({"error": {"message": "too long", "type": "invalid_request_error"}}, status=400)
+        error = {"message": "hi is too long", "type": "invalid_request_error", "code": "context_length_exceeded"}
+        await call.answer({"error": error}, status=400)
 
     house.replicas[0].script = script
-    response = await house.http.post("/v1/chat/completions", json=STREAM)
+    with capture_logs() as logs:
+        response = await house.http.post("/v1/chat/completions", json=STREAM)
     assert response.status_code == 400
-    assert response.json()["error"]["message"] == "too long"
+    assert response.json()["error"]["message"] == "hi is too long"
+    (line,) = logs
+    assert (line["status"], line["replica"], line["refusal"]) == ("400", "r1", "context_length_exceeded")
+    assert "hi is" not in str(line)
 
 
 async def test_large_bodies_both_ways(open_house: Any) -> None:

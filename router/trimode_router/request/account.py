@@ -1,4 +1,4 @@
-"""What an answer's end says of it: its tokens, what decoded it, what that has cost. [pure]
+"""What an answer's end says of it: its tokens, what decoded it, what that has cost, or why it is an error. [pure]
 
 Every answer comes through here, so its JSON is not parsed: fields are looked for from the end on. Inside
 a string their quotes would be escaped: no text can forge them.
@@ -21,6 +21,7 @@ _TOKENS, _PROMPT = b'"completion_tokens"', b'"prompt_tokens"'
 _COUNT = re.compile(rb'"[a-z_]+"\s*:\s*(\d{1,12})')
 _CYCLES = re.compile(rb'"cycles"\s*:\s*\{([^{}]*)\}')
 _POINT = re.compile(rb'"(AR|[SQD]\d+[@.\d]*)"')
+_WHY = re.compile(rb'"(code|type)"\s*:\s*"([A-Za-z0-9_.-]{1,64})"')
 _BUSY = b'"gpuSeconds":'
 _SECONDS = msgspec.json.Decoder(dict[str, float])
 
@@ -48,6 +49,13 @@ def account_of(tail: bytes) -> Account:
     modes = {MODES[point[:1].decode()] for point in _POINT.findall(cycles[1])}
     mode = MIXED if len(modes) > 1 else modes.pop().value if modes else ""
     return Account(tokens, prompt_tokens or 0, mode, _busy(tail, at))
+
+
+def reason_of(tail: bytes) -> str:
+    """Why a server refused: its error's `code`, where it has none of words its `type`, else ''. The message is not
+    read: it may repeat what the client sent."""
+    said = dict(_WHY.findall(tail))
+    return bytes(said.get(b"code") or said.get(b"type") or b"").decode()
 
 
 def _count(tail: bytes, at: int) -> int | None:

@@ -18,7 +18,7 @@ from trimode_router.http.limits import Limits
 from trimode_router.http.request import Request
 from trimode_router.http.upstream import Link
 from trimode_router.request import responses
-from trimode_router.request.account import account_of
+from trimode_router.request.account import account_of, reason_of
 from trimode_router.request.event_splitter import CHUNKED_EVENT_END, EVENT_END, EventSplitter
 from trimode_router.request.parse import ParsedRequest
 from trimode_router.request.record import RETRIABLE, Caller, Failure, Phase, Record, failure_of
@@ -272,7 +272,11 @@ class Exchange:
     def _close(self, status: str) -> None:
         """The end of an answer that the client has."""
         record = self.record
-        record.tokens, record.prompt_tokens, record.mode, record.busy = account_of(self._transcript.tail)
+        tail = self._transcript.tail
+        if self._head.status < 400:
+            record.tokens, record.prompt_tokens, record.mode, record.busy = account_of(tail)
+        else:
+            record.reason = reason_of(tail)
         self._end(status)
         self.client.finished()
 

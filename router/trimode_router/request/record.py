@@ -78,6 +78,8 @@ class Record:
     stream: bool = False
     refusal: ApiError | None = None
     """Why this router ended it, where it did."""
+    reason: str = ""
+    """Why the replica refused it, in its own word; '' where it did not, or does not say."""
     failures: tuple[str, ...] = ()
     predicted: Forecast | None = None
     """Of the first token, when it was sent first, at `sent_at`; `predicted_s` is what was told."""

@@ -80,7 +80,7 @@ class Accounting:
             failures=record.failures or None,
             resumptions=record.resumptions or None,
             pause_s=round(record.pause, 4) if record.resumptions else None,
-            refusal=None if record.refusal is None else record.refusal.code,
+            refusal=(record.reason if record.refusal is None else record.refusal.code) or None,
             queued_s=round(record.queue_wait, 4),
             predicted_s=None if record.predicted_s is None else round(record.predicted_s, 4),
             first_byte_s=None if record.first_byte is None else round(record.first_byte - record.started, 4),
