@@ -58,20 +58,52 @@ class Tool(RequestModel):
 
 
 class NamedFunction(RequestModel):
-    """The function that must be called."""
+    """A function by its name."""
 
     name: str
 
 
-class NamedChoice(RequestModel):
-    """OpenAI's way to name the one tool that must be called."""
+class NamedTool(RequestModel):
+    """A tool by its function's name."""
 
     type: Literal["function"] = "function"
     function: NamedFunction
 
 
-ToolChoice = Literal["auto", "none", "required"] | NamedChoice
-CHOICES = "'auto', 'none', 'required' or {'type': 'function', 'function': {'name': ...}}"
+class AllowedTools(RequestModel):
+    """Those of `tools` that count this time, as if the others were not there."""
+
+    mode: Literal["auto", "required"]
+    tools: tuple[NamedTool, ...] = Field(min_length=1, strict=False)
+
+
+WORDS = ("auto", "none", "required")
+CHOICES = (
+    "'auto', 'none', 'required', {'type': 'function', 'function': {'name': ...}} or "
+    "{'type': 'allowed_tools', 'allowed_tools': {'mode': ..., 'tools': [...]}}"
+)
+
+
+class ToolChoice(RequestModel):
+    """How free the model is to call tools: a word as the type, or what OpenAI has beside the type of that name."""
+
+    # One model and not one for each form: what is wrong in one is told once, and not for every form that it is not.
+    type: Literal["auto", "none", "required", "function", "allowed_tools"]
+    function: NamedFunction | None = None
+    allowed_tools: AllowedTools | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The functions that it names; none where it is a word."""
+        if self.function is not None:
+            return (self.function.name,)
+        return () if self.allowed_tools is None else tuple(tool.function.name for tool in self.allowed_tools.tools)
+
+    @property
+    def forces(self) -> bool:
+        """Whether there must be a call."""
+        mode = self.type if self.allowed_tools is None else self.allowed_tools.mode
+        return mode in ("required", "function")
 
 
 class ToolFields(RequestModel):
@@ -94,28 +126,34 @@ class ToolFields(RequestModel):
     @field_validator("tool_choice", mode="before")
     @classmethod
     def _known_choice(cls, value: Any) -> Any:
-        """One message instead of one for each form that it is not."""
-        named = isinstance(value, dict) and value.get("type", "function") == "function" and "function" in value
-        if value not in ("auto", "none", "required") and not named:
+        if value in WORDS:
+            return {"type": value}
+        given = {name for name, each in value.items() if each is not None} if isinstance(value, dict) else set()
+        kind = value.get("type") or "function" if given else ""
+        if kind not in ("function", "allowed_tools") or given - {"type"} != {kind}:
             raise ValueError(f"must be {CHOICES}, got {shown(value)}")
-        return value
+        return value | {"type": kind}
 
     @field_validator("tool_choice")
     @classmethod
     def _choice_is_offered(cls, value: ToolChoice | None, info: ValidationInfo) -> ToolChoice | None:
-        if value in (None, "auto", "none") or "tools" not in info.data:  # tools that are wrong are told as such
+        if value is None or "tools" not in info.data:  # tools that are wrong are told as such
             return value
         names = [tool.function.name for tool in info.data["tools"]]
-        if isinstance(value, NamedChoice) and value.function.name not in names:
-            raise ValueError(f"{shown(value.function.name)} is not among tools, which are: {_few(names)}")
-        if not names:
+        for name in value.names:
+            if name not in names:
+                raise ValueError(f"{shown(name)} is not among tools, which are: {_few(names)}")
+        if value.forces and not names:
             raise ValueError("'required' needs tools, and there are none")
         return value
 
     @property
     def usable_tools(self) -> tuple[Tool, ...]:
-        """Those that this answer may call; none where the choice is 'none'."""
-        return () if self.tool_choice == "none" else self.tools
+        """Those that the model is told of: none where the choice is 'none', of `allowed_tools` only these."""
+        choice = self.tool_choice
+        if choice is not None and choice.allowed_tools is not None:
+            return self._named(choice)
+        return () if choice is not None and choice.type == "none" else self.tools
 
     @property
     def callable_names(self) -> frozenset[str]:
@@ -125,9 +163,13 @@ class ToolFields(RequestModel):
     @property
     def forced(self) -> tuple[Tool, ...]:
         """Those of which one must be called; empty where the model is free to answer in words."""
-        if isinstance(self.tool_choice, NamedChoice):
-            return tuple(t for t in self.tools if t.function.name == self.tool_choice.function.name)
-        return self.tools if self.tool_choice == "required" else ()
+        choice = self.tool_choice
+        if choice is None or not choice.forces:
+            return ()
+        return self.tools if choice.type == "required" else self._named(choice)
+
+    def _named(self, choice: ToolChoice) -> tuple[Tool, ...]:
+        return tuple(tool for tool in self.tools if tool.function.name in choice.names)
 
 
 _SHOWN = 8

@@ -37,6 +37,12 @@ def tool(name: str = "f", parameters: Any = None, **more: Any) -> dict[str, Any]
 NUMBER = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False}
 STRICT = tool("f", NUMBER, strict=True)
 F: dict[str, Any] = {"type": "function", "function": {"name": "f"}}
+G = F | {"function": {"name": "g"}}
+
+
+def only(mode: str, *tools: Any) -> dict[str, Any]:
+    """A choice among some of the tools."""
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": list(tools)}}
 
 
 def ask(**more: Any) -> ChatRequest:
@@ -64,8 +70,20 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"tools": [tool("f", {"type": "string"})]}, "tools[0].function.parameters", "must describe an object"),
     ({"tools": [tool("f", {"enum": ["x" * 140_000]})]}, "tools[0].function.parameters", "at most 131072 bytes"),
     ({"tools": [tool(f"f{n}") for n in range(129)]}, "tools", "at most 128 items"),
-    ({"tools": [tool()], "tool_choice": "any"}, "tool_choice", "must be 'auto', 'none', 'required' or"),
-    ({"tools": [tool()], "tool_choice": F | {"function": {"name": "g"}}}, "tool_choice", "'g' is not among tools"),
+    ({"tools": [tool()], "tool_choice": "any"}, "tool_choice", "must be 'auto', 'none', 'required', {"),
+    ({"tools": [tool()], "tool_choice": G}, "tool_choice", "'g' is not among tools"),
+    ({"tools": [tool()], "tool_choice": {"type": "function"}}, "tool_choice", "must be 'auto', 'none', 'required', {"),
+    ({"tools": [tool()], "tool_choice": F | {"x": 1}}, "tool_choice", "must be 'auto', 'none', 'required', {"),
+    ({"tools": [tool()], "tool_choice": only("auto", F) | F}, "tool_choice", "must be 'auto', 'none', 'required', {"),
+    ({"tools": [tool()], "tool_choice": 7}, "tool_choice", "must be 'auto', 'none', 'required', {"),
+    ({"tools": [tool()], "tool_choice": F | {"function": {}}}, "tool_choice.function.name", "is required"),
+    ({"tools": [tool()], "tool_choice": only("none", F)}, "tool_choice.allowed_tools.mode", "'auto' or 'required'"),
+    ({"tools": [tool()], "tool_choice": only("auto")}, "tool_choice.allowed_tools.tools", "at least 1 item"),
+    ({"tools": [tool()], "tool_choice": only("auto", F, {"type": "mcp"})},
+     "tool_choice.allowed_tools.tools[1].type", "'function'"),
+    ({"tools": [tool()], "tool_choice": only("required", F, G)}, "tool_choice", "'g' is not among tools"),
+    ({"tools": [tool("g"), STRICT], "tool_choice": only("auto", F), "trimode": {"mode": "Diffusion"}},
+     "trimode.mode", "cannot follow tools[1].function.strict"),
     ({"tool_choice": F}, "tool_choice", "'f' is not among tools, which are: none"),
     ({"tool_choice": "required"}, "tool_choice", "'required' needs tools"),
     ({"tools": [tool()], "parallel_tool_calls": "no"}, "parallel_tool_calls", "boolean"),
@@ -99,6 +117,19 @@ def test_a_free_choice_needs_no_grammar(tiny: TextModel) -> None:
     forced = prepared(tiny, tools=[tool()], tool_choice="required").grammar
     assert forced is not None
     assert (forced.form, forced.field) == (GrammarForm.LARK, "tools")
+
+
+@pytest.mark.parametrize("more", [{}, {"parallel_tool_calls": False}])
+@pytest.mark.parametrize(("given", "left"), [([F], ["f"]), ([G], ["g"]), ([G, F], ["f", "g"])])
+def test_tools_that_are_not_allowed_are_as_if_absent(given: Any, left: list[str], more: Any, tiny: TextModel) -> None:
+    """Prompt, grammar and what is read as a call."""
+    tools = {"f": STRICT, "g": tool("g", NUMBER), "h": tool("h", {"properties": {"a": {"type": "nothing"}}})}
+    for mode in ("auto", "required"):
+        some = {"tools": list(tools.values()), "tool_choice": only(mode, *given), **more}
+        alone = {"tools": [tools[name] for name in left], "tool_choice": mode, **more}
+        assert prepared(tiny, **some) == prepared(tiny, **alone)
+        assert (prepared(tiny, **some).grammar is None) is (mode == "auto" and left == ["g"])
+        assert ask(**some).callable_names == set(left)
 
 
 def test_tools_reach_the_prompt_unless_none_may_be_called(tiny: TextModel) -> None:

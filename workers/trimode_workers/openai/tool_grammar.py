@@ -30,8 +30,8 @@ def asks_for_form(request: ChatRequest) -> str:
     """The field by which tools ask for a grammar: to force a call, or for a strict tool; empty where none does."""
     if request.forced:
         return "tool_choice"
-    strict = [index for index, tool in enumerate(request.usable_tools) if tool.function.strict]
-    return f"tools[{strict[0]}].function.strict" if strict else ""
+    strict = [tool for tool in request.usable_tools if tool.function.strict]
+    return f"tools[{request.tools.index(strict[0])}].function.strict" if strict else ""
 
 
 def tool_grammar(request: ChatRequest, form: CallFormat, markers: Mapping[int, str], answer: Grammar | None) -> Grammar:
