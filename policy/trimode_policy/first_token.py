@@ -76,7 +76,7 @@ def late_for_certain(
 
     None where some replica may have it in time, or where too little is known of one: then nothing is certain.
     """
-    if request.slo_state != SloState.ON_TIME or request.left_s == inf:
+    if not (bounds.own or bounds.work) or request.slo_state != SloState.ON_TIME or request.left_s == inf:
         return None
     soonest = None
     for replica in replicas:
@@ -118,7 +118,7 @@ class Quantile:
 
     def bound(self, now: float) -> float:
         """The quantile where enough was measured lately, else 0."""
-        return self.value if self._faded(now) >= ENOUGH else 0.0
+        return self.value if self.recent >= ENOUGH and self._faded(now) >= ENOUGH else 0.0
 
     def _faded(self, now: float) -> float:
         return self.recent * exp(-max(0.0, now - self.at) / MEMORY_S)
