@@ -33,6 +33,9 @@ def router(entry: Entry, replicas: list[str], settings: Mapping[str, Any]) -> in
     from trimode_router.__main__ import serve
 
     entry.check()
+    key = os.environ.get(KEY_VARIABLE, "")
+    if key and settings.get("forward_client_keys"):
+        raise BadInput(f"--forward-client-keys goes without {KEY_VARIABLE}: a server is sent one of the two keys")
     config = RouterConfig(
         name="router",
         model="",
@@ -42,7 +45,7 @@ def router(entry: Entry, replicas: list[str], settings: Mapping[str, Any]) -> in
         **entry.fields(),
     )
     # The internal port is open, but its token is given to no replica: nothing reports to this router.
-    return serve(config, secrets.token_hex(16), replica_key=os.environ.get(KEY_VARIABLE, ""))
+    return serve(config, secrets.token_hex(16), replica_key=key)
 
 
 def checked(url: str) -> str:

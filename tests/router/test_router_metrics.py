@@ -25,6 +25,7 @@ NAMES = {
     "trimode_router_first_token_ratio": ("histogram", ()),
     "trimode_router_predicted_late": ("counter", ("outcome",)),
     "trimode_router_refusals": ("counter", ("reason",)),
+    "trimode_router_rejections": ("counter", ("code",)),
     "trimode_router_in_flight": ("gauge", ()),
     "trimode_router_queued": ("gauge", ()),
     "trimode_router_tasks": ("gauge", ()),

@@ -233,6 +233,16 @@ async def test_a_server_that_wants_the_clients_key_gets_it(before: Any) -> None:
         assert [replica.failures for replica in house.router.fleet] == [0]
 
 
+async def test_a_server_that_wants_a_key_gets_nothing_that_another_one_lists(before: Any) -> None:
+    async with FakeReplica(script=a_server("m")) as plain, FakeReplica(script=a_server("n", key="k")) as locked:
+        house = await before(plain.url, locked.url)
+        for _ in range(10):
+            assert (await ask(house, "m")).status_code == 200
+        assert not posts(locked)
+        assert (await ask(house, "n", authorization="Bearer k")).status_code == 200
+        assert (await ask(house, "n")).status_code == 401
+
+
 async def test_a_server_that_does_not_take_the_routers_key_is_not_ready(open_house: Any) -> None:
     async with FakeReplica(script=a_server("m", key="right")) as server:
         config = {"model": "", "static_replicas": (server.url,)}
@@ -262,7 +272,7 @@ async def test_a_tenants_key_stays_unless_told_otherwise(
     [
         ({"a": ("x",), "b": ("x",)}, (), "x", ""),
         ({"a": ("x",), "b": ("y",)}, (), "x", "b"),
-        ({"a": ("x",), "b": ("y",)}, ("c",), "y", "a"),
+        ({"a": ("x",), "b": ("y",)}, ("c",), "y", "ac"),
         ({"a": ("x",), "b": ("y",)}, ("c",), "unlisted", "ab"),
         ({}, ("c",), "x", ""),
     ],

@@ -7,6 +7,8 @@ import json
 import os
 import signal
 import sys
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -152,6 +154,38 @@ async def test_whose_key_the_server_sees(start: Any) -> None:
             assert call.headers["authorization"] == seen
 
 
+async def test_options_of_the_edge_and_of_keys(start: Any, tmp_path: Path) -> None:
+    """Each is followed by the process; what they mean is tried elsewhere."""
+    file, page = tmp_path / "keys.json", {"Origin": "https://page.example"}
+    digest = sha256(b"of-the-tenant").hexdigest()
+    file.write_text(json.dumps({"tenants": [{"name": "acme"}], "keys": [{"tenant": "acme", "sha256": digest}]}))
+    async with FakeReplica(script=server) as replica:
+        limits = ["--header-bytes", "2000", "--body-bytes", "3000", "--idle-seconds", "1"]
+        plain = await start(
+            "--replica", replica.url, *limits, "--cors-origin", page["Origin"], "--allowed-host", "a.example"
+        )
+        await plain.until(200)
+
+        async def post(**more: Any) -> httpx.Response:
+            return await plain.http.post("/v1/chat/completions", **({"json": CHAT} | more))
+
+        assert (await post(headers={"x-large": "x" * 2000})).status_code == 431
+        assert (await post(content=b" " * 3001)).status_code == 413
+        assert (await post(headers=page)).headers["access-control-allow-origin"] == page["Origin"]
+        assert [(await post(headers={"Host": f"{name}.example"})).status_code for name in "ab"] == [200, 403]
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(plain.url.rpartition(":")[2]))
+        async with asyncio.timeout(20):
+            assert await reader.read() == b""  # closed without a word
+        writer.close()
+        for told, seen in (([], None), (["--forward-client-keys"], "Bearer of-the-tenant")):
+            router = await start("--replica", replica.url, "--keys", str(file), *told)
+            await router.until(200)
+            headers = {"Authorization": "Bearer of-the-tenant"}
+            assert (await router.http.post("/v1/chat/completions", json=CHAT, headers=headers)).status_code == 200
+            call = next(call for call in reversed(replica.calls) if call.method == "POST")
+            assert call.headers.get("authorization") == seen
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -163,12 +197,14 @@ async def test_whose_key_the_server_sees(start: Any) -> None:
         (["--replica", "http://x:1", "--cors-origin", "https://page.example/"], "SCHEME://HOST:PORT"),
         (["--replica", "http://127.0.0.1:1", "--host", "0.0.0.0"], "--keys"),
         (["--replica", "http://127.0.0.1:1", "--keys", "/none.json"], "No such file"),
+        (["--replica", "http://127.0.0.1:1", "--forward-client-keys"], "goes without TRIMODE_REPLICA_KEY"),
     ],
 )
 async def test_bad_options(arguments: list[str], words: str) -> None:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "trimode_cli.main", "router", *arguments, stderr=asyncio.subprocess.PIPE
-    )
+        sys.executable, "-m", "trimode_cli.main", "router", *arguments, stderr=asyncio.subprocess.PIPE,
+        env=os.environ | {"TRIMODE_REPLICA_KEY": "own"},
+    )  # fmt: skip
     async with asyncio.timeout(30):
         _, err = await process.communicate()
     assert process.returncode == 2

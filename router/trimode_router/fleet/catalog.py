@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 @dataclass(frozen=True, slots=True)
 class Catalog:
     """`names` may be asked for. Of the others nothing is known while there are `unheard` servers, and a server that
-    keeps its list from the router (`mute`: it wants the client's key) may have any model."""
+    keeps its list from the router (`mute`: it wants the client's key) may have any that no other one lists."""
 
     names: tuple[str, ...]
     mute: frozenset[str] = frozenset()
@@ -30,7 +30,11 @@ class Catalog:
     ) -> Catalog:
         """From the names that servers list, by replica id."""
         names = tuple(dict.fromkeys(name for listed in lists.values() for name in listed))
-        without = {name: frozenset(each for each, listed in lists.items() if name not in listed) for name in names}
+        # What is listed is asked for where it is listed: before a mute server half of the requests for it, their key
+        # not being the one wanted there, would be 401.
+        without = {
+            name: frozenset((*(each for each, listed in lists.items() if name not in listed), *mute)) for name in names
+        }
         split = bool(mute) or any(without.values())
         return cls(names, frozenset(mute), tuple(unheard), split, frozenset(lists), without)
 

@@ -94,9 +94,10 @@ class Accounting:
     def turned_away(self, request: Request, error: ApiError, *, completion: bool) -> None:
         """A request is refused before it is one of a tier: by its form, its key, its model; or the router failed.
 
-        Those for completions are counted among the others, by status: an alert on errors must see a client with a
+        Those for completions are counted among the others, too, by status: an alert on errors must see a client with a
         wrong model's name. `trimode_router_refusals` is of what more replicas would mend.
         """
+        self.metrics.rejections.labels(error.code or "unknown").inc()
         if completion:
             self.metrics.requests.labels(_UNKNOWN, str(error.status)).inc()
         self._log.info(

@@ -105,6 +105,12 @@ class Metrics:
         self.refusals = Counter(
             "trimode_router_refusals", "Requests not served, by reason.", ["reason"], registry=registry
         )
+        self.rejections = Counter(
+            "trimode_router_rejections",
+            "Requests refused before they had a tier, for any path, by the error's code.",
+            ["code"],
+            registry=registry,
+        )
         self.in_flight = Gauge("trimode_router_in_flight", "Requests at replicas, by this router.", registry=registry)
         self.queued = Gauge("trimode_router_queued", "Requests waiting in this router.", registry=registry)
         self.tasks = Gauge("trimode_router_tasks", "Tasks in the event loop.", registry=registry)
