@@ -155,3 +155,12 @@ def test_a_bad_way_in_is_named_before_anything_starts(
     Entry("0.0.0.0", 8000, keys="good").check()
     Entry("0.0.0.0", 8000, anyone=True).check()
     assert Entry("127.0.0.1", 8000, keys="good").fields()["keys_file"] == str(tmp_path / "good")
+
+
+def test_the_edge_is_the_resources_unless_the_command_line_names_pages() -> None:
+    of_resource = Router.model_validate({"corsOrigins": ["https://a.example"], "idleSeconds": 620}).edge()
+    left = of_resource | Entry("127.0.0.1", 8000, allowed_hosts=("web.example",)).fields()
+    assert (left["cors_origins"], left["idle_seconds"]) == (("https://a.example",), 620)
+    assert left["allowed_hosts"] == ("web.example",)
+    named = of_resource | Entry("127.0.0.1", 8000, cors_origins=("*",)).fields()
+    assert (named["cors_origins"], named["idle_seconds"]) == (("*",), 620)
