@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from trimode_router.http.limits import Limits
 
@@ -64,13 +65,19 @@ MALFORMED = {
 @pytest.mark.parametrize("name", MALFORMED)
 async def test_malformed_requests_get_one_clear_answer_and_the_end(house: Any, name: str) -> None:
     data, status = MALFORMED[name]
-    answer = await house.exchange(data)
+    with capture_logs() as logs:
+        answer = await house.exchange(data)
     assert statuses(answer) == [status]
     assert b"connection: close" in answer
     error = json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
     assert error["type"] == "invalid_request_error" or status == 505
     assert error["message"]
     assert house.replicas[0].calls == []
+    assert [(line["event"], line["status"], line["refusal"]) for line in logs] == [
+        ("refused", str(status), error["code"])
+    ]
+    counted = f'trimode_router_rejections_total{{code="{error["code"]}"}} 1.0'
+    assert counted in (await house.http.get("/metrics")).text
 
 
 async def test_long_field_in_small_pieces(house: Any) -> None:
@@ -221,6 +228,8 @@ async def test_slow_clients_are_let_go(house: Any, sent: bytes, state: int | Non
     async with asyncio.timeout(5):
         answer = await reader.read()
     assert statuses(answer) == ([] if state is None else [state])
+    late = 'trimode_router_rejections_total{code="request_timeout"} 1.0' in (await house.http.get("/metrics")).text
+    assert late is (state == 408)
 
 
 async def test_what_a_gateway_dialled_ahead_is_kept_as_long_as_what_it_used(house: Any) -> None:

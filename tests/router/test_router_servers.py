@@ -140,12 +140,14 @@ async def test_a_model_whose_server_is_gone_is_no_unknown_model(before: Any) -> 
 # Errors of servers.
 
 
-@pytest.mark.parametrize("error", [500, 501, 507, 404])
-async def test_a_server_that_only_fails_is_left_for_the_other(before: Any, error: int) -> None:
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("error", [500, 501, 502, 503, 507, 404])
+async def test_a_server_that_only_fails_is_left_for_the_other(before: Any, error: int, stream: bool) -> None:
     async with FakeReplica(script=a_server("m", error=error)) as bad, FakeReplica(script=a_server("m")) as good:
         house = await before(bad.url, good.url)
         for _ in range(30):
-            assert (await ask(house, "m")).status_code == 200
+            answer = await house.http.post("/v1/chat/completions", json=chat("m") | {"stream": stream})
+            assert (answer.status_code, answer.text.endswith("data: [DONE]\n\n")) == (200, stream)
         assert len(posts(bad)) <= 1  # the clock stands still: once it has failed it is passed over
         assert len(posts(good)) == 30
 
@@ -260,8 +262,12 @@ async def test_a_tenants_key_stays_unless_told_otherwise(
     file.write_text(json.dumps({"tenants": [{"name": "acme"}], "keys": [{"tenant": "acme", "sha256": digest}]}))
     async with FakeReplica(script=a_server("m")) as server:
         house = await before(server.url, keys_file=str(file), forward_client_keys=told)
-        assert (await ask(house, "m", authorization="Bearer of-the-tenant")).status_code == 200
-        assert posts(server)[0].headers.get("authorization") == seen
+        headers = {"Authorization": "Bearer of-the-tenant"}
+        assert (await ask(house, "m", **headers)).status_code == 200
+        asked = {"model": "m", "input": "good morning"}
+        assert (await house.http.post("/v1/responses", json=asked, headers=headers)).status_code == 200
+        assert [call.headers.get("authorization") for call in posts(server)] == [seen, seen]
+        assert ("of-the-tenant" in str([call.headers for call in server.calls])) is told
 
 
 # The catalog.
