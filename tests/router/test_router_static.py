@@ -167,7 +167,8 @@ async def test_options_of_the_edge_and_of_keys(start: Any, tmp_path: Path) -> No
         await plain.until(200)
 
         async def post(**more: Any) -> httpx.Response:
-            return await plain.http.post("/v1/chat/completions", **({"json": CHAT} | more))
+            answer: httpx.Response = await plain.http.post("/v1/chat/completions", **({"json": CHAT} | more))
+            return answer
 
         assert (await post(headers={"x-large": "x" * 2000})).status_code == 431
         assert (await post(content=b" " * 3001)).status_code == 413
