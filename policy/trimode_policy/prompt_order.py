@@ -19,10 +19,8 @@ YIELDING_SHARE = 8
 """One part in so many of each piece is for the prompt that has yielded for longest: that is why none starves."""
 LARGEST_PIECE = 1.5
 """Largest piece, as a factor of the budget: larger ones are waited for by prompts that come meanwhile."""
-SMALLEST_PIECE = 256
-"""Tokens of a piece, where the budget allows as many, however far behind those who decode are."""
-# A GPU's budget of 2,048 tokens of an 8B stalls a cycle by some 50 ms (arithmetic), more than most objectives leave, so
-# that a stream of long prompts would break the pace of all who decode. Below this, a GPU reads its weights for nothing.
+# Smaller ones than the budget, down to 256 of 2,048 tokens beside those who are behind their pace, compute fewer
+# prompts a second than come under overload: 8 % fewer good requests on the simulator's `steps` (docs/simulator.md).
 
 
 class PromptView(NamedTuple):
@@ -137,8 +135,8 @@ class DecodeView(NamedTuple):
 def piece_tokens(
     budget: int, decoding: Iterable[DecodeView], cycle_s: float, tokens_per_s: float, decoded: int = 0
 ) -> int:
-    """Prompt tokens of the next cycle: as many as leave all who decode in time, from `SMALLEST_PIECE` to
-    `LARGEST_PIECE` of the budget.
+    """Prompt tokens of the next cycle: as many as leave all who decode in time, from `budget` to
+    `LARGEST_PIECE` of it.
 
     `cycle_s`: seconds of a cycle without prompts. `tokens_per_s`: prompt tokens per second spent on them, 0 for
     unknown. `decoded`: tokens that a cycle runs for those who decode; prompts get as many, since that lengthens such a
@@ -154,4 +152,4 @@ def piece_tokens(
         ahead_s = min(ahead_s, SLACK * view.tpot_s * view.emitted - view.elapsed_s - cycle_s)
     if tokens_per_s <= 0 or ahead_s == inf:
         return budget
-    return max(min(budget, SMALLEST_PIECE), int(min(ahead_s * tokens_per_s, LARGEST_PIECE * budget)))
+    return max(budget, int(min(ahead_s * tokens_per_s, LARGEST_PIECE * budget)))
