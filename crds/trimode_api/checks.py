@@ -1,6 +1,6 @@
 """Obeying the rules here: on a raw spec, with defaults filled in as the API server does.
 
-Belongs here: walking a mapping. The rules themselves are in `rules`.
+The rules themselves are in `rules`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,11 @@ def broken(spec: Any, rules: Sequence[AnyRule] = RULES) -> Iterator[tuple[Path, 
         for path, scope in _scopes(spec, rule.scope):
             try:
                 for field, message in rule.breaches(scope):
-                    yield (*path, *field), message, _at(scope, field)
+                    value = scope
+                    for part in field:
+                        listed, mapped = isinstance(part, int), isinstance(value, dict)
+                        value = value[part] if listed else value.get(part) if mapped else None
+                    yield (*path, *field), message, value
             except (TypeError, KeyError, AttributeError, ValueError):
                 continue  # malformed there: the schema's own findings say so
 
@@ -35,12 +39,6 @@ def _scopes(value: Any, scope: Path, path: Path = ()) -> Iterator[tuple[Path, An
             yield from _scopes(item, scope[1:], (*path, index))
     elif isinstance(value, dict) and scope[0] in value:
         yield from _scopes(value[scope[0]], scope[1:], (*path, scope[0]))
-
-
-def _at(value: Any, path: Path) -> Any:
-    for part in path:
-        value = value[part] if isinstance(part, int) else value.get(part) if isinstance(value, dict) else None
-    return value
 
 
 def defaulted(model: type[BaseModel], raw: Any) -> Any:

@@ -1,7 +1,6 @@
 """The CustomResourceDefinition, generated from the models.
 
-Belongs here: the translation of pydantic's JSON schema into a structural schema with defaults, CEL rules, list keys
-and printer columns. Nothing is written by hand twice: fields come from `resource` and `status`, rules from `rules`.
+Nothing is written by hand twice: fields come from `resource` and `status`, rules from `rules`.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter
 
 from trimode_api.resource import GROUP, KIND, VERSION, Spec
-from trimode_api.rule import Path
 from trimode_api.rules import RULES
 from trimode_api.status import Status
 from trimode_api.values import ResourceName
@@ -65,7 +63,10 @@ def _resource_schema() -> Schema:
     spec = structural(Spec)
     for rule in RULES:
         if (validation := rule.validation()) is not None:
-            _place(spec, rule.scope).setdefault("x-kubernetes-validations", []).append(validation)
+            place = spec
+            for part in rule.scope:
+                place = place["items"] if part == "*" else place["properties"][part]
+            place.setdefault("x-kubernetes-validations", []).append(validation)
     return {
         "type": "object",
         "description": "A tri-mode language model behind one OpenAI-compatible endpoint.",
@@ -137,12 +138,6 @@ def completed(value: Any, schema: Schema) -> Any:
         given = {name: completed(each, fields[name]) for name, each in value.items() if each is not None}
         return defaults | given
     return [completed(each, schema["items"]) for each in value] if isinstance(value, list) else value
-
-
-def _place(schema: Schema, scope: Path) -> Schema:
-    for part in scope:
-        schema = schema["items"] if part == "*" else schema["properties"][part]
-    return schema
 
 
 def _columns() -> list[dict[str, Any]]:

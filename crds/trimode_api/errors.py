@@ -136,7 +136,7 @@ def _problem(finding: Any, root: str, unsupported: Mapping[str, str]) -> Problem
         has_value = str(finding["input"]) in finding["msg"]
         return Problem(path, finding["msg"] if has_value else _with_value(finding["msg"], finding["input"]))
     words = (
-        _lower(finding["msg"])
+        (finding["msg"][:1].lower() + finding["msg"][1:])
         .replace(" after validation", "")
         .replace("tuple", "list")
         .replace("dictionary or instance of", "mapping for")
@@ -148,7 +148,3 @@ def _with_value(message: str, value: Any) -> str:
     """The message with the value that broke it, where the value is short enough to read."""
     text = shown(value)
     return message if value is None or len(text) > 60 else f"{message}, got {text}"
-
-
-def _lower(text: str) -> str:
-    return text[:1].lower() + text[1:]

@@ -1,7 +1,4 @@
-"""What every part of the spec is made of.
-
-Belongs here: the base of the models, and numbers as YAML writes them.
-"""
+"""What every part of the spec is made of."""
 
 from __future__ import annotations
 
@@ -10,12 +7,11 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Strict, model_validator
 from pydantic.alias_generators import to_camel
 
-
-def _whole(value: Any) -> Any:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-Int = Annotated[int, Strict(), BeforeValidator(_whole)]
+Int = Annotated[
+    int,
+    Strict(),
+    BeforeValidator(lambda value: int(value) if isinstance(value, float) and value.is_integer() else value),
+]
 """A whole number; `8.0` is one, as kubectl makes `8` of it. Text that looks like a number is refused."""
 
 Bool = Annotated[bool, Strict()]

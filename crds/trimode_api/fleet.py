@@ -1,6 +1,6 @@
 """What `/fleet` shows: a router's view of the fleet, for people, the CLI and the operator.
 
-Belongs here: the models of that answer. Wall times are Unix seconds; ages are seconds.
+Wall times are Unix seconds; ages are seconds.
 """
 
 from __future__ import annotations

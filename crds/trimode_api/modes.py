@@ -1,8 +1,4 @@
-"""Modes and operating points: the dial that trimode turns.
-
-Belongs here: names of modes and points, how they are written, and which point a wish for a mode means. No policy, no
-I/O.
-"""
+"""Modes and operating points: the dial that trimode turns. No policy, no I/O."""
 
 from __future__ import annotations
 

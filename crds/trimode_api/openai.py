@@ -1,7 +1,7 @@
 """The OpenAI requests that trimode accepts.
 
-Belongs here: request models and their rules. A field is either obeyed, harmless at the value given (see
-`openai_neutral`), or refused: nothing is dropped in silence. `trimode` and `quality` are extensions.
+A field is either obeyed, harmless at the value given (see `openai_neutral`), or refused: nothing is dropped in silence.
+`trimode` and `quality` are extensions.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """Messages of a chat request.
 
-Belongs here: their model and rules. All that an answer of ours, or of the servers that clients come from, contains is
-taken back as a message: agents append the answer as it is and send it with the next turn.
+All that an answer of ours, or of the servers that clients come from, contains is taken back as a message: agents append
+the answer as it is and send it with the next turn.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any, Literal, Self
 
@@ -80,23 +81,21 @@ class ChatMessage(RequestModel):
         """What a chat template is given: `role`, `content`, and what else was said. A call's arguments are an object
         where they are one, as published templates write them with `tojson`."""
         given: dict[str, Any] = {"role": self.role, "content": self.content}
+        calls: list[dict[str, Any]] = []
+        for call in self.tool_calls:
+            arguments: Any = call.function.arguments
+            if isinstance(arguments, str):
+                with contextlib.suppress(ValueError, RecursionError):
+                    found = json.loads(arguments)
+                    arguments = found if isinstance(found, dict) else arguments
+            shown_id = {} if call.id is None else {"id": call.id}
+            function = {"name": call.function.name, "arguments": arguments}
+            calls.append(shown_id | {"type": call.type, "function": function})
         more = {
             "name": self.name,
             "tool_call_id": self.tool_call_id,
             "reasoning": self.reasoning,
             "reasoning_content": self.reasoning_content,
-            "tool_calls": [_call(call) for call in self.tool_calls] or None,
+            "tool_calls": calls or None,
         }
         return given | {name: value for name, value in more.items() if value is not None}
-
-
-def _call(call: ToolCall) -> dict[str, Any]:
-    arguments: Any = call.function.arguments
-    if isinstance(arguments, str):
-        try:
-            found = json.loads(arguments)
-        except (ValueError, RecursionError):
-            found = None
-        arguments = found if isinstance(found, dict) else arguments
-    shown_id = {} if call.id is None else {"id": call.id}
-    return shown_id | {"type": call.type, "function": {"name": call.function.name, "arguments": arguments}}

@@ -1,7 +1,7 @@
 """Fields of OpenAI's, vLLM's and SGLang's requests that are accepted where they change nothing.
 
-Belongs here: the tables. Clients send such fields by habit, at the defaults of their own settings; refusing them
-refused the client, while obeying them is what is done anyway. Null is neutral for every field.
+Clients send such fields by habit, at the defaults of their own settings; refusing them refused the client, while
+obeying them is what is done anyway. Null is neutral for every field.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Parts of OpenAI requests: streaming, our extension, the form of the answer.
 
-Belongs here: their models and rules. The requests themselves are in `openai`.
+The requests themselves are in `openai`.
 """
 
 from __future__ import annotations

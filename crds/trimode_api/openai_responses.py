@@ -1,8 +1,7 @@
 """`POST /v1/responses`, OpenAI's other form of a chat: the request's models and rules.
 
-Belongs here: the fields that it has and a chat completion has not, or under another name. Nothing is stored, so what
-builds on an earlier response is refused; tools that a server runs by itself are, too. Fields that are not here are a
-chat completion's (`seed`, `stop`, `trimode`) and judged as such.
+Nothing is stored, so what builds on an earlier response is refused; tools that a server runs by itself are, too. Fields
+that are not here are a chat completion's (`seed`, `stop`, `trimode`) and judged as such.
 """
 
 from __future__ import annotations
@@ -53,12 +52,12 @@ class Part(ItemModel):
     detail: str | None = None
 
 
-def _parted(value: Any) -> Any:
-    """A text is the one part that it stands for."""
-    return [{"type": "text", "text": value}] if isinstance(value, str) else value
-
-
-Content = Annotated[tuple[Part, ...], Field(strict=False), BeforeValidator(_parted)]
+Content = Annotated[
+    tuple[Part, ...],
+    Field(strict=False),
+    BeforeValidator(lambda value: [{"type": "text", "text": value}] if isinstance(value, str) else value),
+]
+"""A text is the one part that it stands for."""
 
 
 class MessageItem(ItemModel):

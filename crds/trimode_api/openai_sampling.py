@@ -1,6 +1,6 @@
 """How tokens are chosen: fields that OpenAI, vLLM and SGLang share, with their meanings there.
 
-Belongs here: their model and rules. What they do to logits is the engine's.
+What they do to logits is the engine's.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The form of an answer as vLLM and SGLang have it: a regular expression, one of some texts, a grammar, JSON.
 
-Belongs here: their fields and rules. OpenAI's `response_format` is in `openai_parts`.
+OpenAI's `response_format` is in `openai_parts`.
 """
 
 from __future__ import annotations

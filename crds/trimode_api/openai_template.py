@@ -1,6 +1,6 @@
 """What a chat request tells the model's chat template, and whether reasoning is told apart.
 
-Belongs here: these fields and their rules. Which of them a template knows is the text layer's to say.
+Which of them a template knows is the text layer's to say.
 """
 
 from __future__ import annotations

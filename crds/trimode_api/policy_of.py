@@ -1,7 +1,4 @@
-"""From the resource to the policy that routers and replicas run.
-
-Belongs here: the one translation of a spec into a `PolicyConfig`, pure.
-"""
+"""From the resource to the policy that routers and replicas run. Pure."""
 
 from __future__ import annotations
 
@@ -38,6 +35,7 @@ def policy_of(deployment: NemotronDeployment, version: int) -> PolicyConfig:
     """The policy of a valid resource. `version` is its generation; parts run the highest they have seen."""
     spec = deployment.spec
     points = {pool.name: pool_points(pool, spec) for pool in spec.pools}
+    mode, length = spec.switching.mode, spec.switching.block_length
     return PolicyConfig(
         version=version,
         tiers=tuple(TierPolicy.model_validate(tier.model_dump()) for tier in spec.tiers),
@@ -46,7 +44,10 @@ def policy_of(deployment: NemotronDeployment, version: int) -> PolicyConfig:
             for pool in spec.pools
         ),
         switching=SwitchingPolicy(
-            fixed=_fixed(spec, points),
+            # A pool without the manual mode keeps to what it has.
+            fixed={}
+            if mode is None
+            else {name: str(_point_of(mode, allowed, length)) for name, allowed in points.items()},
             margin_percent=spec.switching.margin_percent,
             min_dwell_milliseconds=spec.switching.min_dwell_milliseconds,
             fallback={name: str(_point_of(spec.switching.fallback_mode, allowed)) for name, allowed in points.items()},
@@ -61,15 +62,6 @@ def policy_of(deployment: NemotronDeployment, version: int) -> PolicyConfig:
         drain_timeout_seconds=spec.drain.timeout_seconds,
         gpu_hour_cost=float(spec.cost_per_gpu_hour),
     )
-
-
-def _fixed(spec: Spec, points: dict[str, tuple[OperatingPoint, ...]]) -> dict[str, str]:
-    """By pool: the manual point. A pool without the manual mode keeps to what it has."""
-    mode = spec.switching.mode
-    if mode is None:
-        return {}
-    length = spec.switching.block_length
-    return {name: str(_point_of(mode, allowed, length)) for name, allowed in points.items()}
 
 
 def _point_of(mode: Mode, allowed: tuple[OperatingPoint, ...], length: int | None = None) -> OperatingPoint:

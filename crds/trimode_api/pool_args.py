@@ -20,6 +20,17 @@ def pool_args(deployment: NemotronDeployment, pool: Pool, model: str, router_url
     """Fields of the workers' `PoolArgs`, plain and in a fixed order. `model`: the folder, or its URI on a cluster."""
     engine, served = deployment.spec.engine, deployment.spec.model
     adapter, calls = served.draft_adapter, served.tool_format
+    sglang: dict[str, Any] = {}
+    if engine.type is not EngineType.NATIVE:
+        points = pool_points(pool, deployment.spec)
+        # The mode is fixed when a server starts: a change of it replaces the pool's replicas.
+        sglang = {
+            "mode": pool.modes[0].value,
+            "block_lengths": [point.block_length for point in points if point.mode is not Mode.AR],
+            "threshold": points[0].threshold,
+            "gpus": max(1, pool.resources.gpus),
+            "args": list(engine.args or ()),
+        }
     return {
         "pool": pool.name,
         "served_name": deployment.served_name,
@@ -33,7 +44,7 @@ def pool_args(deployment: NemotronDeployment, pool: Pool, model: str, router_url
             "max_running_requests": engine.max_running_requests,
             # One thread per core given: on shared cores a second one waits for the first at every operation.
             "threads": max(1, int(cores(pool.resources.cpu))),
-            **({} if engine.type is EngineType.NATIVE else {"sglang": _sglang(deployment, pool)}),
+            **({"sglang": sglang} if sglang else {}),
         },
         "router_urls": router_urls,
     }
@@ -47,15 +58,3 @@ def start_problems(spec: Spec) -> list[Problem]:
     if wrong := reserved(spec.engine.args or ()):
         problems.append(Problem("spec.engine.args", f"{', '.join(wrong)}: follows from the resource; leave it out"))
     return problems
-
-
-def _sglang(deployment: NemotronDeployment, pool: Pool) -> dict[str, Any]:
-    """What the pool's SGLang servers are started with. Their mode is fixed then: a change of it replaces them."""
-    points = pool_points(pool, deployment.spec)
-    return {
-        "mode": pool.modes[0].value,
-        "block_lengths": [point.block_length for point in points if point.mode is not Mode.AR],
-        "threshold": points[0].threshold,
-        "gpus": max(1, pool.resources.gpus),
-        "args": list(deployment.spec.engine.args or ()),
-    }

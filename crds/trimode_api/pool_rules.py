@@ -1,7 +1,4 @@
-"""Rules over pools and their engine.
-
-Belongs here: what one pool, all pools together, pools that share replicas, or pools and engine must not contradict.
-"""
+"""Rules over pools and their engine."""
 
 from __future__ import annotations
 

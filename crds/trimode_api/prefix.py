@@ -1,7 +1,6 @@
 """Names for the beginnings of prompts, equal wherever they are made.
 
-Belongs here: the key of a page, that is of `PAGE_TOKENS` tokens and all tokens before them. Replicas keep state under
-these keys; from a prompt's tokens follows which replica is likely to have its beginning.
+Replicas keep state under these keys; from a prompt's tokens follows which replica is likely to have its beginning.
 """
 
 from __future__ import annotations

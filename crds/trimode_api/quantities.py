@@ -1,7 +1,4 @@
-"""Kubernetes quantities: amounts such as `500m`, `1.5Gi` or `8`.
-
-Belongs here: their grammar, their value, and bounds that the API server and the models judge alike.
-"""
+"""Kubernetes quantities: amounts such as `500m`, `1.5Gi` or `8`."""
 
 from __future__ import annotations
 
@@ -55,14 +52,10 @@ class Bounds:
         if isinstance(value, float):
             raise ValueError(f"{value!r} is not allowed: a number with a fraction is written in quotes, '{value}'")
         text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-        if not isinstance(text, str) or not self._holds(text):
+        written = isinstance(text, str) and len(text) <= MAX_LENGTH and re.fullmatch(GRAMMAR, text, re.ASCII)
+        if not written or not amount(self.lowest) <= amount(text) <= amount(self.highest):
             raise ValueError(f"{value!r} is not allowed; write {self.allowed}")
-        return text
-
-    def _holds(self, text: str) -> bool:
-        if len(text) > MAX_LENGTH or not re.fullmatch(GRAMMAR, text, re.ASCII):
-            return False
-        return amount(self.lowest) <= amount(text) <= amount(self.highest)
+        return str(text)
 
     def schema(self) -> dict[str, Any]:
         """JSON schema with Kubernetes' extensions. A pattern cannot compare, and its refusal shows no words."""

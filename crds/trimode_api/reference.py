@@ -1,7 +1,4 @@
-"""The resource field by field, as Markdown, from the same schema as the CRD.
-
-Belongs here: the rendering only; words come from the models' descriptions and the rules' messages.
-"""
+"""The resource field by field, as Markdown, from the same schema as the CRD."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from trimode_api.crd import custom_resource_definition
-from trimode_api.rule import Path
 from trimode_api.rules import RULES
 
 _HEAD = """\
@@ -42,7 +38,8 @@ def markdown() -> str:
     for section in ("spec", "status"):
         rows = list(_rows(schema["properties"][section], section))
         parts.append(f"## {section}\n\n| field | type | default | meaning |\n|---|---|---|---|\n" + "\n".join(rows))
-    rules = [f"- `{_path(rule.blamed)}` {rule.message}." for rule in RULES]
+    blamed = ["".join("[]" if part == "*" else f".{part}" for part in rule.blamed) for rule in RULES]
+    rules = [f"- `spec{path}` {rule.message}." for path, rule in zip(blamed, RULES, strict=True)]
     parts.append("## Rules over several fields\n\n" + "\n".join(rules))
     return "\n".join(part + "\n" for part in parts)
 
@@ -78,10 +75,6 @@ def _default(node: dict[str, Any]) -> str:
     if isinstance(value, list) and value and isinstance(value[0], dict):
         return ", ".join(f"`{item['name']}`" for item in value)
     return f"`{value}`".replace("False", "false")
-
-
-def _path(blamed: Path) -> str:
-    return "spec" + "".join("[]" if part == "*" else f".{part}" for part in blamed)
 
 
 if __name__ == "__main__":

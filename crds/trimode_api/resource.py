@@ -1,8 +1,7 @@
 """The resource: what a user writes in a `NemotronDeployment`.
 
-Belongs here: the object around the spec, and validation that reports all problems together. The parts of the spec
-are in `spec` and `serving`, rules over several fields in `rules`, the status in `status`; the CRD's YAML is made from
-them by `crd`.
+The parts of the spec are in `spec` and `serving`, rules over several fields in `rules`, the status in `status`; the
+CRD's YAML is made from them by `crd`.
 """
 
 from __future__ import annotations

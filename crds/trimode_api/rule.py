@@ -1,8 +1,7 @@
 """What a rule over several fields is.
 
-Belongs here: the forms of rules, and the little that predicates share. A predicate gets the raw mapping with defaults
-filled in; where the mapping is malformed it may raise, and the rule is passed over, because the schema's own findings
-already say what is wrong there.
+A predicate gets the raw mapping with defaults filled in; where the mapping is malformed it may raise, and the rule is
+passed over, because the schema's own findings already say what is wrong there.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Rules over several fields of the spec, written once for both worlds.
 
-Belongs here: all of them together, and those over tiers, switching and staleness: one `Rule` per contradiction a user
-can write. `cel` goes into the CRD, `holds` runs here (`checks`), and both carry the same message.
+`cel` goes into the CRD, `holds` runs here (`checks`), and both carry the same message.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The parts of the spec that say what is served: weights, engine, pools.
-
-Belongs here: their models with defaults, bounds and descriptions. How requests are treated is in `spec`.
-"""
+"""The parts of the spec that say what is served: weights, engine, pools. How requests are treated is in `spec`."""
 
 from __future__ import annotations
 

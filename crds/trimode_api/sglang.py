@@ -1,7 +1,4 @@
-"""Arguments of an SGLang server that follow from the resource.
-
-Belongs here: what users may not write into `spec.engine.args`, for all who read the resource.
-"""
+"""Arguments of an SGLang server that follow from the resource."""
 
 from __future__ import annotations
 

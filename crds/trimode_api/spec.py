@@ -1,7 +1,6 @@
 """The spec of a `NemotronDeployment`, and the parts of it that say how requests are treated.
 
-Belongs here: their models with defaults, bounds and descriptions. What is served is in `serving`, the resource around
-it all in `resource`, rules over several fields are in `rules`.
+What is served is in `serving`, the resource around it all in `resource`, rules over several fields are in `rules`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a router says of a request's tier to the replica that answers it.
 
-Belongs here: the header that goes with the tier's name, both ways. Routers have the authority for tiers: a new one is
-stamped at once, and a replica that heard of it a second later refused a second's requests with 400.
+Routers have the authority for tiers: a new one is stamped at once, and a replica that heard of it a second later
+refused a second's requests with 400.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
-"""The status: what the operator says of a `NemotronDeployment`.
-
-Belongs here: models of the status subresource, with descriptions, for the CRD and for the operator, which writes it.
-"""
+"""The status: what the operator says of a `NemotronDeployment`."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -128,3 +126,17 @@ class Status(StatusModel):
         default=None, description="How the replicas that pools share are split, and why."
     )
     mode_history: tuple[DecisionStatus, ...] = Field(default=(), description="The last ten decisions, newest first.")
+
+
+def format_time(seconds: float) -> str:
+    """Unix seconds as the status writes times: RFC 3339, to the millisecond where there is more than a second."""
+    moment = datetime.fromtimestamp(round(seconds, 3), UTC)
+    return moment.isoformat(timespec="milliseconds" if moment.microsecond else "seconds").replace("+00:00", "Z")
+
+
+def parse_time(text: str) -> float:
+    """Unix seconds of a time in the status; 0 for what is no time."""
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return 0.0

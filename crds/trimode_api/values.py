@@ -1,6 +1,6 @@
 """Scalar types of the resource: how each is written, checked and shown in the schema.
 
-Belongs here: annotated types of one value each. Every check says what is allowed, because its words reach the user.
+Every check says what is allowed, because its words reach the user.
 """
 
 from __future__ import annotations

@@ -33,11 +33,7 @@ TOKEN_VARIABLE = "TRIMODE_TOKEN"
 """Environment variable with the fleet's shared token; read in `__main__` modules only."""
 
 
-def _checked(text: str) -> str:
-    return str(OperatingPoint.parse(text))
-
-
-PointName = Annotated[str, AfterValidator(_checked)]
+PointName = Annotated[str, AfterValidator(lambda text: str(OperatingPoint.parse(text)))]
 """An operating point as text: AR, S8, D32@0.9."""
 
 
