@@ -1,7 +1,4 @@
-"""`python -m trimode_operator`: the operator's process.
-
-The environment, logging, exit codes.
-"""
+"""`python -m trimode_operator`: the operator's process. The environment, logging, exit codes."""
 
 from __future__ import annotations
 

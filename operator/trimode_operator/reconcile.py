@@ -24,8 +24,7 @@ from trimode_operator.observe.observer import Observer, fresh_token
 from trimode_operator.observe.ray_clusters import NO_CLUSTERS, RayClusters, RunningClusters, unpromoted
 from trimode_operator.plan import Names, Observed, Owner, Plan, make_plan
 from trimode_operator.plan.make import RAY_SERVICE, prunable
-from trimode_operator.plan.names import matching, selector_text
-from trimode_operator.plan.queue import queue_metadata
+from trimode_operator.plan.names import matching, queue_metadata, selector_text
 from trimode_operator.process.dependencies import Dependencies, ResourceState
 from trimode_operator.status.objectives import attainment
 from trimode_operator.status.readiness import readiness_of
@@ -93,16 +92,14 @@ class Reconciler:
         if state.listed_at is None and not body.get("status"):
             state.listed_at = clock  # nothing was made of it yet that the watches could have missed
         if state.listed_at is None or clock - state.listed_at > self._relist_s:
+            # kopf does not tell how its watches are (decision record 6): what one has missed shows in a list only.
             await self._observer.list_children(key, prunable(self._deps.capabilities()))
             state.listed_at, state.applied = self._deps.monotonic(), None
         if body["metadata"].get("deletionTimestamp") is not None:
             return await self._delete(key, body, state)
         if deletion.FINALIZER not in (body["metadata"].get("finalizers") or []):
+            # Before anything is made: a resource that is deleted meanwhile has to be drained as well.
             body = await self._writer.set_finalizer(key, body, present=True)
-        return await self._update(key, body, state)
-
-    async def _update(self, key: Key, body: Object, state: ResourceState) -> float:
-        """A resource that is not being deleted."""
         names = self._names(key)
         # The remembered token comes first: an edited or deleted Secret is restored to it, since another token would
         # replace every pod of the fleet.
@@ -110,9 +107,13 @@ class Reconciler:
         outcome = await self._apply(key, body, token, state)
         fleets = await self._observer.fleets(self._observer.routers(key, names), token)
         if outcome.plan is not None and outcome.failure is None:
+            # To the routers themselves: the kubelet may bring a changed ConfigMap to running pods a minute later, and a
+            # policy is to be in force within a second.
             fleets = await push_policy(self._deps, fleets, token, outcome.plan.policy)
         seen = await self._observe(key, body, outcome, fleets, state)
         readiness = readiness_of(seen)
+        # KubeRay's statuses count workers; that an image cannot be pulled, or memory has killed a container, is in the
+        # pods' own.
         if readiness.needs_pods:
             readiness = readiness.explained_by(await self._observer.pods(key))
         # Published before the failure is raised: the reason has to be in the status even where the work queue only
@@ -128,7 +129,24 @@ class Reconciler:
         if deployment is None:
             return Outcome(None, problems)
         try:
-            plan = await self._apply_plan(key, body, deployment, token, state)
+            capabilities = self._deps.capabilities()
+            # Before the first write: an API server refuses a RayService for one unknown field, and by then the routers
+            # would have been scaled already.
+            require(capabilities, self._deps.settings)
+            owner = Owner(key.name, key.namespace, body["metadata"]["uid"], body["metadata"]["generation"])
+            # What the status says is applied: it was written first, see `rebalancing`.
+            before, service = status_in(body), self._ray_service(key)
+            targets = targets_of(deployment.spec, before)
+            waits = unpromoted(before, service, self._deps.now())
+            queue = queue_metadata(deployment.metadata)  # labels: no part of the generation
+            basis = (owner, capabilities, token, targets, waits, state.groups, queue)
+            plan = state.plan
+            # Nothing is compared or written where all that the plan depends on is as it was.
+            if plan is None or state.applied != (basis, self._versions(key)):
+                observed = Observed(token, service, targets, state.groups, waits)
+                plan = make_plan(deployment, owner, self._deps.settings, capabilities, observed)
+                await self._applier.make(plan, owner)
+                state.plan, state.applied = plan, (basis, self._versions(key))
             # KubeRay passes no change of bounds on to a cluster that runs (ray-project/kuberay#2331 and #4568), and
             # makes a third cluster where an upgrade is taken back.
             clusters = await self._ray_clusters.fit(key, self._ray_service(key))
@@ -138,29 +156,6 @@ class Reconciler:
             return Outcome(deployment, plan=state.plan, failure=error)
         state.groups = clusters.groups
         return Outcome(deployment, plan=plan, clusters=clusters)
-
-    async def _apply_plan(
-        self, key: Key, body: Object, deployment: NemotronDeployment, token: str, state: ResourceState
-    ) -> Plan:
-        """The plan in force; nothing is compared or written where all that it depends on is as it was."""
-        capabilities = self._deps.capabilities()
-        # Before the first write: an API server refuses a RayService for one unknown field, and by then the routers
-        # would have been scaled already.
-        require(capabilities, self._deps.settings)
-        owner = Owner(key.name, key.namespace, body["metadata"]["uid"], body["metadata"]["generation"])
-        # What the status says is applied: it was written first, see `rebalancing`.
-        before, service = status_in(body), self._ray_service(key)
-        targets = targets_of(deployment.spec, before)
-        waits = unpromoted(before, service, self._deps.now())
-        queue = queue_metadata(deployment.metadata)  # labels: no part of the generation
-        basis = (owner, capabilities, token, targets, waits, state.groups, queue)
-        if state.plan is not None and state.applied == (basis, self._versions(key)):
-            return state.plan
-        observed = Observed(token, service, targets, state.groups, waits)
-        plan = make_plan(deployment, owner, self._deps.settings, capabilities, observed)
-        await self._applier.make(plan, owner)
-        state.plan, state.applied = plan, (basis, self._versions(key))
-        return plan
 
     async def _observe(
         self, key: Key, body: Object, outcome: Outcome, fleets: Fleets, state: ResourceState
@@ -220,6 +215,8 @@ class Reconciler:
         seen = await self._observe(key, body, outcome, fleets, state)
         await self._writer.publish(key, seen, readiness_of(seen))
         if step is deletion.Step.DRAIN and token is not None:
+            # Again at each reconciliation: a replica that came up since, or a router that was away, has not heard of
+            # it.
             await order_drain(self._deps.routers, fleets, token)
         elif step is deletion.Step.END_WORKERS and workers is not None:
             await self._applier.remove(RAY_SERVICE, workers)

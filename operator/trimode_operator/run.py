@@ -19,7 +19,7 @@ from trimode_operator.errors import ApiFailure, ApiUnreachable, BadStart, Operat
 from trimode_operator.kube.api import ApiServer
 from trimode_operator.kube.cache import Cache, Key
 from trimode_operator.kube.discovery import Discovery
-from trimode_operator.kube.lease import Election, Fenced
+from trimode_operator.kube.lease import Election, Fenced, Lock
 from trimode_operator.kube.watch import operator_settings, registry
 from trimode_operator.kube.workqueue import WorkQueue
 from trimode_operator.metrics import Metrics
@@ -44,14 +44,14 @@ class Operation:
         self._liveness = Liveness(started=time.monotonic())
         self._election = Election(
             api,
-            options.lease_namespace,
-            options.lease,
             # A restarted container keeps its pod's name, and must not take its own former Lease for its own.
-            f"{options.identity}_{uuid.uuid4().hex[:8]}",
+            Lock(options.lease_namespace, options.lease, f"{options.identity}_{uuid.uuid4().hex[:8]}"),
             time.monotonic,
             self._leadership,
         )
-        self._queue = WorkQueue(self._reconcile, self._failed, self._active)
+        self._queue = WorkQueue(
+            self._reconcile, self._failed, active=lambda: self._election.leads and self._capabilities is not None
+        )
         self._reconciler = Reconciler(
             Dependencies(
                 # Two copies that write at once would make two Ray clusters for one resource, and take its GPUs twice.
@@ -153,10 +153,8 @@ class Operation:
                     self._everything()
             await self._discovery.pause()
 
-    def _active(self) -> bool:
-        return self._election.leads and self._capabilities is not None
-
     def _leadership(self, leads: bool) -> None:
+        # What waited was for the time before: the new leader visits every resource anyway.
         self._queue.clear()
         if leads:
             self._reconciler.reset()

@@ -60,16 +60,27 @@ class Applier:
         self._settled.pop(key, None)
 
     async def _ensure(self, kind: ChildKind, manifest: Manifest, owner: Owner, key: Key) -> None:
-        """Apply one child where it differs."""
+        """Apply one child where it differs. Raises NameTaken where an object of that name is not ours."""
         desired = with_digest(manifest)
         name = (kind.kind, name_of(desired))
         live = self._cache.children(key).get(name)
         if live is not None:
             found = differences(desired, live), additions(desired, live)
+            # At rest nothing is written: each write wakes every watcher of the object, this operator among them.
             if found == ({}, {}) or found == self._settled.get(key, {}).get(name):
                 return
         if live is None or not owned_by(live, owner.uid):
-            await self._check_free(kind, owner, name)
+            # A forced apply would take over what is not ours. A child of a former resource of this name is not ours
+            # either; the garbage collector is about to delete it. One without an owner and with our labels is: its
+            # reference has been taken out by hand.
+            there = await self._cluster.get(kind, owner.namespace, name[1])
+            metadata = there["metadata"] if there is not None and not owned_by(there, owner.uid) else {}
+            marked = labels(owner.name).items() <= (metadata.get("labels") or {}).items()
+            if metadata and (metadata.get("ownerReferences") or not marked):
+                raise NameTaken(
+                    f"{kind.kind} {name[1]} exists and does not belong to this resource; "
+                    "delete it, or rename the resource"
+                )
         if live is not None and (extra := additions(desired, live)):
             await self._cluster.merge(kind, owner.namespace, name[1], extra)
             self._metrics.writes.labels("merge", kind.kind).inc()
@@ -79,20 +90,3 @@ class Applier:
         self._cache.put(result)
         log = structlog.get_logger("apply")
         log.info("applied", kind=kind.kind, name=name[1], ns=owner.namespace, new=live is None)
-
-    async def _check_free(self, kind: ChildKind, owner: Owner, name: ChildName) -> None:
-        """Raises NameTaken where the object is not ours: a forced apply would take it over.
-
-        A child of a former resource of this name is not ours either; the garbage collector is about to delete it.
-        """
-        found = await self._cluster.get(kind, owner.namespace, name[1])
-        if found is not None and not owned_by(found, owner.uid) and not _orphan(found, owner.name):
-            raise NameTaken(
-                f"{kind.kind} {name[1]} exists and does not belong to this resource; delete it, or rename the resource"
-            )
-
-
-def _orphan(body: Object, owner: str) -> bool:
-    """Made for this resource, by its labels, and without an owner: the reference has been taken out by hand."""
-    metadata = body["metadata"]
-    return not metadata.get("ownerReferences") and labels(owner).items() <= (metadata.get("labels") or {}).items()

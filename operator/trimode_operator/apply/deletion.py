@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
-from trimode_api.fleet import FleetView
+from trimode_api.status import format_time, parse_time
 from trimode_operator.observe.fleets import Fleets
-from trimode_operator.status.times import format_time, parse_time
 
 FINALIZER = "trimode.dev/drain"
 WORKERS_MAY_TAKE_S = 30.0
@@ -42,11 +41,17 @@ def next_step(fleets: Fleets, workers: Mapping[str, Any] | None, now: float, dea
     """`workers`: the live RayService, None when it is gone."""
     if workers is None:
         return Step.RELEASE
+    # KubeRay 1.6.2 and later hold a RayService by a finalizer: uninstalled first, it never lets go.
     if workers["metadata"].get("deletionTimestamp") is not None:
         return Step.WAIT_FOR_WORKERS if now < deadline + WORKERS_MAY_TAKE_S else Step.RELEASE
-    if now < deadline and any(map(_busy, fleets.views.values())):
-        return Step.DRAIN
-    return Step.END_WORKERS
+    # Requests are under way, or could still begin.
+    busy = any(
+        view.router.in_flight
+        or view.router.queued
+        or any(each.running or each.waiting or not each.draining for each in view.replicas if each.ready)
+        for view in fleets.views.values()
+    )
+    return Step.DRAIN if busy and now < deadline else Step.END_WORKERS
 
 
 def message_of(step: Step, deadline: float) -> str:
@@ -54,10 +59,3 @@ def message_of(step: Step, deadline: float) -> str:
     if step is Step.DRAIN:
         return f"requests in flight finish, until {format_time(int(deadline))} at the latest; no new ones are taken"
     return "drained; workers and routers go"
-
-
-def _busy(view: FleetView) -> bool:
-    """Whether requests are under way, or could still begin."""
-    if view.router.in_flight or view.router.queued:
-        return True
-    return any(replica.running or replica.waiting or not replica.draining for replica in view.replicas if replica.ready)

@@ -12,8 +12,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from trimode_operator.plan.names import MANAGER
-from trimode_operator.plan.queue import queue_of
+from trimode_operator.plan.names import MANAGER, queue_of
 
 DIGEST_ANNOTATION = "trimode.dev/applied"
 """On every child: digest of the manifest that was applied last. A field that a newer manifest leaves out shows in no
@@ -63,21 +62,17 @@ def _walk(desired: Any, live: Any, path: str) -> Iterator[tuple[str, Any]]:
             elif not _empty(value):
                 yield here, None
     elif isinstance(desired, (list, tuple)) and isinstance(live, list):
-        yield from _walk_list(desired, live, path)
+        if desired and all(isinstance(item, Mapping) and "name" in item for item in desired):
+            by_name = {item.get("name"): item for item in live if isinstance(item, Mapping)}
+            for item in desired:
+                yield from _walk(item, by_name.get(item["name"]), f"{path}[{item['name']}]")
+        elif len(desired) != len(live):
+            yield path, live
+        else:
+            for index, (item, other) in enumerate(zip(desired, live, strict=True)):
+                yield from _walk(item, other, f"{path}[{index}]")
     elif desired != live and not (_empty(desired) and _empty(live)):
         yield path, live
-
-
-def _walk_list(desired: list[Any] | tuple[Any, ...], live: list[Any], path: str) -> Iterator[tuple[str, Any]]:
-    if desired and all(isinstance(item, Mapping) and "name" in item for item in desired):
-        by_name = {item.get("name"): item for item in live if isinstance(item, Mapping)}
-        for item in desired:
-            yield from _walk(item, by_name.get(item["name"]), f"{path}[{item['name']}]")
-    elif len(desired) != len(live):
-        yield path, live
-    else:
-        for index, (item, other) in enumerate(zip(desired, live, strict=True)):
-            yield from _walk(item, other, f"{path}[{index}]")
 
 
 def _empty(value: Any) -> bool:
@@ -94,6 +89,7 @@ def additions(desired: Mapping[str, Any], live: Mapping[str, Any]) -> dict[str, 
     patch: dict[str, Any] = {}
     kept = SUSPENDED if queue_of(desired) else ()
     for entry in live["metadata"].get("managedFields") or []:
+        # What comes by a subresource is status or scale, and another's to write.
         if entry.get("manager") == MANAGER or entry.get("subresource"):
             continue
         fields = {key: part for key, part in (entry.get("fieldsV1") or {}).items() if key.removeprefix("f:") in desired}

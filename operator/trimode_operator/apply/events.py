@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 import structlog
 
-from trimode_api.status import Condition, MovePhase, RebalancingStatus, Status
+from trimode_api.status import MovePhase, RebalancingStatus, Status
 from trimode_operator.errors import ApiFailure, ApiUnreachable
 from trimode_operator.kube.client import EVENT, RESOURCE, Cluster, Object
 from trimode_operator.plan.names import MANAGER
@@ -21,6 +21,8 @@ from trimode_policy.rebalance import MoveReason
 
 MESSAGE_MAX = 1024
 GOOD_WHEN_FALSE = (ConditionType.PROGRESSING, ConditionType.SUSPENDED)
+STARTING = (ConditionType.READY, ConditionType.SERVING)
+"""Conditions that a new resource comes to by and by."""
 QUIET = (
     ConditionType.PROGRESSING,
     ConditionType.ROUTER_READY,
@@ -69,13 +71,18 @@ def transitions(before: Status | None, after: Status) -> tuple[EventRecord, ...]
     for now in after.conditions:
         kind = ConditionType(now.type)
         old = condition(before, kind)
-        moved = old is not None and old.status is not now.status
         if kind is ConditionType.READY and now.status is FALSE and now.reason not in EXPECTED:
             if old is None or (old.reason, old.message) != (now.reason, now.message):
                 # Every other reason or message, too: it is what a person has to act on.
                 records.append(EventRecord(True, now.reason, now.message))
-        elif moved and kind not in QUIET and now.status is not UNKNOWN and not _passing(old, now):
-            records.append(_changed(kind, now))
+        elif old is not None and old.status is not now.status and kind not in QUIET and now.status is not UNKNOWN:
+            begins = old.status is UNKNOWN and now.status is FALSE
+            if kind in STARTING and (begins or Reason.POLICY_ROLLOUT in (old.reason, now.reason)):
+                continue  # it has merely not come that far yet, or a new policy is on its way for a second
+            good = now.status is (FALSE if kind in GOOD_WHEN_FALSE else TRUE)
+            words = kind if now.status is TRUE else f"Not{kind}"
+            message = f"{now.reason}: {now.message}" if now.message else now.reason
+            records.append(EventRecord(not good and now.reason not in ASKED_FOR, words, message))
     return (*records, *_moves(None if before is None else before.rebalancing, after.rebalancing))
 
 
@@ -95,21 +102,6 @@ def _moves(before: RebalancingStatus | None, after: RebalancingStatus | None) ->
         if after.reason == MoveReason.STUCK:
             records.append(EventRecord(True, "MoveStuck", after.message))
     return tuple(records)
-
-
-def _passing(old: Condition | None, now: Condition) -> bool:
-    """Whether a resource has merely not come that far yet, or a new policy is on its way for a second."""
-    if old is None or now.type not in (ConditionType.READY, ConditionType.SERVING):
-        return False
-    return (old.status is UNKNOWN and now.status is FALSE) or Reason.POLICY_ROLLOUT in (old.reason, now.reason)
-
-
-def _changed(kind: ConditionType, now: Condition) -> EventRecord:
-    good = now.status is (FALSE if kind in GOOD_WHEN_FALSE else TRUE)
-    words = kind if now.status is TRUE else f"Not{kind}"
-    return EventRecord(
-        not good and now.reason not in ASKED_FOR, words, f"{now.reason}: {now.message}" if now.message else now.reason
-    )
 
 
 async def post(cluster: Cluster, resource: Object, record: EventRecord) -> None:

@@ -26,6 +26,7 @@ async def push_policy(deps: Dependencies, fleets: Fleets, token: str, policy: Po
     """
     views = dict(fleets.views)
     for router, view in fleets.views.items():
+        # The higher version wins everywhere: a copy with an older cache must not take a policy back.
         if view.policy_version >= policy.version:
             continue
         try:

@@ -1,7 +1,7 @@
 """The real API server, through the official client's asyncio edition.
 
-Belongs here: credentials, requests and the mapping of foreign errors. Its typed models are left aside: manifests are
-plain data throughout, and models of one Kubernetes version would drop what another one knows.
+Its typed models are left aside: manifests are plain data throughout, and models of one Kubernetes version would drop
+what another one knows.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ MERGE = "application/merge-patch+json"
 OPERATIONS = "application/json-patch+json"
 APPLY = "application/apply-patch+yaml"  # JSON is YAML
 METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+AS_JSON = {"Accept": JSON, "Content-Type": JSON}
 
 
 class ApiServer:
@@ -48,7 +49,9 @@ class ApiServer:
         return await self._found("GET", f"{collection(kind, namespace)}/{name}")
 
     async def exists(self, kind: ChildKind, namespace: str, name: str) -> bool:
-        return await self._found("GET", f"{collection(kind, namespace)}/{name}", accept=METADATA) is not None
+        return (
+            await self._found("GET", f"{collection(kind, namespace)}/{name}", headers={"Accept": METADATA}) is not None
+        )
 
     async def listed(self, kind: ChildKind, namespace: str | None, selector: str = "") -> list[Object]:
         query = {"labelSelector": selector} if selector else {}
@@ -59,20 +62,24 @@ class ApiServer:
     async def apply(self, kind: ChildKind, manifest: Mapping[str, Any]) -> Object:
         metadata = manifest["metadata"]
         path = f"{collection(kind, metadata['namespace'])}/{metadata['name']}"
+        # Forced: without it a field that a hand has edited would be a conflict for ever. Objects of others do not get
+        # here.
         query = {"fieldManager": MANAGER, "force": "true"}
-        return await self._request("PATCH", path, manifest, query=query, content_type=APPLY)
+        return await self._request("PATCH", path, manifest, query=query, headers={"Content-Type": APPLY})
 
     async def merge(
         self, kind: ChildKind, namespace: str, name: str, patch: Mapping[str, Any], subresource: str = ""
     ) -> Object:
         path = f"{collection(kind, namespace)}/{name}" + (f"/{subresource}" if subresource else "")
-        return await self._request("PATCH", path, patch, query={"fieldManager": MANAGER}, content_type=MERGE)
+        headers = {"Content-Type": MERGE}
+        return await self._request("PATCH", path, patch, query={"fieldManager": MANAGER}, headers=headers)
 
     async def patch(
         self, kind: ChildKind, namespace: str, name: str, operations: Sequence[Mapping[str, Any]]
     ) -> Object:
         path = f"{collection(kind, namespace)}/{name}"
-        return await self._request("PATCH", path, operations, query={"fieldManager": MANAGER}, content_type=OPERATIONS)
+        headers = {"Content-Type": OPERATIONS}
+        return await self._request("PATCH", path, operations, query={"fieldManager": MANAGER}, headers=headers)
 
     async def create(self, kind: ChildKind, namespace: str, body: Mapping[str, Any]) -> Object:
         return await self._request("POST", collection(kind, namespace), body, query={"fieldManager": MANAGER})
@@ -100,10 +107,10 @@ class ApiServer:
         path: str,
         body: Mapping[str, Any] | None = None,
         query: Mapping[str, str] | None = None,
-        accept: str = JSON,
+        headers: Mapping[str, str] = AS_JSON,
     ) -> Object | None:
         try:
-            return await self._request(method, path, body, query=query, accept=accept)
+            return await self._request(method, path, body, query=query, headers=headers)
         except ApiFailure as failure:
             if failure.status == 404:
                 return None
@@ -116,15 +123,14 @@ class ApiServer:
         body: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         *,
         query: Mapping[str, str] | None = None,
-        content_type: str = JSON,
-        accept: str = JSON,
+        headers: Mapping[str, str] = AS_JSON,
     ) -> Object:
         url = self._client.configuration.host + path + (f"?{urlencode(query)}" if query else "")
-        headers: dict[str, str] = {"Accept": accept, "Content-Type": content_type, "User-Agent": MANAGER}
+        sent = {**AS_JSON, **headers, "User-Agent": MANAGER}
         try:
-            await self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+            await self._client.update_params_for_auth(sent, [], ["BearerToken"], path, method, body)
             answer = await self._client.rest_client.request(
-                method, url, headers=headers, body=body, _request_timeout=aiohttp.ClientTimeout(total=TIMEOUT_S)
+                method, url, headers=sent, body=body, _request_timeout=aiohttp.ClientTimeout(total=TIMEOUT_S)
             )
             data = await answer.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -132,7 +138,13 @@ class ApiServer:
         except (ApiException, ConfigException) as error:
             raise ApiUnreachable(f"{method} {path}: {error}") from error
         if answer.status >= 400:
-            raise _failure(answer.status, method, path, data)
+            try:
+                status = json.loads(data)
+                reason, message = str(status.get("reason", "")), str(status.get("message", ""))
+            except (ValueError, AttributeError):  # a proxy's words, or an aggregated API's in plain text
+                said = f"{method} {path}: HTTP {answer.status}: {data[:200].decode(errors='replace')}"
+                raise ApiFailure(answer.status, "", said) from None
+            raise ApiFailure(answer.status, reason, message or f"HTTP {answer.status}")
         result: Object = json.loads(data)
         return result
 
@@ -152,11 +164,3 @@ async def connect() -> ApiServer:
                 "set KUBECONFIG"
             ) from outside
     return await asyncio.to_thread(ApiServer, configuration)  # reads certificates
-
-
-def _failure(status: int, method: str, path: str, data: bytes) -> ApiFailure:
-    try:
-        answer = json.loads(data)
-        return ApiFailure(status, str(answer.get("reason", "")), str(answer.get("message", "")) or f"HTTP {status}")
-    except (ValueError, AttributeError):
-        return ApiFailure(status, "", f"{method} {path}: HTTP {status}: {data[:200].decode(errors='replace')}")

@@ -1,6 +1,6 @@
 """What the watches have told us: resources and their children as they were last seen.
 
-Belongs here: live objects by owner, the later state winning. No I/O; the reconciler reads, handlers and writers feed.
+No I/O; the reconciler reads, handlers and writers feed.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ class Cache:
     def put(self, body: Object) -> Key | None:
         """Take in a state; the resource that it concerns, or None where it is no news."""
         key = key_of(body)
+        # The answer to our last write came after the news of the end, and brought the object back.
         if key is None or body["metadata"].get("uid") in self._gone:
             return None
         store, place = self._place(key, body)
@@ -81,7 +82,13 @@ class Cache:
     def list_children(self, key: Key, listed: Iterable[Object]) -> None:
         """All there is, read from the API server: what is not in it is gone."""
         known = self._children.get(key, {})
-        self._children[key] = {_child_name(body): _later(known.get(_child_name(body)), body) for body in listed}
+        children = {_child_name(body): body for body in listed}
+        for name, body in children.items():
+            old = known.get(name)
+            # A watch may have been quicker than the list.
+            if old is not None and _same_object(old, body) and version_of(old) > version_of(body):
+                children[name] = old
+        self._children[key] = children
 
     def forget(self, key: Key) -> None:
         self._children.pop(key, None)
@@ -109,13 +116,6 @@ def owned_by(body: Mapping[str, Any], uid: str) -> bool:
 
 def _child_name(body: Object) -> ChildName:
     return body["kind"], body["metadata"]["name"]
-
-
-def _later(known: Object | None, body: Object) -> Object:
-    """A watch may have been quicker than the list."""
-    if known is not None and _same_object(known, body) and version_of(known) > version_of(body):
-        return known
-    return body
 
 
 def _same_object(one: Object, other: Object) -> bool:

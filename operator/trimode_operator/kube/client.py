@@ -1,6 +1,5 @@
 """The API server, as far as the operator uses it.
 
-Belongs here: kinds, paths and the port (`Cluster`) that `api` fills with the real thing and tests with a small one.
 Objects are plain data; lists come with `apiVersion` and `kind` in every item.
 """
 

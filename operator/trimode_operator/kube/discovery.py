@@ -1,6 +1,6 @@
 """Which optional APIs the cluster has, and what the installed KubeRay knows.
 
-Belongs here: discovery requests and their interpretation. APIs come and go while the operator runs.
+APIs come and go while the operator runs.
 """
 
 from __future__ import annotations
@@ -92,11 +92,6 @@ class Discovery:
     async def look(self) -> Capabilities:
         """What there is now. Raises ApiFailure or ApiUnreachable."""
         self._doubted.clear()
-        found = await self._found()
-        self._looked = True
-        return found
-
-    async def _found(self) -> Capabilities:
         groups = await self._cluster.read("/apis") or {}
         served = {version["groupVersion"] for group in groups.get("groups", []) for version in group["versions"]}
         found: dict[str, Any] = {}
@@ -104,13 +99,22 @@ class Discovery:
             answer = await self._cluster.read(f"/apis/{api}") if api in served else None
             found[name] = any(resource["name"] == plural for resource in (answer or {}).get("resources", []))
         found["image_volumes"] = await self._has_image_volumes(groups)
-        index = await self._index() if found["kuberay"] or found["http_route"] else None
+        index: Object | None = None
+        if found["kuberay"] or found["http_route"]:
+            # Of the documents with schemas. Servers before 1.24 have none, and some clusters keep it from
+            # ServiceAccounts: then the server's refusal says what is wrong.
+            try:
+                index = await self._cluster.read(SCHEMAS)
+            except ApiFailure as failure:
+                if failure.status != 403:
+                    raise
         if found["http_route"]:
             found["route_timeouts"] = knows(await self._http_route.spec(index) or ANYTHING, ROUTE_TIMEOUTS)
+        schema = await self._ray_service.spec(index) if found["kuberay"] else None
+        self._looked = True
         if not found["kuberay"]:
             self._ray_service.forget()
             return Capabilities(**found)
-        schema = await self._ray_service.spec(index)
         if schema is None:  # published a moment after the API itself
             return Capabilities(**(found | {"kuberay": False}))
         return Capabilities(**found, rays_token=knows(schema, RAYS_TOKEN), kuberay_lacks=lacking(schema))
@@ -123,16 +127,6 @@ class Discovery:
             version = tuple(int(number[0]) for number in numbers if number is not None)
             self._groups, self._image_volumes = groups, len(version) < 2 or version >= IMAGE_VOLUMES_SINCE
         return self._image_volumes
-
-    async def _index(self) -> Object | None:
-        """Of the documents with schemas. Servers before 1.24 have none, and some clusters keep it from
-        ServiceAccounts: then the server's refusal says what is wrong."""
-        try:
-            return await self._cluster.read(SCHEMAS)
-        except ApiFailure as failure:
-            if failure.status != 403:
-                raise
-            return None
 
 
 def require(capabilities: Capabilities, settings: Settings) -> None:

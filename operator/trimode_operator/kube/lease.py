@@ -1,6 +1,5 @@
 """Leader election with a Lease, by the rules of client-go.
 
-Belongs here: who may lead (`may_take`, pure), the loop that keeps the Lease, and the fence around writes.
 The age of another's claim is measured on our own clock from when we first saw it, so that clocks need not agree.
 """
 
@@ -29,6 +28,15 @@ class Terms:
     duration: float = 9.0
     renew_deadline: float = 6.0
     retry: float = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """Which Lease, and by which name this copy holds it."""
+
+    namespace: str
+    name: str
+    identity: str
 
 
 class NotLeading(OperatorError):
@@ -72,17 +80,13 @@ class Election:
     def __init__(
         self,
         cluster: Cluster,
-        namespace: str,
-        name: str,
-        identity: str,
+        lock: Lock,
         now: Callable[[], float],
         changed: Callable[[bool], None],
         terms: Terms | None = None,
     ) -> None:
         self._cluster = cluster
-        self._namespace = namespace
-        self._name = name
-        self._identity = identity
+        self._lock = lock
         self._now = now
         self._changed = changed
         self._terms = terms or Terms()
@@ -98,6 +102,8 @@ class Election:
     @property
     def leads(self) -> bool:
         """Whether this copy leads right now. True ends by itself, even where the loop below hangs."""
+        # kopf's peering lets two copies reconcile after one has stood still (nolar/kopf#1266, #734): tried with
+        # SIGSTOP, the one that woke made five reconciliations in ten seconds beside the other's three.
         return self._held_since is not None and self._now() - self._held_since < self._terms.renew_deadline
 
     async def run(self) -> None:
@@ -113,28 +119,24 @@ class Election:
         begun = self._now()
         try:
             async with asyncio.timeout(self._terms.renew_deadline / 2):
-                if await self._hold():
-                    # From the beginning of the request: others count from when they saw the renewal, which is later, so
-                    # our lead ends first.
-                    self._held_since = begun
-                else:
-                    self._held_since = None
+                held = await self._renew() or await self._take()
+                # From the beginning of the request: others count from when they saw the renewal, which is later, so
+                # our lead ends first.
+                self._held_since = begun if held else None
         except (ApiFailure, ApiUnreachable, TimeoutError) as error:
-            self._log.warning("lease not renewed", error=str(error) or "timeout", leads=self.leads)
-        self._announce()
-
-    async def _hold(self) -> bool:
-        """One attempt to renew or take; False where another copy holds it or was quicker."""
-        try:
-            return await self._renew() or await self._take()
-        except ApiFailure as failure:
-            if failure.status == 409:
-                return False
-            raise
+            if isinstance(error, ApiFailure) and error.status == 409:
+                self._held_since = None  # another copy was quicker
+            else:
+                self._log.warning("lease not renewed", error=str(error) or "timeout", leads=self.leads)
+        if self.leads != self._announced:
+            self._announced = self.leads
+            self._log.info("leading" if self.leads else "not leading", identity=self._lock.identity)
+            self._changed(self.leads)
 
     async def _renew(self) -> bool:
         """Renew what we hold without reading it first, as client-go does: the API server refuses a state that is not
         the latest one. False where it does, and where nothing is held."""
+        # One request less every two seconds; what the API server has is read only where it refuses ours as old.
         known, self._lease = self._lease, None
         if known is None:
             return False
@@ -147,36 +149,30 @@ class Election:
 
     async def _take(self) -> bool:
         """Read it, and make it ours where it is, where it is free, and where it has expired."""
-        lease = await self._cluster.get(LEASE, self._namespace, self._name)
+        lease = await self._cluster.get(LEASE, self._lock.namespace, self._lock.name)
         if lease is None:
-            body = {"apiVersion": LEASE.api_version, "kind": LEASE.kind, "metadata": {"name": self._name}}
+            body = {"apiVersion": LEASE.api_version, "kind": LEASE.kind, "metadata": {"name": self._lock.name}}
             body["spec"] = self._spec({}, first=True)
-            self._lease = await self._cluster.create(LEASE, self._namespace, body)
+            self._lease = await self._cluster.create(LEASE, self._lock.namespace, body)
             return True
         self._claim = claim_of(lease, self._claim, self._now())
-        if may_take(self._claim, self._identity, self._terms, self._now()):
+        if may_take(self._claim, self._lock.identity, self._terms, self._now()):
             self._lease = await self._write(lease, lease.get("spec") or {})
         return self._lease is not None
 
     async def _write(self, lease: Object, old: Mapping[str, Any]) -> Object:
-        spec = self._spec(old, first=old.get("holderIdentity") != self._identity)
-        return await self._cluster.replace(LEASE, self._namespace, self._name, {**lease, "spec": spec})
+        spec = self._spec(old, first=old.get("holderIdentity") != self._lock.identity)
+        return await self._cluster.replace(LEASE, self._lock.namespace, self._lock.name, {**lease, "spec": spec})
 
     def _spec(self, old: Mapping[str, Any], *, first: bool) -> Object:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         return {
-            "holderIdentity": self._identity,
+            "holderIdentity": self._lock.identity,
             "leaseDurationSeconds": int(self._terms.duration),
             "acquireTime": now if first else old.get("acquireTime", now),
             "renewTime": now,
             "leaseTransitions": int(old.get("leaseTransitions") or 0) + (1 if first and old else 0),
         }
-
-    def _announce(self) -> None:
-        if self.leads != self._announced:
-            self._announced = self.leads
-            self._log.info("leading" if self.leads else "not leading", identity=self._identity)
-            self._changed(self.leads)
 
     async def _release(self) -> None:
         if not self.leads:
@@ -184,10 +180,10 @@ class Election:
         self._held_since = None
         try:
             async with asyncio.timeout(2.0):
-                lease = await self._cluster.get(LEASE, self._namespace, self._name)
-                if lease is not None and (lease.get("spec") or {}).get("holderIdentity") == self._identity:
+                lease = await self._cluster.get(LEASE, self._lock.namespace, self._lock.name)
+                if lease is not None and (lease.get("spec") or {}).get("holderIdentity") == self._lock.identity:
                     spec = {**lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1}
-                    await self._cluster.replace(LEASE, self._namespace, self._name, {**lease, "spec": spec})
+                    await self._cluster.replace(LEASE, self._lock.namespace, self._lock.name, {**lease, "spec": spec})
         except (ApiFailure, ApiUnreachable, TimeoutError) as error:
             self._log.warning("lease not given back; others wait for it to expire", error=str(error))
 
@@ -240,5 +236,6 @@ class Fenced:
         await self._cluster.delete(kind, namespace, name, uid)
 
     def _check(self) -> None:
+        # A write that is under way as the Lease ends may still land; it applies the same manifest, which does no harm.
         if not self._leads():
             raise NotLeading("this copy does not lead, so it writes nothing")

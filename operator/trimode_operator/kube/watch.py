@@ -1,8 +1,7 @@
 """What kopf watches, and what an event leads to: the cache knows, and the resource concerned is visited.
 
-Belongs here: kopf's registrations, settings, login and HTTP session; requests of our own are in `api`. No handler here
-keeps state in resources, waits or writes, so a copy that does not lead may watch as well, and takes over knowing
-everything.
+No handler here keeps state in resources, waits or writes, so a copy that does not lead may watch as well, and takes
+over knowing everything.
 """
 
 from __future__ import annotations
@@ -56,6 +55,8 @@ def registry(cache: Cache, changed: Callable[[Key], None], seen: Callable[[], No
 def operator_settings(*, namespaced: bool) -> kopf.OperatorSettings:
     """kopf's settings. In namespaces only there is no right to look at CRDs, so none is asked for."""
     settings = kopf.OperatorSettings()
+    # A daemon for each resource was tried: its finalizer and peering save one queue, and two copies write at once after
+    # a pause (decision record 11).
     settings.persistence.finalizer = "trimode.dev/kopf"  # never set: no handler here needs one
     settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix="trimode.dev")
     settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix="trimode.dev")

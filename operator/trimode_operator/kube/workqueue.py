@@ -1,6 +1,6 @@
 """Which resource is visited when: one visit at a time per resource, bounded overall, failures backed off.
 
-Belongs here: the queue and its workers. It knows keys, not what a visit does.
+It knows keys, not what a visit does.
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ class WorkQueue:
         """Visit soon: at once, or when the visit under way has ended, or when a failure's first wait is over."""
         if not self._active() or key in self._dirty or key in self._held:
             return
+        # A failure is written into the status, which is an event of the same resource: answered at once, it would never
+        # back off.
         if key in self._failures and key not in self._busy:
             self._held.add(key)
             self._later(key, self._limits.first_wait_s)
@@ -91,26 +93,22 @@ class WorkQueue:
             self._busy[key] = asyncio.get_running_loop().time()
             try:
                 if self._active():
-                    await self._one(key)
+                    # A visit that hangs would keep its resource from ever being visited again.
+                    async with asyncio.timeout(self._limits.visit_s):
+                        again = await self._visit(key)
+                    self._failures.pop(key, None)
+                    if again is not None:
+                        self._later(key, again)
+            except Exception as error:  # noqa: BLE001 - whatever one resource does must not stop the others
+                count = self._failures[key] = self._failures.get(key, 0) + 1
+                self._failed(key, error)
+                wait = self._limits.first_wait_s * self._limits.growth ** min(count - 1, 16)
+                self._later(key, min(wait, self._limits.longest_wait_s))
             finally:
                 del self._busy[key]
                 if key in self._dirty:
                     self._cancel(key)
                     self._ready.put_nowait(key)
-
-    async def _one(self, key: Key) -> None:
-        try:
-            async with asyncio.timeout(self._limits.visit_s):
-                again = await self._visit(key)
-        except Exception as error:  # noqa: BLE001 - whatever one resource does must not stop the others
-            count = self._failures[key] = self._failures.get(key, 0) + 1
-            self._failed(key, error)
-            wait = self._limits.first_wait_s * self._limits.growth ** min(count - 1, 16)
-            self._later(key, min(wait, self._limits.longest_wait_s))
-            return
-        self._failures.pop(key, None)
-        if again is not None:
-            self._later(key, again)
 
     def _push(self, key: Key) -> None:
         self._cancel(key)

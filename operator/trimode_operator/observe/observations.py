@@ -16,7 +16,7 @@ from trimode_api.resource import NemotronDeployment
 from trimode_api.status import RebalancingStatus
 from trimode_operator.observe.fleets import NO_FLEETS, Fleets
 from trimode_operator.plan import Note
-from trimode_operator.plan.queue import queue_of
+from trimode_operator.plan.names import queue_of
 from trimode_operator.plan.router import UserSecret
 from trimode_policy.sharing_inputs import merged
 
@@ -148,6 +148,10 @@ def ray_of(
     conditions = {condition["type"]: condition for condition in status.get("conditions") or []}
     ready = conditions.get("Ready", {})
     answers = {"True": True, "False": False}
+    told = ((cluster or {}).get("status") or {}).get("conditions") or []
+    head: Mapping[str, Any] = next((each for each in told if each["type"] == "HeadPodReady"), {})
+    words = ": ".join(part for part in (head.get("reason"), head.get("message")) if part) or "not ready"
+    # Kueue suspends the RayService, or only a Ray cluster that was made of it.
     held = any(((body or {}).get("spec") or {}).get("suspend") for body in (service, cluster, pending))
     return Ray(
         ready=answers.get(ready.get("status", "")),
@@ -156,8 +160,9 @@ def ray_of(
         upgrading=conditions.get("UpgradeInProgress", {}).get("status") == "True",
         current=not behind(service),
         silent=silent,
-        headless=_headless(cluster),
+        headless=words if head.get("status") == "False" else "",
         queue=queue_of(service) if held else "",
+        # Until all applications have run once KubeRay calls even the only cluster pending.
         failed=_failed(status, "activeServiceStatus", "pendingServiceStatus"),
         failed_upgrade=_failed(status, "pendingServiceStatus"),
         namespace=service["metadata"].get("namespace", ""),
@@ -179,14 +184,6 @@ def overdue(service: Mapping[str, Any]) -> bool:
     status = service.get("status") or {}
     serving = (status.get("activeServiceStatus") or {}).get("rayClusterName")
     return behind(service) and bool(serving or not status.get("observedGeneration"))
-
-
-def _headless(cluster: Mapping[str, Any] | None) -> str:
-    conditions = ((cluster or {}).get("status") or {}).get("conditions") or []
-    head: Mapping[str, Any] = next((each for each in conditions if each["type"] == "HeadPodReady"), {})
-    if head.get("status") != "False":
-        return ""
-    return ": ".join(part for part in (head.get("reason"), head.get("message")) if part) or "not ready"
 
 
 def _failed(status: Mapping[str, Any], *parts: str) -> tuple[str, ...]:

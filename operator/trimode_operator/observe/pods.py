@@ -6,7 +6,7 @@ missing Secret or a container killed for memory show in the pod's own status onl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,8 @@ STUCK = (
 )
 """Reasons of a waiting container that waiting alone does not mend."""
 KILLED = "OOMKilled"
+UNPLACED = ("PodScheduled", "False", "Unschedulable")
+"""A condition's type, status and reason."""
 LINES_MAX, WORDS_MAX = 4, 300
 Pod = Mapping[str, Any]
 
@@ -39,38 +41,32 @@ NO_PODS = PodsSeen()
 
 def pods_seen(pods: Iterable[Pod]) -> PodsSeen:
     """Each problem once, with the first of the pods that have it; pods that are going count no more."""
-    staying = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
-    failing = ((pod, words) for pod in staying for words in _failing(pod))
-    unplaced = ((pod, words) for pod in staying for words in _unplaced(pod))
-    return PodsSeen(_lines(failing), _lines(unplaced))
-
-
-def _failing(pod: Pod) -> Iterator[str]:
-    status = pod.get("status") or {}
-    for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
-        if container.get("ready"):
+    failing: list[tuple[Pod, str]] = []
+    unplaced: list[tuple[Pod, str]] = []
+    for pod in pods:
+        # They may take their whole grace, 660 s and more, and their containers end one by one.
+        if "deletionTimestamp" in pod["metadata"]:
             continue
-        name, waiting = container["name"], (container.get("state") or {}).get("waiting") or {}
-        if _killed(container):
-            yield f"container {name} was killed for memory: it needs more than its limit ({KILLED})"
-        elif waiting.get("reason") in STUCK:
-            yield f"container {name}: {waiting['reason']}: {waiting.get('message', '')}".rstrip(": ")
-
-
-def _killed(container: Mapping[str, Any]) -> bool:
-    """Now, or before it was last restarted."""
-    ends = [(container.get(state) or {}).get("terminated") or {} for state in ("state", "lastState")]
-    return any(end.get("reason") == KILLED for end in ends)
-
-
-def _unplaced(pod: Pod) -> Iterator[str]:
-    for condition in (pod.get("status") or {}).get("conditions") or ():
-        if (condition["type"], condition["status"], condition.get("reason")) == (
-            "PodScheduled",
-            "False",
-            "Unschedulable",
-        ):
-            yield f"no node takes it: {condition.get('message', '')}".rstrip(": ")
+        status = pod.get("status") or {}
+        for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+            if container.get("ready"):
+                continue
+            name, waiting = container["name"], (container.get("state") or {}).get("waiting") or {}
+            # Now, or before it was last restarted.
+            ends = [(container.get(state) or {}).get("terminated") or {} for state in ("state", "lastState")]
+            if any(end.get("reason") == KILLED for end in ends):
+                failing.append(
+                    (pod, f"container {name} was killed for memory: it needs more than its limit ({KILLED})")
+                )
+            elif waiting.get("reason") in STUCK:
+                words = f"container {name}: {waiting['reason']}: {waiting.get('message', '')}".rstrip(": ")
+                failing.append((pod, words))
+        unplaced += [
+            (pod, f"no node takes it: {condition.get('message', '')}".rstrip(": "))
+            for condition in status.get("conditions") or ()
+            if (condition["type"], condition["status"], condition.get("reason")) == UNPLACED
+        ]
+    return PodsSeen(_lines(failing), _lines(unplaced))
 
 
 def _lines(found: Iterable[tuple[Pod, str]]) -> tuple[str, ...]:

@@ -14,17 +14,16 @@ from typing import Any
 
 import structlog
 
-from trimode_api.status import Status
+from trimode_api.status import Status, parse_time
 from trimode_operator.errors import ApiFailure, NotMade
 from trimode_operator.kube.cache import Cache, Key
 from trimode_operator.kube.client import RAY_CLUSTER, Cluster, Object
 from trimode_operator.metrics import Metrics
 from trimode_operator.observe.observations import behind
+from trimode_operator.plan.kuberay import SHAPE_ANNOTATION
 from trimode_operator.plan.make import RAY_SERVICE
-from trimode_operator.plan.shape import SHAPE_ANNOTATION
 from trimode_operator.status.reasons import TRUE, ConditionType, Reason
 from trimode_operator.status.status import condition
-from trimode_operator.status.times import parse_time
 
 KUBERAYS_HASH = "ray.io/hash-without-replicas-and-workers-to-delete"
 """On every RayCluster: KubeRay's own digest of the shape that it was made in."""
@@ -155,11 +154,15 @@ class RayClusters:
                 await self._named(key, cluster_name(service, "activeServiceStatus")),
                 await self._named(key, cluster_name(service, "pendingServiceStatus")),
             )
+            # KubeRay 1.7.0 made a third cluster of the old shape, which waited for the GPUs of the first two; with the
+            # pending one cleared its next pass went back to the active one.
             if superfluous(service, running) and await self._made(self._give_up_pending(key, service)):
                 return RunningClusters(running.active)
             target = to_fit(service, running)
             if target is not None and (operations := bounds_operations(service, target)):
-                await self._made(self._set_bounds(key, target, operations))
+                name = target["metadata"]["name"]
+                if await self._made(self._cluster.patch(RAY_CLUSTER, key.namespace, name, operations)):
+                    self._wrote("patch", RAY_CLUSTER.kind, key, name)
         except ApiFailure as failure:
             raise NotMade([failure]) from failure
         return running
@@ -182,12 +185,7 @@ class RayClusters:
         self._cache.put(await self._cluster.merge(RAY_SERVICE, key.namespace, metadata["name"], patch, "status"))
         self._wrote("status", RAY_SERVICE.kind, key, metadata["name"])
 
-    async def _set_bounds(self, key: Key, target: Object, operations: Operations) -> None:
-        name = target["metadata"]["name"]
-        await self._cluster.patch(RAY_CLUSTER, key.namespace, name, operations)
-        self._wrote("patch", RAY_CLUSTER.kind, key, name)
-
-    async def _made(self, write: Awaitable[None]) -> bool:
+    async def _made(self, write: Awaitable[object]) -> bool:
         """Whether the write was made; False where another writer was quicker."""
         try:
             await write

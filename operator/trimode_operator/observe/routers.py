@@ -1,7 +1,4 @@
-"""Talking to the routers: the fleet's state comes from there, policy and drain orders go there.
-
-Belongs here: the HTTP client of the routers' internal port.
-"""
+"""Talking to the routers: the fleet's state comes from there, policy and drain orders go there."""
 
 from __future__ import annotations
 

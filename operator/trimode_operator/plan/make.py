@@ -6,6 +6,7 @@ from trimode_api.errors import InvalidInput, Problem
 from trimode_api.policy_of import policy_of
 from trimode_api.pool_args import start_problems
 from trimode_api.resource import NemotronDeployment, UpgradeStrategy
+from trimode_operator.plan.kuberay import replaces
 from trimode_operator.plan.model import Capabilities, ChildKind, Inputs, Manifest, Note, Observed, Owner, Plan
 from trimode_operator.plan.names import Names, selector
 from trimode_operator.plan.network import network_policies
@@ -14,7 +15,6 @@ from trimode_operator.plan.optional_objects import budgets, http_route, inferenc
 from trimode_operator.plan.ray import ray_service
 from trimode_operator.plan.router import config_map, router_config, router_deployment, services
 from trimode_operator.plan.settings import Settings
-from trimode_operator.plan.shape import replaces
 from trimode_operator.plan.weights import IMAGE_SCHEME
 
 ALWAYS = (
@@ -136,6 +136,7 @@ def _optional(inputs: Inputs) -> tuple[list[Manifest], list[Note]]:
     if capabilities.pdb_v1:
         children += budgets(deployment, owner, names)
     else:
+        # Said, not refused: without it evictions are not bounded, and everything else works.
         notes.append(Note(BUDGET.kind, "BudgetsMissing", BUDGETS_MISSING))
     if capabilities.service_monitor:
         children.append(service_monitor(deployment.spec.router, owner, names))

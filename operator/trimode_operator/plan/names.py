@@ -1,13 +1,13 @@
-"""Names, labels and ports of what a resource becomes.
-
-Belongs here: pure naming; nothing else spells a child's name.
-"""
+"""Names, labels and ports of what a resource becomes. Belongs here: pure naming; nothing else spells a child's name."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from trimode_api.resource import Metadata
 
 RAY_SERVICE_MAX = 47
 """KubeRay's bound: 63, less its longest Service suffix, less what it adds for the cluster's name."""
@@ -22,6 +22,8 @@ SERVE_PORT = 8000
 """Serve's proxy in worker pods: health checks only."""
 TOKEN_KEY = "token"
 CONFIG_KEY = "router.json"
+KUEUE = "kueue.x-k8s.io/"
+QUEUE_LABEL = f"{KUEUE}queue-name"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,3 +125,18 @@ def matching(owner: str, component: str) -> dict[str, str]:
     ours = "app.kubernetes.io/part-of" if component == HEAD else NAME_LABEL
     wanted = (ours, "app.kubernetes.io/instance", "app.kubernetes.io/component")
     return {key: value for key, value in labels(owner, component).items() if key in wanted}
+
+
+def queue_metadata(metadata: Metadata) -> dict[str, dict[str, str]]:
+    """Kueue's labels and annotations of the resource, as they are; nothing of others. KubeRay copies those of a
+    RayService to its Ray clusters, and Kueue admits these: it holds one with `suspend` until there is quota."""
+    given = {"labels": metadata.labels, "annotations": metadata.annotations}
+    return {
+        name: {key: value for key, value in (pairs or {}).items() if key.startswith(KUEUE)}
+        for name, pairs in given.items()
+    }
+
+
+def queue_of(body: Mapping[str, Any]) -> str:
+    """The queue that an object waits in; empty where in none."""
+    return str((body["metadata"].get("labels") or {}).get(QUEUE_LABEL) or "")

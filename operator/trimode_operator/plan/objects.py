@@ -1,7 +1,4 @@
-"""The frame of every child: name, labels, owner.
-
-Belongs here: metadata, and the small objects that are little else.
-"""
+"""The frame of every child: name, labels, owner."""
 
 from __future__ import annotations
 

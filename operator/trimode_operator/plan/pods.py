@@ -1,7 +1,4 @@
-"""What all of our pods have in common: hardening, writable folders, where they may run.
-
-Belongs here: pieces of pod templates that more than one child uses.
-"""
+"""What all of our pods have in common (hardening, writable folders, where they may run), and what a pool adds."""
 
 from __future__ import annotations
 
@@ -9,11 +6,15 @@ import hashlib
 import json
 from typing import Any
 
+from trimode_api.resource import Pool
+from trimode_api.serving import Pod
 from trimode_api.wire import TOKEN_VARIABLE
 from trimode_operator.plan.names import TOKEN_KEY, Names
 from trimode_operator.plan.settings import PodResources, Settings
 
 TMP = "tmp"
+_AS_THEY_ARE = ("runtimeClassName", "priorityClassName", "affinity", "topologySpreadConstraints", "resourceClaims")
+"""Fields of a pool's `pod` that are taken over as they are."""
 GRACE_RUNGS_S = (600, 3600, 14400, 86400)
 GRACE_MARGIN_S = 60
 """What ending takes beside the drain, in seconds: the pause before it, last answers, the engine's own end."""
@@ -71,6 +72,7 @@ def placement(settings: Settings) -> dict[str, Any]:
     if settings.node_selector:
         fields["nodeSelector"] = dict(settings.node_selector)
     if settings.tolerations:
+        # A change of these never reaches a running cluster: KubeRay leaves them out of its comparison since 1.5.2.
         fields["tolerations"] = [dict(toleration) for toleration in settings.tolerations]
     if settings.image_pull_secrets:
         fields["imagePullSecrets"] = [{"name": name} for name in settings.image_pull_secrets]
@@ -102,3 +104,36 @@ def http_probe(
         "timeoutSeconds": timeout_s,
         "failureThreshold": failures,
     }
+
+
+def pool_placement(pool: Pool, settings: Settings) -> dict[str, Any]:
+    """Fields of the pods' spec: the settings', and the pool's own. A label of nodes that both name is the pool's."""
+    fields, own = placement(settings), _written(pool)
+    if "nodeSelector" in own:
+        fields["nodeSelector"] = fields.get("nodeSelector", {}) | own["nodeSelector"]
+    if "tolerations" in own:
+        fields["tolerations"] = [*fields.get("tolerations", ()), *own["tolerations"]]
+    return fields | {name: own[name] for name in _AS_THEY_ARE if name in own}
+
+
+def pool_resources(pool: Pool, settings: Settings) -> dict[str, Any]:
+    """Resources of the worker's container. GPUs come from the pod's claims of devices where it has any."""
+    given, claims = pool.resources, _written(pool).get("resourceClaims", ())
+    gpus = {settings.gpu_resource: str(given.gpus)} if given.gpus and not claims else {}
+    return {
+        "requests": {"cpu": given.cpu, "memory": given.memory, **gpus},
+        "limits": {"memory": given.memory, **gpus},
+        **({"claims": [{"name": claim["name"]} for claim in claims]} if claims else {}),
+    }
+
+
+def unnoticed(pool: Pool) -> tuple[Any, ...]:
+    """What KubeRay leaves out of its comparison (tolerations, since 1.5.2), so that pods have to be rolled for it."""
+    return tuple(_written(pool)[name] for name in ("tolerations",) if name in _written(pool))
+
+
+def _written(pool: Pool) -> dict[str, Any]:
+    """What is there and not empty. Where nothing of `pod` is written nothing is added: KubeRay answers any change of a
+    pod template with another cluster."""
+    written = (pool.pod or Pod()).model_dump(mode="json", by_alias=True, exclude_none=True)
+    return {name: value for name, value in written.items() if value}

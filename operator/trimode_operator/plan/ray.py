@@ -16,8 +16,9 @@ from typing import Any
 from trimode_api.pool_args import pool_args
 from trimode_api.resource import NemotronDeployment, Pool
 from trimode_api.values import cores
+from trimode_operator.plan.kuberay import SHAPE_ANNOTATION, shape_of
 from trimode_operator.plan.model import Inputs, Manifest, Observed
-from trimode_operator.plan.names import SERVE_PORT, Names, head_labels, labels
+from trimode_operator.plan.names import SERVE_PORT, Names, head_labels, labels, queue_metadata
 from trimode_operator.plan.objects import child
 from trimode_operator.plan.pods import (
     ROLL_ANNOTATION,
@@ -27,17 +28,17 @@ from trimode_operator.plan.pods import (
     http_probe,
     placement,
     pod_security,
+    pool_placement,
+    pool_resources,
     resources,
     tmp_mount,
     tmp_volume,
     token_variable,
+    unnoticed,
     user_variables,
 )
-from trimode_operator.plan.pool_pods import pool_placement, pool_resources, unnoticed
-from trimode_operator.plan.queue import queue_metadata
 from trimode_operator.plan.serve import placement_resource, serve_config
 from trimode_operator.plan.settings import Settings
-from trimode_operator.plan.shape import SHAPE_ANNOTATION, shape_of
 from trimode_operator.plan.weights import Weights, weights
 
 AGENT_PORT = 52365
@@ -69,7 +70,7 @@ def ray_service(inputs: Inputs) -> Manifest:
     spec = deployment.spec
     source = weights(spec.model, settings)
     pools = in_live_order(spec.pools, observed)
-    config = {
+    config: dict[str, Any] = {
         "rayVersion": settings.ray_version,
         **({"authOptions": {"mode": "token"}} if rays_token else {}),
         # Always: turning it on later would make a new cluster.
@@ -79,7 +80,11 @@ def ray_service(inputs: Inputs) -> Manifest:
         "workerGroupSpecs": [_group(inputs, pool, source) for pool in pools],
     }
     if not rays_token:
-        _without_token(config)
+        # Said in every container: Ray asks for tokens by itself as soon as it finds one, and KubeRay would have none.
+        templates = [group["template"] for group in (config["headGroupSpec"], *config["workerGroupSpecs"])]
+        containers = [container for template in templates for container in template["spec"]["containers"]]
+        for each in (config["autoscalerOptions"], *containers):
+            each["env"] = [*each["env"], {"name": "RAY_AUTH_MODE", "value": "disabled"}]
     body = child("ray.io/v1", "RayService", names.ray_service, owner, "worker")
     queue = queue_metadata(deployment.metadata)
     return {
@@ -90,6 +95,8 @@ def ray_service(inputs: Inputs) -> Manifest:
             "annotations": queue["annotations"] | {SHAPE_ANNOTATION: shape_of(config)},
         },
         "spec": {
+            # Not KubeRay's steps (NewClusterWithIncrementalUpgrade): they shift traffic of Serve's proxies, which serve
+            # no request here, and 1.5.0 sends the new configuration to the old cluster as well (docs/upgrade.md).
             "upgradeStrategy": {"type": "NewCluster"},
             "rayClusterDeletionDelaySeconds": UNPROMOTED_CLUSTER_STAYS_S
             if observed.unpromoted
@@ -99,14 +106,6 @@ def ray_service(inputs: Inputs) -> Manifest:
             "rayClusterConfig": config,
         },
     }
-
-
-def _without_token(config: dict[str, Any]) -> None:
-    """Say so in every container: Ray asks for tokens by itself as soon as it finds one, and KubeRay would have none."""
-    templates = [group["template"] for group in (config["headGroupSpec"], *config["workerGroupSpecs"])]
-    containers = [container for template in templates for container in template["spec"]["containers"]]
-    for each in (config["autoscalerOptions"], *containers):
-        each["env"] = [*each["env"], {"name": "RAY_AUTH_MODE", "value": "disabled"}]
 
 
 def in_live_order(pools: Sequence[Pool], observed: Observed) -> tuple[Pool, ...]:
@@ -175,8 +174,14 @@ def _group(inputs: Inputs, pool: Pool, source: Weights) -> dict[str, Any]:
     return {
         "groupName": pool.name,
         "minReplicas": pool.replicas.min,
+        # KubeRay takes neither bound over once the cluster runs: `observe.ray_clusters` writes them there.
         "maxReplicas": pool.replicas.max,
-        "rayStartParams": _start_parameters(pool),
+        "rayStartParams": {
+            "num-cpus": str(max(1, math.ceil(cores(pool.resources.cpu)))),
+            "num-gpus": str(pool.resources.gpus),
+            # Quoted twice, as KubeRay puts these on a shell's command line.
+            "resources": json.dumps(json.dumps({placement_resource(pool.name): 1})),
+        },
         "template": {
             "metadata": {
                 "labels": labels(inputs.owner.name, "worker") | {POOL_LABEL: pool.name},
@@ -193,15 +198,6 @@ def _group(inputs: Inputs, pool: Pool, source: Weights) -> dict[str, Any]:
                 "volumes": [tmp_volume(), *source.volumes],
             },
         },
-    }
-
-
-def _start_parameters(pool: Pool) -> dict[str, str]:
-    """KubeRay puts these on a shell's command line, and so the resources are quoted twice."""
-    return {
-        "num-cpus": str(max(1, math.ceil(cores(pool.resources.cpu)))),
-        "num-gpus": str(pool.resources.gpus),
-        "resources": json.dumps(json.dumps({placement_resource(pool.name): 1})),
     }
 
 

@@ -1,7 +1,4 @@
-"""The routers: their configuration, Deployment and Services.
-
-The manifests of everything in front of the pools.
-"""
+"""The routers: their configuration, Deployment and Services. The manifests of everything in front of the pools."""
 
 from __future__ import annotations
 

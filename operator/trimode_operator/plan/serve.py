@@ -49,6 +49,9 @@ def placement_resource(pool: str) -> str:
 def _application(
     deployment: NemotronDeployment, pool: Pool, names: Names, weights: Weights, target: int | None
 ) -> dict[str, Any]:
+    least, most = pool.replicas.min, pool.replicas.max
+    if target is not None:
+        least = most = max(least, min(target, most))
     return {
         "name": pool.name,
         "route_prefix": f"/{pool.name}",
@@ -59,7 +62,20 @@ def _application(
                 "name": pool.name,
                 # Autoscaling even between equal bounds: turning it on later would replace the replicas.
                 "num_replicas": "auto",
-                "autoscaling_config": _autoscaling(pool, target, names),
+                "autoscaling_config": {
+                    "min_replicas": least,
+                    "max_replicas": max(1, most),
+                    # The same policy whatever the bounds are. A pool that sleeps is woken by requests that wait in the
+                    # routers.
+                    "policy": {
+                        "policy_function": SCALING_POLICY,
+                        "policy_kwargs": {"routers": [names.reports_url], "pool": pool.name},
+                    },
+                    "look_back_period_s": 15.0,
+                    "upscale_delay_s": 10.0,
+                    "downscale_delay_s": 300.0,
+                    "downscale_to_zero_delay_s": float(pool.replicas.idle_seconds),
+                },
                 "graceful_shutdown_timeout_s": grace_seconds(deployment.spec.drain.timeout_seconds) - POD_MARGIN_S,
                 "ray_actor_options": {
                     "num_cpus": 0,
@@ -68,21 +84,4 @@ def _application(
                 },
             }
         ],
-    }
-
-
-def _autoscaling(pool: Pool, target: int | None, names: Names) -> dict[str, Any]:
-    least, most = pool.replicas.min, pool.replicas.max
-    if target is not None:
-        least = most = max(least, min(target, most))
-    # The same policy whatever the bounds are. A pool that sleeps is woken by requests that wait in the routers.
-    asked = {"routers": [names.reports_url], "pool": pool.name}
-    return {
-        "min_replicas": least,
-        "max_replicas": max(1, most),
-        "policy": {"policy_function": SCALING_POLICY, "policy_kwargs": asked},
-        "look_back_period_s": 15.0,
-        "upscale_delay_s": 10.0,
-        "downscale_delay_s": 300.0,
-        "downscale_to_zero_delay_s": float(pool.replicas.idle_seconds),
     }

@@ -1,12 +1,11 @@
 """What the platform engineer configures once for all resources: images, resources of our own pods, the cluster's names.
 
-Belongs here: frozen settings with defaults. The edge reads them from a file and the environment; the plan takes them
-as an argument.
+The edge reads them from a file and the environment; the plan takes them as an argument.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic.alias_generators import to_camel
@@ -27,12 +26,8 @@ class Part(BaseModel):
     )
 
 
-def _text(value: Any) -> Any:
-    return repr(value) if isinstance(value, float) else value
-
-
 _AS_PODS_WRITE_IT = (
-    BeforeValidator(_text),
+    BeforeValidator(lambda value: repr(value) if isinstance(value, float) else value),
     WithJsonSchema({"type": ["string", "number"], "pattern": GRAMMAR, "maxLength": MAX_LENGTH, "exclusiveMinimum": 0}),
 )
 """`0.5` too: only the schema of a custom resource has no type for that. Helm writes bytes as `2e+09`."""

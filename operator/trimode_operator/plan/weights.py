@@ -49,18 +49,15 @@ def weights(model: Model, settings: Settings) -> Weights:
     if uri.startswith("hf://"):
         kept = settings.model_cache_claim
         cache: dict[str, Any] = {"emptyDir": {}} if kept is None else {"persistentVolumeClaim": {"claimName": kept}}
+        variables: list[dict[str, Any]] = [{"name": "HF_HOME", "value": CACHE_MOUNT}]
+        if settings.hub_token_secret is not None:
+            # For models that ask for access; without the Secret open ones load all the same.
+            reference = {"name": settings.hub_token_secret, "key": HUB_TOKEN_KEY, "optional": True}
+            variables.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": reference}})
         return Weights(
             f"{uri}@{model.revision}",
             volumes=({"name": VOLUME, **cache},),
             mounts=({"name": VOLUME, "mountPath": CACHE_MOUNT},),
-            environment=({"name": "HF_HOME", "value": CACHE_MOUNT}, *_hub_token(settings)),
+            environment=tuple(variables),
         )
     return Weights(uri)
-
-
-def _hub_token(settings: Settings) -> tuple[dict[str, Any], ...]:
-    """For models that ask for access; without the Secret open ones load all the same."""
-    if settings.hub_token_secret is None:
-        return ()
-    reference = {"name": settings.hub_token_secret, "key": HUB_TOKEN_KEY, "optional": True}
-    return ({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": reference}},)

@@ -47,9 +47,20 @@ def read_options(arguments: list[str] | None, environment: Mapping[str, str]) ->
     parser.add_argument("--health-port", type=int, default=8081, help="for /healthz and /readyz")
     given = parser.parse_args(arguments)
     namespaces = tuple(dict.fromkeys(given.namespace))
+    settings, file = Settings(), given.settings
+    try:
+        if file is not None:
+            settings = Settings.model_validate(yaml.safe_load(file.read_text()) or {})
+    except OSError as error:
+        raise BadStart(f"--settings {file}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadStart(f"--settings {file}: not YAML: {error}") from error
+    except ValidationError as error:
+        problems = "; ".join(str(problem) for problem in problems_of(error))
+        raise BadStart(f"--settings {file}: {problems}") from error
     try:
         return Options(
-            settings=Settings() if given.settings is None else _settings(given.settings),
+            settings=settings,
             namespaces=namespaces,
             lease=given.lease,
             lease_namespace=environment.get("POD_NAMESPACE") or (namespaces[0] if namespaces else "default"),
@@ -60,15 +71,3 @@ def read_options(arguments: list[str] | None, environment: Mapping[str, str]) ->
         )
     except ValidationError as error:
         raise BadStart("; ".join(str(problem) for problem in problems_of(error))) from error
-
-
-def _settings(file: Path) -> Settings:
-    try:
-        return Settings.model_validate(yaml.safe_load(file.read_text()) or {})
-    except OSError as error:
-        raise BadStart(f"--settings {file}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadStart(f"--settings {file}: not YAML: {error}") from error
-    except ValidationError as error:
-        problems = "; ".join(str(problem) for problem in problems_of(error))
-        raise BadStart(f"--settings {file}: {problems}") from error

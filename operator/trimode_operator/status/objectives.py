@@ -59,19 +59,16 @@ def attainment(samples: Sequence[Sample], tiers: Sequence[str]) -> dict[str, int
 
     A router that is new to a sample counts from there on: what it counted before may be older than the window.
     """
-    return {tier: _percent([sample.tallies for sample in samples], tier) for tier in tiers}
-
-
-def _percent(history: Sequence[Mapping[tuple[Address, str], Tally]], tier: str) -> int | None:
-    answers = met = 0
-    last: dict[Address, Tally] = {}
-    for tallies in history:
-        for (router, name), tally in tallies.items():
-            if name != tier:
-                continue
-            if router in last:
-                grown = tally.since(last[router])
+    percents: dict[str, int | None] = {}
+    for tier in tiers:
+        answers = met = 0
+        last: dict[Address, Tally] = {}
+        for sample in samples:
+            counted = {router: tally for (router, name), tally in sample.tallies.items() if name == tier}
+            for router in counted.keys() & last.keys():
+                grown = counted[router].since(last[router])
                 answers, met = answers + grown.answers, met + grown.met
-            last[router] = tally
-    # Rounded down: 94.9 % does not meet an objective of 95.
-    return 100 * met // answers if answers else None
+            last |= counted
+        # Rounded down: 94.9 % does not meet an objective of 95.
+        percents[tier] = 100 * met // answers if answers else None
+    return percents

@@ -73,7 +73,12 @@ def readiness_of(seen: Observations) -> Readiness:
     routers, workers, suspended = _routers(seen), _workers(seen), _suspended(seen)
     if (known := _without_parts(seen, suspended)) is not None:
         return Readiness(routers, workers, suspended, *known)
-    under_way, late = _rollout(seen), _without_policy(seen)
+    under_way, version = _rollout(seen), seen.policy_version
+    late = ""
+    if version is not None:
+        behind = [f"router {a}" for a, view in seen.fleets.views.items() if view.policy_version < version]
+        behind += [f"replica {r.replica_id}" for r in seen.replicas if usable(r) and r.policy_version < version]
+        late = f"policy version {version} has not reached {', '.join(behind)}" if behind else ""
     if workers.status is not TRUE:
         ready = workers
     elif routers.status is not TRUE:
@@ -124,9 +129,26 @@ def _without_parts(seen: Observations, suspended: Verdict) -> tuple[Verdict, Ver
         return _of_secrets(seen), _of_secrets(seen)
     if making_room := _note(seen, Reason.RECREATING):
         return Verdict(FALSE, Reason.RECREATING, making_room), Verdict(TRUE, Reason.RECREATING, making_room)
-    if (stuck := _stuck(seen)) is not None:
-        return stuck, stuck
-    return None
+    # KubeRay cannot, or does not, do what is asked; its own status shows nothing of it but this.
+    ray = seen.ray if seen.kuberay else None
+    if ray is None:
+        return None
+    # First: KubeRay leaves `observedGeneration` behind here too, and says why in this condition only.
+    if ray.reason == VALIDATION_FAILED and ray.ready is False:
+        stuck = Verdict(FALSE, Reason.VALIDATION_FAILED, f"KubeRay refuses the RayService: {ray.message}")
+    elif ray.queue:
+        command = f"kubectl get workloads.kueue.x-k8s.io -n {ray.namespace}"
+        words = f"Kueue has not admitted the workers: they wait for quota in the queue {ray.queue}; see: {command}"
+        stuck = Verdict(FALSE, Reason.WAITING_FOR_QUOTA, words)
+    elif ray.silent:
+        # Where Serve refuses the configuration or the dashboard is away, KubeRay leaves its status as it was and
+        # posts an Event only.
+        command = f"kubectl get events --field-selector involvedObject.name={ray.name} -n {ray.namespace}"
+        words = f"KubeRay has not taken over the RayService's latest spec for more than a minute; see why: {command}"
+        stuck = Verdict(FALSE, Reason.KUBERAY_BEHIND, words)
+    else:
+        return None
+    return stuck, stuck
 
 
 def _routers(seen: Observations) -> Verdict:
@@ -191,26 +213,6 @@ def _of_secrets(seen: Observations) -> Verdict:
     return Verdict(FALSE, seen.secrets[0].reason, lines(tuple(note.message for note in seen.secrets)))
 
 
-def _stuck(seen: Observations) -> Verdict | None:
-    """KubeRay cannot, or does not, do what is asked; its own status shows nothing of it but this."""
-    ray = seen.ray
-    if ray is None or not seen.kuberay:
-        return None
-    if ray.reason == VALIDATION_FAILED and ray.ready is False:
-        return Verdict(FALSE, Reason.VALIDATION_FAILED, f"KubeRay refuses the RayService: {ray.message}")
-    if ray.queue:
-        command = f"kubectl get workloads.kueue.x-k8s.io -n {ray.namespace}"
-        words = f"Kueue has not admitted the workers: they wait for quota in the queue {ray.queue}; see: {command}"
-        return Verdict(FALSE, Reason.WAITING_FOR_QUOTA, words)
-    if ray.silent:
-        # Where Serve refuses the configuration or the dashboard is away, KubeRay leaves its status as it was and
-        # posts an Event only.
-        command = f"kubectl get events --field-selector involvedObject.name={ray.name} -n {ray.namespace}"
-        words = f"KubeRay has not taken over the RayService's latest spec for more than a minute; see why: {command}"
-        return Verdict(FALSE, Reason.KUBERAY_BEHIND, words)
-    return None
-
-
 def _rollout(seen: Observations) -> Verdict | None:
     """What the spec asks for and is not so yet, although what was there before may serve; None where it is.
 
@@ -221,6 +223,7 @@ def _rollout(seen: Observations) -> Verdict | None:
         return Verdict(FALSE, Reason.ROUTER_ROLLOUT, "routers are being replaced or added")
     if not seen.kuberay:
         return None
+    # A status of an earlier spec says Ready: after a change of model `kubectl wait` returned at once.
     if seen.ray is None or not seen.ray.current:
         return Verdict(FALSE, Reason.WORKERS_ROLLOUT, "KubeRay is making the workers so")
     if seen.ray.upgrading and seen.ray.failed_upgrade:
@@ -230,18 +233,10 @@ def _rollout(seen: Observations) -> Verdict | None:
     if seen.ray.upgrading:
         words = "KubeRay is making another Ray cluster ready to take over from the one that serves"
         return Verdict(FALSE, Reason.WORKERS_ROLLOUT, words)
+    # Without its head KubeRay's status stays at Ready=True with every application RUNNING (seen on 1.7.0).
     if seen.ray.headless:
         return Verdict(FALSE, Reason.HEAD_NOT_READY, f"Ray's head is not ready: {seen.ray.headless}")
     return None
-
-
-def _without_policy(seen: Observations) -> str:
-    """Routers and replicas that do not run the latest policy, in words; empty where all do."""
-    if seen.policy_version is None:
-        return ""
-    late = [f"router {a}" for a, v in seen.fleets.views.items() if v.policy_version < seen.policy_version]
-    late += [f"replica {r.replica_id}" for r in seen.replicas if usable(r) and r.policy_version < seen.policy_version]
-    return f"policy version {seen.policy_version} has not reached {', '.join(late)}" if late else ""
 
 
 def _note(seen: Observations, reason: str) -> str:

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from trimode_api.resource import Spec
-from trimode_api.status import MovePhase, MoveStatus, PoolShare, RebalancingStatus, Status
+from trimode_api.status import MovePhase, MoveStatus, PoolShare, RebalancingStatus, Status, format_time, parse_time
 from trimode_operator.observe.fleets import Fleets
 from trimode_operator.plan.ray import IDLE_POD_STAYS_S
-from trimode_operator.status.times import format_time, parse_time
 from trimode_policy.rebalance import MoveReason
 from trimode_policy.sharing import Move, Phase, Split, Step
 from trimode_policy.sharing_inputs import Samples, current_split, next_split, sharing_pools
@@ -43,7 +42,28 @@ def rebalanced(
         if decided is None:
             return None
         taken = decided
-    return _status(before.rebalancing if before is not None else None, taken, now)
+    known, move = before.rebalancing if before is not None else None, taken.split.move
+    status = RebalancingStatus(
+        reason=taken.reason.value,
+        message=taken.detail,
+        since=format_time(int(now)),
+        pools=tuple(PoolShare(name=name, replicas=count) for name, count in taken.split.targets.items()),
+        move=None
+        if move is None
+        else MoveStatus(
+            source=move.source,
+            target=move.target,
+            phase=MovePhase(move.phase.value),
+            begun=format_time(int(move.begun)),
+            since=format_time(int(move.since)),
+            message=move.detail,
+        ),
+    )
+    if known is None or (known.reason, known.move, _about(known)) != (status.reason, status.move, _about(status)):
+        return status
+    # Words and time stay as they were while the reason does: a load that wavers would write the status of a fleet at
+    # rest at every look.
+    return status.model_copy(update={"message": known.message, "since": known.since})
 
 
 def under_way(status: Status) -> bool:
@@ -64,32 +84,6 @@ def _split(before: Status | None) -> Split:
     return Split({pool.name: pool.replicas for pool in known.pools}, last)
 
 
-def _status(before: RebalancingStatus | None, taken: Step, now: float) -> RebalancingStatus:
-    """Words and time stay as they were while the reason does: figures that waver are no news."""
-    move = taken.split.move
-    status = RebalancingStatus(
-        reason=taken.reason.value,
-        message=taken.detail,
-        since=format_time(int(now)),
-        pools=tuple(PoolShare(name=name, replicas=count) for name, count in taken.split.targets.items()),
-        move=None if move is None else _move(move),
-    )
-    if before is None or (before.reason, before.move, _about(before)) != (status.reason, status.move, _about(status)):
-        return status
-    return status.model_copy(update={"message": before.message, "since": before.since})
-
-
 def _about(status: RebalancingStatus) -> str:
     """Which move the words are about."""
     return status.message.partition(" -> ")[2].partition(":")[0] if " -> " in status.message else ""
-
-
-def _move(move: Move) -> MoveStatus:
-    return MoveStatus(
-        source=move.source,
-        target=move.target,
-        phase=MovePhase(move.phase.value),
-        begun=format_time(int(move.begun)),
-        since=format_time(int(move.since)),
-        message=move.detail,
-    )

@@ -9,8 +9,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from trimode_api.fleet import Freshness, ReplicaState
-from trimode_api.status import Condition, DecisionStatus, PointShare, PoolStatus, Status, TierStatus
+from trimode_api.fleet import Freshness
+from trimode_api.status import (
+    Condition,
+    DecisionStatus,
+    PointShare,
+    PoolStatus,
+    Status,
+    TierStatus,
+    format_time,
+    parse_time,
+)
 from trimode_operator.observe.observations import Observations, newest
 from trimode_operator.status.readiness import Readiness
 from trimode_operator.status.reasons import (
@@ -25,7 +34,6 @@ from trimode_operator.status.reasons import (
     replicas,
 )
 from trimode_operator.status.rebalancing import under_way
-from trimode_operator.status.times import format_time, parse_time
 from trimode_policy.sharing_inputs import usable
 
 AT_ONCE_S, SOON_S, STEADY_S = 0.5, 2.0, 10.0
@@ -46,6 +54,7 @@ def requeue_after_s(status: Status, readiness: Readiness, now: float) -> float:
     moved = max((parse_time(one.last_transition_time) for one in status.conditions), default=0.0)
     if now - moved >= LIVELY_S:
         return STEADY_S
+    # Replicas take a policy from the answer to their next report, 200 ms later.
     return AT_ONCE_S if readiness.ready.reason == Reason.POLICY_ROLLOUT else SOON_S
 
 
@@ -60,18 +69,33 @@ def status_of(previous: Status | None, seen: Observations, readiness: Readiness,
         decision = _decision(before.decision, seen)
         pools, history, counts = _pools(seen), _history(before, decision, seen), _counts(seen)
         there = sum(not replica.draining for replica in seen.replicas)
+    # Tiers without recent answers keep what was last known of them.
+    known = {tier.name: tier.attainment_percent for tier in before.tiers}
+    met = {name: known.get(name) if percent is None else percent for name, percent in seen.attainment.items()}
+    conditions: list[Condition] = []
+    for kind, verdict in verdicts(seen, readiness).items():
+        old = condition(before, kind)
+        # `lastTransitionTime` moves with the status only, not with the reason.
+        same = old is not None and old.status is verdict.status
+        conditions.append(
+            Condition(
+                type=kind,
+                status=verdict.status,
+                reason=verdict.reason,
+                message=verdict.message[:MESSAGE_MAX],
+                observed_generation=seen.generation,
+                last_transition_time=old.last_transition_time if old is not None and same else format_time(int(now)),
+            )
+        )
     return Status(
         observed_generation=seen.generation,
         url=seen.url or before.url,
-        conditions=tuple(
-            _condition(condition(before, kind), kind, verdict, seen.generation, now)
-            for kind, verdict in verdicts(seen, readiness).items()
-        ),
+        conditions=tuple(conditions),
         replica_summary=counts,
         replicas=there,
         selector=seen.selector or before.selector,
         pools=pools,
-        tiers=_tiers(before, seen),
+        tiers=tuple(TierStatus(name=name, attainment_percent=p) for name, p in met.items() if p is not None),
         decision=decision,
         rebalancing=seen.rebalancing,
         mode_history=history,
@@ -83,25 +107,19 @@ def condition(status: Status | None, kind: ConditionType) -> Condition | None:
     return next((one for one in status.conditions if one.type == kind), None) if status is not None else None
 
 
-def _condition(
-    before: Condition | None, kind: ConditionType, verdict: Verdict, generation: int, now: float
-) -> Condition:
-    """`lastTransitionTime` moves with the status only, not with the reason."""
-    same = before is not None and before.status is verdict.status
-    return Condition(
-        type=kind,
-        status=verdict.status,
-        reason=verdict.reason,
-        message=verdict.message[:MESSAGE_MAX],
-        observed_generation=generation,
-        last_transition_time=before.last_transition_time if before is not None and same else format_time(int(now)),
-    )
-
-
 def _pools(seen: Observations) -> tuple[PoolStatus, ...]:
     """The spec's pools in its order, then those that have replicas still."""
-    names = dict.fromkeys([*seen.minimum, *(replica.pool for replica in seen.replicas)])
-    return tuple(_pool(name, [r for r in seen.replicas if r.pool == name]) for name in names)
+    pools: list[PoolStatus] = []
+    for name in dict.fromkeys([*seen.minimum, *(replica.pool for replica in seen.replicas)]):
+        there = [replica for replica in seen.replicas if replica.pool == name]
+        ready = [replica for replica in there if usable(replica)]
+        points = Counter(replica.decision.point for replica in ready)
+        shares = tuple(
+            PointShare(point=point, share_percent=round(100 * count / len(ready)))
+            for point, count in sorted(points.items(), key=lambda item: (-item[1], item[0]))
+        )
+        pools.append(PoolStatus(name=name, replicas=len(there), ready=len(ready), points=shares))
+    return tuple(pools)
 
 
 def _counts(seen: Observations) -> str:
@@ -110,23 +128,6 @@ def _counts(seen: Observations) -> str:
     fewest = {} if seen.suspend else seen.minimum
     wanted = sum(max(started[pool], fewest.get(pool, 0)) for pool in {*started, *fewest})
     return f"{sum(map(usable, seen.replicas))}/{wanted}"
-
-
-def _pool(name: str, replicas: list[ReplicaState]) -> PoolStatus:
-    ready = [replica for replica in replicas if usable(replica)]
-    points = Counter(replica.decision.point for replica in ready)
-    shares = tuple(
-        PointShare(point=point, share_percent=round(100 * count / len(ready)))
-        for point, count in sorted(points.items(), key=lambda item: (-item[1], item[0]))
-    )
-    return PoolStatus(name=name, replicas=len(replicas), ready=len(ready), points=shares)
-
-
-def _tiers(before: Status, seen: Observations) -> tuple[TierStatus, ...]:
-    """Tiers without recent answers keep what was last known of them."""
-    known = {tier.name: tier.attainment_percent for tier in before.tiers}
-    found = {name: known.get(name) if percent is None else percent for name, percent in seen.attainment.items()}
-    return tuple(TierStatus(name=name, attainment_percent=p) for name, p in found.items() if p is not None)
 
 
 def _decision(before: DecisionStatus | None, seen: Observations) -> DecisionStatus | None:
@@ -161,6 +162,7 @@ def _history(before: Status, decision: DecisionStatus | None, seen: Observations
     entries = [
         DecisionStatus(point=change.to_point, reason=change.reason, since=format_time(change.time))
         for change in sorted(view.decisions if view is not None else (), key=lambda change: change.time)
+        # The status has whole milliseconds.
         if change.time > known + 0.001
     ]
     for entry in entries:
@@ -216,6 +218,7 @@ def _metrics_fresh(seen: Observations) -> Verdict:
         return Verdict(UNKNOWN, Reason.NOT_OBSERVED, "there is no router to ask")
     if seen.fleets.failures:
         return Verdict(FALSE, Reason.ROUTERS_UNREACHABLE, lines(tuple(seen.fleets.failures.values())))
+    # By every router: each knows only what reaches itself, and one that hears nothing goes by old figures.
     silent = {
         replica.replica_id
         for view in seen.fleets.views.values()

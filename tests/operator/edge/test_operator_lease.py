@@ -10,7 +10,7 @@ import pytest
 from trimode_lab.doubles.kubernetes.cluster import MemoryCluster
 from trimode_operator.errors import ApiUnreachable
 from trimode_operator.kube.client import RESOURCE
-from trimode_operator.kube.lease import Claim, Election, Fenced, NotLeading, Terms, claim_of, may_take, next_try_s
+from trimode_operator.kube.lease import Claim, Election, Fenced, Lock, NotLeading, Terms, claim_of, may_take, next_try_s
 from trimode_operator.plan import ChildKind
 
 TERMS = Terms(duration=9.0, renew_deadline=6.0, retry=0.001)
@@ -68,7 +68,7 @@ class Candidate:
 
     def __init__(self, cluster: MemoryCluster, clock: Clock, name: str) -> None:
         self.news: list[bool] = []
-        self.election = Election(cluster, "default", "lock", name, clock, self.news.append, TERMS)
+        self.election = Election(cluster, Lock("default", "lock", name), clock, self.news.append, TERMS)
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:

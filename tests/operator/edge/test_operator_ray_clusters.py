@@ -13,7 +13,7 @@ from trimode_lab.doubles.kubernetes.stage import Stage
 from trimode_operator.errors import ApiFailure, NotMade
 from trimode_operator.kube.client import Object
 from trimode_operator.observe.ray_clusters import KUBERAYS_HASH, RunningClusters, bounds_operations, superfluous, to_fit
-from trimode_operator.plan.shape import SHAPE_ANNOTATION, shape_of
+from trimode_operator.plan.kuberay import SHAPE_ANNOTATION, shape_of
 
 
 def group(name: str, least: int, most: int, replicas: int | None = None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from trimode_api.status import DecisionStatus, Status
+from trimode_api.status import DecisionStatus, Status, format_time, parse_time
 from trimode_lab.doubles.kubernetes.fleet import change, fleets, replica, view
 from trimode_operator.observe.observations import (
     Observations,
@@ -29,7 +29,6 @@ from trimode_operator.status.status import (
     condition,
     requeue_after_s,
 )
-from trimode_operator.status.times import format_time, parse_time
 
 
 def status_of(before: Status | None, seen: Observations, now: float) -> Status:

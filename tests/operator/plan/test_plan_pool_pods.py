@@ -10,8 +10,8 @@ import pytest
 
 from trimode_api.resource import NemotronDeployment
 from trimode_operator.plan import Plan
+from trimode_operator.plan.kuberay import SHAPE_ANNOTATION
 from trimode_operator.plan.settings import Settings
-from trimode_operator.plan.shape import SHAPE_ANNOTATION
 
 Resource = Callable[..., NemotronDeployment]
 MakePlan = Callable[..., Plan]

@@ -18,9 +18,9 @@ from trimode_operator.observe.fleets import Address
 from trimode_operator.observe.ray_clusters import KUBERAYS_HASH
 from trimode_operator.observe.routers import Routers
 from trimode_operator.plan import Capabilities
+from trimode_operator.plan.kuberay import shape_of
 from trimode_operator.plan.names import labels
 from trimode_operator.plan.settings import Settings
-from trimode_operator.plan.shape import shape_of
 from trimode_operator.process.dependencies import Dependencies
 from trimode_operator.reconcile import Reconciler
 
