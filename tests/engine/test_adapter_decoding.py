@@ -13,7 +13,7 @@ from trimode_workers.engine.primitive import Attention
 from trimode_workers.model.adapter import DraftAdapter
 from trimode_workers.model.decoder import Decoder
 from trimode_workers.model.fused import FusedDecoder
-from trimode_workers.process.adapter_check import compare_drafts
+from trimode_workers.process.build import compare_drafts
 
 POINTS = ["S4", "S8", "S16", "AR"]
 

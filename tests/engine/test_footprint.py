@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import trimode_workers
 from trimode_lab.gpu.sizes import NEMOTRON_8B
 from trimode_workers.engine.cache import KVCache
-from trimode_workers.engine.footprint import footprint, rows_that_fit, workspace
+from trimode_workers.engine.footprint import Demand, footprint, rows_that_fit, workspace
 from trimode_workers.engine.messages import Configure
 from trimode_workers.engine.settings import EngineSettings
 from trimode_workers.engine.store import PageStore
@@ -48,7 +48,7 @@ def test_an_8b_takes_136_kib_per_token() -> None:
 def test_what_fits_is_as_much_as_fits(free: int, wanted: int, context: int) -> None:
     one, fixed = footprint(NEMOTRON_8B, context, 64, 2).request, workspace(NEMOTRON_8B, 64, wanted)
     try:
-        rows = rows_that_fit(NEMOTRON_8B, context, 64, 2, free, wanted)
+        rows = rows_that_fit(NEMOTRON_8B, Demand(wanted, context, 64), 2, free)
     except SettingsError:
         assert one > free - fixed
         return
@@ -58,16 +58,16 @@ def test_what_fits_is_as_much_as_fits(free: int, wanted: int, context: int) -> N
 
 def test_the_refusal_names_a_length_that_fits() -> None:
     with pytest.raises(SettingsError, match=r"max_context_tokens is 262144: .* at most (\d+) tokens fit") as caught:
-        rows_that_fit(NEMOTRON_8B, 262144, 64, 2, 16 * GIB, 64)
+        rows_that_fit(NEMOTRON_8B, Demand(64, 262144, 64), 2, 16 * GIB)
     longest = int(str(caught.value).split("at most ")[1].split()[0])
-    assert rows_that_fit(NEMOTRON_8B, longest, 64, 2, 16 * GIB, 64) == 1
+    assert rows_that_fit(NEMOTRON_8B, Demand(64, longest, 64), 2, 16 * GIB) == 1
     with pytest.raises(SettingsError):
-        rows_that_fit(NEMOTRON_8B, longest + 1, 64, 2, 16 * GIB, 64)
+        rows_that_fit(NEMOTRON_8B, Demand(64, longest + 1, 64), 2, 16 * GIB)
 
 
 def test_nothing_free_is_said_as_such() -> None:
     with pytest.raises(SettingsError, match=r"0\.0 GiB are free: not even a short request fits"):
-        rows_that_fit(NEMOTRON_8B, 4096, 64, 2, -5, 64)
+        rows_that_fit(NEMOTRON_8B, Demand(64, 4096, 64), 2, -5)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from trimode_workers.engine.law import WORKING_BYTES, Cuts, Law, invert, log_mas
 from trimode_workers.engine.messages import Sampling, Submit
 from trimode_workers.engine.modes import MODES
 from trimode_workers.engine.modes.diffusion import _guess
-from trimode_workers.engine.sampling import Purpose, Sampled, accept, pick
+from trimode_workers.engine.sampling import Drawn, Purpose, Sampled, accept, pick
 from trimode_workers.engine.sequence import Sequence
 
 
@@ -169,7 +169,7 @@ def test_sampling_takes_at_most_12_bytes_per_logit(
         q = sampled.law(drafted)
         drafts = sampled.draw(q, Purpose.DRAFT)[:, :-1]
         u = [sampled.uniform(block, purpose) for purpose in (Purpose.ACCEPT, Purpose.DRAW)]
-        accept(sampled.law(logits()), q, drafts, u[0][:, :-1], u[1])
+        accept(sampled.law(logits()), Drawn(drafts, q), u[0][:, :-1], u[1])
 
     baseline = peak(logits)
     assert baseline >= 2 * rows * block * vocab

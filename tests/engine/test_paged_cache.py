@@ -20,7 +20,7 @@ from torch import Tensor
 from trimode_api.prefix import PAGE_TOKENS, ROOT
 from trimode_workers.engine.attention import Attention
 from trimode_workers.engine.engine import WIDEST_BLOCK
-from trimode_workers.engine.footprint import tokens_that_fit
+from trimode_workers.engine.footprint import Demand, tokens_that_fit
 from trimode_workers.engine.kernels import pick_kernel
 from trimode_workers.engine.layouts import make_cache
 from trimode_workers.engine.messages import Submit
@@ -378,7 +378,7 @@ def test_the_h100_example_admits_300_requests_of_1000_and_256_tokens() -> None:
     context, rows = spec["engine"]["maxContextTokens"], spec["engine"]["maxRunningRequests"]
     growth = max(spec["pools"][0]["blockLengths"])
     free = int(USABLE * 79.6 * GIB) - 16 * GIB - GRAPHS
-    tokens = tokens_that_fit(LARGE, context, WIDEST_BLOCK, 2, free, rows)
+    tokens = tokens_that_fit(LARGE, Demand(rows, context, WIDEST_BLOCK), 2, free)
     limits = Limits(tokens, context, growth, 2048, rows, PAGE_TOKENS)
     waiting = [Sequence.of(Submit(str(i), [5] * 1256, 1), None, i, context, frozenset()) for i in range(rows + 1)]
     assert rows >= len(admitted([], waiting, limits)) >= 300
@@ -387,9 +387,9 @@ def test_the_h100_example_admits_300_requests_of_1000_and_256_tokens() -> None:
 @given(st.integers(0, 200 * GIB), st.integers(1, 512), st.integers(64, 262144))
 def test_pages_take_no_more_than_there_is_and_hold_a_request(free: int, rows: int, context: int) -> None:
     try:
-        tokens = tokens_that_fit(LARGE, context, WIDEST_BLOCK, 2, free, rows)
+        tokens = tokens_that_fit(LARGE, Demand(rows, context, WIDEST_BLOCK), 2, free)
     except SettingsError:
-        one = tokens_that_fit(LARGE, context, WIDEST_BLOCK, 2, 2**60, 1)
+        one = tokens_that_fit(LARGE, Demand(1, context, WIDEST_BLOCK), 2, 2**60)
         assert one * 139264 + GIB > free - rows * 64 * 2**20
         return
     assert tokens % PAGE_TOKENS == 0
@@ -399,11 +399,11 @@ def test_pages_take_no_more_than_there_is_and_hold_a_request(free: int, rows: in
 
 def test_a_refusal_names_a_length_that_fits() -> None:
     with pytest.raises(SettingsError, match=r"at most (\d+) tokens fit") as caught:
-        tokens_that_fit(LARGE, 262144, WIDEST_BLOCK, 2, 16 * GIB, 64)
+        tokens_that_fit(LARGE, Demand(64, 262144, WIDEST_BLOCK), 2, 16 * GIB)
     longest = int(str(caught.value).split("at most ")[1].split()[0])
-    assert tokens_that_fit(LARGE, longest, WIDEST_BLOCK, 2, 16 * GIB, 64) >= longest + WIDEST_BLOCK
+    assert tokens_that_fit(LARGE, Demand(64, longest, WIDEST_BLOCK), 2, 16 * GIB) >= longest + WIDEST_BLOCK
     with pytest.raises(SettingsError):
-        tokens_that_fit(LARGE, longest + PAGE_TOKENS, WIDEST_BLOCK, 2, 16 * GIB, 64)
+        tokens_that_fit(LARGE, Demand(64, longest + PAGE_TOKENS, WIDEST_BLOCK), 2, 16 * GIB)
 
 
 def test_ar_is_recorded_as_it_is_met(tools: Any, decoder: Any, reference: Any) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from trimode_api.prefix import PAGE_TOKENS, prefix_keys
 from trimode_workers.engine.invariants import check_pages
-from trimode_workers.engine.pages import Kept, Pages
+from trimode_workers.engine.page_pool import Kept, Pages
 from trimode_workers.errors import InvariantBroken
 
 

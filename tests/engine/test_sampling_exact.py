@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trimode_workers.engine.law import Law, invert
 from trimode_workers.engine.messages import Sampling, Submit
-from trimode_workers.engine.sampling import Purpose, accept, uniforms
+from trimode_workers.engine.sampling import Drawn, Purpose, accept, uniforms
 
 DRAWS = 40_000
 SUSPICIOUS = 1e-4
@@ -54,7 +54,7 @@ Rule = Any
 
 def by_the_rule(p: Tensor, q: Tensor, drafts: Tensor) -> Tensor:
     """First token by the engine's rule; one draft."""
-    kept, follower = accept(law(p), law(q), drafts, draws(Purpose.ACCEPT, 1), draws(Purpose.DRAW, 2))
+    kept, follower = accept(law(p), Drawn(drafts, law(q)), draws(Purpose.ACCEPT, 1), draws(Purpose.DRAW, 2))
     return torch.where(kept > 0, drafts[:, 0], follower)
 
 
@@ -66,7 +66,7 @@ def by_equality(p: Tensor, q: Tensor, drafts: Tensor) -> Tensor:
 
 def without_residual(p: Tensor, q: Tensor, drafts: Tensor) -> Tensor:
     """Another common mistake: after a refusal draw from p instead of from what is left of it."""
-    kept, _ = accept(law(p), law(q), drafts, draws(Purpose.ACCEPT, 1), draws(Purpose.DRAW, 2))
+    kept, _ = accept(law(p), Drawn(drafts, law(q)), draws(Purpose.ACCEPT, 1), draws(Purpose.DRAW, 2))
     return torch.where(kept > 0, drafts[:, 0], invert(p[:, 0], draws(Purpose.DRAW, 1)[:, 0]))
 
 
@@ -93,8 +93,7 @@ def test_the_token_behind_the_drafts_is_drawn_from_p_given_them() -> None:
     drafts = invert(q.expand(DRAWS, -1, -1), draws(Purpose.DRAFT, 2))
     kept, follower = accept(
         law(p.expand(DRAWS, -1, -1)),
-        law(q.expand(DRAWS, -1, -1)),
-        drafts,
+        Drawn(drafts, law(q.expand(DRAWS, -1, -1))),
         draws(Purpose.ACCEPT, 2),
         draws(Purpose.DRAW, 3),
     )
@@ -106,9 +105,9 @@ def test_the_token_behind_the_drafts_is_drawn_from_p_given_them() -> None:
 
 def test_impossible_drafts_are_refused_and_equal_ones_kept() -> None:
     p, q = torch.tensor([[[0.0, 1.0], [0.5, 0.5]]]), torch.tensor([[[1.0, 0.0]]])
-    kept, follower = accept(law(p), law(q), torch.tensor([[0]]), torch.full((1, 1), 1e-7), torch.ones(1, 2))
+    kept, follower = accept(law(p), Drawn(torch.tensor([[0]]), law(q)), torch.full((1, 1), 1e-7), torch.ones(1, 2))
     assert (kept.tolist(), follower.tolist()) == ([0], [1])
-    kept, _ = accept(law(p.flip(-1)), law(q), torch.tensor([[0]]), torch.ones(1, 1), torch.ones(1, 2))
+    kept, _ = accept(law(p.flip(-1)), Drawn(torch.tensor([[0]]), law(q)), torch.ones(1, 1), torch.ones(1, 2))
     assert kept.tolist() == [1]
 
 

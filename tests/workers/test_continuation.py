@@ -19,7 +19,7 @@ from trimode_api.wire import CONTINUE_PATH, PolicyConfig
 from trimode_workers.engine.messages import Finish, Submit, TokenEvent
 from trimode_workers.openai.continuation import ResumePoint, parse_continuation, resumed_from, seed_of
 from trimode_workers.openai.render import Kind, Outcome
-from trimode_workers.replica.generation import Generation
+from trimode_workers.replica.generation import Before, Generation
 from trimode_workers.replica.replica import Replica
 from trimode_workers.replica.settings import EngineOptions, ReplicaSettings
 from trimode_workers.text.answer import AnswerText
@@ -63,7 +63,7 @@ def run(
     engine: Any = Engine()
     text = AnswerText(ByteDetokenizer(BYTES), stops)
     submit = resumed_from(Submit("r", PROMPT, len(answer) + 1), emitted)
-    generation = Generation(engine, submit, text, emitted)
+    generation = Generation(engine, submit, text, Before(emitted))
     shown: list[tuple[str, list[int]]] = []
     generation.listen(lambda delta, ids, scored: shown.append((delta.text, list(ids))))
     generation.start()
@@ -105,7 +105,7 @@ async def test_an_answer_at_its_limit_only_needs_its_end() -> None:
     engine: Any = Engine()
     emitted = list(b"abc")
     submit = resumed_from(Submit("r", PROMPT, 3), emitted)
-    generation = Generation(engine, submit, AnswerText(ByteDetokenizer(BYTES)), emitted)
+    generation = Generation(engine, submit, AnswerText(ByteDetokenizer(BYTES)), Before(emitted))
     generation.start()
     said, _, outcome = await generation.whole()
     assert (said.text, outcome.finish_reason, outcome.completion_tokens) == ("", "length", 3)
@@ -116,7 +116,9 @@ async def test_an_answer_whose_stop_token_was_shown_only_needs_its_end() -> None
     engine: Any = Engine()
     emitted = list(b"abc")
     submit = msgspec.structs.replace(Submit("r", PROMPT, 9), stop_ids=tuple(b"c"), keep_stop=True)
-    generation = Generation(engine, resumed_from(submit, emitted), AnswerText(ByteDetokenizer(BYTES), ["cd"]), emitted)
+    generation = Generation(
+        engine, resumed_from(submit, emitted), AnswerText(ByteDetokenizer(BYTES), ["cd"]), Before(emitted)
+    )
     generation.start()
     said, _, outcome = await generation.whole()
     # The beginning of a stop string was kept back from the client, and is told now.

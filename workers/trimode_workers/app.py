@@ -138,7 +138,18 @@ def deploy(pools: Sequence[PoolSettings], *, prefix: str = "trimode", wait: bool
 def states(pools: Sequence[PoolSettings], *, prefix: str = "trimode") -> tuple[PoolState, ...]:
     """How far each pool is; `message` is Serve's own, with the replica's error where it could not start."""
     applications = serve.status().applications
-    return tuple(_state(pool.pool, applications.get(_name(pool, prefix))) for pool in pools)
+    found: list[PoolState] = []
+    for pool in pools:
+        application: Any = applications.get(_name(pool, prefix))
+        if application is None:
+            found.append(PoolState(pool.pool, "NOT_STARTED", "", 0))
+            continue
+        deployment = application.deployments.get(pool.pool)
+        running = 0 if deployment is None else int(deployment.replica_states.get("RUNNING", 0))
+        # The deployment says why, the application only that it failed.
+        words = ("" if deployment is None else deployment.message) or application.message
+        found.append(PoolState(pool.pool, str(application.status.value), words, running))
+    return tuple(found)
 
 
 def retire(kept: Sequence[PoolSettings], *, prefix: str = "trimode") -> None:
@@ -161,16 +172,6 @@ def shutdown(timeout_s: float | None = None) -> None:
     while serve.status().applications and (deadline is None or time.monotonic() < deadline):
         time.sleep(POLL_S)
     serve.shutdown()  # type: ignore[no-untyped-call]
-
-
-def _state(pool: str, application: Any) -> PoolState:
-    if application is None:
-        return PoolState(pool, "NOT_STARTED", "", 0)
-    deployment = application.deployments.get(pool)
-    running = 0 if deployment is None else int(deployment.replica_states.get("RUNNING", 0))
-    # The deployment says why, the application only that it failed.
-    words = ("" if deployment is None else deployment.message) or application.message
-    return PoolState(pool, str(application.status.value), words, running)
 
 
 def _scaling(settings: PoolSettings) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Which models these engines decode, known from `config.json` alone. Free of torch.
 
-Belongs here: the refusals that are worth making before gigabytes are downloaded. All else is checked when loading
-(`trimode_workers.model.config`).
+All else is checked when loading (`trimode_workers.model.config`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """What a forward needs of attention and of the cache behind it: plan, write, attend.
 
-Belongs here: the protocol that every layout of the cache offers, and torch's call where a mask is needed. Layouts:
-`cache.KVCache` (rows) and `paged_cache.PagedCache` (pages); `layouts` chooses.
+Layouts: `cache.KVCache` (rows) and `paged_cache.PagedCache` (pages); `layouts` chooses.
 
 No layout needs a mask to tell drafting from verifying: a block's keys lie behind the prefix before it attends, so that
 drafting is attention over all keys of the row, and verifying the same call, causal to the end.
@@ -18,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from trimode_workers.engine.groups import Groups
+    from trimode_workers.engine.forward import Groups
 
 
 class Attention(Enum):
@@ -105,6 +104,7 @@ def grouped(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Ten
     b, heads, n, _ = q.shape
     shared = heads // keys.shape[1]
     if mask is not None and n > 1:
+        # Another mask, as many times as large as heads share a KV head: on a processor `window` goes without.
         mask = mask.expand(-1, -1, n, -1).repeat(1, 1, shared, 1)
     folded = q.reshape(b, keys.shape[1], shared * n, -1)
     # With a mask torch's flash kernel refuses, and the memory-efficient one refuses unequal numbers of heads.

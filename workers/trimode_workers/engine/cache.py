@@ -1,8 +1,8 @@
 """The KV cache in rows: causal keys and values, whatever the mode.
 
-Belongs here: memory and who owns which row. A row is a run of slots, one per token position; what lies behind a
-sequence's `cached` is scratch (a draft, a rejected token, padding) and is overwritten, never read as state.
-Rows are handed out lowest first, so that the running batch stays a slice and attention reads it without copies.
+A row is a run of slots, one per token position; what lies behind a sequence's `cached` is scratch (a draft, a rejected
+token, padding) and is overwritten, never read as state. Rows are handed out lowest first, so that the running batch
+stays a slice and attention reads it without copies.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Asks the policy for the operating point of the next cycle, for one quality class.
 
-Belongs here: the seam between the engine and `trimode_policy`: what is asked, how often, and what becomes of
-manual mode and dry run. Nothing here predicts or compares.
+Nothing here predicts or compares.
 """
 
 from __future__ import annotations
@@ -48,6 +47,8 @@ class ClassController:
         if configured.fixed is not None and fixed is None:
             fixed = fallback
         self.switching = Switching(c.margin_percent / 100, c.min_dwell_s, fallback, fixed, c.dry_run)
+        # Nothing has been asked yet: an engine starts on a policy that holds the place until a router brings the real
+        # one, and what that fell back to is no decision.
         if self._fresh:
             self.state = PointState.initial(fallback, self._started)
             self.decision, self.point = PointDecision(fallback, Reason.IDLE, "nothing has run yet"), fallback

@@ -1,7 +1,4 @@
-"""Pure: what becomes of the tokens a mode proposes for one request.
-
-Belongs here: the rules that end a request (end of sequence, length). Every mode shares them; none knows them.
-"""
+"""Pure: what becomes of the tokens a mode proposes for one request. Every mode shares these rules; none knows them."""
 
 from __future__ import annotations
 

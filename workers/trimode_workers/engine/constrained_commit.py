@@ -7,7 +7,6 @@ grammar by itself pays for no mask, a speculated row is looked at no further tha
 a grammar pay for nothing.
 
 Temperature and top-p come first, then the grammar; where they leave nothing that is allowed, the grammar comes first.
-Belongs here: that, and how a grammar ends a request.
 """
 
 from __future__ import annotations
@@ -51,6 +50,7 @@ def constrained(
             grammar.undo(len(rows[i]))
         raise
     for i, grammar in bound:
+        # Nothing else may follow, so the model is not asked for the end in a cycle of its own.
         if grammar.complete:
             rows[i].append(grammar.end)
     return rows
@@ -93,8 +93,11 @@ def _again(logits: Tensor, at: list[tuple[int, int]], allowed: Tensor, sequences
     if sampled is not None:
         here = torch.zeros_like(sampled.at)
         p = sampled.law(free).whole(here) * allowed[sampled.at]
+        # Top-p may have left nothing that the grammar allows.
         p = torch.where(p.sum(-1, keepdim=True) > 0, p, sampled.law(bound).whole(here))
         places = places[sampled.at, None]
+        # Numbers of their own: the one that drew the refused token says where that token lay, and would favour its
+        # neighbours.
         u = sampled.uniform(int(places.max()) + 1, Purpose.AGAIN).gather(1, places)[:, 0]
         tokens[sampled.at] = invert(p, u)
     chosen: list[int] = tokens.tolist()

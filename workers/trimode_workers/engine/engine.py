@@ -1,8 +1,7 @@
 """The engine: requests in, one `Cycle` out per step.
 
-Belongs here: the loop's body (plan, run, commit, emit, observe). Every decision in it is
-made by a pure function elsewhere; every tensor is behind the primitive. Not thread-safe, and it never waits, but for
-a grammar with nothing else to do.
+Every decision in it is made by a pure function elsewhere; every tensor is behind the primitive. Not thread-safe, and it
+never waits, but for a grammar with nothing else to do.
 """
 
 from __future__ import annotations
@@ -19,14 +18,13 @@ from trimode_api.modes import AR, Mode, OperatingPoint
 from trimode_workers.engine import invariants
 from trimode_workers.engine.budget import Budget
 from trimode_workers.engine.class_controller import prior
-from trimode_workers.engine.counters import Counters
 from trimode_workers.engine.footprint import MOST_TOKENS
 from trimode_workers.engine.grammar_queue import Grammars
 from trimode_workers.engine.graphs import CudaRecorder, Recorder
 from trimode_workers.engine.intake import Intake
 from trimode_workers.engine.layouts import WIDEST_BLOCK, make_cache
 from trimode_workers.engine.messages import Configure, Cycle, Finish, Stats, Submit, TokenEvent
-from trimode_workers.engine.meter import PROMPT, Meter, Part
+from trimode_workers.engine.meter import PROMPT, Counters, Meter, Part
 from trimode_workers.engine.mode_controller import Chooser, GroupCycle, ModeController
 from trimode_workers.engine.paged_cache import PagedCache
 from trimode_workers.engine.plan import Group, Piece, groups, schedule
@@ -75,6 +73,7 @@ class Engine:
         if recorder is None and like.device.type == "cuda":
             recorder = CudaRecorder(like.device)
         self._primitive = Primitive(network, self._cache, recorder)
+        # Over pages, memory is planned for forwards of so many tokens and no more (`footprint`).
         self._shortage = Shortage(self._primitive, MOST_TOKENS if isinstance(self._cache, PagedCache) else inf)
         self._starved: list[Sequence] = []
         # On a GPU the prior is its data sheet: learning starts near the truth instead of at a small CPU's figures.
@@ -121,6 +120,8 @@ class Engine:
         events, requests = self._intake.advance(), self._requests
         before = self._counters.prompt["computed"]
         limits, moment = self._budget.limits, self._budget.moment(began, requests.running, self._modes.prompts)
+        # Planned in plain Python: without the model a step of AR took 27 us for one row, 111 for 64 and 376 for 256, at
+        # most 3 % of the forward that an H200 would run meanwhile (by arithmetic).
         todo = schedule(requests.running, requests.waiting, limits, moment, requests.store.found)
         requests.admit(todo.admit)
         # Before preemption: the pages of those who leave may take the place of pages that were found for this cycle.
@@ -136,11 +137,15 @@ class Engine:
             firsts = self._prefill(Turn(pieces, lambda s: point_of(s).mode is Mode.AR))
             spoken, events = {event.request_id for event in firsts}, events + firsts
             parts = groups([s for s in todo.decode if not s.missing and s.request_id not in spoken], point_of)
+        # Each group is a forward of its own, which reads rows that follow one another as a view; others are copied in
+        # every layer.
         line_up(self._cache, requests.running, [members for _, members in parts])
         self._budget.decoding(sum(point.width * len(members) for point, members in parts))
         for part in parts:
             events += self._decode(*part, Turn(pieces, self._speaks) if part is carrier else None)
         events += self._give_up()
+        # Prompts are kept piece by piece: of many that arrive together and begin alike the first one computes, and the
+        # others follow a cycle behind.
         for sequence, _, _ in todo.prefill:
             if sequence.row >= 0:
                 requests.keep(sequence)

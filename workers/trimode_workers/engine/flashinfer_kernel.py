@@ -49,6 +49,8 @@ class FlashInfer:
     def _of(self, plan: PagedPlan, attention: Attention) -> Any:
         if not plan.fixed:
             return self._free_form[attention]
+        # A recording reads its wrapper's buffers where they are, so a plan of fixed shape keeps its own for as long as
+        # it lives.
         wrappers = self._fixed.setdefault(plan, {})
         if attention not in wrappers:
             rows, like = len(plan.counts), plan.table
@@ -68,6 +70,8 @@ class FlashInfer:
 def arguments(plan: PagedPlan, attention: Attention) -> dict[str, Any]:
     """What `plan` of the wrapper is told of a forward. Index tensors are on the host, where it reads them."""
     config, dtype = plan.cache.config, plan.cache.memory.dtype
+    # FlashInfer tells a row's length by the number of its pages and the fill of the last one: pages that were taken
+    # ahead would count as keys.
     pages = [row[: pages_for(end)] for row, end in zip(plan.pages, plan.ends, strict=True)]
     return {
         "qo_indptr": _numbers([0, *accumulate(plan.counts)]),

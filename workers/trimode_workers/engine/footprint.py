@@ -1,7 +1,6 @@
 """Pure: how many requests fit into a device's memory beside the weights.
 
-Belongs here: bytes of the cache and of one forward's scratch, from shapes alone. Who asks the device how much is free
-is at the edge.
+Who asks the device how much is free is at the edge.
 """
 
 from __future__ import annotations
@@ -36,6 +35,16 @@ class Footprint:
         return self.row + self.pages + self.scratch
 
 
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What an engine is asked to hold: `rows` requests at a time, each of up to `context` tokens, and behind those a
+    block of up to `widest`."""
+
+    rows: int
+    context: int
+    widest: int
+
+
 def footprint(config: ModelConfig, context: int, widest: int, itemsize: int) -> Footprint:
     """`context`: tokens of the longest request, `widest`: tokens of the longest block, behind it and in one forward;
     `itemsize`: bytes per number of weights and cache.
@@ -44,6 +53,7 @@ def footprint(config: ModelConfig, context: int, widest: int, itemsize: int) -> 
     head.
     """
     per_token = bytes_per_token(config, itemsize)
+    # Not small: 2 GiB for a piece of 2,048 tokens behind 131,072.
     mask = (context + widest) * itemsize * (1 + config.heads // config.kv_heads)
     scratch = widest * (forward_bytes_per_token(config, itemsize) + mask)
     return Footprint((context + widest) * per_token, context * per_token // SHARED_PART, scratch)
@@ -60,12 +70,14 @@ def forward_bytes_per_token(config: ModelConfig, itemsize: int) -> int:
     return logits + (2 * config.intermediate_size + 8 * config.hidden_size) * itemsize
 
 
-def tokens_that_fit(config: ModelConfig, context: int, widest: int, itemsize: int, free: int, rows: int) -> int:
+def tokens_that_fit(config: ModelConfig, demand: Demand, itemsize: int, free: int) -> int:
     """Tokens of a paged cache in `free` bytes, whole pages, beside the scratch of forwards of at most `MOST_TOKENS`
-    tokens (a group of more is run in parts). No more than `rows` requests of the longest context can use. Raises
-    SettingsError where not one such request fits.
+    tokens (a group of more is run in parts). No more than what is demanded can use. Raises SettingsError where not one
+    request of the longest context fits.
     """
+    rows, context, widest = demand.rows, demand.context, demand.widest
     per_token, longest = bytes_per_token(config, itemsize), PAGE_TOKENS * -(-(context + widest) // PAGE_TOKENS)
+    # However many requests run: 3.5 GiB for an 8B.
     scratch = min(MOST_TOKENS, rows * widest) * forward_bytes_per_token(config, itemsize)
     left = free - workspace(config, widest, rows) - scratch
     tokens = min(left // per_token // PAGE_TOKENS, rows * longest // PAGE_TOKENS) * PAGE_TOKENS
@@ -81,11 +93,16 @@ def tokens_that_fit(config: ModelConfig, context: int, widest: int, itemsize: in
 
 def workspace(config: ModelConfig, widest: int, rows: int) -> int:
     """Bytes in which distributions are worked out, some places at a time, whatever the number of requests."""
+    # Planned apart from the logits: whole distributions took up to 38 bytes for each where 10 were planned, and a cycle
+    # that ran out of memory ended the replica.
     return WORKING_BYTES * at_once(rows * widest * config.vocab_size)
 
 
-def rows_that_fit(config: ModelConfig, context: int, widest: int, itemsize: int, free: int, wanted: int) -> int:
-    """Requests that may run at once, at most `wanted`, in `free` bytes. Raises SettingsError where not one fits."""
+def rows_that_fit(config: ModelConfig, demand: Demand, itemsize: int, free: int) -> int:
+    """Requests that may run at once in `free` bytes, at most those demanded. Raises SettingsError where none fits."""
+    wanted, context, widest = demand.rows, demand.context, demand.widest
+    # A row reserves its longest context: by arithmetic 145 rows of 4,096 tokens of the 8B fit into an H200, and 2 of
+    # 262,144. Pages are taken as they are needed, and so a GPU has those.
     one = footprint(config, context, widest, itemsize)
     free = free - workspace(config, widest, wanted)
     rows = min(wanted, free // one.request)

@@ -1,7 +1,4 @@
-"""Requests that wait for their grammars.
-
-Belongs here: the port to whoever compiles, and the desk between the engine's door and its queue.
-"""
+"""Requests that wait for their grammars."""
 
 from __future__ import annotations
 
@@ -52,20 +49,22 @@ class GrammarQueue:
     def ready(self, *, patient: bool) -> list[Ready]:
         """Those whose grammars are there; they leave. `patient`: waits a moment for the first."""
         if patient:
+            # The only place where an engine waits; cancellations and drains come as commands, which are read between
+            # cycles.
             wait([future for future, _ in self._waiting.values()], LOOK_EVERY_S, "FIRST_COMPLETED")
         done = [(sequence, *found) for sequence, found in self._waiting.items() if found[0].done()]
-        for sequence, _, _ in done:
+        ready: list[Ready] = []
+        for sequence, future, emitted in done:
             del self._waiting[sequence]
-        return [Ready(sequence, _begin(sequence, future, emitted)) for sequence, future, emitted in done]
-
-
-def _begin(sequence: Sequence, grammar: Future[Matcher], emitted: int) -> str:
-    """Give the sequence its grammar; what is wrong, empty where nothing is."""
-    try:
-        matcher = grammar.result()
-    except GrammarError as exc:
-        return str(exc)
-    if matcher.accept(sequence.tokens[len(sequence.tokens) - emitted :]) < emitted:
-        return matcher.failure or f"{matcher.field}: the answer so far does not follow the schema"
-    sequence.grammar = matcher
-    return ""
+            problem = ""
+            try:
+                matcher = future.result()
+                # A stream that another replica began stands in the middle of its grammar.
+                if matcher.accept(sequence.tokens[len(sequence.tokens) - emitted :]) < emitted:
+                    problem = matcher.failure or f"{matcher.field}: the answer so far does not follow the schema"
+                else:
+                    sequence.grammar = matcher
+            except GrammarError as exc:
+                problem = str(exc)
+            ready.append(Ready(sequence, problem))
+        return ready

@@ -133,6 +133,8 @@ class Graphs:
         line. One for which there is no memory runs unrecorded."""
         adapter, found = self._network.drafter is not None, set[Shape]()
         for reach in self._reaches:
+            # Unrecorded, a forward of 34 layers costs the processor 7 ms for 64 rows and 8 with a prompt beside them,
+            # measured with tensors of no size: longer than an H200 would take for the whole cycle.
             found |= {self._line(tokens, reach) for tokens in lines(longest)}
             for rows, point in product(row_sizes(self._cache.rows), points):
                 found |= {self._of(s) for s in forwards(point, rows, reach, adapter) if s.recordable}
@@ -154,6 +156,7 @@ class Graphs:
             total = tokens.numel()
             hidden = self._replay(self._line(total, plan.reach), tokens, plan) if total <= MOST_TOKENS else None
             return None if hidden is None else hidden[:, :total]
+        # Without an adapter a draft is the forward that diffusion runs: one recording serves both.
         drafting = drafting and self._network.drafter is not None
         rows, n = self._padded(tokens), tokens.shape[1]
         return self._rows(Shape(rows, n, plan.reach, attention, drafting), tokens, plan)
@@ -200,6 +203,7 @@ class Graphs:
             return None
         recorded.tokens.view(-1)[: tokens.numel()] = tokens.reshape(-1)
         recorded.plan.load(plan)
+        # FlashInfer plans on the processor, for lengths that are new each time: not within the recording.
         recorded.plan.prepare(shape.attention)
         return recorded.replay()
 

@@ -1,7 +1,6 @@
 """What comes into an engine from outside: requests and cancellations, on their way to the queue.
 
-Belongs here: the check at the door, the wait for a grammar, the ends that the next cycle reports. Whose turn it is
-after that is decided in `plan`.
+Whose turn it is after that is decided in `plan`.
 """
 
 from __future__ import annotations
@@ -42,6 +41,8 @@ class Intake:
         sequence = Sequence.of(request, pin, self._arrivals, self._context, self._eos)
         sequence.arrived, sequence.due = now, now + request.first_left_s
         self._arrivals += 1
+        # Compiling takes up to some tenths of a second, in a thread beside the cycles: who waits for it holds up no
+        # cycle.
         if request.grammar is None:
             self._requests.enqueue(sequence)
         elif self._grammars is None:

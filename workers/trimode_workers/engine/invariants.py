@@ -1,6 +1,6 @@
 """The checker that tests run each cycle: is the engine still in the state that every mode relies on?
 
-Belongs here: what must hold between two cycles, as one function that raises. Production does not call it.
+Production does not call it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Which kernel reads the pages: FlashInfer where it is installed, else torch's varlen attention, else the reference.
 
-Belongs here: the choice, and the trial that each has to pass first. None of them has met every GPU, and one that is
-wrong in silence would be worse than one that is slow: before an engine is built a kernel computes a small problem, in
-both ways to attend, and has to agree with the reference.
+None of them has met every GPU, and one that is wrong in silence would be worse than one that is slow: before an engine
+is built a kernel computes a small problem, in both ways to attend, and has to agree with the reference.
 """
 
 from __future__ import annotations
@@ -39,6 +38,7 @@ def pick_kernel(cache: PagedCache, offered: Seq[Callable[[], PageKernel]] | None
         except ImportError as exc:
             _log.info("attention: %s", exc)
             continue
+        # Libraries refuse in many ways: by another version's signature, or where a kernel was not built for the GPU.
         except (RuntimeError, ValueError, TypeError, NotImplementedError, AssertionError) as exc:
             _log.warning("attention by %s does not run here: %s", name, str(exc)[:300])
             continue
@@ -89,5 +89,6 @@ def _difference(kernel: PageKernel, cache: PagedCache) -> float:
     finally:
         for row in rows:
             cache.release(row)
+        # Pages are gathered whole, and masked keys are multiplied by 0: what was never written has to be a number.
         cache.memory[0].zero_()
     return worst if worst > TOLERANCE[like.dtype] else 0.0

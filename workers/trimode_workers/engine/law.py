@@ -61,6 +61,7 @@ class Law:
         """logits `[b, n, vocab]`, at `[r]` the rows that draw, their temperatures and cuts `[r]`."""
         n, vocab = logits.shape[1:]
         places = at[:, None] * n + torch.arange(n, device=logits.device)
+        # Without its mass, which is worked out from the law itself, some places at a time.
         law = cls(logits.reshape(-1, vocab), places, temperatures[:, None], places.new_empty(0))
         wanted = None if cuts is None else cuts.each(n)
         found = [
@@ -112,6 +113,7 @@ class Law:
         r, device = len(laws), like.device
         logits = like.new_zeros(r * n, vocab)
         at = torch.arange(r * n, device=device).view(r, n)
+        # The logits are 0: as many equal tokens.
         mass = torch.full((r, n), float(vocab), device=device).log_()
         floor = torch.full((r, n), -torch.inf, device=device)
         last = torch.full_like(at, vocab)
@@ -190,15 +192,19 @@ def _mass_and_cut(scaled: Tensor, cuts: Cuts | None) -> tuple[Tensor, Tensor, Te
     # at 131,072 tokens on a CPU, this way of drawing 82.
     ordered = scaled.topk(min(LIKELIEST, vocab), -1).values
     everything = (cuts.top_p >= 1.0) & (cuts.top_k <= 0) & (cuts.min_p <= 0)
-    if ordered.shape[1] < vocab and not bool((_reached(ordered, mass, cuts, top_k) | everything).all()):
-        ordered = scaled.sort(-1, descending=True).values
     p = _within(ordered, mass, cuts, top_k)
+    # Whether a place's cut lies within its likeliest tokens.
+    reached = (p[:, -1] == 0) | ((cuts.top_k <= 0) & (cuts.min_p <= 0) & (p.sum(-1) >= cuts.top_p)) | everything
+    if ordered.shape[1] < vocab and not bool(reached.all()):
+        ordered = scaled.sort(-1, descending=True).values
+        p = _within(ordered, mass, cuts, top_k)
     sums = p.cumsum(-1)
     whole = torch.where((cuts.top_k > 0) | (cuts.min_p > 0), sums[:, -1], 1.0)
     # By rounding the sum may reach its whole before the last token.
     wanted = torch.where(cuts.top_p >= 1.0, torch.inf, cuts.top_p * whole)[:, None]
     count = (((sums - p) < wanted) & (p > 0)).sum(-1, keepdim=True).clamp(min=1)
     floor, kept = ordered.gather(-1, count - 1), sums.gather(-1, count - 1)[:, 0]
+    # Logits in bfloat16 are often equal: without an order among these top-k would keep more than k.
     ties = count - (ordered > floor).sum(-1, keepdim=True)
     last = ((scaled == floor).cumsum(-1, dtype=torch.int32) < ties).sum(-1)
     floor = floor[:, 0].masked_fill(everything, -torch.inf)
@@ -210,9 +216,3 @@ def _within(ordered: Tensor, mass: Tensor, cuts: Cuts, top_k: Tensor) -> Tensor:
     p = (ordered - mass[:, None]).exp_()
     beyond = torch.arange(p.shape[1], device=p.device) >= top_k
     return p.masked_fill_(beyond | (p < cuts.min_p[:, None] * p[:, :1]), 0.0)
-
-
-def _reached(ordered: Tensor, mass: Tensor, cuts: Cuts, top_k: Tensor) -> Tensor:
-    """Whether the cut of a place lies within the likeliest tokens `[places, some]`."""
-    p = _within(ordered, mass, cuts, top_k)
-    return (p[:, -1] == 0) | ((cuts.top_k <= 0) & (cuts.min_p <= 0) & (p.sum(-1) >= cuts.top_p))

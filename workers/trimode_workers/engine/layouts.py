@@ -1,9 +1,8 @@
 """Which layout the cache has: rows on a processor, pages on a GPU.
 
-Belongs here: the choice, made once when an engine is built, and what goes with each layout. Rows on a processor,
-because gathering pages in every layer makes an AR forward of 64 requests of the tiny model slower there (`figures`);
-pages on a GPU, where kernels read them by a table: requests then take the memory that they use, not their longest
-context, and padding and masks go.
+Rows on a processor, because gathering pages in every layer makes an AR forward of 64 requests of the tiny model slower
+there (`figures`); pages on a GPU, where kernels read them by a table: requests then take the memory that they use, not
+their longest context, and padding and masks go.
 """
 
 from __future__ import annotations
@@ -16,9 +15,8 @@ from trimode_workers.engine.cache import KVCache
 from trimode_workers.engine.kernels import pick_kernel
 from trimode_workers.engine.page_pool import PagePool
 from trimode_workers.engine.paged_cache import PagedCache, pages_for
-from trimode_workers.engine.paged_store import PagedStore
 from trimode_workers.engine.settings import EngineSettings
-from trimode_workers.engine.store import PageStore
+from trimode_workers.engine.store import PagedStore, PageStore
 from trimode_workers.model.config import ModelConfig
 
 Cache = KVCache | PagedCache
@@ -43,5 +41,6 @@ def make_cache(config: ModelConfig, settings: EngineSettings, like: Tensor) -> t
     total = max(pages_for(settings.capacity), pages_for(slots))
     kept = total if settings.shared_tokens is None else settings.shared_tokens // PAGE_TOKENS
     cache = PagedCache(config, settings.max_running_requests, PagePool(total, kept), pages_for(slots), like)
+    # Tried before anything is served: none of the kernels has met every GPU.
     cache.kernel = pick_kernel(cache)
     return cache, PagedStore(cache)

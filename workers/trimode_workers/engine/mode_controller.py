@@ -1,7 +1,4 @@
-"""Where the engine gets its points from: one controller per quality class, pins, and the curves they share.
-
-Belongs here: which class's decision a request follows, and what the engine tells the policy after a cycle.
-"""
+"""Where the engine gets its points from: one controller per quality class, pins, and the curves they share."""
 
 from __future__ import annotations
 
@@ -17,7 +14,6 @@ from trimode_policy.choose import Batch, PointDecision
 from trimode_policy.curves import Curves, Observation
 from trimode_policy.roofline import Roofline
 from trimode_workers.engine.class_controller import ClassController
-from trimode_workers.engine.counters import estimates
 from trimode_workers.engine.messages import Configure, PointStats, Switched
 from trimode_workers.engine.points import Points, lossy
 from trimode_workers.engine.sequence import Sequence
@@ -96,8 +92,14 @@ class ModeController:
         return self._shown.age(now)
 
     def estimates(self) -> list[PointStats]:
-        """The curves at the present batch."""
-        return estimates(self.curves, self.points.every, self._batch)
+        """What the curves say of each point at the present batch; the unpredictable are left out."""
+        running, found = max(self._batch.running, 1), []
+        for point in self.points.every:
+            seconds = self.curves.cycle_seconds(point, running, self._batch.context_tokens)
+            if seconds is not None:
+                tokens, seen = self.curves.tokens_per_cycle(point), self.curves.observed_cycles(point)
+                found.append(PointStats(str(point), seconds, tokens, running * tokens / seconds, seen))
+        return found
 
     def paces(self, most: int, now: float) -> Paces:
         """The pace of the lossless class at batches up to `most`, for the router; made anew once a second."""
@@ -115,6 +117,8 @@ class ModeController:
         """Fix the points of this cycle. Pinned sequences decide nothing; a diffusion point only ever serves those
         that allow a lossy answer, the others follow the lossless class."""
         free = [s for s in decode if s.pin is None]
+        # How much of a draft is accepted differs by the kind of text: the curves weigh what is known of each workload
+        # by who is in the batch.
         self.curves.serves(Counter(s.workload for s in free))
         self._batch = load(free, self.prompts.per_token)
         self._context = self._batch.context_tokens or self._context
@@ -128,6 +132,7 @@ class ModeController:
             self._now[False] = self._now[True] = self._lossless.decide(self._batch, now)
         if willing:
             choice = self._lossy.decide(load(willing, self.prompts.per_token), now)
+            # Two lossless points at once would split the batch, and each part would read the weights again.
             self._now[True] = choice if lossy(choice) or self._shown is self._lossy else self._now[False]
         return self.point
 

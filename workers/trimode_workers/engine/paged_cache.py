@@ -1,7 +1,6 @@
 """The KV cache in pages: a row is a table of pages, taken as its sequence grows, shared where sequences begin alike.
 
-Belongs here: memory, tables, and the plan of a forward over them. Which kernel reads them is `kernels`', which
-pages are free or kept is `page_pool`'s.
+Which kernel reads them is `kernels`', which pages are free or kept is `page_pool`'s.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from trimode_workers.engine.page_pool import PagePool
 from trimode_workers.model.config import ModelConfig
 
 if TYPE_CHECKING:
-    from trimode_workers.engine.groups import Groups
+    from trimode_workers.engine.forward import Groups
 
 
 class PageKernel(Protocol):
@@ -51,6 +50,7 @@ class PagedCache:
 
     def __init__(self, config: ModelConfig, rows: int, pool: PagePool, width: int, like: Tensor) -> None:
         shape = (config.layers, 2, pool.total + 1, PAGE_TOKENS, config.kv_heads, config.head_dim)
+        # Pages keep a token's heads together, as the kernels read them; rows on a CPU keep a head's tokens together.
         self.memory = torch.zeros(shape, dtype=like.dtype, device=like.device)
         self.keys: list[Tensor] = [layer[0] for layer in self.memory]
         self.values: list[Tensor] = [layer[1] for layer in self.memory]
@@ -136,6 +136,7 @@ class PagedPlan:
         # One copy to the device for all of them.
         told = torch.tensor([*lengths, *self.ends, *counts, *begins], dtype=torch.int32).to(device)
         first, self.seen, many, self.starts = told[:b], told[b : 2 * b], told[2 * b : 3 * b], told[3 * b :]
+        # The size is given because torch would read it back, for which a GPU has to stop.
         row = torch.repeat_interleave(many, output_size=begins[-1])
         positions = torch.arange(begins[-1], device=device) - self.starts[row] + first[row]
         self.slots = self.table[row, positions // PAGE_TOKENS].long() * PAGE_TOKENS + positions % PAGE_TOKENS
@@ -176,6 +177,7 @@ class PagedPlan:
         keys = torch.cat((gathered(self.cache.keys[layer], self.table), k), 2)
         values = torch.cat((gathered(self.cache.values[layer], self.table), v), 2)
         if self._mask is None or self._mask[0] is not groups:
+            # Groups need a mask, which no kernel by lengths takes: tables are gathered, and read by torch's attention.
             self._mask = groups, groups.mask(self.table.shape[1] * PAGE_TOKENS, keys.dtype)
         return grouped(q, keys, values, self._mask[1])
 
@@ -203,18 +205,14 @@ class Reference:
             mine = slice(at, at + step)
             queries = part.view(step, -1, *q.shape[1:]).transpose(1, 2)
             kept = gathered(keys, plan.table[mine]), gathered(values, plan.table[mine])
-            found.append(_masked(queries, kept, plan.seen[mine], attention))
+            seen, n, device = plan.seen[mine, None], queries.shape[2], q.device
+            last = seen - 1 - torch.zeros(n, device=device, dtype=torch.int32)
+            if attention is Attention.CAUSAL:
+                last = seen - n + torch.arange(n, device=device)
+            sees = torch.arange(kept[0].shape[2], device=device) <= last[:, None, :, None]
+            attended = F.scaled_dot_product_attention(queries, *kept, sees, enable_gqa=True)
+            found.append(attended.transpose(1, 2).flatten(0, 1))
         return torch.cat(found)
-
-
-def _masked(q: Tensor, kept: tuple[Tensor, Tensor], seen: Tensor, attention: Attention) -> Tensor:
-    """q `[b, heads, n, head_dim]`, keys and values `[b, kv_heads, slots, head_dim]` -> `[b * n, heads, head_dim]`."""
-    n, device = q.shape[2], q.device
-    last = seen[:, None] - 1 - torch.zeros(n, device=device, dtype=torch.int32)
-    if attention is Attention.CAUSAL:
-        last = seen[:, None] - n + torch.arange(n, device=device)
-    sees = torch.arange(kept[0].shape[2], device=device) <= last[:, None, :, None]
-    return F.scaled_dot_product_attention(q, *kept, sees, enable_gqa=True).transpose(1, 2).flatten(0, 1)
 
 
 def _over_all(plan: PagedPlan, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:

@@ -1,7 +1,5 @@
 """Pure: what the next cycle does, from what runs and what waits.
 
-Belongs here: admission, preemption, chunked prefill (what to copy, what to compute) and the split of the batch into
-groups of one point each.
 Nothing here touches the cache, the model or a sequence: it reads and answers.
 """
 
@@ -89,24 +87,24 @@ def schedule(
     behind = [s for s in kept if s.missing]
     inside = len(behind)
     if not preempt:
+        # Not in a cycle that preempts: those who wait would take the room that was just made.
         behind += waiting
     if not behind:
         return Schedule(preempt, (), (), tuple(kept))
-    order = prompt_order([_view(s, moment.now, found) for s in behind], moment.tokens_per_s)
+    # What is copied need not be computed.
+    rest = ((s, left(Piece(s, found(s), 0))) for s in behind)
+    now = moment.now
+    views = [PromptView(tokens, s.due - now, now - s.arrived, s.priority, s.begun) for s, tokens in rest]
+    order = prompt_order(views, moment.tokens_per_s)
     admit = admitted(kept, [behind[i] for i in order.rows if i >= inside], limits)
     chosen = {*kept, *admit}
     turns = [behind[i] for i in order.turns]
     yielding = next(iter(turns[order.yielding :]), None)
+    # In the order of turns, not of rows: a short prompt may pass a long one in the middle.
     prefill = chunks([s for s in turns if s in chosen and s.missing], moment.piece, found, yielding)
     ready = {piece.sequence for piece in prefill if left(piece) == 0}
     decode = tuple(s for s in (*kept, *admit) if s in ready or not s.missing)
     return Schedule(preempt, admit, prefill, decode)
-
-
-def _view(sequence: Sequence, now: float, found: Found) -> PromptView:
-    """The prompt as the order sees it: what is copied need not be computed."""
-    tokens = left(Piece(sequence, found(sequence), 0))
-    return PromptView(tokens, sequence.due - now, now - sequence.arrived, sequence.priority, sequence.begun)
 
 
 def need(sequence: Sequence, limits: Limits) -> int:
@@ -122,6 +120,7 @@ def preempted(running: Seq[Sequence], limits: Limits) -> tuple[Sequence, ...]:
     if total <= limits.capacity:
         return ()
     out: list[Sequence] = []
+    # The most urgent always fits: the cache holds one request of the longest context, whatever its capacity.
     for victim in sorted(running, key=lambda s: s.urgency, reverse=True)[:-1]:
         if total <= limits.capacity:
             break
@@ -134,19 +133,17 @@ def admitted(running: Seq[Sequence], waiting: Seq[Sequence], limits: Limits) -> 
     """The first of those that wait, as far as rows and capacity go. One is always admitted to an idle engine."""
     out: list[Sequence] = []
     total = sum(need(s, limits) for s in running)
+    everything = limits.rows * limits.context
     for sequence in waiting:
         count = len(running) + len(out)
         total += need(sequence, limits)
-        if count >= limits.rows or (count and total + HEADROOM * count > max(limits.capacity, _full(count, limits))):
+        headroom = HEADROOM * count
+        # No headroom is wanted where the capacity holds every row at its longest.
+        most = max(limits.capacity, everything + headroom if limits.capacity >= everything else 0)
+        if count >= limits.rows or (count and total + headroom > most):
             break
         out.append(sequence)
     return tuple(out)
-
-
-def _full(count: int, limits: Limits) -> int:
-    """No headroom is wanted where the capacity holds every row at its longest."""
-    everything = limits.rows * limits.context
-    return everything + HEADROOM * count if limits.capacity >= everything else 0
 
 
 def chunks(

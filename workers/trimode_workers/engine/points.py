@@ -1,6 +1,6 @@
 """The operating points an engine may use, parsed from a `Configure`.
 
-Belongs here: what the configuration allows. Which of them runs is decided in `class_controller` and `mode_controller`.
+Which of them runs is decided in `class_controller` and `mode_controller`.
 """
 
 from __future__ import annotations

@@ -37,6 +37,8 @@ class Primitive:
         self.graphs: Graphs | None = None
         if recorder is not None and isinstance(cache, PagedCache):
             self.graphs = Graphs(network, cache, recorder)
+        # A second network, not a switch: a recording holds the addresses of its weights, and an SGLang fork loaded its
+        # adapter and never applied it under CUDA graphs.
         self.drafter = network.drafter or network
         self.rows_run = 0
         """Block forwards so far, each row of each counted."""
@@ -89,7 +91,7 @@ class Primitive:
         return torch.stack([states[-1] for states in riders.each()])
 
     def forward_groups(self, tokens: Tensor, window: Block, masks: int, riders: Riders | None = None) -> Tensor:
-        """One causal forward over heads and the `masks` masks behind each (see `groups`): tokens
+        """One causal forward over heads and the `masks` masks behind each (`forward.Groups`): tokens
         `[b, heads * (1 + masks)]` -> hidden states, alike. `window` is the heads'; writes it.
         """
         self.rows_run += tokens.shape[0]

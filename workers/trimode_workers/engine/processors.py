@@ -5,8 +5,7 @@ before it. So the tokens of the sequence count for all places alike, over the wh
 drafted are then worked out again, place by place, by the same arithmetic. What is chosen there is exactly what would
 have been chosen one token at a time. Drafts themselves are made without any of it: that costs tokens, not exactness.
 
-Belongs here: that arithmetic. Rows that want none of it are not touched, a batch without any pays for one look at each
-request.
+Rows that want none of it are not touched, a batch without any pays for one look at each request.
 """
 
 from __future__ import annotations
@@ -88,6 +87,7 @@ def _bar(logits: Tensor, wanted: Penalised, drafts: Tensor | None) -> None:
 def _penalise(logits: Tensor, wanted: Penalised, drafts: Tensor | None) -> None:
     device = logits.device
     at = torch.tensor([i for i, _, _ in wanted], device=device)
+    # Counted once for all places of the verification; what drafts add is worked out below, id by id.
     history = [_history(s, logits.shape[-1], device) for _, s, _ in wanted]
     seen, answered = torch.stack([h.seen for h in history]), torch.stack([h.answered for h in history])
     settings = torch.tensor([[a.repetition, a.presence, a.frequency] for _, _, a in wanted], device=device)

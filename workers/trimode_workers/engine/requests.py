@@ -1,7 +1,6 @@
 """The requests of an engine and their rows: queued, admitted, preempted, answered, ended.
 
-Belongs here: what holds requests, and the copies to and from the page store as they come and go. Which of them move is
-decided in `plan`.
+Which of them move is decided in `plan`.
 """
 
 from __future__ import annotations
@@ -12,9 +11,9 @@ from collections.abc import Sequence as Seq
 from trimode_api.prefix import PAGE_TOKENS
 from trimode_workers.engine.commit import commit
 from trimode_workers.engine.constrained_commit import ended
-from trimode_workers.engine.counters import Counters
 from trimode_workers.engine.layouts import Cache, Store
 from trimode_workers.engine.messages import Finish, Score, TokenEvent
+from trimode_workers.engine.meter import Counters
 from trimode_workers.engine.plan import Piece, left
 from trimode_workers.engine.sequence import Sequence
 
@@ -68,12 +67,14 @@ class Requests:
             self.store.keep(sequence)
             self._cache.release(sequence.row)
             sequence.row, sequence.cached, sequence.preempted = -1, 0, True
+            # In front of those who came later: urgency goes by arrival, not by when it was queued.
             self.enqueue(sequence)
             self._counters.preemptions += 1
 
     def settle(self, sequence: Sequence, proposed: list[int], point: str) -> TokenEvent:
         """Make what a cycle in the point proposes for a request part of its answer, up to its end."""
         committed = commit(proposed, sequence.end - len(sequence.tokens), sequence.eos, sequence.kept_ends)
+        # The grammar after the length: an answer that is complete with its last token has not been cut off.
         tokens, finish = ended(committed, len(proposed), sequence)
         sequence.tokens += tokens
         sequence.cached += len(tokens)
@@ -93,6 +94,7 @@ class Requests:
             self.keep(sequence)
             self._cache.release(sequence.row)
             sequence.row = -1
+        # One that waits for its grammar has neither a row nor a place in the queue.
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
         account = sequence.cycles, sequence.emitted, sequence.shared

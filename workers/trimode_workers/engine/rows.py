@@ -1,7 +1,6 @@
 """Rows of the cache change owners so that those who run together lie together: attention then reads without copying.
 
-Belongs here: moving and exchanging rows. Which exchanges are needed is `plan.swaps`'s. Pages are read wherever they
-lie: over those, nothing moves.
+Which exchanges are needed is `plan.swaps`'s. Pages are read wherever they lie: over those, nothing moves.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ def close_gaps(cache: Cache, running: Seq[Sequence]) -> None:
     if not isinstance(cache, KVCache):
         return
     while (free := cache.lowest_free()) is not None and free < len(running):
+        # Attention reads a slice of leading rows as a view: a gap would have every layer copy keys and values.
         last = max(running, key=lambda s: s.row)
         last.row = cache.move(last.row, last.cached)
 
@@ -30,11 +30,7 @@ def line_up(cache: Cache, running: Seq[Sequence], groups: Seq[list[Sequence]]) -
     # Rows that follow one another are read as a view; others are copied in every layer.
     if all(members[-1].row - members[0].row == len(members) - 1 for members in groups):
         return
-    _exchange(cache, running, groups)
-
-
-def _exchange(cache: KVCache, running: Seq[Sequence], groups: Seq[list[Sequence]]) -> None:
-    """Put the groups into the first rows, one after the other."""
+    # The groups go into the first rows, one after the other.
     grouped = {s for group in groups for s in group}
     rest = [s for s in running if s not in grouped]
     by_row = {s.row: s for s in running}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 from enum import IntEnum
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -43,10 +44,12 @@ def uniforms(seeds: NDArray[np.uint64], positions: NDArray[np.uint64], purpose: 
     key = _mix(seeds + _WEYL)
     key = _mix(key ^ (positions * np.uint64(len(Purpose)) + np.uint64(purpose) + np.uint64(1)) * _WEYL)
     whole = (key >> np.uint64(64 - _RESOLUTION)).astype(np.float32)
+    # Never 0, at which `invert` would come to a token of probability 0.
     return (whole + np.float32(1.0)) * np.float32(2.0**-_RESOLUTION)
 
 
 def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    # The finalizer of SplitMix64.
     x = (x ^ (x >> np.uint64(30))) * _FIRST
     x = (x ^ (x >> np.uint64(27))) * _SECOND
     return x ^ (x >> np.uint64(31))
@@ -100,18 +103,25 @@ def leading(matches: Tensor) -> Tensor:
     return matches.long().cumprod(1).sum(1)
 
 
-def accept(
-    p: Law, q: Law, drafts: Tensor, u_accept: Tensor, u_draw: Tensor, most: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """The accept rule. p `[r, n + 1]`, q `[r, n]`, drafts and `u_accept` `[r, n]`, `u_draw` `[r, n + 1]`.
-    `most` `[r]`: how many of the n are drafts at all, where rows have fewer.
+class Drawn(NamedTuple):
+    """Drafts of rows that sample, `[r, n]`, and what each was drawn from. `most` `[r]`: how many of the n are drafts at
+    all, where rows have fewer."""
+
+    tokens: Tensor
+    law: Law
+    most: Tensor | None = None
+
+
+def accept(p: Law, drafts: Drawn, u_accept: Tensor, u_draw: Tensor) -> tuple[Tensor, Tensor]:
+    """The accept rule. p `[r, n + 1]`, `u_accept` `[r, n]`, `u_draw` `[r, n + 1]`.
 
     Returns the number of drafts kept `[r]` and the token that follows them `[r]`.
     """
-    n = drafts.shape[1]
-    px, qx = p.chances(drafts), q.chances(drafts)
+    n, q = drafts.tokens.shape[1], drafts.law
+    px, qx = p.chances(drafts.tokens), q.chances(drafts.tokens)
+    # u q <= p, not u <= p / q: no draft with q = 0 divides by it.
     kept = leading(u_accept * qx <= px)
-    count = torch.full_like(kept, n) if most is None else most
+    count = torch.full_like(kept, n) if drafts.most is None else drafts.most
     kept = torch.minimum(kept, count)
     target = p.whole(kept)
     refused = torch.where((kept < count)[:, None], q.whole(kept.clamp(max=n - 1)), 0.0)

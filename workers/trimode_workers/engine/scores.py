@@ -4,7 +4,7 @@ What is told is the model's own opinion, a softmax over its logits as they are: 
 and cuts, as vLLM has it. In a verification the logits of a place that holds are those that autoregression would have
 had there, so the figures are its, too.
 
-Belongs here: reading them off logits. Only places that are emitted are looked at.
+Only places that are emitted are looked at.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """A request while it lives in the engine.
 
-Belongs here: the mutable state of one request and nothing that decides. The invariant of the engine is stated in
-terms of this class: for every decoding sequence the cache row holds the causal keys and values of
-`tokens[:cached]`, and `cached == len(tokens) - 1`. The one token not yet cached is the seed.
+The invariant of the engine is stated in terms of this class: for every decoding sequence the cache row holds the causal
+keys and values of `tokens[:cached]`, and `cached == len(tokens) - 1`. The one token not yet cached is the seed.
 """
 
 from __future__ import annotations

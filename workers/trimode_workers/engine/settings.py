@@ -1,7 +1,4 @@
-"""The engine's settings, checked once.
-
-Belongs here: limits of one engine, each with unit and default. What may change at run time is in `Configure`.
-"""
+"""The engine's settings, checked once. What may change at run time is in `Configure`."""
 
 from __future__ import annotations
 
@@ -21,6 +18,8 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
+    # By itself glibc maps large buffers one by one and returns them when they are freed, so that each forward would
+    # have its pages faulted in anew.
     settings = ((_MMAP_THRESHOLD, _LARGEST_ON_HEAP), (_TRIM_THRESHOLD, 2**30), (_TOP_PAD, _LARGEST_ON_HEAP))
     return all(mallopt(ctypes.c_int(name), ctypes.c_int(value)) == 1 for name, value in settings)
 

@@ -4,7 +4,7 @@ The plan (`footprint`) is an estimate, and an engine that dies of being out of i
 on at the next replica, with the same load. So the batch is halved until its parts run, a request that does not fit by
 itself goes a cycle in AR, and only one that cannot even do that is given up.
 
-Belongs here: what is run again, and how. Which request ends is `last_resort`'s, that it ends the engine's.
+Which request ends is `last_resort`'s, that it ends the engine's.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ class Shortage:
             if not self._runs(lambda: turn.note(self._primitive), "scores of prompts", turn.sequences):
                 starved = self.prefill(Turn([piece for piece in turn.pieces if piece.sequence.unscored])).starved
             return Decoded(proposals, starved, self._arrive(turn))
+        # Apart, since it is not known which of the two was too much.
         starved = self.prefill(Turn(turn.pieces)).starved
         proposals, more = self._decode(point, members)
         return Decoded(proposals, starved + more, [])
@@ -98,7 +99,11 @@ class Shortage:
 
     def _decode(self, point: OperatingPoint, members: Seq[Sequence]) -> tuple[list[list[int]], list[Sequence]]:
         found: list[list[int]] = []
-        if len(members) <= self._at_once(point) and self._runs(
+        most = self._most
+        if point.mode is Mode.QUADRATIC and self._primitive.graphs is not None:
+            most = MOST_GROUPED  # more are not recorded
+        at_once = most if most == inf else rows_at_once(point.width, self._primitive.cache.rows, int(most))
+        if len(members) <= at_once and self._runs(
             lambda: found.extend(MODES[point.mode](self._primitive, members, point)), str(point), members
         ):
             return found, []
@@ -109,13 +114,6 @@ class Shortage:
         if point.mode is not Mode.AR:
             return self._decode(AR, members)
         return [[]], [members[0]]
-
-    def _at_once(self, point: OperatingPoint) -> float:
-        """Members of a group that run together, one at least."""
-        most = self._most
-        if point.mode is Mode.QUADRATIC and self._primitive.graphs is not None:
-            most = MOST_GROUPED  # more are not recorded
-        return most if most == inf else rows_at_once(point.width, self._primitive.cache.rows, int(most))
 
     def _runs(self, work: Callable[[], object], what: str, members: Seq[Sequence]) -> bool:
         """Whether there is enough memory for it. What the attempt held is free again once this returns."""
@@ -129,6 +127,7 @@ class Shortage:
                 _log.warning("out of memory (%d so far), at %s of %d requests: %s", self.count, what, len(members), exc)
         else:
             return True
+        # Behind the handler, not in it: the exception holds the frames that failed, and with them their tensors.
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return False

@@ -1,9 +1,8 @@
 """The page store: causal state of prompts and answers, kept beyond the requests that made it.
 
-Belongs here: copies between rows and pages. A running sequence works in a row of its own, because attention over
-pages gathered by a table costs 5 to 18 % of an autoregressive forward of 64 requests on a CPU (`figures`); the store
-holds copies in pages of `PAGE_TOKENS` tokens, under keys made of their tokens and all before. Only causal state is
-ever kept, so a page serves every mode.
+A running sequence works in a row of its own, because attention over pages gathered by a table costs 5 to 18 % of an
+autoregressive forward of 64 requests on a CPU (`figures`); the store holds copies in pages of `PAGE_TOKENS` tokens,
+under keys made of their tokens and all before. Only causal state is ever kept, so a page serves every mode.
 """
 
 from __future__ import annotations
@@ -11,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
+from torch import Tensor
 
 from trimode_api.prefix import PAGE_TOKENS, Key, extend
 from trimode_workers.engine.cache import KVCache
-from trimode_workers.engine.pages import Pages
+from trimode_workers.engine.page_pool import PagePool, Pages
+from trimode_workers.engine.paged_cache import PagedCache
 from trimode_workers.engine.sequence import Sequence
 
 
@@ -84,3 +85,46 @@ def chain(sequence: Sequence, pages: int) -> list[Key]:
     """The sequence's keys, at least of its first `pages` pages."""
     extend(sequence.keys, sequence.tokens, pages, sequence.root)
     return sequence.keys
+
+
+class PagedStore:
+    """The pages of `cache` by what they hold."""
+
+    def __init__(self, cache: PagedCache) -> None:
+        self._cache = cache
+
+    @property
+    def index(self) -> PagePool:
+        return self._cache.pool
+
+    @property
+    def memory(self) -> Tensor:
+        """`[pages, layers, 2, kv_heads, PAGE_TOKENS, head_dim]`."""
+        return self._cache.memory.permute(2, 0, 1, 4, 3, 5)
+
+    def found(self, sequence: Sequence) -> int:
+        """Pages that are here behind those that it has cached."""
+        return found(sequence, self.index.__contains__)
+
+    def fill(self, sequence: Sequence, pages: int) -> None:
+        """Let the sequence's row begin with that many of the pages `found`, and count them as cached."""
+        whole = sequence.cached // PAGE_TOKENS + pages
+        # Also those before them, which it may have computed itself: a row that holds a page has to hold all before it.
+        shared = self.index.hold(chain(sequence, whole)[:whole])
+        own = self._cache.tables[sequence.row]
+        self.index.drop(own)
+        self._cache.set_table(sequence.row, shared)
+        sequence.cached = whole * PAGE_TOKENS
+
+    def keep(self, sequence: Sequence) -> None:
+        """Let others find the whole pages that the sequence has cached."""
+        whole = sequence.cached // PAGE_TOKENS
+        if whole and self.index.count:
+            table = self._cache.tables[sequence.row]
+            kept = self.index.keep(chain(sequence, whole)[:whole], table)
+            if kept != table:
+                self._cache.set_table(sequence.row, kept)
+
+    def problems(self) -> list[str]:
+        """What does not hold of pages and tables, in words."""
+        return self.index.problems(self._cache.tables)

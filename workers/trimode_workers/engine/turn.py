@@ -1,8 +1,4 @@
-"""The turn of some prompts: their pieces on the way through one causal forward, alone or beside those who decode.
-
-Belongs here: what is run of each prompt, and what its states are for: scores of its tokens where they are wanted, and
-the token that follows where it ends.
-"""
+"""The turn of some prompts: their pieces on the way through one causal forward, alone or beside those who decode."""
 
 from __future__ import annotations
 
@@ -34,6 +30,7 @@ class Turn:
         self.pieces, self.speaks = pieces, speaks
         self.sequences = [s for s, _, _ in pieces]
         self._ends = [speaks(s) and tokens == s.missing for s, _, tokens in pieces]
+        # With its seed where it speaks: its state is what the next token is drawn from.
         parts = [s.tokens[s.cached :][: tokens + end] for (s, _, tokens), end in zip(pieces, self._ends, strict=True)]
         self.riders = Riders(parts, [s.row for s in self.sequences], [s.cached for s in self.sequences])
 
@@ -56,5 +53,6 @@ class Turn:
         ended = [i for i, end in enumerate(self._ends) if end]
         states = self.riders.each()
         sequences = [self.sequences[i] for i in ended]
+        # The forward in which a prompt ends knows what follows it: a first token of its own would cost another forward.
         last = torch.stack([states[i][-1] for i in ended])
         return list(zip(sequences, ar.follow(primitive, sequences, last), strict=True))

@@ -1,8 +1,4 @@
-"""Pure: may this request run here at all?
-
-Belongs here: the checks at the engine's door, each ending in a refusal that a client can act on. What merely has to
-wait is planning, not refusal.
-"""
+"""Pure: may this request run here at all? What merely has to wait is planning, not refusal."""
 
 from __future__ import annotations
 
@@ -11,7 +7,7 @@ from collections.abc import Collection
 from collections.abc import Set as AbstractSet
 
 from trimode_api.modes import OperatingPoint
-from trimode_workers.engine.messages import Adjustments, Sampling, Submit
+from trimode_workers.engine.messages import Adjustments, Submit
 from trimode_workers.engine.points import Points, lossy
 from trimode_workers.errors import RequestRefused
 
@@ -36,17 +32,8 @@ def check(
         raise RequestRefused(
             "invalid_max_tokens", f"max_tokens is {request.max_new_tokens}, allowed is 1 or more", "max_tokens"
         )
-    _check_sampling(request.sampling)
-    if request.stop_ids:
-        _check_ids("stop_token_ids", request.stop_ids, vocabulary)
-    if request.adjustments is not None:
-        _check_adjustments(request.adjustments, vocabulary, ends | set(request.stop_ids))
-    _check_grammar(request)
-    return _check_mode(request, points)
-
-
-def _check_sampling(sampling: Sampling) -> None:
-    temperature, top_p, top_k, min_p = sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p
+    temperature, top_p = request.sampling.temperature, request.sampling.top_p
+    top_k, min_p = request.sampling.top_k, request.sampling.min_p
     if not (math.isfinite(temperature) and temperature >= 0):
         raise RequestRefused(
             "invalid_temperature", f"temperature is {temperature}, allowed is 0 or more", "temperature"
@@ -57,6 +44,15 @@ def _check_sampling(sampling: Sampling) -> None:
         raise RequestRefused("invalid_top_k", f"top_k is {top_k}, allowed is 0 (all) or more", "top_k")
     if not 0 <= min_p <= 1:
         raise RequestRefused("invalid_min_p", f"min_p is {min_p}, allowed is from 0 to 1", "min_p")
+    if request.stop_ids:
+        _check_ids("stop_token_ids", request.stop_ids, vocabulary)
+    if request.adjustments is not None:
+        _check_adjustments(request.adjustments, vocabulary, ends | set(request.stop_ids))
+    if request.grammar is not None and request.ignore_eos:
+        raise RequestRefused(
+            "invalid_ignore_eos", "ignore_eos is true, but an answer in a response_format has an end", "ignore_eos"
+        )
+    return _check_mode(request, points)
 
 
 def _check_adjustments(wanted: Adjustments, vocabulary: int, ends: AbstractSet[int]) -> None:
@@ -78,13 +74,6 @@ def _check_ids(field: str, ids: Collection[int], vocabulary: int) -> None:
         raise RequestRefused("invalid_token", f"{field}: token ids must be from 0 to {vocabulary - 1}", field)
 
 
-def _check_grammar(request: Submit) -> None:
-    if request.grammar is not None and request.ignore_eos:
-        raise RequestRefused(
-            "invalid_ignore_eos", "ignore_eos is true, but an answer in a response_format has an end", "ignore_eos"
-        )
-
-
 def _check_mode(request: Submit, points: Points) -> OperatingPoint | None:
     allowed = [str(p) for p in points.every]
     if request.pin is None:
@@ -101,6 +90,7 @@ def _check_mode(request: Submit, points: Points) -> OperatingPoint | None:
         raise RequestRefused("mode_not_allowed", f"pinned to {pin}, allowed here is one of {allowed}", "trimode.mode")
     if lossy(pin) and not request.lossy_ok:
         raise RequestRefused("lossless_unavailable", f"pinned to {pin}, which needs quality 'lossy-ok'", "quality")
+    # Penalties and grammars at a place go by the tokens before it, which diffusion may not have chosen yet.
     if lossy(pin) and request.ordered:
         raise RequestRefused(
             "order_needed",

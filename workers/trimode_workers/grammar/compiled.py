@@ -1,7 +1,7 @@
 """From a schema to a matcher at its beginning, and the check of a schema before any work.
 
-Belongs here: the library's options and limits. Schemas come from strangers: compilation is bounded by the library
-(symbols, states, steps), references to other hosts are not followed.
+Schemas come from strangers: compilation is bounded by the library (symbols, states, steps), references to other hosts
+are not followed.
 """
 
 from __future__ import annotations
@@ -9,16 +9,21 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import cache, lru_cache
+from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper, grammar_from
 
 from trimode_workers.engine.messages import Grammar, GrammarForm
 from trimode_workers.errors import GrammarError
-from trimode_workers.grammar.bounds import MOST
 
 WHITE_SPACE = r"(\x20|\x0D?\x0A[\x20\x09]{0,40})"
 """Between two parts of the JSON: one space, or a new line with its indentation. In more a model could get lost."""
 MAX_MESSAGE_CHARACTERS = 300
+MOST = 10**18
+"""Bounds of numbers up to this size are followed, as tried with llguidance on numbers and integers. The library writes
+a bound as a pattern of digits and gives up beyond 64-bit integers; pydantic writes `le=1e308` for "any number"."""
+_BOUNDS = frozenset({"maximum", "minimum", "exclusiveMaximum", "exclusiveMinimum"})
+_VALUES = frozenset({"const", "enum", "default", "examples"})
 _REMEMBERED = 256
 _LARGE_BOUND = re.compile(r"Failed to generate regex for (float|integer) range: .*(e\d\d|\d{19})")
 _UNKNOWN_KEYS = re.compile(r"Unimplemented keys: \[(.*)\]")
@@ -27,7 +32,19 @@ _UNKNOWN_KEYS = re.compile(r"Unimplemented keys: \[(.*)\]")
 def compiled(grammar: Grammar, tokenizer: LLTokenizer) -> LLMatcher:
     """A matcher that has seen nothing. Raises GrammarError. Without the interpreter's lock for most of its time."""
     try:
-        text = _source(grammar)
+        match grammar.form:
+            case GrammarForm.LARK:
+                text = LLMatcher.grammar_from_lark(grammar.schema)
+            case GrammarForm.REGEX:
+                text = grammar_from("regex", grammar.schema)
+            case GrammarForm.CHOICE:
+                text = grammar_from("choice", grammar.schema)
+            case GrammarForm.GRAMMAR:
+                text = grammar_from("grammar", grammar.schema)
+            case GrammarForm.JSON_SCHEMA:
+                text = LLMatcher.grammar_from_json_schema(
+                    grammar.schema, overrides={"whitespace_pattern": WHITE_SPACE, "lenient": grammar.lenient}
+                )
     except ValueError as exc:
         raise GrammarError(_plain(str(exc))) from exc
     matcher = LLMatcher(tokenizer, text, log_level=0, limits=LLParserLimits(verbose_errors=False))
@@ -36,21 +53,6 @@ def compiled(grammar: Grammar, tokenizer: LLTokenizer) -> LLMatcher:
     if matcher.is_error():
         raise GrammarError(_plain(matcher.get_error()))
     return matcher
-
-
-def _source(grammar: Grammar) -> str:
-    """The grammar as the library takes it. ValueError where it cannot be read."""
-    if grammar.form is GrammarForm.LARK:
-        return LLMatcher.grammar_from_lark(grammar.schema)
-    if grammar.form is GrammarForm.REGEX:
-        return grammar_from("regex", grammar.schema)
-    if grammar.form is GrammarForm.CHOICE:
-        return grammar_from("choice", grammar.schema)
-    if grammar.form is GrammarForm.GRAMMAR:
-        return grammar_from("grammar", grammar.schema)
-    return LLMatcher.grammar_from_json_schema(
-        grammar.schema, overrides={"whitespace_pattern": WHITE_SPACE, "lenient": grammar.lenient}
-    )
 
 
 @lru_cache(maxsize=_REMEMBERED)
@@ -89,3 +91,16 @@ def _plain(words: str) -> str:
     if _LARGE_BOUND.search(line):
         line = f"bounds of numbers beyond {MOST:.0e} cannot be enforced"
     return line if len(line) <= MAX_MESSAGE_CHARACTERS else f"{line[:MAX_MESSAGE_CHARACTERS]}..."
+
+
+def without_large_bounds(schema: Any) -> Any:
+    """`schema` without bounds beyond `MOST`; values that it quotes stay as they are."""
+    if isinstance(schema, list):
+        return [without_large_bounds(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        name: value if name in _VALUES else without_large_bounds(value)
+        for name, value in schema.items()
+        if name not in _BOUNDS or not isinstance(value, int | float) or abs(value) <= MOST
+    }

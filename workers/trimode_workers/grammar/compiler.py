@@ -1,7 +1,4 @@
-"""Compiles grammars beside the engine's cycles, each once.
-
-Belongs here: the thread and what it remembers.
-"""
+"""Compiles grammars beside the engine's cycles, each once."""
 
 from __future__ import annotations
 
@@ -37,14 +34,13 @@ class Compiler:
 
     def _make(self, grammar: Grammar) -> Matcher:
         """Only in the thread: copying reads what compiling writes."""
-        first = self._known.pop(grammar, None) or self._compiled(grammar)
+        first = self._known.pop(grammar, None)
+        if first is None:
+            try:
+                first = compiled(grammar, self._vocabulary)
+            except GrammarError as exc:
+                raise GrammarError(f"{grammar.field}: {exc}") from exc
         self._known[grammar] = first
         if len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
         return Matcher(first.deep_copy(), self._end, grammar.field)
-
-    def _compiled(self, grammar: Grammar) -> LLMatcher:
-        try:
-            return compiled(grammar, self._vocabulary)
-        except GrammarError as exc:
-            raise GrammarError(f"{grammar.field}: {exc}") from exc

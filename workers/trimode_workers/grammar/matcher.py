@@ -1,7 +1,6 @@
 """One answer's place in its grammar.
 
-Belongs here: the state of one request. It follows from the tokens accepted, and from nothing else: whoever has them
-can make it anew.
+It follows from the tokens accepted, and from nothing else: whoever has them can make it anew.
 """
 
 from __future__ import annotations

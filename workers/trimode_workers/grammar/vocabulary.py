@@ -1,7 +1,4 @@
-"""A model's tokens as the library wants them: their bytes, the special ones, the ends of an answer.
-
-Belongs here: reading them from a model folder.
-"""
+"""A model's tokens as the library wants them: their bytes, the special ones, the ends of an answer."""
 
 from __future__ import annotations
 

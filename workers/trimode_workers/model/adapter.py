@@ -11,7 +11,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -55,7 +54,15 @@ class DraftAdapter:
 def load_adapter(folder: str | Path, decoder: Decoder) -> DraftAdapter:
     """The adapter in `folder`, checked against the decoder it belongs to. Raises AdapterError, WeightsError."""
     folder = Path(folder)
-    raw = _config(folder)
+    path = folder / CONFIG
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise AdapterError(f"{path}: no such file; a draft adapter is a folder with {CONFIG} and {WEIGHTS}") from None
+    except (OSError, ValueError) as exc:
+        raise AdapterError(f"{path}: not readable as JSON: {exc}") from exc
+    if not isinstance(raw, dict):
+        raise AdapterError(f"{path}: got {type(raw).__name__}, allowed is a JSON object")
     problems = [
         f"{field} is {raw[field]!r}, allowed is {allowed[0]!r}"
         for field, allowed in _PLAIN.items()
@@ -70,26 +77,13 @@ def load_adapter(folder: str | Path, decoder: Decoder) -> DraftAdapter:
     if isinstance(alpha, bool) or not isinstance(alpha, int | float):
         problems.append(f"lora_alpha is {alpha!r}, allowed is a number")
     if problems:
-        raise AdapterError(f"{folder / CONFIG}: " + "; ".join(problems))
+        raise AdapterError(f"{path}: " + "; ".join(problems))
     assert isinstance(rank, int)
     assert isinstance(alpha, int | float)
     if not (folder / WEIGHTS).is_file():
         raise AdapterError(f"{folder}: {WEIGHTS} is not there")
     pairs = _pairs(read_tensors(folder / WEIGHTS), rank, decoder, folder / WEIGHTS)
     return DraftAdapter(alpha / (math.sqrt(rank) if raw.get("use_rslora") else rank), pairs)
-
-
-def _config(folder: Path) -> Mapping[str, Any]:
-    path = folder / CONFIG
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise AdapterError(f"{path}: no such file; a draft adapter is a folder with {CONFIG} and {WEIGHTS}") from None
-    except (OSError, ValueError) as exc:
-        raise AdapterError(f"{path}: not readable as JSON: {exc}") from exc
-    if not isinstance(raw, dict):
-        raise AdapterError(f"{path}: got {type(raw).__name__}, allowed is a JSON object")
-    return raw
 
 
 def _pairs(tensors: Mapping[str, Tensor], rank: int, decoder: Decoder, path: Path) -> tuple[tuple[Tensor, Tensor], ...]:

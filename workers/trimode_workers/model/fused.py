@@ -110,7 +110,9 @@ class _FusedLayer:
     def __init__(self, layer: Layer, gain: float, head_dim: int, device: torch.device | None, pack: bool) -> None:
         w = {name: weight.detach().to(device) for name, weight in layer.named_parameters()}
         before, after = w["input_layernorm.weight"] * gain, w["post_attention_layernorm.weight"] * gain
-        q, k = (_neighbours(w[f"self_attn.{part}_proj.weight"], head_dim) for part in "qk")
+        # Outputs of each head reordered so that the two halves of a rotated pair follow one another.
+        given = [w[f"self_attn.{part}_proj.weight"] for part in "qk"]
+        q, k = (x.view(-1, 2, head_dim // 2, x.shape[-1]).transpose(1, 2).reshape(x.shape) for x in given)
         self._pack = pack
         self.qkv = self._product(torch.cat((q, k, w["self_attn.v_proj.weight"])) * before)
         self.o = self._product(w["self_attn.o_proj.weight"])
@@ -129,8 +131,3 @@ class _FusedLayer:
 
 def _turned(weight: Tensor) -> Tensor:
     return weight.detach().t().contiguous()
-
-
-def _neighbours(weight: Tensor, head_dim: int) -> Tensor:
-    """Reorder the outputs of each head so that the two halves of a rotated pair follow one another."""
-    return weight.view(-1, 2, head_dim // 2, weight.shape[-1]).transpose(1, 2).reshape(weight.shape)

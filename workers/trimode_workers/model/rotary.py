@@ -19,8 +19,15 @@ def inverse_frequencies(config: ModelConfig) -> tuple[Tensor, float]:
     if rope.kind == "default":
         return plain, 1.0
     keep = 1.0 - _interpolated_share(rope, dim)
+
+    def magnitude(scale: float) -> float:
+        return 1.0 if rope.factor <= 1 else 0.1 * scale * math.log(rope.factor) + 1.0
+
+    factor = magnitude(1.0)
+    if rope.mscale and rope.mscale_all_dim:
+        factor = magnitude(rope.mscale) / magnitude(rope.mscale_all_dim)
     # The published factor, never one worked out from the lengths: the 3B base model says 0.25, with 4,096 positions.
-    return plain / rope.factor * (1.0 - keep) + plain * keep, _yarn_magnitude(rope)
+    return plain / rope.factor * (1.0 - keep) + plain * keep, factor
 
 
 def _interpolated_share(rope: RopeConfig, dim: int) -> Tensor:
@@ -33,15 +40,6 @@ def _interpolated_share(rope: RopeConfig, dim: int) -> Tensor:
     high = min(math.ceil(pair_turning(rope.beta_slow)), dim - 1)
     width = high - low if high != low else 0.001  # a step instead of a division by zero
     return ((torch.arange(dim // 2, dtype=torch.float32) - low) / width).clamp(0, 1)
-
-
-def _yarn_magnitude(rope: RopeConfig) -> float:
-    def magnitude(scale: float) -> float:
-        return 1.0 if rope.factor <= 1 else 0.1 * scale * math.log(rope.factor) + 1.0
-
-    if rope.mscale and rope.mscale_all_dim:
-        return magnitude(rope.mscale) / magnitude(rope.mscale_all_dim)
-    return magnitude(1.0)
 
 
 def angles(positions: Tensor, frequencies: Tensor) -> Tensor:

@@ -1,7 +1,4 @@
-"""What a request wants done to logits, as the engine takes it.
-
-Belongs here: from fields to `Adjustments`. Pure.
-"""
+"""What a request wants done to logits, as the engine takes it. Pure."""
 
 from __future__ import annotations
 
@@ -19,19 +16,18 @@ def adjustments(request: GenerationRequest, defaults: SamplingDefaults, text: Te
     if repetition is None:
         # A model's default must not keep those from diffusion who asked for it.
         repetition = 1.0 if request.lossy_ok else defaults.repetition_penalty
+    banned: list[tuple[int, ...]] = []
+    for word in request.bad_words or ():
+        # At the beginning of a text and behind a space, as vLLM bars a word; other spellings get through.
+        bare = word.lstrip()
+        banned += {tuple(text.spell(each)) for each in (bare, f" {bare}")} - {()}
     found = Adjustments(
         bias=request.logit_bias or {},
         allowed=request.allowed_token_ids,
-        banned=tuple(ids for word in request.bad_words or () for ids in _spellings(word, text)),
+        banned=tuple(banned),
         min_tokens=request.min_tokens or 0,
         repetition=repetition,
         presence=request.presence_penalty or 0.0,
         frequency=request.frequency_penalty or 0.0,
     )
     return None if found == _NONE else found
-
-
-def _spellings(word: str, text: TextModel) -> set[tuple[int, ...]]:
-    """At the beginning of a text and behind a space, as vLLM bars a word; others get through."""
-    bare = word.lstrip()
-    return {tuple(text.spell(each)) for each in (bare, f" {bare}")} - {()}

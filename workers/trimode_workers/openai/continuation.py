@@ -1,7 +1,4 @@
-"""The request to go on with a stream that another replica began.
-
-Belongs here: the router's words for it (see `trimode_api.wire.CONTINUE_PATH`), and what they do to a prepared request.
-"""
+"""The request to go on with a stream that another replica began (see `trimode_api.wire.CONTINUE_PATH`)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What a model's authors recommend where the client says nothing: generation_config.json.
 
-Belongs here: reading sampling defaults. Rule: `do_sample: false` means greedy; a `temperature` or `top_p` in the file
-counts, and so do `top_k`, `min_p` and `repetition_penalty`; otherwise OpenAI's defaults hold (1.0 and 1.0, and none).
+Rule: `do_sample: false` means greedy; a `temperature` or `top_p` in the file counts, and so do `top_k`, `min_p` and
+`repetition_penalty`; otherwise OpenAI's defaults hold (1.0 and 1.0, and none).
 """
 
 from __future__ import annotations

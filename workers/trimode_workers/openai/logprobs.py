@@ -1,19 +1,26 @@
 """Log-probabilities of an answer's tokens in OpenAI's two shapes.
 
-Belongs here: those shapes. What the figures mean is said in `engine.messages.Score`.
+What the figures mean is said in `engine.messages.Score`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 from typing import Any, NamedTuple
 
 from trimode_workers.engine.messages import Score
-from trimode_workers.openai.kind import Kind
 from trimode_workers.text.tokenizer import TextModel
 
 LEAST = -9999.0
 """JSON has no infinity; OpenAI and vLLM write this."""
+
+
+class Kind(StrEnum):
+    """Which endpoint answers: the prefix of its ids."""
+
+    CHAT = "chatcmpl"
+    TEXT = "cmpl"
 
 
 class Scored(NamedTuple):
@@ -33,52 +40,53 @@ class Logprobs:
 
     def prompt(self, scored: Sequence[Scored]) -> list[dict[str, Any] | None]:
         """The value of vLLM's `prompt_logprobs`: by id, the token itself and the likeliest."""
-        return [None if score is None else self._ranked(token, score) for token, score in scored]
-
-    def _ranked(self, token: int, score: Score) -> dict[str, Any]:
-        found = [(token, score.logprob, score.rank)]
-        found += [(id, logprob, at + 1) for at, (id, logprob) in enumerate(zip(score.ids, score.logprobs, strict=True))]
-        return {
-            str(id): {"logprob": max(logprob, LEAST), "rank": rank, "decoded_token": self._text.piece(id)[0]}
-            for id, logprob, rank in found
-        }
+        told: list[dict[str, Any] | None] = []
+        for token, score in scored:
+            if score is None:
+                told.append(None)
+                continue
+            likeliest = enumerate(zip(score.ids, score.logprobs, strict=True), 1)
+            found = [(token, score.logprob, score.rank), *((id, logprob, rank) for rank, (id, logprob) in likeliest)]
+            told.append(
+                {
+                    str(id): {"logprob": max(logprob, LEAST), "rank": rank, "decoded_token": self._text.piece(id)[0]}
+                    for id, logprob, rank in found
+                }
+            )
+        return told
 
     def of(self, scored: Sequence[Scored]) -> dict[str, Any]:
         """The value of a choice's `logprobs`."""
-        return self._chat(scored) if self._kind is Kind.CHAT else self._completion(scored)
-
-    def _chat(self, scored: Sequence[Scored]) -> dict[str, Any]:
-        content = []
-        for token, score in scored:
-            assert score is not None  # a chat's prompt is not part of its answer
-            top = [self._entry(id, logprob) for id, logprob in zip(score.ids, score.logprobs, strict=True)]
-            content.append(self._entry(token, score.logprob) | {"top_logprobs": top})
-        return {"content": content, "refusal": None}
-
-    def _entry(self, token: int, logprob: float) -> dict[str, Any]:
-        text, raw = self._text.piece(token)
-        return {"token": text, "logprob": max(logprob, LEAST), "bytes": list(raw)}
-
-    def _completion(self, scored: Sequence[Scored]) -> dict[str, Any]:
+        if self._kind is Kind.CHAT:
+            content = []
+            for token, score in scored:
+                assert score is not None  # a chat's prompt is not part of its answer
+                others = [self._entry(id, logprob) for id, logprob in zip(score.ids, score.logprobs, strict=True)]
+                content.append(self._entry(token, score.logprob) | {"top_logprobs": others})
+            return {"content": content, "refusal": None}
         tokens, offsets = [], []
-        for token, _ in scored:
+        top: list[dict[str, float] | None] = []
+        for token, score in scored:
             text = self._text.piece(token)[0]
             tokens.append(text)
             offsets.append(self._offset)
             self._offset += len(text)
+            if score is None:
+                top.append(None)
+                continue
+            # By text, the likeliest first, and the token itself where it is not among them. Of tokens that read alike
+            # the likeliest counts.
+            found: dict[str, float] = {}
+            for id, logprob in zip((*score.ids, token), (*score.logprobs, score.logprob), strict=True):
+                found.setdefault(self._text.piece(id)[0], max(logprob, LEAST))
+            top.append(found)
         return {
             "tokens": tokens,
             "token_logprobs": [None if score is None else max(score.logprob, LEAST) for _, score in scored],
-            "top_logprobs": [self._top(token, score) for token, score in scored],
+            "top_logprobs": top,
             "text_offset": offsets,
         }
 
-    def _top(self, token: int, score: Score | None) -> dict[str, float] | None:
-        """By text, the likeliest first, and the token itself where it is not among them. Of tokens that read alike the
-        likeliest counts."""
-        if score is None:
-            return None
-        found: dict[str, float] = {}
-        for id, logprob in zip((*score.ids, token), (*score.logprobs, score.logprob), strict=True):
-            found.setdefault(self._text.piece(id)[0], max(logprob, LEAST))
-        return found
+    def _entry(self, token: int, logprob: float) -> dict[str, Any]:
+        text, raw = self._text.piece(token)
+        return {"token": text, "logprob": max(logprob, LEAST), "bytes": list(raw)}

@@ -1,7 +1,4 @@
-"""Request bytes to a valid request, or to one OpenAI-shaped error that names every problem.
-
-Belongs here: validation's words. Pure.
-"""
+"""Request bytes to a valid request, or to one OpenAI-shaped error that names every problem. Pure."""
 
 from __future__ import annotations
 
@@ -23,15 +20,12 @@ def parse(kind: type[R], body: bytes) -> R:
     try:
         return kind.model_validate_json(body)
     except ValidationError as exc:
-        raise _refusal(exc) from exc
-
-
-def _refusal(error: ValidationError) -> ApiError:
-    first = error.errors()[0]
-    if first["type"] == "json_invalid":
-        return ApiError(400, f"the body is not valid JSON: {first['ctx']['error']}", code="invalid_json")
-    problems = problems_of(error, unsupported=_UNSUPPORTED)
-    message = "; ".join(str(problem) for problem in problems)
-    if first["type"] == "model_type":
-        message = "the body must be a JSON object"
-    return ApiError(400, message, code="invalid_value", param=problems[0].path or None)
+        first = exc.errors()[0]
+        if first["type"] == "json_invalid":
+            message = f"the body is not valid JSON: {first['ctx']['error']}"
+            raise ApiError(400, message, code="invalid_json") from exc
+        problems = problems_of(exc, unsupported=_UNSUPPORTED)
+        message = "; ".join(str(problem) for problem in problems)
+        if first["type"] == "model_type":
+            message = "the body must be a JSON object"
+        raise ApiError(400, message, code="invalid_value", param=problems[0].path or None) from exc

@@ -1,6 +1,6 @@
 """A valid request and what this replica offers, made into what the engine is asked for.
 
-Belongs here: limits, pins, tiers and defaults of one request. Pure: ids and randomness are arguments.
+Pure: ids and randomness are arguments.
 """
 
 from __future__ import annotations
@@ -113,13 +113,12 @@ def prepare_choices(
     for number in range(request.prompts):
         own = identity if number == 0 else replace(identity, request_id=f"{identity.request_id}-p{number}")
         submit = prepare(request, text, offer, own, number)
-        found += [submit, *(_choice(submit, index) for index in range(1, request.n or 1))]
+        found.append(submit)
+        for index in range(1, request.n or 1):
+            sampling = msgspec.structs.replace(submit.sampling, seed=(submit.sampling.seed + index) % _SEEDS)
+            request_id = f"{submit.request_id}-{index}"
+            found.append(msgspec.structs.replace(submit, request_id=request_id, sampling=sampling))
     return found
-
-
-def _choice(submit: Submit, index: int) -> Submit:
-    sampling = msgspec.structs.replace(submit.sampling, seed=(submit.sampling.seed + index) % _SEEDS)
-    return msgspec.structs.replace(submit, request_id=f"{submit.request_id}-{index}", sampling=sampling)
 
 
 def _field(request: GenerationRequest) -> str:
@@ -143,20 +142,15 @@ def _prompt(request: GenerationRequest, text: TextModel, number: int) -> list[in
             raise ApiError(400, f"messages: {exc}", code="invalid_value", param="messages") from exc
     else:
         assert isinstance(request, CompletionRequest)
-        tokens = _plain(request.prompt[number], text)
+        prompt = request.prompt[number]
+        tokens = text.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        beyond = [] if isinstance(prompt, str) else [token for token in prompt if token >= text.vocabulary]
+        if beyond:
+            message = f"prompt: token ids must be below {text.vocabulary}, got {beyond[0]}"
+            raise ApiError(400, message, code="invalid_value", param="prompt")
     if not tokens:
         raise ApiError(400, "prompt: must not be empty", code="invalid_value", param=_field(request))
     return tokens
-
-
-def _plain(prompt: str | tuple[int, ...], text: TextModel) -> list[int]:
-    if isinstance(prompt, str):
-        return text.encode(prompt)
-    beyond = [token for token in prompt if token >= text.vocabulary]
-    if beyond:
-        message = f"prompt: token ids must be below {text.vocabulary}, got {beyond[0]}"
-        raise ApiError(400, message, code="invalid_value", param="prompt")
-    return list(prompt)
 
 
 def _max_new_tokens(prompt_tokens: int, wanted: int | None, context: int, field: str) -> int:

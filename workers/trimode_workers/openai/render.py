@@ -1,7 +1,7 @@
 """Answers in OpenAI's shapes: one object, or a stream of chunks as server-sent events.
 
-Belongs here: JSON out. A stream's chunks differ in one string only, so all around it is made once per stream, and a
-chunk costs the encoding of that string.
+A stream's chunks differ in one string only, so all around it is made once per stream, and a chunk costs the encoding of
+that string.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from trimode_workers.openai.kind import Kind
-from trimode_workers.openai.logprobs import Logprobs, Scored
+from trimode_workers.openai.logprobs import Kind, Logprobs, Scored
 from trimode_workers.openai.tool_calls import tool_call_deltas, tool_calls
 from trimode_workers.text.answer import NOTHING, Delta
 
@@ -106,26 +105,25 @@ def whole(head: Head, choices: Sequence[Answer]) -> bytes:
     """The body of an answer that is not streamed."""
     total = reduce(Outcome.plus, [choice.outcome for choice in choices])
     name = "chat.completion" if head.kind is Kind.CHAT else "text_completion"
-    shown = [_choice(head, index, choice) for index, choice in enumerate(choices)]
+    shown = []
+    for index, (said, logprobs, outcome, prompt) in enumerate(choices):
+        choice: dict[str, Any] = {"index": index, "finish_reason": outcome.finish_reason, "logprobs": logprobs}
+        if head.kind is Kind.CHAT:
+            message: dict[str, Any] = {"role": "assistant", "content": said.text, "refusal": None}
+            if said.reasoning:
+                message |= {"reasoning_content": said.reasoning, "reasoning": said.reasoning}
+            if said.calls:
+                message |= {"content": said.text or None, "tool_calls": tool_calls(head.id, index, said.calls)}
+            choice["message"] = message
+        else:
+            choice["text"] = said.text
+            if prompt is not None:
+                choice["prompt_logprobs"] = prompt
+        shown.append(choice)
     body = _envelope(head, name) | {"choices": shown, "usage": total.usage(), "trimode": total.trimode()}
     if head.kind is Kind.CHAT and choices[0].prompt is not None:
         body["prompt_logprobs"] = choices[0].prompt
     return _encode(body)
-
-
-def _choice(head: Head, index: int, answer: Answer) -> dict[str, Any]:
-    reason = answer.outcome.finish_reason
-    choice: dict[str, Any] = {"index": index, "finish_reason": reason, "logprobs": answer.logprobs}
-    said = answer.said
-    if head.kind is Kind.CHAT:
-        message: dict[str, Any] = {"role": "assistant", "content": said.text, "refusal": None}
-        if said.reasoning:
-            message |= {"reasoning_content": said.reasoning, "reasoning": said.reasoning}
-        if said.calls:
-            message |= {"content": said.text or None, "tool_calls": tool_calls(head.id, index, said.calls)}
-        return choice | {"message": message}
-    prompt = {} if answer.prompt is None else {"prompt_logprobs": answer.prompt}
-    return choice | {"text": said.text} | prompt
 
 
 def _sum(one: dict[str, Number], other: dict[str, Number]) -> dict[str, Number]:

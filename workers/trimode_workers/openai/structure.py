@@ -1,7 +1,4 @@
-"""The form of an answer as the engine takes it.
-
-Belongs here: from `response_format` and `structured_outputs` to a grammar that is found possible. Pure.
-"""
+"""The form of an answer as the engine takes it. Pure."""
 
 from __future__ import annotations
 
@@ -11,8 +8,7 @@ from trimode_api.errors import ApiError
 from trimode_api.openai_parts import ResponseFormat
 from trimode_api.openai_structure import StructuredOutputs
 from trimode_workers.engine.messages import Grammar, GrammarForm
-from trimode_workers.grammar.bounds import without_large_bounds
-from trimode_workers.grammar.compiled import problem
+from trimode_workers.grammar.compiled import problem, without_large_bounds
 
 ANY_OBJECT = '{"type":"object"}'
 FIELD = "structured_outputs"

@@ -1,7 +1,4 @@
-"""Tool calls in OpenAI's shapes.
-
-Belongs here: JSON of calls, and their ids.
-"""
+"""Tool calls in OpenAI's shapes."""
 
 from __future__ import annotations
 

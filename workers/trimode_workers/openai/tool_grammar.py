@@ -1,7 +1,4 @@
-"""Grammars that hold tool calls: that there is one, and that arguments follow their schemas.
-
-Belongs here: the Lark grammar, in llguidance's dialect, from a request's tools and the model's way to write calls.
-"""
+"""Grammars that hold tool calls: that there is one, and that arguments follow their schemas."""
 
 from __future__ import annotations
 
@@ -13,8 +10,7 @@ from trimode_api.errors import ApiError
 from trimode_api.openai import ChatRequest
 from trimode_api.openai_tools import Tool
 from trimode_workers.engine.messages import Grammar, GrammarForm
-from trimode_workers.grammar.bounds import without_large_bounds
-from trimode_workers.grammar.compiled import WHITE_SPACE, problem
+from trimode_workers.grammar.compiled import WHITE_SPACE, problem, without_large_bounds
 from trimode_workers.text.tool_formats import CallFormat
 
 FIELD = "tools"
@@ -42,7 +38,14 @@ def tool_grammar(request: ChatRequest, form: CallFormat, markers: Mapping[int, s
     """
     tokens = {text: f"<[{id}]>" for id, text in markers.items()}
     tools = request.forced or request.usable_tools
-    rules = [f"tool_{index}: {_one_call(tool, form, tokens)}" for index, tool in enumerate(tools)]
+    rules: list[str] = []
+    for index, tool in enumerate(tools):
+        schema, lenient = _schema_of(tool)
+        name = form.before + tool.function.name
+        special = form.between in tokens
+        begin = f"{json.dumps(name)} {tokens[form.between]}" if special else json.dumps(name + form.between)
+        end = json.dumps(form.after) if form.after else ""
+        rules.append(f"tool_{index}: {begin} {_json(schema, lenient=lenient)} {end}".rstrip())
     rules.append(f"one: {' | '.join(f'tool_{index}' for index in range(len(tools)))}")
     rules += _calls(form, tokens, single=not request.parallel_tool_calls)
     if request.forced:
@@ -54,16 +57,12 @@ def tool_grammar(request: ChatRequest, form: CallFormat, markers: Mapping[int, s
         rules.append(f"start: calls | answer\nanswer: {other}")
     else:
         rules += _or_text(form, tokens)
-    _check(request, tools)
-    return Grammar("%llguidance {}\n" + "\n".join(rules), form=GrammarForm.LARK, field=FIELD)
-
-
-def _check(request: ChatRequest, tools: tuple[Tool, ...]) -> None:
     for tool in tools:
         schema, lenient = _schema_of(tool)
         if found := problem(Grammar(json.dumps(schema), lenient=lenient)):
             path = f"tools[{request.tools.index(tool)}].function.parameters"
             raise ApiError(400, f"{path}: {found}", code="invalid_value", param=path)
+    return Grammar("%llguidance {}\n" + "\n".join(rules), form=GrammarForm.LARK, field=FIELD)
 
 
 def _schema_of(tool: Tool) -> tuple[dict[str, Any], bool]:
@@ -72,17 +71,9 @@ def _schema_of(tool: Tool) -> tuple[dict[str, Any], bool]:
     return (schema if strict else without_large_bounds(schema)), not strict
 
 
-def _one_call(tool: Tool, form: CallFormat, tokens: Mapping[str, str]) -> str:
-    schema, lenient = _schema_of(tool)
-    name = form.before + tool.function.name
-    special = form.between in tokens
-    begin = f"{json.dumps(name)} {tokens[form.between]}" if special else json.dumps(name + form.between)
-    return f"{begin} {_json(schema, lenient=lenient)} {json.dumps(form.after) if form.after else ''}".rstrip()
-
-
 def _calls(form: CallFormat, tokens: Mapping[str, str], *, single: bool) -> list[str]:
     """`calls`: an answer's calls, up to its end; `rest`: the same without the first opening."""
-    opening, closing = (_literal(mark, tokens) for mark in (form.opening, form.closing))
+    opening, closing = (tokens.get(mark, json.dumps(mark)) if mark else "" for mark in (form.opening, form.closing))
     around = f"{_GAP} one {_GAP} {closing}" if closing else "one"
     if form.listed or not opening:
         more = "" if single else " (/,\\s?/ one)*"
@@ -101,10 +92,6 @@ def _or_text(form: CallFormat, tokens: Mapping[str, str]) -> list[str]:
         return [f"start: TEXT | TEXT {tokens[form.opening]} rest", r"TEXT: /(.|\n)*/"]
     # Lazy: the text ends with the first opening, so that a call cannot pass for text.
     return ["start: TEXT | begun rest", f"begun[lazy]: TEXT {json.dumps(form.opening)}", r"TEXT: /(.|\n)*/"]
-
-
-def _literal(mark: str, tokens: Mapping[str, str]) -> str:
-    return tokens.get(mark, json.dumps(mark)) if mark else ""
 
 
 def _json(schema: Mapping[str, Any], *, lenient: bool) -> str:

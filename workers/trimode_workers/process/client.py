@@ -1,11 +1,9 @@
-"""The shell's side of the engine's process: start it, talk to it, notice its death.
-
-Belongs here: asyncio, one connection, routing of events to requests. No HTTP, no text.
-"""
+"""The shell's side of the engine's process: start it, talk to it, notice its death. No HTTP, no text."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import subprocess
 import time
@@ -16,9 +14,7 @@ from trimode_workers.engine.messages import (
     Cancel,
     Command,
     Configure,
-    Cycle,
     Failed,
-    Reply,
     Started,
     Stats,
     Stop,
@@ -128,44 +124,34 @@ class EngineClient(PendingRequests, asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._heard = time.monotonic()
         for reply in self._framer.feed(data):
-            self._take(reply)
+            if isinstance(reply, Started):
+                self.started = reply
+            elif isinstance(reply, Failed):
+                self._end(reply.error)
+            else:
+                for event in reply.events:
+                    self._deliver(event)
+                if reply.stats is None:
+                    continue
+                moved = self.stats is None or self.stats.point != reply.stats.point
+                self.stats = reply.stats
+                if not self._ready.done():
+                    # The engine's first message after `Started`: from now on both are set.
+                    self._ready.set_result(None)
+                if moved:
+                    self._on_change()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._end(f"the engine process ended{_how(self.process)}")
+        how = ""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            # The socket closes a moment before the exit code is there.
+            code = self.process.wait(timeout=0.2)
+            how = f" by signal {-code}" if code < 0 else f" with exit code {code}"
+        self._end(f"the engine process ended{how}")
         if not self._gone.done():
             self._gone.set_result(None)
-
-    def _take(self, reply: Reply) -> None:
-        if isinstance(reply, Cycle):
-            self._cycle(reply)
-        elif isinstance(reply, Started):
-            self.started = reply
-        else:
-            assert isinstance(reply, Failed)
-            self._end(reply.error)
-
-    def _cycle(self, cycle: Cycle) -> None:
-        for event in cycle.events:
-            self._deliver(event)
-        if cycle.stats is not None:
-            moved = self.stats is None or self.stats.point != cycle.stats.point
-            self.stats = cycle.stats
-            if not self._ready.done():
-                # The engine's first message after `Started`: from now on both are set.
-                self._ready.set_result(None)
-            if moved:
-                self._on_change()
 
     def _end(self, why: str) -> None:
         if not self.lost and not self._ready.done():
             self._ready.set_exception(EngineFailed(why))
         super()._end(why)
-
-
-def _how(process: Process) -> str:
-    try:
-        # The socket closes a moment before the exit code is there.
-        code = process.wait(timeout=0.2)
-    except subprocess.TimeoutExpired:
-        return ""
-    return f" by signal {-code}" if code < 0 else f" with exit code {code}"

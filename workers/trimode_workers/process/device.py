@@ -1,7 +1,6 @@
 """Where an engine computes, in which numbers, and how much memory it may still take there.
 
-Belongs here: the questions asked of torch and of the operating system. What follows from the answers is pure
-(`engine.footprint`).
+What follows from the answers is pure (`engine.footprint`).
 """
 
 from __future__ import annotations

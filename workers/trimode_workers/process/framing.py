@@ -1,7 +1,4 @@
-"""Messages on a stream socket: four bytes of length (little endian), then msgpack.
-
-Belongs here: bytes to messages and back, and the engine's blocking end of the pipe. No asyncio.
-"""
+"""Messages on a stream socket: four bytes of length (little endian), then msgpack. No asyncio."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What a replica asks of its engine, whichever it is.
 
-Belongs here: the port. `EngineClient` (the native engine's process) and `SGLangClient` keep its promises.
+`EngineClient` (the native engine's process) and `SGLangClient` keep its promises.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""The engine's main loop: take commands, run a cycle, send one message.
-
-Belongs here: the loop and the port an engine must offer to it. No torch, no HTTP.
-"""
+"""The engine's main loop: take commands, run a cycle, send one message. No torch, no HTTP."""
 
 from __future__ import annotations
 
@@ -54,7 +51,16 @@ def run(engine: EnginePort, pipe: EnginePipe, refusal: type[Exception]) -> None:
             refused: list[TokenEvent] = []
             if not _obey(engine, commands, refusal, refused):
                 return
-            pipe.send(_quiet(engine, refused) if engine.idle else _cycle(engine, refused))
+            if engine.idle:
+                pipe.send(_quiet(engine, refused))
+                continue
+            cycle = engine.step()
+            if refused:
+                cycle = msgspec.structs.replace(cycle, events=[*refused, *cycle.events])
+            if cycle.stats is None and engine.idle:
+                # Otherwise the last report of an idle engine would say that it is busy.
+                cycle = msgspec.structs.replace(cycle, stats=engine.stats())
+            pipe.send(cycle)
     except PipeClosed:
         return
 
@@ -80,16 +86,6 @@ def _obey(engine: EnginePort, commands: list[Command], refusal: type[Exception],
             assert isinstance(command, Stop)
             return False
     return True
-
-
-def _cycle(engine: EnginePort, refused: list[TokenEvent]) -> Cycle:
-    cycle = engine.step()
-    if refused:
-        cycle = msgspec.structs.replace(cycle, events=[*refused, *cycle.events])
-    if cycle.stats is None and engine.idle:
-        # Otherwise the last report of an idle engine would say that it is busy.
-        cycle = msgspec.structs.replace(cycle, stats=engine.stats())
-    return cycle
 
 
 def _quiet(engine: EnginePort, refused: list[TokenEvent]) -> Cycle:

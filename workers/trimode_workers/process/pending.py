@@ -1,7 +1,4 @@
-"""Who waits for what: requests given to an engine and not yet ended.
-
-Belongs here: what every engine's client keeps, however it talks to its engine. All of it is for one loop.
-"""
+"""Who waits for what: requests given to an engine and not yet ended. All of it is for one loop."""
 
 from __future__ import annotations
 

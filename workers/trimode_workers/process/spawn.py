@@ -1,7 +1,4 @@
-"""The life of an engine's process: its arguments, its end with its parent, its first and last message.
-
-Belongs here: what the real and the fake engine share. No torch.
-"""
+"""The life of an engine's process: its arguments, its end with its parent, its first and last message. No torch."""
 
 from __future__ import annotations
 
@@ -45,7 +42,7 @@ def main(build: Build, expected: tuple[type[Exception], ...], refusal: type[Exce
     parser = argparse.ArgumentParser(description="The engine's process; started by a replica, not by hand.")
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--options", type=EngineOptions.model_validate_json, required=True)
-    parser.add_argument("--configure", type=_configure, required=True)
+    parser.add_argument("--configure", type=lambda text: msgspec.json.decode(text, type=Configure), required=True)
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s engine %(levelname)s %(message)s")
     die_with_parent()
@@ -78,10 +75,6 @@ def die_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _configure(text: str) -> Configure:
-    return msgspec.json.decode(text, type=Configure)
 
 
 def _one_line(text: str) -> str:

@@ -1,6 +1,6 @@
 """`python -m trimode_workers.replica --settings FILE`: one replica without Ray, for tests and debugging.
 
-Belongs here: argv and the environment (`TRIMODE_TOKEN`). Prints one JSON line with id and URL when ready.
+Prints one JSON line with id and URL when ready.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Where the routers are: every address behind a list of URLs.
 
-Belongs here: looking names up, and which addresses are used while that fails. On one machine the URLs name addresses;
-on a cluster the one URL names a headless Service, which has an address for each router.
+On one machine the URLs name addresses; on a cluster the one URL names a headless Service, which has an address for each
+router.
 """
 
 from __future__ import annotations
@@ -63,9 +63,6 @@ class Routers:
             if url in self._failing:
                 _log.info("routers: %s has addresses again", parts.hostname)
             self._failing.discard(url)
-            self._found[url] = tuple(_url(parts.scheme, address, parts.port) for address in addresses)
-
-
-def _url(scheme: str, address: str, port: int | None) -> str:
-    host = f"[{address}]" if ":" in address else address
-    return f"{scheme}://{host}" if port is None else f"{scheme}://{host}:{port}"
+            hosts = (f"[{address}]" if ":" in address else address for address in addresses)
+            port = "" if parts.port is None else f":{parts.port}"
+            self._found[url] = tuple(f"{parts.scheme}://{host}{port}" for host in hosts)

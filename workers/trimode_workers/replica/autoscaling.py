@@ -1,7 +1,7 @@
 """The policy that Ray Serve's autoscaler asks: an adapter of `trimode_policy.capacity`.
 
-Belongs here: Serve's types. Serve sees no requests of its own, since they do not pass through it, so the figures are
-the replicas' (`Replica.load`); for a pool without replicas the routers are asked whether requests wait for it.
+Serve sees no requests of its own, since they do not pass through it, so the figures are the replicas' (`Replica.load`);
+for a pool without replicas the routers are asked whether requests wait for it.
 """
 
 from __future__ import annotations

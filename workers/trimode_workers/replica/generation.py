@@ -1,17 +1,15 @@
-"""One request in flight: from the engine's events to text and an outcome.
-
-Belongs here: what is common to streamed and whole answers. No HTTP: text goes to a listener.
-"""
+"""One request in flight: from the engine's events to text and an outcome. No HTTP: text goes to a listener."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from msgspec.structs import replace
 
 from trimode_api.errors import ApiError
-from trimode_workers.engine.messages import Finish, Score, Submit, TokenEvent
+from trimode_workers.engine.messages import Finish, Submit, TokenEvent
 from trimode_workers.openai.logprobs import Scored
 from trimode_workers.openai.render import Outcome
 from trimode_workers.process.handle import EngineHandle
@@ -29,12 +27,23 @@ Charge = Callable[[dict[str, float]], None]
 """Takes a share of the engine's time that no answer tells of."""
 
 
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What stands before the first new text of an answer. `emitted`: the last tokens of the request are those of its
+    answer that the client has from another replica; their text is not shown again. `echo`: the prompt's text, which
+    comes before the answer's, with the prompt's scores."""
+
+    emitted: Sequence[int] = ()
+    echo: str | None = None
+
+
+NOTHING_BEFORE = Before()
+
+
 class Generation:
     """Runs one request. `begun` is done with the engine's first event, `done` with the outcome or an ApiError.
 
-    Text that arrives before `listen` is kept for it. `emitted`: the last tokens of `request` are those of its answer
-    that the client has from another replica; their text is not shown again. `echo`: the prompt's text, which comes
-    before the answer's, with the prompt's scores.
+    Text that arrives before `listen` is kept for it.
     """
 
     def __init__(
@@ -42,21 +51,20 @@ class Generation:
         engine: EngineHandle,
         request: Submit,
         text: AnswerReader,
-        emitted: Sequence[int] = (),
+        before: Before = NOTHING_BEFORE,
         charge: Charge = lambda busy: None,
-        echo: str | None = None,
     ) -> None:
         # An answer of no tokens runs one in vain: with it come the scores of the prompt.
         self._wordless = request.max_new_tokens < 1 and request.prompt_logprobs is not None
         if self._wordless:
             request = replace(request, max_new_tokens=1)
-        self._echo = echo
+        self._echo = before.echo
         self.prompt_scored: list[Scored] = []
         """The prompt's tokens with their scores, where these are wanted."""
         self._engine = engine
         self._request = request
         self._text = text
-        self._emitted = emitted
+        self._emitted = before.emitted
         self._charge = charge
         self._busy: dict[str, float] = {}
         self._abandoned = False
@@ -132,7 +140,11 @@ class Generation:
                 self._charge(event.busy)
             return
         if self._request.prompt_logprobs is not None and not self.prompt_scored:
-            self._take_prompt(event.prompt_scores)
+            # Its tokens with their scores: kept, and told before the answer's where the prompt is echoed.
+            first, *others = self._request.tokens
+            self.prompt_scored = [Scored(first, None), *map(Scored, others, event.prompt_scores)]
+            if self._echo is not None and self._request.logprobs is not None:
+                self._scored = [*self.prompt_scored, *self._scored]
         if event.tokens and not self._stopped and not self._wordless:
             before = self._text.tokens
             delta = self._text.feed(event.tokens)
@@ -176,13 +188,6 @@ class Generation:
         self.done.set_result(
             Outcome(reason, prompt, self._text.tokens, *account, rest, event.busy, tuple(self._scored))
         )
-
-    def _take_prompt(self, scores: Sequence[Score]) -> None:
-        """Its tokens with their scores: kept, and told before the answer's where the prompt is echoed."""
-        first, *others = self._request.tokens
-        self.prompt_scored = [Scored(first, None), *map(Scored, others, scores)]
-        if self._echo is not None and self._request.logprobs is not None:
-            self._scored = [*self.prompt_scored, *self._scored]
 
     def _echoed(self) -> Delta:
         """The prompt's text, once."""

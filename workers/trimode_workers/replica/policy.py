@@ -1,7 +1,4 @@
-"""From the fleet's policy to one pool's part of it.
-
-Belongs here: pure translations of `PolicyConfig`.
-"""
+"""From the fleet's policy to one pool's part of it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """`python -m trimode_workers.replica.pre_stop`: what a pod does before it is ended, so that no request is cut.
 
-Belongs here: a pod's preStop hook. It asks the routers to drain the replicas at this pod's address and waits until
-their requests are done. On Ray's head, whose end ends every worker, it waits for those that drain anywhere. Reads the
-fleet's token from the environment; exit code 0 in any case: a pod that cannot be drained ends all the same.
+It asks the routers to drain the replicas at this pod's address and waits until their requests are done. On Ray's head,
+whose end ends every worker, it waits for those that drain anywhere. Reads the fleet's token from the environment; exit
+code 0 in any case: a pod that cannot be drained ends all the same.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""A replica's parts and their common life: engine process, HTTP shell, reporter.
-
-Belongs here: starting them in order, state that all of them share (drain, policy), ending them in order.
-"""
+"""A replica's parts and their common life: engine process, HTTP shell, reporter."""
 
 from __future__ import annotations
 
@@ -54,8 +51,12 @@ def engine_process(module: str = ENGINE_MODULE) -> StartEngine:
     """Starts `python -m module` as the engine's process."""
 
     async def start(options: EngineOptions, configure: Configure, on_change: Callable[[], None]) -> EngineClient:
-        argv = engine_argv(module, options, configure)
-        return await EngineClient.start(argv, env=_engine_environment(options.threads), on_change=on_change)
+        # The engine needs no token. Its thread count is ours to set: Ray gives its workers one for their own pools.
+        hidden = (TOKEN_VARIABLE, "OMP_NUM_THREADS")
+        environment = {name: value for name, value in os.environ.items() if name not in hidden}
+        if options.threads:
+            environment["OMP_NUM_THREADS"] = str(options.threads)
+        return await EngineClient.start(engine_argv(module, options, configure), env=environment, on_change=on_change)
 
     return start
 
@@ -226,22 +227,19 @@ class Replica:
         return build_report(who, now, engine.started, engine.stats)
 
     def _obey(self, answer: ReportAnswer) -> None:
-        if answer.policy is not None and answer.policy.version > self.policy.version:
-            self._adopt(answer.policy)
+        policy, pool = answer.policy, self._settings.pool
+        if policy is not None and policy.version > self.policy.version:
+            if pool_policy(policy, pool) is None:
+                _log.warning("policy %d does not know pool %s; it goes on as before", policy.version, pool)
+            self.policy = keeping(policy, pool, self.policy)
+            configure = configure_for(self.policy, pool)
+            assert configure is not None  # the settings' policy knew it, and every later one does
+            self.engine.configure(configure)
+            self._changed()
         wanted = answer.command is Command.DRAIN or (self.draining and answer.command is Command.NONE)
         if wanted != self.draining and not self._stopping:
             self.draining = wanted
             self._changed()
-
-    def _adopt(self, policy: PolicyConfig) -> None:
-        pool = self._settings.pool
-        if pool_policy(policy, pool) is None:
-            _log.warning("policy %d does not know pool %s; it goes on as before", policy.version, pool)
-        self.policy = keeping(policy, pool, self.policy)
-        configure = configure_for(self.policy, pool)
-        assert configure is not None  # the settings' policy knew it, and every later one does
-        self.engine.configure(configure)
-        self._changed()
 
     @property
     def _waits_for_policy(self) -> bool:
@@ -250,11 +248,3 @@ class Replica:
     def _changed(self) -> None:
         if self._reporter is not None:
             self._reporter.poke()
-
-
-def _engine_environment(threads: int) -> dict[str, str]:
-    """The engine needs no token. Its thread count is ours to set: Ray gives its workers one for their own pools."""
-    environment = {name: value for name, value in os.environ.items() if name not in (TOKEN_VARIABLE, "OMP_NUM_THREADS")}
-    if threads:
-        environment["OMP_NUM_THREADS"] = str(threads)
-    return environment

@@ -1,7 +1,4 @@
-"""What a replica says of itself, made from the engine's last words and the shell's own counters.
-
-Belongs here: pure construction of the report, and the window that turns a count into a rate.
-"""
+"""What a replica says of itself, made from the engine's last words and the shell's own counters."""
 
 from __future__ import annotations
 
@@ -64,7 +61,10 @@ class Moment:
 def build_report(who: Self, now: Moment, engine: Started, stats: Stats) -> ReplicaReport:
     """The report. Requests are counted by the shell, because the engine's figures are a few cycles old."""
     running = min(stats.running, now.in_flight)
-    allowed = pool_points(now.policy, who.pool)
+    allowed, last = pool_points(now.policy, who.pool), stats.switched
+    switch = None
+    if last is not None:
+        switch = SwitchReport(from_point=last.source, to_point=last.target, reason=last.reason, detail=last.detail)
     return ReplicaReport(
         replica_id=who.replica_id,
         pool=who.pool,
@@ -87,7 +87,7 @@ def build_report(who: Self, now: Moment, engine: Started, stats: Stats) -> Repli
         allowed_points=tuple(map(str, allowed)),
         points=_points(stats),
         switches=stats.switches_total,
-        last_switch=_switch(stats),
+        last_switch=switch,
         preemptions=stats.preemptions_total,
         prompt_tokens_computed=stats.prompt_total.get("computed", 0),
         prompt_tokens_shared=stats.prompt_total.get("shared", 0),
@@ -118,10 +118,3 @@ def _points(stats: Stats) -> tuple[PointReport, ...]:
         )
         for curve in stats.curves
     )
-
-
-def _switch(stats: Stats) -> SwitchReport | None:
-    last = stats.switched
-    if last is None:
-        return None
-    return SwitchReport(from_point=last.source, to_point=last.target, reason=last.reason, detail=last.detail)

@@ -1,7 +1,6 @@
 """Reports to every router, and what comes back.
 
-Belongs here: when to post, to whom, and the back-off for routers that do not answer. What a report says is in
-`report`, and which addresses a router's name has in `addresses`.
+What a report says is in `report`, and which addresses a router's name has in `addresses`.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import aiohttp
 from pydantic import ValidationError
@@ -75,17 +74,14 @@ class Reporter:
         """Keep one task per router address."""
         while True:
             await self._known.look_up()
-            self._adopt(self._known.urls)
+            wanted = {url + REPORT_PATH for url in self._known.urls}
+            for router in [router for router in self._routers if router.url not in wanted]:
+                _log.info("router %s is gone", router.url)
+                self._routers.pop(router).cancel()
+            for url in sorted(wanted - {router.url for router in self._routers}):
+                router = _Router(url)
+                self._routers[router] = asyncio.create_task(self._run(router))
             await asyncio.sleep(self._known.pause_s)
-
-    def _adopt(self, urls: Iterable[str]) -> None:
-        wanted = {url + REPORT_PATH for url in urls}
-        for router in [router for router in self._routers if router.url not in wanted]:
-            _log.info("router %s is gone", router.url)
-            self._routers.pop(router).cancel()
-        for url in sorted(wanted - {router.url for router in self._routers}):
-            router = _Router(url)
-            self._routers[router] = asyncio.create_task(self._run(router))
 
     async def _run(self, router: _Router) -> None:
         while True:

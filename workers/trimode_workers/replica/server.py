@@ -1,7 +1,4 @@
-"""The replica's HTTP port: OpenAI's API for routers, with the fleet's token.
-
-Belongs here: aiohttp handlers, each a short way from bytes to `Generation` and back.
-"""
+"""The replica's HTTP port: OpenAI's API for routers, with the fleet's token."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ from trimode_workers.openai.prepare import Capabilities, Identity, prepare_choic
 from trimode_workers.openai.reader import reader_of
 from trimode_workers.openai.render import Answer, Chunks, Head, Kind, Outcome, whole
 from trimode_workers.process.handle import EngineHandle
-from trimode_workers.replica.generation import Generation
+from trimode_workers.replica.generation import Before, Generation
 from trimode_workers.replica.middleware import errors, guard, name
 from trimode_workers.replica.stream import EventStream
 from trimode_workers.text.tokenizer import TextModel
@@ -114,7 +111,14 @@ class _Shell:
                     logprobs = None if wanted.scores is None else Logprobs(head.kind, self._host.text, before)
                     chunks = Chunks(head, usage_chunk=usage, index=k, one_of_many=many, logprobs=logprobs)
                     streamed.append(_Choice(generation, chunks, pasts[k].begun, prompts[k] > 0))
-                response, told = await _stream(request, streamed, _before(pasts, prompts))
+                # The account of choices that ended before this replica was asked.
+                ended = [
+                    Outcome(past.ended, prompt, past.tokens, resumed_after=past.tokens)
+                    for past, prompt in zip(pasts, prompts, strict=True)
+                    if past.ended is not None
+                ]
+                total = reduce(Outcome.plus, ended) if ended else None
+                response, told = await _stream(request, streamed, total)
                 return response
             choices = []
             for k, generation in generations.items():
@@ -160,7 +164,7 @@ class _Shell:
                 if isinstance(echo, tuple):
                     echo = host.text.decode(echo)
                 resumed = resumed_from(each, past.emitted)
-                generations[index] = Generation(host.engine, resumed, answer, past.emitted, charge, echo)
+                generations[index] = Generation(host.engine, resumed, answer, Before(past.emitted, echo), charge)
                 generations[index].start()
         except ApiError:
             for generation in generations.values():
@@ -183,16 +187,6 @@ class _Choice:
 
 def _new_head(kind: Kind) -> Head:
     return Head(kind, f"{kind}-{secrets.token_hex(12)}", int(time.time()), "")
-
-
-def _before(pasts: Sequence[ResumePoint], prompts: Sequence[int]) -> Outcome | None:
-    """The account of choices that ended before this replica was asked; `prompts` by choice, in tokens."""
-    ended = [
-        Outcome(past.ended, prompt, past.tokens, resumed_after=past.tokens)
-        for past, prompt in zip(pasts, prompts, strict=True)
-        if past.ended is not None
-    ]
-    return reduce(Outcome.plus, ended) if ended else None
 
 
 async def _stream(

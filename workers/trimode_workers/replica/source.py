@@ -1,7 +1,4 @@
-"""From a model's URI to the folder it is in, on the node of a replica.
-
-Belongs here: what a worker logs while it fetches a model, and plain words for what it cannot load.
-"""
+"""From a model's URI to the folder it is in, on the node of a replica."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Server-sent events straight to the socket.
 
-Belongs here: the one write per event that 64 open streams can afford; an event is never cut between two HTTP chunks,
-nor the end from its usage, so that a router may cut between chunks. aiohttp has sent the headers and will send the
-end; in between, chunks of the body go to the transport without a coroutine each.
+An event is never cut between two HTTP chunks, nor the end from its usage, so that a router may cut between chunks.
+aiohttp has sent the headers and will send the end; in between, chunks of the body go to the transport without a
+coroutine each, which 64 open streams could not afford.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The shell's side of an SGLang server: what `EngineClient` is for the native engine.
 
-Belongs here: requests as token ids, answers as token events. How the server is watched is `watch`'s; one that is lost
-is replaced with its replica, and its streams go on elsewhere.
+How the server is watched is `watch`'s; one that is lost is replaced with its replica, and its streams go on elsewhere.
 """
 
 from __future__ import annotations
@@ -80,7 +79,20 @@ class SGLangClient(PendingRequests):
         except BaseException:
             await client.close()
             raise
-        client._begin(time.monotonic() - began, configure)
+        client._observer.version = configure.version
+        client.started = Started(
+            max_context_tokens=engine.max_context_tokens,
+            max_running_requests=engine.max_running_requests,
+            eos_token_ids=sorted(eos),
+            mask_token_id=0,
+            device="sglang",
+            dtype=engine.dtype,
+            parameters=0,
+            load_seconds=time.monotonic() - began,
+            no_grammar="" if options.mode is Mode.AR else f"{options.mode} on SGLang follows no grammar",
+            refused=refused(options.mode),
+        )
+        client._watch = asyncio.create_task(client._end_when_lost())
         return client
 
     @property
@@ -114,22 +126,6 @@ class SGLangClient(PendingRequests):
         await self.http.close()
         await asyncio.to_thread(self.server.stop, grace_s)
 
-    def _begin(self, seconds: float, configure: Configure) -> None:
-        self._observer.version = configure.version
-        self.started = Started(
-            max_context_tokens=self._engine.max_context_tokens,
-            max_running_requests=self._engine.max_running_requests,
-            eos_token_ids=sorted(self._eos),
-            mask_token_id=0,
-            device="sglang",
-            dtype=self._engine.dtype,
-            parameters=0,
-            load_seconds=seconds,
-            no_grammar="" if self._options.mode is Mode.AR else f"{self._options.mode} on SGLang follows no grammar",
-            refused=refused(self._options.mode),
-        )
-        self._watch = asyncio.create_task(self._end_when_lost())
-
     # one request
 
     async def _run(self, request: Submit) -> None:
@@ -145,7 +141,10 @@ class SGLangClient(PendingRequests):
                 raise BadChunk(
                     "an answer with penalties or biases cannot go on here: SGLang counts from an answer's beginning"
                 )
-            self._warn(request)
+            if not request.sampling.greedy and self._options.mode is not Mode.AR and not self._warned:
+                self._warned = True
+                words = "%s on SGLang ignores temperature: sampled requests are answered greedily here"
+                _log.warning(words, self._options.mode)
             follow, last = Chunks(self._eos, frozenset(request.stop_ids if request.keep_stop else ())), None
             async for chunk in self.http.chunks(request):
                 news = follow.feed(chunk)
@@ -175,13 +174,6 @@ class SGLangClient(PendingRequests):
         self._tasks.pop(request_id, None)
         if request_id in self._listeners:  # cancelled before it had begun
             self._deliver(TokenEvent(request_id, [], Finish.CANCELLED))
-
-    def _warn(self, request: Submit) -> None:
-        if not request.sampling.greedy and self._options.mode is not Mode.AR and not self._warned:
-            self._warned = True
-            _log.warning(
-                "%s on SGLang ignores temperature: sampled requests are answered greedily here", self._options.mode
-            )
 
     # watching
 

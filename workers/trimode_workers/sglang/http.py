@@ -1,7 +1,4 @@
-"""HTTP to one SGLang server.
-
-Belongs here: its endpoints, a method each. What follows from an answer is for others to say.
-"""
+"""HTTP to one SGLang server. What follows from an answer is for others to say."""
 
 from __future__ import annotations
 
@@ -14,42 +11,19 @@ from typing import Any
 import aiohttp
 
 from trimode_api.modes import Mode
-from trimode_workers.engine.messages import TOOL_GRAMMAR, Adjustments, Finish, Grammar, GrammarForm, Submit
+from trimode_workers.engine.messages import TOOL_GRAMMAR, Adjustments, Finish, GrammarForm, Submit
 from trimode_workers.sglang.observe import Figures, parse
 
 
 def body_of(request: Submit) -> dict[str, Any]:
     """The request to /generate."""
-    form = {} if request.grammar is None else _form(request.grammar)
-    return {
-        "rid": request.request_id,
-        "input_ids": request.tokens,
-        "stream": True,
-        "sampling_params": {
-            "max_new_tokens": request.max_new_tokens,
-            "temperature": request.sampling.temperature,
-            "top_p": request.sampling.top_p,
-            "ignore_eos": request.ignore_eos,
-            "skip_special_tokens": False,
-            **_more(request),
-            **form,
-        },
-    }
-
-
-def _form(grammar: Grammar) -> dict[str, str]:
-    if grammar.form is GrammarForm.CHOICE:
-        return {"regex": f"({'|'.join(map(re.escape, json.loads(grammar.schema)))})"}
-    return {_FORMS[grammar.form]: grammar.schema}
-
-
-_FORMS = {GrammarForm.JSON_SCHEMA: "json_schema", GrammarForm.REGEX: "regex", GrammarForm.GRAMMAR: "ebnf"}
-
-
-def _more(request: Submit) -> dict[str, Any]:
-    """What the server would do anyway is left out: the fork's servers may not know it."""
+    grammar, form = request.grammar, dict[str, str]()
+    if grammar is not None and grammar.form is GrammarForm.CHOICE:
+        form["regex"] = f"({'|'.join(map(re.escape, json.loads(grammar.schema)))})"
+    elif grammar is not None:
+        form[_FORMS[grammar.form]] = grammar.schema
     sampling, wanted = request.sampling, request.adjustments or Adjustments()
-    found = {
+    more = {
         "top_k": sampling.top_k,
         "min_p": sampling.min_p,
         "presence_penalty": wanted.presence,
@@ -59,7 +33,24 @@ def _more(request: Submit) -> dict[str, Any]:
         "min_new_tokens": wanted.min_tokens,
         "stop_token_ids": list(request.stop_ids),
     }
-    return {name: value for name, value in found.items() if value}
+    return {
+        "rid": request.request_id,
+        "input_ids": request.tokens,
+        "stream": True,
+        "sampling_params": {
+            "max_new_tokens": request.max_new_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "ignore_eos": request.ignore_eos,
+            "skip_special_tokens": False,
+            # What the server would do anyway is left out: the fork's servers may not know it.
+            **{name: value for name, value in more.items() if value},
+            **form,
+        },
+    }
+
+
+_FORMS = {GrammarForm.JSON_SCHEMA: "json_schema", GrammarForm.REGEX: "regex", GrammarForm.GRAMMAR: "ebnf"}
 
 
 SAMPLERS = (

@@ -1,6 +1,6 @@
 """Cycles and acceptance, told from chunks: in every mode a server sends one chunk per cycle and request. Pure.
 
-Belongs here: totals and running means by operating point, and the `Stats` made of them. `now` is an argument.
+`now` is an argument.
 """
 
 from __future__ import annotations
@@ -109,7 +109,9 @@ class Observer:
         self.cycles[name] += 1
         self.emitted[name] += tokens
         self._means.setdefault(name, _Mean()).add(tokens, seconds)
-        self._by_batch.setdefault(_level(running), _Mean()).add(tokens, seconds)
+        # Batches up to the same power of two are one.
+        level = 1 << max(0, running - 1).bit_length()
+        self._by_batch.setdefault(level, _Mean()).add(tokens, seconds)
         return point
 
     def acceptance(self, point: OperatingPoint) -> float:
@@ -121,7 +123,12 @@ class Observer:
         """The state for reports. Notes a change of tier."""
         running = min(in_flight, self.rows)
         point = self.point(running)
-        self._move(str(point), running, now)
+        if self._point and str(point) != self._point:
+            self.switches += 1
+            words = f"{running} running: another block length"
+            self.switched = Switched(self._point, str(point), "Manual", words)
+            self._since = now
+        self._point = str(point)
         return Stats(
             running=running,
             waiting=in_flight - running,
@@ -156,21 +163,9 @@ class Observer:
                 found.append((batch, slowest))
         return tuple(found)
 
-    def _move(self, point: str, running: int, now: float) -> None:
-        if self._point and point != self._point:
-            self.switches += 1
-            self.switched = Switched(self._point, point, "Manual", f"{running} running: another block length")
-            self._since = now
-        self._point = point
-
     def _curve(self, point: OperatingPoint, running: int) -> PointStats | None:
         mean = self._means.get(str(point))
         if mean is None or mean.cycle_s <= 0.0:
             return None
         tokens = self.acceptance(point)
         return PointStats(str(point), mean.cycle_s, tokens, max(1, running) * tokens / mean.cycle_s, mean.count)
-
-
-def _level(running: int) -> int:
-    """Batches up to the same power of two are one."""
-    return 1 << max(0, running - 1).bit_length()

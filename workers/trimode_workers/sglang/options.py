@@ -1,7 +1,4 @@
-"""What a replica on SGLang is told beyond what every engine is.
-
-Belongs here: frozen settings, checked once at the edge.
-"""
+"""What a replica on SGLang is told beyond what every engine is."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The server's process: its start, its log, its end.
-
-Belongs here: everything that touches the process. Each server has its own log file; the last few are kept.
-"""
+"""The server's process: its start, its log, its end. Each server has its own log file; the last few are kept."""
 
 from __future__ import annotations
 
@@ -45,8 +42,15 @@ class Server:
         """Start it; it answers minutes later. OSError where the command is not there."""
         folder = log_folder()
         folder.mkdir(mode=0o700, exist_ok=True)
-        _forget_old(folder)
-        port = _free_port()
+        old = sorted(folder.glob("*.log"), key=lambda path: path.stat().st_mtime)
+        for log in old[: max(0, len(old) - KEPT_LOGS + 1)]:
+            log.unlink(missing_ok=True)
+            log.with_suffix(".yaml").unlink(missing_ok=True)
+        # Free at the moment: the server takes a number, not a socket. Where another takes it first, the server ends and
+        # its replica is replaced.
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
         name = f"{options.mode.value.lower()}-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}-{port}"
         plan = launch(engine, options, port, folder / f"{name}.yaml")
         if plan.algorithm is not None:
@@ -91,19 +95,3 @@ class Server:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-
-
-def _free_port() -> int:
-    """Free at the moment: the server takes a number, not a socket. Where another takes it first, the server ends and
-    its replica is replaced."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _forget_old(folder: Path) -> None:
-    old = sorted(folder.glob("*.log"), key=lambda path: path.stat().st_mtime)
-    for log in old[: max(0, len(old) - KEPT_LOGS + 1)]:
-        log.unlink(missing_ok=True)
-        log.with_suffix(".yaml").unlink(missing_ok=True)

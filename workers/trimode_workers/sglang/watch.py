@@ -1,7 +1,6 @@
 """From a server's start to its end: when it is ready, and how its loss is noticed.
 
-Belongs here: looks at process and endpoints over time. A server is lost when its process ends, when it stops answering,
-or when it generates nothing while idle.
+A server is lost when its process ends, when it stops answering, or when it generates nothing while idle.
 """
 
 from __future__ import annotations

@@ -147,7 +147,11 @@ class Hub:
                 tqdm_class=Silent,
             )
         )
-        self._keep_revision(source, commit)
+        if source.revision != commit:
+            # So that the branch or tag is known without the hub, too.
+            reference = self._storage(source) / "refs" / source.revision
+            reference.parent.mkdir(parents=True, exist_ok=True)
+            reference.write_text(commit, encoding="utf-8")
         for file in files:
             if file.lfs is None and git_blob_id(folder / file.path) != file.blob_id:
                 raise SourceError(f"model {name}: {folder / file.path} is damaged (wrong checksum); remove it")
@@ -207,13 +211,6 @@ class Hub:
     def _storage(self, source: ModelSource) -> Path:
         cache = self.cache or Path(constants.HF_HUB_CACHE)
         return cache.expanduser().resolve() / repo_folder_name(repo_id=source.place, repo_type="model")
-
-    def _keep_revision(self, source: ModelSource, commit: str) -> None:
-        """So that the branch or tag is known without the hub, too."""
-        if source.revision != commit:
-            reference = self._storage(source) / "refs" / source.revision
-            reference.parent.mkdir(parents=True, exist_ok=True)
-            reference.write_text(commit, encoding="utf-8")
 
 
 def _gib(size: int) -> str:

@@ -81,9 +81,22 @@ class Transfer:
         with WeakFileLock(self.locks / f"{blob.sha256}.lock"):
             if goal.exists():  # another process was quicker
                 return
-            self._append(blob, part, tell)
-            with part.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            with _Watched(part, tell) as file:
+                there = file.seek(0, io.SEEK_END)
+                if there > blob.size:
+                    there = file.truncate(file.seek(0))
+                http_get(
+                    hf_hub_url(self.repository, blob.path, revision=self.commit, endpoint=self.endpoint),
+                    file,
+                    resume_size=there,
+                    # A compressed answer could not be continued.
+                    headers=build_hf_headers(token=self.token) | {"Accept-Encoding": "identity"},
+                    expected_size=blob.size,
+                    displayed_filename=blob.path,
+                    tqdm_class=Silent,
+                )
+            with part.open("rb") as whole:
+                found = hashlib.file_digest(whole, "sha256").hexdigest()
             if found != blob.sha256:
                 part.unlink()
                 raise SourceError(
@@ -91,22 +104,6 @@ class Transfer:
                     f"its SHA-256 is {found}, not {blob.sha256}; try again"
                 )
             part.replace(goal)
-
-    def _append(self, blob: Blob, part: Path, tell: _Tell) -> None:
-        with _Watched(part, tell) as file:
-            there = file.seek(0, io.SEEK_END)
-            if there > blob.size:
-                there = file.truncate(file.seek(0))
-            http_get(
-                hf_hub_url(self.repository, blob.path, revision=self.commit, endpoint=self.endpoint),
-                file,
-                resume_size=there,
-                # A compressed answer could not be continued.
-                headers=build_hf_headers(token=self.token) | {"Accept-Encoding": "identity"},
-                expected_size=blob.size,
-                displayed_filename=blob.path,
-                tqdm_class=Silent,
-            )
 
 
 class _Tell:

@@ -1,8 +1,4 @@
-"""One answer's text: tokens in, showable text out, counting what the client pays for.
-
-Belongs here: stop strings, found across the borders of pieces, and their use behind a detokenizer. Pure apart from its
-own state.
-"""
+"""One answer's text: tokens in, showable text out, counting what the client pays for. Pure apart from its own state."""
 
 from __future__ import annotations
 
@@ -42,7 +38,9 @@ class StopScanner:
             self._held = ""
             end, at = min(found)
             return Scanned(buffer[: end if self._include else at], True)
-        keep = self._possible_start(buffer)
+        # The longest end that begins a stop string.
+        ends = (buffer[len(buffer) - size :] for size in range(min(len(buffer), self._longest - 1), 0, -1))
+        keep = next((len(end) for end in ends if any(stop.startswith(end) for stop in self._stops)), 0)
         self._held = buffer[len(buffer) - keep :]
         return Scanned(buffer[: len(buffer) - keep], False)
 
@@ -50,14 +48,6 @@ class StopScanner:
         """What was held back, when the text ends without a stop string."""
         held, self._held = self._held, ""
         return held
-
-    def _possible_start(self, buffer: str) -> int:
-        """Length of the longest end of `buffer` that begins a stop string."""
-        for size in range(min(len(buffer), self._longest - 1), 0, -1):
-            end = buffer[len(buffer) - size :]
-            if any(stop.startswith(end) for stop in self._stops):
-                return size
-        return 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Token ids to text, piece by piece.
 
-Belongs here: incremental decoding. A piece is only ever whole characters: bytes of a character whose rest is still
-to come are kept back. Both ways cost a constant amount of work per token, however long the answer is.
+A piece is only ever whole characters: bytes of a character whose rest is still to come are kept back. Both ways cost a
+constant amount of work per token, however long the answer is.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Tells a model's reasoning from its answer, while both are being written.
 
-Belongs here: text in, reasoning and text out. What comes out is a function of all text so far, however it was cut into
-pieces. Pure apart from its own state.
+What comes out is a function of all text so far, however it was cut into pieces. Pure apart from its own state.
 """
 
 from __future__ import annotations
@@ -40,9 +39,24 @@ class ReasoningReader:
         self._buffer += text
         reasoning = ""
         if self._state is _State.BEGIN:
-            self._begin()
+            begun = self._buffer.lstrip()
+            if begun.startswith(OPENING):
+                self._buffer, self._state = begun[len(OPENING) :], _State.REASONING
+            elif not OPENING.startswith(begun):
+                self._state = _State.TEXT
         if self._state is _State.REASONING:
-            reasoning = self._reason()
+            if self._fresh:
+                self._buffer = self._buffer.lstrip()
+                self._fresh = not self._buffer
+            at = self._buffer.find(CLOSING)
+            if at >= 0:
+                reasoning, self._buffer = self._buffer[:at].rstrip(), self._buffer[at + len(CLOSING) :]
+                self._state = _State.GAP
+            else:
+                # White space is kept back, too: before the closing it is not shown.
+                keep = next((n for n in range(len(CLOSING) - 1, 0, -1) if self._buffer.endswith(CLOSING[:n])), 0)
+                reasoning = self._buffer[: len(self._buffer) - keep].rstrip()
+                self._buffer = self._buffer[len(reasoning) :]
         if self._state is _State.GAP:
             self._buffer = self._buffer.lstrip()
             if self._buffer:
@@ -56,25 +70,3 @@ class ReasoningReader:
         """What was kept back, when the answer is over."""
         rest, self._buffer = self._buffer, ""
         return Told(rest.rstrip(), "") if self._state is _State.REASONING else Told("", rest)
-
-    def _begin(self) -> None:
-        begun = self._buffer.lstrip()
-        if begun.startswith(OPENING):
-            self._buffer, self._state = begun[len(OPENING) :], _State.REASONING
-        elif not OPENING.startswith(begun):
-            self._state = _State.TEXT
-
-    def _reason(self) -> str:
-        if self._fresh:
-            self._buffer = self._buffer.lstrip()
-            self._fresh = not self._buffer
-        at = self._buffer.find(CLOSING)
-        if at >= 0:
-            told, self._buffer = self._buffer[:at].rstrip(), self._buffer[at + len(CLOSING) :]
-            self._state = _State.GAP
-            return told
-        # White space is kept back, too: before the closing it is not shown.
-        keep = next((n for n in range(len(CLOSING) - 1, 0, -1) if self._buffer.endswith(CLOSING[:n])), 0)
-        told = self._buffer[: len(self._buffer) - keep].rstrip()
-        self._buffer = self._buffer[len(told) :]
-        return told

@@ -1,7 +1,4 @@
-"""Chat templates: messages to the prompt's text, in a sandbox, because a template is code from a download.
-
-Belongs here: jinja and what published templates expect of their surroundings, which is what transformers gives them.
-"""
+"""Chat templates: messages to the prompt's text, in a sandbox, because a template is code from a download."""
 
 from __future__ import annotations
 

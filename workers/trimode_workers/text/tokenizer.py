@@ -1,7 +1,4 @@
-"""A model folder's text side: tokenizer.json and tokenizer_config.json.
-
-Belongs here: loading them, text to ids, and what keeps typed special tokens text. Decoding is in `detokenize`.
-"""
+"""A model folder's text side: tokenizer.json and tokenizer_config.json. Decoding is in `detokenize`."""
 
 from __future__ import annotations
 
@@ -209,8 +206,14 @@ def load_text_model(folder: Path, tool_format: ToolFormat | None = None) -> Text
     except Exception as exc:  # the library raises bare Exception
         raise TokenizerError(f"{path}: {exc}") from exc
     config = read_json(folder / "tokenizer_config.json")
-    source = _template_source(folder, config)
-    template = None if source is None else ChatTemplate(source, _specials(config))
+    own_file = folder / "chat_template.jinja"
+    source = own_file.read_text(encoding="utf-8") if own_file.is_file() else config.get("chat_template")
+    if isinstance(source, list):  # several named templates; the one for plain chat is called default
+        source = next((each["template"] for each in source if each.get("name") == "default"), None)
+    # `bos_token` and its like, written as a string or as `{"content": ...}`.
+    said = ((name, value.get("content") if isinstance(value, dict) else value) for name, value in config.items())
+    specials = {name: value for name, value in said if name.endswith("_token") and isinstance(value, str)}
+    template = None if source is None else ChatTemplate(source, specials)
     return TextModel(tokenizer, template, None if tool_format is None else FORMATS[tool_format])
 
 
@@ -227,26 +230,6 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _template_source(folder: Path, config: Mapping[str, Any]) -> str | None:
-    own_file = folder / "chat_template.jinja"
-    if own_file.is_file():
-        return own_file.read_text(encoding="utf-8")
-    template = config.get("chat_template")
-    if isinstance(template, list):  # several named templates; the one for plain chat is called default
-        template = next((each["template"] for each in template if each.get("name") == "default"), None)
-    return template
-
-
-def _specials(config: Mapping[str, Any]) -> dict[str, str]:
-    """`bos_token` and its like, written as a string or as `{"content": ...}`."""
-    found: dict[str, str] = {}
-    for name, value in config.items():
-        content = value.get("content") if isinstance(value, dict) else value
-        if name.endswith("_token") and isinstance(content, str):
-            found[name] = content
-    return found
-
-
 def _byte_table(tokenizer: Tokenizer) -> list[bytes] | None:
     """The bytes of every id, where the vocabulary is byte-level and nothing else."""
     decoder = json.loads(tokenizer.to_str())["decoder"] or {}
@@ -257,14 +240,10 @@ def _byte_table(tokenizer: Tokenizer) -> list[bytes] | None:
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
     table = [b""] * (max(vocabulary.values()) + 1)
     for token, id in vocabulary.items():
-        if id not in special:
-            table[id] = _bytes_of(token, alphabet)
+        if id in special:
+            continue
+        try:
+            table[id] = bytes([alphabet[character] for character in token])
+        except KeyError:  # added tokens are plain text; their characters need not be of the alphabet
+            table[id] = token.encode()
     return table
-
-
-def _bytes_of(token: str, alphabet: Mapping[str, int]) -> bytes:
-    """Added tokens are plain text; their characters need not be of the alphabet."""
-    try:
-        return bytes([alphabet[character] for character in token])
-    except KeyError:
-        return token.encode()

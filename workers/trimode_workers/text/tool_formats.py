@@ -1,7 +1,6 @@
 """How models write tool calls: a small table, and which row a chat template is for.
 
-Belongs here: markers and shapes, as the published templates of each family write them. Reading is in `tool_reader`,
-what forces a call is in `openai.tool_grammar`.
+Reading is in `tool_reader`, what forces a call is in `openai.tool_grammar`.
 """
 
 from __future__ import annotations

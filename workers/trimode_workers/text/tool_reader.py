@@ -1,7 +1,7 @@
 """Reads tool calls out of an answer while it is being written.
 
-Belongs here: text in, text and calls out. What comes out is a function of all text so far, however it was cut into
-pieces: another replica that reads the same tokens stands where the first one stood. Pure apart from its own state.
+What comes out is a function of all text so far, however it was cut into pieces: another replica that reads the same
+tokens stands where the first one stood. Pure apart from its own state.
 """
 
 from __future__ import annotations
@@ -130,7 +130,8 @@ class ToolReader:
             return True
         at = buffer.find(opening)
         if at < 0:
-            keep = _overlap(buffer, opening)
+            # The longest end that begins an opening.
+            keep = next((n for n in range(len(opening) - 1, 0, -1) if buffer.endswith(opening[:n])), 0)
             self._say(buffer[: len(buffer) - keep])
             self._buffer = buffer[len(buffer) - keep :]
             return False
@@ -153,23 +154,20 @@ class ToolReader:
             self._buffer, self._scan, self._state = rest[found.end() :], JsonScan(), _State.ARGUMENTS
             return True
         if rest[0] == "{":
-            return self._whole_call(rest)
+            # A call whose parts come in another order is told when all of it is there.
+            size = JsonScan().feed(rest)
+            if size < 0:
+                return False
+            call = _call_in(rest[:size])
+            if call is None or call[0] not in self._names:
+                return self._no_call()
+            self._begin(call[0])
+            self._calls.append(CallDelta(self.calls - 1, "", call[1]))
+            self._buffer = rest[size:]
+            return self._ended()
         if self._form.named_first and not bare and _NAME_SO_FAR.fullmatch(rest):
             return False
         return self._no_call()
-
-    def _whole_call(self, rest: str) -> bool:
-        """A call whose parts come in another order is told when all of it is there."""
-        size = JsonScan().feed(rest)
-        if size < 0:
-            return False
-        call = _call_in(rest[:size])
-        if call is None or call[0] not in self._names:
-            return self._no_call()
-        self._begin(call[0])
-        self._calls.append(CallDelta(self.calls - 1, "", call[1]))
-        self._buffer = rest[size:]
-        return self._ended()
 
     def _in_arguments(self) -> bool:
         size = self._scan.feed(self._buffer)
@@ -271,8 +269,3 @@ def _call_in(text: str) -> tuple[str, str] | None:
         except (ValueError, RecursionError):
             return None
     return (call["name"], json.dumps(arguments, ensure_ascii=False)) if isinstance(arguments, dict) else None
-
-
-def _overlap(text: str, mark: str) -> int:
-    """Length of the longest end of `text` that begins `mark`, short of all of it."""
-    return next((size for size in range(min(len(text), len(mark) - 1), 0, -1) if mark.startswith(text[-size:])), 0)

@@ -31,6 +31,8 @@ def run(
     masked[:, 0] = False
     open_rows = list(range(len(sequences)))
     while open_rows:
+        # Rows finish at different steps: with new shapes D32@0.9 at 16 rows ran 208 forwards unrecorded beside 82
+        # replays.
         if primitive.graphs is not None:  # no new shape as rows finish: those that are done run along in vain
             open_rows = list(range(len(sequences)))
         part = [sequences[i] for i in open_rows]
@@ -38,7 +40,12 @@ def run(
         hidden = primitive.states(block[at], _window(primitive, part, size), Attention.BLOCK, first=1)
         guess = _guess(primitive.network, hidden, Sampled.among(part, block.device))
         block[at], masked[at] = _fill(guess, block[at], masked[at], threshold)
-        _close_behind_end(block, masked, sequences)
+        # Where an end of sequence has no mask to its left, nothing behind it will be read: stop denoising there.
+        for i, (sequence, row) in enumerate(zip(sequences, block.tolist(), strict=True)):
+            end = next((j for j, token in enumerate(row) if j and token in sequence.eos), None)
+            if end is not None and not bool(masked[i, :end].any()):
+                block[i] = torch.where(masked[i], row[end], block[i])
+                masked[i] = False
         still = masked.any(1).tolist()
         open_rows = [i for i in open_rows if still[i]]
     hidden = primitive.causal(block, _window(primitive, sequences, size), riders)
@@ -58,6 +65,7 @@ def _guess(network: Network, hidden: Tensor, sampled: Sampled | None) -> tuple[T
     The sampler head judges likeliest tokens only, so rows that sample go by the probability of what they drew.
     """
     logits = network.logits(hidden)
+    # As the released code has it: where 78 % is on the mask, a token of 0.06 would pass for 0.18 without it.
     mass = log_mass(logits)  # of all tokens: a place where the model would rather have a mask is no sure one
     logits[..., network.config.mask_token_id] = -torch.inf  # a mask is never an answer, and would keep the block open
     best, tokens = logits.max(-1)
@@ -83,12 +91,3 @@ def _fill(guess: tuple[Tensor, Tensor], block: Tensor, masked: Tensor, threshold
     block[:, 1:] = torch.where(sure, tokens, block[:, 1:])
     masked[:, 1:] &= ~sure
     return block, masked
-
-
-def _close_behind_end(block: Tensor, masked: Tensor, sequences: Seq[Sequence]) -> None:
-    """Where an end of sequence has no mask to its left, nothing behind it will be read: stop denoising there."""
-    for i, (sequence, row) in enumerate(zip(sequences, block.tolist(), strict=True)):
-        end = next((j for j, token in enumerate(row) if j and token in sequence.eos), None)
-        if end is not None and not bool(masked[i, :end].any()):
-            block[i] = torch.where(masked[i], row[end], block[i])
-            masked[i] = False

@@ -18,10 +18,9 @@ from trimode_workers.engine.law import Law
 from trimode_workers.engine.modes.speculation import judge
 from trimode_workers.engine.primitive import Primitive, Riders
 from trimode_workers.engine.processors import processed
-from trimode_workers.engine.sampling import Purpose, Sampled, leading
+from trimode_workers.engine.sampling import Drawn, Purpose, Sampled, leading
 from trimode_workers.engine.scores import Scores
 from trimode_workers.engine.sequence import Draft, Sequence
-from trimode_workers.model.decoder import Network
 
 _NONE = Draft(0, [], None)
 
@@ -32,14 +31,17 @@ def run(
     """One to `block_length` tokens per sequence: the drafts that hold, and the one that follows them."""
     size, blank = point.block_length, primitive.mask_token_id
     drafts = [_valid(s, size - 1) for s in sequences]
-    lengths = [_length(draft) for draft in drafts]
+    lengths = [len(draft.tokens) if draft.law is None else draft.law.at.shape[1] for draft in drafts]
     # Only a whole draft is a recorded shape. Unrecorded, a forward is as wide as the longest draft of the batch.
     n = size - 1 if primitive.graphs is not None else max(1, *lengths)
     known = [[s.tokens[-1], *draft.tokens] for s, draft in zip(sequences, drafts, strict=True)]
     heads = primitive.tensor([row + [blank] * (n + 1 - len(row)) for row in known])
     sampled = Sampled.among(sequences, heads.device)
-    q = None if sampled is None else _law(sampled, drafts, n, primitive.network)
-    if sampled is not None and q is not None:
+    q: Law | None = None
+    if sampled is not None:
+        # What the drafts of the rows that sample are drawn from; where a place has none, any token.
+        like = primitive.network.like.new_empty(0, primitive.network.config.vocab_size)
+        q = Law.joined([drafts[i].law for i in sampled.at.tolist()], n, like)
         heads[sampled.at, 1:] = sampled.draw(q, Purpose.DRAFT)
 
     window = primitive.window([s.row for s in sequences], [s.cached for s in sequences], n + 1)
@@ -52,7 +54,7 @@ def run(
     most = torch.tensor(lengths, device=heads.device)
     kept = torch.minimum(leading(tokens[:, :-1] == heads[:, 1:]), most)
     if sampled is not None and q is not None:
-        judge(sampled, sampled.law(logits), q, heads, tokens, kept, most[sampled.at])
+        judge(sampled, sampled.law(logits), Drawn(heads[sampled.at, 1:], q, most[sampled.at]), tokens, kept)
 
     # The first mask of a group stands where the token that follows its head is known by now.
     first = n + 1 + kept * size + 1
@@ -74,13 +76,3 @@ def _valid(sequence: Sequence, most: int) -> Draft:
     if draft is None or draft.at != len(sequence.tokens):
         return _NONE
     return Draft(draft.at, draft.tokens[:most], None if draft.law is None else draft.law.first(most))
-
-
-def _length(draft: Draft) -> int:
-    return len(draft.tokens) if draft.law is None else draft.law.at.shape[1]
-
-
-def _law(sampled: Sampled, drafts: Seq[Draft], n: int, network: Network) -> Law:
-    """What the drafts of the rows that sample are drawn from, `[r, n]` places; where there is none, any token."""
-    like = network.like.new_empty(0, network.config.vocab_size)
-    return Law.joined([drafts[i].law for i in sampled.at.tolist()], n, like)
