@@ -55,8 +55,8 @@ class Budget:
             for s in running
             if s.first_at >= 0 and not s.missing
         )
-        # Larger pieces where those who decode are ahead of their pace; smaller ones than the budget computed fewer prompts
-        # than come under overload.
+        # Larger pieces where those who decode are ahead of their pace. Smaller ones than the budget computed fewer
+        # prompts than come under overload.
         budget, speed = self.limits.prefill_budget, prompts.tokens_per_s
         piece = piece_tokens(budget, decoding, self.decode_s, speed, self._decoded)
         if self._pages is not None:  # planned memory ends there, seeds behind prompts that end included
