@@ -51,12 +51,8 @@ def engine_process(module: str = ENGINE_MODULE) -> StartEngine:
     """Starts `python -m module` as the engine's process."""
 
     async def start(options: EngineOptions, configure: Configure, on_change: Callable[[], None]) -> EngineClient:
-        # The engine needs no token. Its thread count is ours to set: Ray gives its workers one for their own pools.
-        hidden = (TOKEN_VARIABLE, "OMP_NUM_THREADS")
-        environment = {name: value for name, value in os.environ.items() if name not in hidden}
-        if options.threads:
-            environment["OMP_NUM_THREADS"] = str(options.threads)
-        return await EngineClient.start(engine_argv(module, options, configure), env=environment, on_change=on_change)
+        argv = engine_argv(module, options, configure)
+        return await EngineClient.start(argv, env=_engine_environment(options.threads), on_change=on_change)
 
     return start
 
@@ -248,3 +244,11 @@ class Replica:
     def _changed(self) -> None:
         if self._reporter is not None:
             self._reporter.poke()
+
+
+def _engine_environment(threads: int) -> dict[str, str]:
+    """The engine needs no token. Its thread count is ours to set: Ray gives its workers one for their own pools."""
+    environment = {name: value for name, value in os.environ.items() if name not in (TOKEN_VARIABLE, "OMP_NUM_THREADS")}
+    if threads:
+        environment["OMP_NUM_THREADS"] = str(threads)
+    return environment
