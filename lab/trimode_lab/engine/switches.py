@@ -39,7 +39,9 @@ def switching(network: Network, prompts: list[list[int]], tokens: int, every: in
     an answer is cut."""
     number = [0]
     points = [OperatingPoint.parse(name) for name in POINTS]
-    engine = _engine(network, prompts, tokens, number, points, every)
+    settings = EngineSettings(len(prompts), max(map(len, prompts)) + tokens, shared_tokens=0)
+    configure = Configure(points=POINTS, fallback="AR")
+    engine = Engine(network, settings, configure, chooser=lambda batch, allowed: points[number[0] // every % 2])
     known = {str(i): list(prompt) for i, prompt in enumerate(prompts)}
     for name, prompt in known.items():
         engine.submit(Submit(name, prompt, tokens, ignore_eos=True))
@@ -56,15 +58,6 @@ def switching(network: Network, prompts: list[list[int]], tokens: int, every: in
             mine += event.tokens
         number[0] += 1
     return found
-
-
-def _engine(
-    network: Network, prompts: list[list[int]], tokens: int, number: list[int], points: list[OperatingPoint], every: int
-) -> Engine:
-    context = max(map(len, prompts)) + tokens
-    settings = EngineSettings(len(prompts), context, shared_tokens=0)
-    configure = Configure(points=POINTS, fallback="AR")
-    return Engine(network, settings, configure, chooser=lambda batch, allowed: points[number[0] // every % 2])
 
 
 def unswitched(network: Network, cycle: Cycle) -> int:
