@@ -223,7 +223,10 @@ WRONG: list[tuple[str, Any, str, str]] = [
     ("spec.replicas", 0, "spec.replicas", "1"),
     ("spec.replicas", 1025, "spec.replicas", "1024"),
     ("spec.replicas", "2", "spec.replicas", "integer"),
-    ("spec.upgrade", {"strategy": "InPlace"}, "spec.upgrade.strategy", "'NewCluster' or 'Recreate'"),
+    *(
+        ("spec.upgrade", {"strategy": value}, "spec.upgrade.strategy", "'NewCluster' or 'Recreate'")
+        for value in ("InPlace", "NewClusterWithIncrementalUpgrade")
+    ),
     ("spec.upgrade", "Recreate", "spec.upgrade", "mapping"),
     (POD, {"hostNetwork": True}, "spec.pools[0].pod.hostNetwork", "unknown field"),
     (POD, {"runtimeClassName": "Nvidia"}, "spec.pools[0].pod.runtimeClassName", "an object's name"),

@@ -238,6 +238,15 @@ def test_recreate_makes_room_before_the_wanted_workers_are_made(
     assert find(plan(resource(other)), "RayService"), "made as soon as the old one has gone"
 
 
+@pytest.mark.parametrize("strategy", [None, "NewCluster", "Recreate"])
+def test_kuberays_incremental_upgrade_is_never_asked_for(
+    strategy: str | None, resource: Resource, spec: dict[str, Any], plan: MakePlan, find: Find
+) -> None:
+    """docs/upgrade.md has the reasons. Where the type is left out, KubeRay's environment decides."""
+    made = plan(resource(spec | {"upgrade": {"strategy": strategy}}))
+    assert find(made, "RayService")["spec"]["upgradeStrategy"] == {"type": "NewCluster"}
+
+
 @pytest.mark.parametrize(
     "edit",
     [
