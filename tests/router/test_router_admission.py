@@ -14,6 +14,8 @@ from trimode_lab.doubles.replica.replica import polite
 from trimode_router.http.limits import Limits
 
 CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
+BODY = json.dumps(CHAT | {"stream": True}).encode()
+STREAM = b"POST /v1/chat/completions HTTP/1.1\r\nhost: router\r\ncontent-length: %d\r\n\r\n" % len(BODY) + BODY
 PREMIUM = {"x-trimode-tier": "premium"}
 
 
@@ -50,6 +52,33 @@ async def test_a_queued_request_goes_when_a_slot_frees(full: Any) -> None:
     call = await full.replicas[0].next_call()
     call.go.set()
     assert (await second).status_code == 200
+
+
+async def _told(call: Any) -> None:
+    """All but the end is said by the test."""
+    await call.go.wait()
+    await call.end(1)
+
+
+async def test_a_stream_of_twenty_minutes_keeps_its_place(open_house: Any) -> None:
+    """What runs is counted until it ends, however old it is."""
+    house = await open_house(max_running=1, limits=Limits(slack=0))
+    house.replicas[0].script = _told
+    reader, _ = await house.raw(STREAM)
+    call = await house.replicas[0].next_call()
+    await call.begin()
+    for since in range(0, 1200, 2):
+        await call.say(f"word{since} ", [1])
+        await reader.readuntil(f"word{since} ".encode())
+        await house.report(house.replicas[0].report())
+        house.pass_time(2)
+    view = FleetView.from_wire((await house.http.get("/fleet")).content)
+    assert view.router.in_flight == 1
+    waiting = post(house, "second")
+    await queued(house, 1)
+    house.replicas[0].script = polite
+    call.go.set()
+    assert (await waiting).status_code == 200
 
 
 async def test_priority_then_age(full: Any) -> None:

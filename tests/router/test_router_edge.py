@@ -154,6 +154,21 @@ async def _stepwise(call: Any) -> None:
     await call.end()
 
 
+async def test_two_thousand_streams_at_once(open_house: Any) -> None:
+    """All of them are open before the first one ends."""
+    house = await open_house(max_running=2000)
+    house.replicas[0].script = _stepwise
+    body = json.dumps(json.loads(BODY) | {"stream": True}).encode()
+    request = POST + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    readers = [(await house.raw(request))[0] for _ in range(2000)]
+    async with asyncio.timeout(60):
+        calls = [await house.replicas[0].next_call() for _ in readers]
+        for call in calls:
+            call.go.set()
+        for reader in readers:
+            assert (await reader.readuntil(b"[DONE]")).startswith(b"HTTP/1.1 200")
+
+
 async def test_a_thousand_pipelined_requests(house: Any) -> None:
     answer = await house.exchange((GET + b"\r\n") * 1000 + GET + b"Connection: close\r\n\r\n")
     assert statuses(answer) == [200] * 1001
