@@ -10,10 +10,13 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from trimode_e2e.kubectl import kubectl_program
 
 TIMEOUT_S = 960.0
 """A little more than the longest that a block of the docs itself waits."""
@@ -39,6 +42,20 @@ class Shell:
         shell = cls(process, folder)
         shell._tell("trap 'return $?' ERR; set -o pipefail")  # in a file that is read by `.`, it ends that file
         return shell
+
+    @classmethod
+    def terminal(cls, folder: Path, cwd: Path, kubeconfig: Path, **programs: str) -> Shell:
+        """As a user of a cluster has it, with kubectl and its plugin; `programs` are further ones, as shell scripts."""
+        scripts = folder / "bin"
+        scripts.mkdir()
+        (scripts / "kubectl").symlink_to(kubectl_program())
+        for name, text in programs.items():
+            (scripts / name).write_text(f"#!/bin/sh\n{text}\n")
+            (scripts / name).chmod(0o755)
+        path = f"{scripts}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+        return cls.start(
+            folder, cwd, {"PATH": path, "HOME": str(folder), "KUBECONFIG": str(kubeconfig), "NO_PROXY": "*"}
+        )
 
     def run(self, text: str, timeout_s: float = TIMEOUT_S) -> tuple[int, str]:
         """Status of the block's last command, and all that it printed until then, errors included."""

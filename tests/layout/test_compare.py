@@ -1,4 +1,4 @@
-"""docs/compare.md names tests: they are there."""
+"""docs/compare.md and docs/cluster-tests.md name tests: they are there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-NAMED = re.findall(r"`?(tests/[\w/]+\.py)::(\w+)`", (ROOT / "docs" / "compare.md").read_text())
+PAGES = [(ROOT / "docs" / name).read_text() for name in ("compare.md", "cluster-tests.md")]
+NAMED = sorted({found for page in PAGES for found in re.findall(r"`?(tests/[\w/]+\.py)::(\w+)`", page)})
 
 
 def test_it_names_some() -> None:
