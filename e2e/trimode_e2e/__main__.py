@@ -1,27 +1,32 @@
 """`python -m trimode_e2e prepare`: see to a control plane, or say what this machine lacks for one.
 
 `python -m trimode_e2e record`: record KubeRay's statuses on it for the operator's unit tests (8 minutes, root).
+
+`python -m trimode_e2e record-gateway`: record what Envoy Gateway, built first, makes of the examples (root).
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 from trimode_e2e.control.provide import prepare
 from trimode_e2e.errors import HarnessError
-from trimode_e2e.recording.scenarios import record
+from trimode_e2e.recording import gateways, scenarios
 
 
 def main(words: list[str]) -> int:
     """Returns the exit status: 2 where the words are wrong, 1 where it failed."""
-    if words not in (["prepare"], ["record"]):
-        sys.stderr.write(f"usage: python -m trimode_e2e prepare|record, not {' '.join(words)!r}\n")
+    doing: dict[str, Callable[[], None]] = {
+        "prepare": lambda: say(f"control plane: {prepare(say)}"),
+        "record": lambda: scenarios.record(say),
+        "record-gateway": lambda: gateways.record(say),
+    }
+    if len(words) != 1 or words[0] not in doing:
+        sys.stderr.write(f"usage: python -m trimode_e2e {'|'.join(doing)}, not {' '.join(words)!r}\n")
         return 2
     try:
-        if words == ["record"]:
-            record(say)
-        else:
-            say(f"control plane: {prepare(say)}")
+        doing[words[0]]()
     except HarnessError as exc:
         sys.stderr.write(f"error: {exc}\n")
         return 1

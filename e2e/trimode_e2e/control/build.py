@@ -91,6 +91,9 @@ GATEWAY = GoModule("gateway", {})
 KEDA = GoModule("keda", {})
 """KEDA's definitions; its operator, which brings the clouds' libraries, is not compiled."""
 
+ENVOY_GATEWAY = GoModule("envoy-gateway", {"envoy-gateway": "github.com/envoyproxy/gateway/cmd/envoy-gateway"})
+"""A controller of Gateway API, compiled only to record what it does: no test needs it."""
+
 ALL = (CLUSTER, OLDER)
 
 

@@ -43,6 +43,11 @@ def enter() -> None:
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
 
 
+def add_address(address: str) -> None:
+    """Of this node, too, in such a network."""
+    _ip("address", "add", f"{address}/32", "dev", INTERFACE)
+
+
 def entered() -> bool:
     """Whether this process is in such a network."""
     return Path(f"/sys/class/net/{INTERFACE}").exists() or INTERFACE in Path("/proc/self/net/dev").read_text()
