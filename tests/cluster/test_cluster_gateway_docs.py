@@ -30,7 +30,7 @@ from trimode_e2e.pages import Block, blocks
 from trimode_e2e.shell import Shell
 from trimode_e2e.world import KIND, VERSION, World
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 
 PLACE = "models"
 GATEWAY, ROUTE = ("gateway.networking.k8s.io/v1", "Gateway"), ("gateway.networking.k8s.io/v1", "HTTPRoute")
@@ -159,7 +159,7 @@ STEP_AFTER = {"by-model.yaml": "by model", "a tenth": "a tenth", "weight: 50": "
 @pytest.mark.parametrize("block", COMMANDS, ids=lambda block: block.place)
 def test_commands_of_the_page(block: Block, shell: Shell, controllers: Controllers, asked: Counter[str]) -> None:
     asked.clear()
-    status, printed = shell.run(block.text, timeout_s=120)
+    status, printed = shell.run(block.text, timeout_s=400)
     assert controllers.failed == []
     assert status == 0, f"docs/{block.place}: status {status}\n{block.text}{printed}"
     if "curl" in block.text:

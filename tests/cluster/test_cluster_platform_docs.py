@@ -14,7 +14,7 @@ from trimode_e2e.pages import Block, blocks
 from trimode_e2e.shell import Shell
 from trimode_e2e.world import World
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 
 COMMANDS = blocks(ROOT / "docs" / "platform.md")
 
@@ -32,5 +32,5 @@ def shell(world: World, operator: Operator, tmp_path_factory: pytest.TempPathFac
 
 @pytest.mark.parametrize("block", COMMANDS, ids=lambda block: block.place)
 def test_commands_of_the_platforms_page(shell: Shell, block: Block) -> None:
-    status, printed = shell.run(block.text, timeout_s=120)
+    status, printed = shell.run(block.text, timeout_s=400)
     assert status == 0, f"docs/{block.place}: status {status}\n{block.text}{printed}"
