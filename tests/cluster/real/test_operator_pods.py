@@ -133,15 +133,16 @@ def test_helms_own_test_passes(operators: OperatorPods, helm: Helm) -> None:
 
 def test_when_the_leader_is_killed_the_other_takes_over(operators: OperatorPods, home: str) -> None:
     """Process and pod go at once, as with a lost machine: the Lease runs out."""
-    before = {pod["metadata"]["name"] for pod in operators.ready()}
+    operators.ready()
     old = operators.one_leads()
     name = old["metadata"]["name"]
     begun = time.monotonic()
     operators.process(old).kill()
     operators.world.api.delete("v1", "Pod", name, operators.namespace, grace_s=0)
-    new = operators.one_leads(but=name)
+    # Either of the two that are left may: the one that waited saw the last renewal seconds earlier than the newcomer
+    # did, but where its request at the Lease's end is late on a busy machine, the newcomer's comes first.
+    operators.one_leads(but=name)
     print(f"\nthe leader's pod killed: another leads after {time.monotonic() - begun:.1f} s")
-    assert new["metadata"]["name"] in before, "the one that was ready, not the newcomer"
     reaches(operators.world, "after-the-kill", home)
     assert name not in {pod["metadata"]["name"] for pod in operators.ready()}
 
