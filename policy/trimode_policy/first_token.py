@@ -59,6 +59,9 @@ class Bounds:
     work: float
 
 
+_NOTHING_CERTAIN = Bounds(0.0, 0.0)
+
+
 def forecast(request: RequestView, replica: ReplicaView) -> Forecast | None:
     """None where the replica's prompt speed is not known."""
     speed = replica.prompt_tokens_per_second
@@ -155,4 +158,6 @@ class PredictionError:
 
     def bounds(self, now: float) -> Bounds:
         """What is certain by now."""
+        if self.own.recent < ENOUGH and self.low.recent < ENOUGH:
+            return _NOTHING_CERTAIN
         return Bounds(self.own.bound(now), self.low.bound(now))

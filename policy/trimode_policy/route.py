@@ -45,7 +45,24 @@ class RouteDecision:
 
     replica_id: str | None
     reason: RouteReason
-    detail: str
+    refusal: str = ""
+    taken: tuple[RequestView, ReplicaView] | None = None
+    """The request and its replica, as they were."""
+
+    @property
+    def detail(self) -> str:
+        """Why, in words."""
+        # Made when it is asked for: a router asks for refusals only, and the words cost half as much as the choice.
+        if self.taken is None:
+            return self.refusal
+        request, best = self.taken
+        if self.reason is RouteReason.STALE:
+            return f"{best.replica_id} has {best.in_flight} of {best.capacity} requests of this router's own"
+        detail = f"{best.replica_id} has {best.load} of {best.capacity} requests, "
+        detail += f"{best.queued_prompt_tokens} prompt tokens queued"
+        if held := request.held.get(best.replica_id, 0):
+            detail += f", {held} of {request.prompt_tokens} tokens known"
+        return detail
 
 
 def route(request: RequestView, replicas: Sequence[ReplicaView], staleness: Staleness, seed: int) -> RouteDecision:
@@ -56,17 +73,14 @@ def route(request: RequestView, replicas: Sequence[ReplicaView], staleness: Stal
     """
     best = _pick(request, replicas, staleness, seed)
     if best is not None:
-        detail = f"{best.replica_id} has {best.load} of {best.capacity} requests, "
-        detail += f"{best.queued_prompt_tokens} prompt tokens queued"
-        if held := request.held.get(best.replica_id, 0):
-            detail += f", {held} of {request.prompt_tokens} tokens known"
-        return RouteDecision(best.replica_id, RouteReason.PREFIX_HELD if held else RouteReason.LEAST_LOADED, detail)
+        held = request.held.get(best.replica_id, 0)
+        reason = RouteReason.PREFIX_HELD if held else RouteReason.LEAST_LOADED
+        return RouteDecision(best.replica_id, reason, taken=(request, best))
     # Stale reports are no reason to stop: llm-d holds its whole pool on metrics older than 200 ms (issues 2100 and
     # 2408, waits of 9.7 s instead of 40 ms). What this router has sent itself it knows without them.
     best = _pick_stale(request, replicas, staleness, seed)
     if best is not None:
-        detail = f"{best.replica_id} has {best.in_flight} of {best.capacity} requests of this router's own"
-        return RouteDecision(best.replica_id, RouteReason.STALE, detail)
+        return RouteDecision(best.replica_id, RouteReason.STALE, taken=(request, best))
     return _none_found(request, replicas, staleness)
 
 

@@ -17,7 +17,7 @@ from trimode_router.http.pool import LinkPool
 from trimode_router.request.exchange import Exchange
 
 _LENGTH_AND_ID = b"%bcontent-length: %d\r\n" + REQUEST_ID_HEADER.encode() + b": %b\r\n"
-_LEFT = LEFT_HEADER.encode() + b": %d\r\n"
+_AND_LEFT = _LENGTH_AND_ID + LEFT_HEADER.encode() + b": %d\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +101,12 @@ class ConnectionPool:
         # Another fleet's endpoint among servers of others has tiers of its own, and refused the name of ours.
         tier = exchange.tier if self._key.ours else None
         common = _common_head(exchange.path, pool.base, pool.authority, tier, self._authorization)
-        head = _LENGTH_AND_ID % (common, len(exchange.body), request.request_id.encode())
-        if tier is not None:
-            head += _LEFT % round(1000 * (tier.ttft_s - (self._now() - exchange.record.started)))
+        length, request_id = len(exchange.body), request.request_id.encode()
+        if tier is None:
+            head = _LENGTH_AND_ID % (common, length, request_id)
+        else:
+            left_s = tier.ttft_s - (self._now() - exchange.record.started)
+            head = _AND_LEFT % (common, length, request_id, round(1000 * left_s))
         if request.passed:
             head += fields_bytes(request.passed)
         if self._key.passes_clients_own and request.authorization is not None:

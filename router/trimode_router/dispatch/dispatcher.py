@@ -223,7 +223,8 @@ class Dispatcher:
 
     def _predict(self, record: Record, view: RequestView, replica: Replica, now: float) -> None:
         """When its first token should come, as it is sent to this replica."""
-        known = forecast(view, self._fleet.view(replica, now))
+        # Servers that do not tell their speed are asked nothing: this is on every request's way.
+        known = forecast(view, self._fleet.view(replica, now)) if replica.report.prompt_tokens_per_second > 0 else None
         if known is not None:
             record.predicted, record.predicted_s, record.sent_at = known, self.predictions.predicted_s(known), now
 

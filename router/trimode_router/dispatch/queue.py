@@ -44,8 +44,8 @@ class Queue:
     def holds_up(self, exchange: Exchange) -> bool:
         """Whether a new request has to wait its turn. Where servers have models of their own, behind those that want
         the same one: the queue before another server is not its concern."""
-        if not self._fair or not self._fleet.catalog.split:
-            return len(self._fair) > 0
+        if not self._tickets or not self._fleet.catalog.split:
+            return bool(self._tickets)
         return any(ticket.item.asked.model == exchange.asked.model for ticket in self._fair)
 
     def waiting(self) -> Iterator[tuple[RequestView, float]]:
@@ -72,7 +72,8 @@ class Queue:
 
     def leave(self, exchange: Exchange) -> bool:
         """It is over; whether it was waiting."""
-        ticket = self._tickets.get(exchange)
+        # Nearly always nothing waits: then not even a hash is made.
+        ticket = self._tickets.get(exchange) if self._tickets else None
         if ticket is None:
             return False
         self._fair.leave(ticket)
@@ -87,7 +88,7 @@ class Queue:
 
     def drain_queue(self) -> None:
         """Send waiting requests while there are slots: after each answer, and after each report."""
-        if self._draining or not self._fair:
+        if self._draining or not self._tickets:
             return
         now = self._now()
 

@@ -18,6 +18,8 @@ MODES = {"A": Mode.AR, "S": Mode.SELF_SPECULATION, "Q": Mode.QUADRATIC, "D": Mod
 MIXED = "Mixed"
 """The mode of an answer that several have decoded."""
 _TOKENS, _PROMPT = b'"completion_tokens"', b'"prompt_tokens"'
+_BOTH = re.compile(rb'"prompt_tokens"\s*:\s*(\d{1,12})\s*,\s*"completion_tokens"\s*:\s*(\d{1,12})')
+"""As OpenAI and our engine write them, so that one look finds both; vLLM has the total in between."""
 _COUNT = re.compile(rb'"[a-z_]+"\s*:\s*(\d{1,12})')
 _CYCLES = re.compile(rb'"cycles"\s*:\s*\{([^{}]*)\}')
 _POINT = re.compile(rb'"(AR|[SQD]\d+[@.\d]*)"')
@@ -39,16 +41,19 @@ class Account(NamedTuple):
 def account_of(tail: bytes) -> Account:
     """The account at the end of an answer, of which `tail` has the last event at least."""
     # The last ones: with `continuous_usage_stats` every chunk has a usage.
-    usage, prompt = tail.rfind(_TOKENS), tail.rfind(_PROMPT)
-    tokens, prompt_tokens = _count(tail, usage), _count(tail, prompt)
+    usage = prompt = tail.rfind(_PROMPT)
+    both = _BOTH.match(tail, prompt) if prompt >= 0 else None
+    if both is None:
+        usage = tail.rfind(_TOKENS)
+    tokens, prompt_tokens = (int(both[2]), int(both[1])) if both else (_count(tail, usage), _count(tail, prompt) or 0)
     # Ours follows the usage. Answers of other servers have none: without the bound each was searched to its beginning.
     at = tail.rfind(b'"cycles"', max(usage, 0))
     cycles = _CYCLES.match(tail, at) if at >= 0 else None
     if cycles is None:
-        return Account(tokens, prompt_tokens or 0, "", {})
+        return Account(tokens, prompt_tokens, "", {})
     modes = {MODES[point[:1].decode()] for point in _POINT.findall(cycles[1])}
     mode = MIXED if len(modes) > 1 else modes.pop().value if modes else ""
-    return Account(tokens, prompt_tokens or 0, mode, _busy(tail, at))
+    return Account(tokens, prompt_tokens, mode, _busy(tail, at))
 
 
 def reason_of(tail: bytes) -> str:

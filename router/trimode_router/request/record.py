@@ -7,6 +7,7 @@ from enum import Enum
 
 from trimode_api.errors import ApiError
 from trimode_policy.first_token import Forecast
+from trimode_policy.values import value
 from trimode_router.access.access import Tenant
 from trimode_router.fleet.policy import Tier
 
@@ -45,7 +46,7 @@ class Phase(Enum):
         return self in (Phase.SENT, Phase.RESUMING)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Caller:
     """Whose request it is; without `tenant` where no keys are asked for."""
 
