@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,7 +16,13 @@ from trimode_workers.engine.plan import Limits, Moment, groups, schedule, swaps
 from trimode_workers.engine.sequence import Sequence
 
 LIMITS = Limits(capacity=200, context=100, growth=8, prefill_budget=32, rows=4)
-UNKNOWN = Moment(0.0, 0.0, 32)
+
+
+def at(tokens_per_s: float = 0.0, piece: int = 32) -> Callable[[], Moment]:
+    return lambda: Moment(0.0, tokens_per_s, piece)
+
+
+UNKNOWN = at()
 """No prompt was computed yet: they go by priority and age."""
 
 
@@ -99,7 +106,7 @@ def test_the_least_urgent_leave_first_but_never_all() -> None:
 
 def test_the_prefill_budget_goes_to_the_most_urgent() -> None:
     behind = [sequence(0, 30, cached=0), sequence(1, 20, cached=0), sequence(2, 20, cached=0, priority=1)]
-    shares = {s.request_id: tokens for s, _, tokens in schedule(behind, [], LIMITS, Moment(0.0, 0.0, 40)).prefill}
+    shares = {s.request_id: tokens for s, _, tokens in schedule(behind, [], LIMITS, at(piece=40)).prefill}
     assert shares == {"2": 19, "0": 21}
     todo = schedule(behind, [], LIMITS, UNKNOWN)
     assert names(todo.decode) == ["2"]
@@ -108,10 +115,10 @@ def test_the_prefill_budget_goes_to_the_most_urgent() -> None:
 def test_a_short_prompt_passes_a_long_one_that_is_half_computed() -> None:
     long, short = sequence(0, 90, cached=40, row=0), sequence(1, 10, cached=0)
     long.due, short.due = 1.0, 0.9
-    todo = schedule([long], [short], LIMITS, Moment(0.0, 1000.0, 32))
+    todo = schedule([long], [short], LIMITS, at(1000.0))
     assert [(s.request_id, tokens) for s, _, tokens in todo.prefill] == [("1", 9), ("0", 23)]
     long.due = 0.05  # the time that it needs
-    todo = schedule([long], [short], LIMITS, Moment(0.0, 1000.0, 32))
+    todo = schedule([long], [short], LIMITS, at(1000.0))
     assert [(s.request_id, tokens) for s, _, tokens in todo.prefill] == [("0", 32)]
 
 
@@ -121,7 +128,7 @@ def test_a_late_prompt_yields_but_has_a_row_and_a_part_of_each_piece() -> None:
     waiting = [late, sequence(4, 10, cached=0)]
     for each in (*running, waiting[1]):
         each.due = 10.0
-    todo = schedule(running, waiting, Limits(900, 100, 8, 32, 4), Moment(0.0, 1000.0, 32))
+    todo = schedule(running, waiting, Limits(900, 100, 8, 32, 4), at(1000.0))
     assert names(todo.admit) == ["0"], "the last row is for the one that has yielded for longest"
     assert [(s.request_id, tokens) for s, _, tokens in todo.prefill] == [("1", 28), ("0", 4)]
 
@@ -129,7 +136,7 @@ def test_a_late_prompt_yields_but_has_a_row_and_a_part_of_each_piece() -> None:
 def test_one_in_the_middle_of_its_answer_goes_first() -> None:
     resumed, urgent = sequence(0, 30, cached=0), sequence(1, 30, cached=0, priority=9)
     resumed.begin, urgent.due = 20, 0.1
-    todo = schedule([], [urgent, resumed], LIMITS, Moment(0.0, 1000.0, 32))
+    todo = schedule([], [urgent, resumed], LIMITS, at(1000.0))
     assert [(s.request_id, tokens) for s, _, tokens in todo.prefill] == [("0", 29), ("1", 3)]
 
 
@@ -165,7 +172,7 @@ def test_any_schedule_keeps_the_limits(running: Any, waiting: Any, capacity: int
     limits = Limits(capacity, 100, 8, budget, 4)
     live = [sequence(i, n, cached=int(share * (n - 1)), row=i, priority=p) for i, (n, share, p) in enumerate(running)]
     queue = sorted((sequence(10 + i, n, 0, priority=p) for i, (n, p) in enumerate(waiting)), key=lambda s: s.urgency)
-    todo = schedule(live, queue, limits, Moment(0.0, 0.0, budget))
+    todo = schedule(live, queue, limits, at(piece=budget))
     kept = [s for s in live if s not in todo.preempt] + list(todo.admit)
     assert list(todo.admit) == queue[: len(todo.admit)]
     assert len(kept) <= 4

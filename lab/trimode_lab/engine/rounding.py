@@ -27,7 +27,7 @@ POINTS = "S8,S16,S32"
 
 def prompts(count: int) -> list[list[int]]:
     """Held-out ones, in an order of their own."""
-    text, samples = load_text_model(TINY), held_out_set(24)
+    text, samples = load_text_model(TINY), held_out_set(max(24, count // 10))  # of each of some twelve kinds
     random.Random(0).shuffle(samples)
     return [text.chat([{"role": "user", "content": sample.prompt}]) for sample in samples[:count]]
 

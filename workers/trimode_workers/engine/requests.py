@@ -119,6 +119,8 @@ class Requests:
 
 def _scores(sequence: Sequence, tokens: Seq[int]) -> list[Score]:
     """Those of the proposed tokens that are emitted."""
+    if not sequence.scores:
+        return []
     found, sequence.scores = sequence.scores[: len(tokens)], []
     return found
 
