@@ -52,9 +52,17 @@ def chat(url: str, mode: str | None, block_length: int | None, temperature: floa
             continue
         try:
             if line.startswith("/"):
+                word, _, rest = line.partition(" ")
                 if line == "/quit":
                     break
-                history, extra = _command(line, start, history, extra)
+                if word == "/clear":
+                    history = list(start)
+                elif word == "/mode":
+                    pin, _, length = rest.strip().partition(" ")
+                    blocks = int(length) if length.isdigit() else None
+                    extra = options(None if pin in ("", "auto") else pin, blocks)
+                else:
+                    raise BadInput(f"{word}: {HELP}")
                 continue
             question: Message = {"role": "user", "content": line}
             answer = _answer(endpoint, model, [*history, question], {**extra, "temperature": temperature})
@@ -64,19 +72,6 @@ def chat(url: str, mode: str | None, block_length: int | None, temperature: floa
                 raise
             console.show_error(exc)
     endpoint.close()
-
-
-def _command(
-    line: str, start: list[Message], history: list[Message], extra: dict[str, Any]
-) -> tuple[list[Message], dict[str, Any]]:
-    """History and options after a line that starts with a slash."""
-    word, _, rest = line.partition(" ")
-    if word == "/clear":
-        return list(start), extra
-    if word == "/mode":
-        mode, _, length = rest.strip().partition(" ")
-        return history, options(None if mode in ("", "auto") else mode, int(length) if length.isdigit() else None)
-    raise BadInput(f"{word}: {HELP}")
 
 
 def _read(interactive: bool) -> str | None:

@@ -51,7 +51,13 @@ def fleet(name: Name, namespace: Namespace = "", context: Context = "") -> None:
     """Replicas as a router sees them now: state, operating point, load, speed."""
     place = _place(namespace, context)
     with forwarded(_resource(name, place), place) as url:
-        view = _fleet(url)
+        try:
+            # The connection is kubectl's own; a certificate on it is for the name that clients use.
+            answer = httpx.get(url + PUBLIC_FLEET_PATH, verify=False, timeout=10)
+            answer.raise_for_status()
+            view = FleetView.from_wire(answer.content)
+        except (httpx.HTTPError, ValidationError) as error:
+            raise CliError(f"the router does not tell of its fleet: {clipped(str(error), MOST_SHOWN)}") from error
     for line in fleet_lines(view):
         console.out.print(line, markup=False, soft_wrap=True)
 
@@ -122,17 +128,6 @@ def fleet_lines(view: FleetView) -> Iterator[str]:
     if view.refusals:
         last = view.refusals[-1]
         yield f"last refusal: {last.status} {last.reason}: {last.detail}"
-
-
-def _fleet(url: str) -> FleetView:
-    """Raises CliError where no router answers, or not with a fleet."""
-    try:
-        # The connection is kubectl's own; a certificate on it is for the name that clients use.
-        answer = httpx.get(url + PUBLIC_FLEET_PATH, verify=False, timeout=10)
-        answer.raise_for_status()
-        return FleetView.from_wire(answer.content)
-    except (httpx.HTTPError, ValidationError) as error:
-        raise CliError(f"the router does not tell of its fleet: {clipped(str(error), MOST_SHOWN)}") from error
 
 
 @contextmanager

@@ -82,7 +82,7 @@ def apply(file: File) -> None:
     Policy, tiers, modes and block lengths reach running engines without a restart or a dropped request; a new model
     or engine rolls the pools.
     """
-    from trimode_local.apply import apply as run
+    from trimode_local.command import apply as run
 
     run(file)
 

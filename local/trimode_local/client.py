@@ -99,18 +99,14 @@ def events(lines: Iterator[str]) -> Iterator[str | Account]:
             if text := choice.get("delta", {}).get("content"):
                 yield text
         if event.get("usage"):
-            yield _account(event, finish)
-
-
-def _account(event: Mapping[str, Any], finish: str) -> Account:
-    own = event.get("trimode", {})
-    return Account(
-        completion_tokens=event["usage"]["completion_tokens"],
-        cycles=own.get("cycles", {}),
-        tokens=own.get("tokens", {}),
-        acceptance_length=own.get("acceptanceLength", 0.0),
-        finish_reason=finish,
-    )
+            own = event.get("trimode", {})
+            yield Account(
+                completion_tokens=event["usage"]["completion_tokens"],
+                cycles=own.get("cycles", {}),
+                tokens=own.get("tokens", {}),
+                acceptance_length=own.get("acceptanceLength", 0.0),
+                finish_reason=finish,
+            )
 
 
 def _message(answer: httpx.Response) -> str:

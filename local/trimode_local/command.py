@@ -1,4 +1,7 @@
-"""`trimode up`: check first, start everything, watch it, end it. What is started, and in which order: `runner`."""
+"""`trimode up`: check first, start everything, watch it, end it. `trimode apply`: hand a changed resource to that `up`.
+
+What is started, and in which order: `runner`.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,12 @@ from types import FrameType
 from rich.console import Console
 from rich.text import Text
 
-from trimode_api.resource import NemotronDeployment
+from trimode_api.resource import GROUP, KIND, NemotronDeployment
 from trimode_local import console, control_socket, download, preflight, ray_local, reaper, startup_progress
 from trimode_local.console import Terminal, own_terminal
-from trimode_local.control_socket import Control, Order, socket_path
+from trimode_local.control_socket import Control, Order, send, socket_path
 from trimode_local.entry import Entry
-from trimode_local.errors import Stopped
+from trimode_local.errors import BadInput, CliError, Stopped
 from trimode_local.plan import plan
 from trimode_local.resource_file import load
 from trimode_local.runner import Stack
@@ -60,7 +63,12 @@ def up(file: str, entry: Entry) -> None:
     with ExitStack() as closing:
         control = Control(socket_path(deployment.metadata.name, os.environ), inbox)
         closing.callback(control.close)
-        folder = _own_folder(Path(ray_local.short_folder()))
+        base = Path(ray_local.short_folder())
+        for old in base.glob("trimode-up-*-*"):  # of processes that were killed: nothing else removes them
+            pid = old.name.split("-")[2]
+            if pid.isdigit() and old.stat().st_uid == os.getuid() and not Path("/proc", pid).exists():
+                shutil.rmtree(old, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(prefix=f"trimode-up-{os.getpid()}-", dir=base))
         closing.callback(shutil.rmtree, folder, ignore_errors=True)
         terminal = closing.enter_context(own_terminal(folder / "up.log"))
         ray_local.adopt_environment()
@@ -85,16 +93,8 @@ def _check_first(deployment: NemotronDeployment, entry: Entry) -> Path:
     return model
 
 
-def _own_folder(base: Path) -> Path:
-    """A new folder for this process; those of processes that were killed are removed."""
-    for old in base.glob("trimode-up-*-*"):
-        pid = old.name.split("-")[2]
-        if pid.isdigit() and old.stat().st_uid == os.getuid() and not Path("/proc", pid).exists():
-            shutil.rmtree(old, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"trimode-up-{os.getpid()}-", dir=base))
-
-
 def _run(stack: Stack, terminal: Terminal, signals: Signals) -> None:
+    """Start the stack; then show it, rebalance it and carry out orders until asked to stop."""
     try:
         with startup_progress.shown(stack.steps, terminal.err) as steps:
             stack.start(steps)
@@ -103,25 +103,20 @@ def _run(stack: Stack, terminal: Terminal, signals: Signals) -> None:
     _ready(stack, terminal)
     live = LiveLine(terminal.err)
     try:
-        _watch(stack, live, signals)
+        while not signals.stopping():
+            try:
+                order = signals.inbox.get(timeout=WATCH_S)
+            except Empty:
+                order = None
+            if order is not None:
+                live.say(control_socket.take(order, stack))
+            fleet = stack.fleet()
+            if fleet is not None:
+                if words := stack.rebalance(fleet, time.monotonic()):
+                    live.say(words)
+                live.show(summary_of(fleet), time.monotonic())
     finally:
         live.close()
-
-
-def _watch(stack: Stack, live: LiveLine, signals: Signals) -> None:
-    """Show the fleet, rebalance it and carry out orders until asked to stop."""
-    while not signals.stopping():
-        try:
-            order = signals.inbox.get(timeout=WATCH_S)
-        except Empty:
-            order = None
-        if order is not None:
-            live.say(control_socket.take(order, stack))
-        fleet = stack.fleet()
-        if fleet is not None:
-            if words := stack.rebalance(fleet, time.monotonic()):
-                live.say(words)
-            live.show(summary_of(fleet), time.monotonic())
 
 
 def _ready(stack: Stack, terminal: Terminal) -> None:
@@ -150,3 +145,25 @@ def _end(stack: Stack, shown: Console, signals: Signals) -> None:
         stack.stop()
     finally:
         reaper.sweep(0.0)
+
+
+def apply(file: str) -> None:
+    """Send the resource in `file` to the `up` that serves it; prints what kubectl would, and what changed.
+
+    Raises TrimodeError: a wrong file is refused here and never reaches a running fleet.
+    """
+    deployment = load(file)
+    plan(deployment)
+    with download.shown(console.err) as told:  # here, so that the fleet goes on while a new model is downloaded
+        preflight.model_folder(deployment, told)
+    name = deployment.metadata.name
+    resource = deployment.model_dump(mode="json", by_alias=True, exclude_none=True)
+    answer = send(socket_path(name, os.environ), {"order": "apply", "resource": resource})
+    if "error" in answer:
+        raise (BadInput if answer.get("status") == 2 else CliError)(f"{file}: {answer['error']}")
+    changes = answer["changes"]
+    console.out.print(f"{KIND.lower()}.{GROUP}/{name} {'configured' if changes else 'unchanged'}", soft_wrap=True)
+    for change in changes:
+        console.err.print(Text(f"  {change}"), soft_wrap=True)
+    for action in answer["actions"]:
+        console.err.print(Text(f"  {action}", style="dim"), soft_wrap=True)

@@ -42,7 +42,11 @@ def take(order: Order, stack: Stack) -> str:
             return "asked for its status"
         if order.name != "apply":
             raise BadInput(f"unknown order {order.name!r}; this `up` knows apply and status")
-        update = _apply(order, stack)
+        new = NemotronDeployment.parse(order.resource)
+        pools = plan(new)
+        model = preflight.model_folder(new)
+        preflight.check_machine(pools, preflight.machine_gpus(), preflight.machine_cores(), preflight.machine_memory())
+        update = stack.apply(new, model)
     except TrimodeError as exc:
         order.answer(error=str(exc), status=2 if isinstance(exc, BadInput | InvalidInput) else 1)
         return f"apply refused: {str(exc).splitlines()[0]}"
@@ -71,14 +75,6 @@ def actions(update: Update) -> tuple[str, ...]:
     if update.changes and not done:
         done.append("nothing to do on one machine")
     return tuple(done)
-
-
-def _apply(order: Order, stack: Stack) -> Update:
-    new = NemotronDeployment.parse(order.resource)
-    pools = plan(new)
-    model = preflight.model_folder(new)
-    preflight.check_machine(pools, preflight.machine_gpus(), preflight.machine_cores(), preflight.machine_memory())
-    return stack.apply(new, model)
 
 
 MAX_LINE = 4 << 20
@@ -118,8 +114,17 @@ class Control:
 
     def __init__(self, path: Path, inbox: SimpleQueue[Order | None]) -> None:
         """Raises BadInput where another process already listens there, or the folder is not ours alone."""
-        _private_folder(path.parent)
-        if _listening(path):
+        folder = path.parent
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+            raise BadInput(
+                f"{folder} must be a folder of yours that nobody else may enter", f"Remove it: rm -r {folder}"
+            )
+        # A socket that an earlier `up` left behind takes no connection: only one that does is in use.
+        with socket.socket(socket.AF_UNIX) as probe:
+            listening = probe.connect_ex(str(path)) == 0
+        if listening:
             raise BadInput(
                 f"{path.stem!r} is already up on this machine",
                 "Change it with `trimode apply -f FILE`, or stop it with Ctrl-C where it runs.",
@@ -177,19 +182,3 @@ class _Server(socketserver.ThreadingUnixStreamServer):
     def __init__(self, path: str, inbox: SimpleQueue[Order | None]) -> None:
         self.inbox = inbox
         super().__init__(path, _Handler)
-
-
-def _private_folder(folder: Path) -> None:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = folder.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
-        raise BadInput(f"{folder} must be a folder of yours that nobody else may enter", f"Remove it: rm -r {folder}")
-
-
-def _listening(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return False
-        return True

@@ -5,11 +5,16 @@ Nothing is shown where nothing has to be downloaded.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from trimode_local import console as consoles
+from trimode_local.errors import BadInput
 
 TENTHS = 10
 
@@ -47,3 +52,14 @@ class _Lines:
             self._console.print(
                 f"downloading {file}: {100 * done // total} % of {total / (1 << 20):.1f} MiB", soft_wrap=True
             )
+
+
+def model_folder(uri: str, draft_adapter: str | None = None) -> Path:
+    """The folder behind `--model URI`, downloaded first where it is on the hub. Raises BadInput."""
+    from trimode_workers.sources import Hub, ModelSource, SourceError, fetch
+
+    with shown(consoles.err) as told:
+        try:
+            return fetch(ModelSource.parse(uri), Hub.from_environment(os.environ), draft_adapter, told)
+        except SourceError as exc:
+            raise BadInput(f"--model: {exc}") from exc

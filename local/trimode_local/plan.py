@@ -12,7 +12,7 @@ from typing import Any
 from trimode_api.errors import InvalidInput, Problem
 from trimode_api.modes import Mode
 from trimode_api.pool_args import start_problems
-from trimode_api.resource import EngineType, NemotronDeployment, Pool
+from trimode_api.resource import EngineType, NemotronDeployment
 from trimode_api.values import cores, size_bytes
 from trimode_policy.sharing import Split
 from trimode_policy.sharing_inputs import current_split
@@ -67,11 +67,29 @@ def plan(deployment: NemotronDeployment, targets: Mapping[str, int] | None = Non
     Pools that share replicas have as many as `targets` says, by default those of the start. Raises InvalidInput where
     one machine cannot run the resource (yet).
     """
-    problems = tuple(_unsupported(deployment))
+    spec, uri, problems = deployment.spec, deployment.spec.model.uri, []
+    if uri.startswith("pvc://"):
+        problems.append(Problem("spec.model.uri", f"{uri!r}: a cluster mounts claims; here write file:///PATH"))
+    if uri.startswith("oci://"):
+        problems.append(Problem("spec.model.uri", f"{uri!r}: a cluster mounts images; here write file:///PATH"))
+    problems += start_problems(spec)
     if problems:
         raise InvalidInput(problems, f"{deployment.metadata.name} on one machine")
-    shared = current_split(deployment.spec, Split()).targets if targets is None else targets
-    return () if deployment.spec.suspend else tuple(_pool(pool, shared) for pool in deployment.spec.pools)
+    if spec.suspend:
+        return ()
+    shared = current_split(spec, Split()).targets if targets is None else targets
+    return tuple(
+        PoolPlan(
+            name=pool.name,
+            replicas=shared.get(pool.name, pool.replicas.min),
+            most=shared.get(pool.name, pool.replicas.max),
+            cores=cores(pool.resources.cpu),
+            gpus=pool.resources.gpus,
+            memory_bytes=size_bytes(pool.resources.memory),
+            idle_s=float(pool.replicas.idle_seconds),
+        )
+        for pool in spec.pools
+    )
 
 
 def router_processes(deployment: NemotronDeployment, cores: int) -> int:
@@ -130,29 +148,6 @@ def _of_policy(change: Change) -> bool:
     ):
         return False
     return not (path.startswith("spec.pools[") and any(part in path for part in (".replicas", ".resources", ".pod")))
-
-
-def _unsupported(deployment: NemotronDeployment) -> list[Problem]:
-    spec, problems = deployment.spec, []
-    uri = spec.model.uri
-    if uri.startswith("pvc://"):
-        problems.append(Problem("spec.model.uri", f"{uri!r}: a cluster mounts claims; here write file:///PATH"))
-    if uri.startswith("oci://"):
-        problems.append(Problem("spec.model.uri", f"{uri!r}: a cluster mounts images; here write file:///PATH"))
-    return [*problems, *start_problems(spec)]
-
-
-def _pool(pool: Pool, shared: Mapping[str, int]) -> PoolPlan:
-    given = pool.resources
-    return PoolPlan(
-        name=pool.name,
-        replicas=shared.get(pool.name, pool.replicas.min),
-        most=shared.get(pool.name, pool.replicas.max),
-        cores=cores(given.cpu),
-        gpus=given.gpus,
-        memory_bytes=size_bytes(given.memory),
-        idle_s=float(pool.replicas.idle_seconds),
-    )
 
 
 def _fixed(deployment: NemotronDeployment, name: str) -> Any:

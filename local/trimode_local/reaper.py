@@ -34,8 +34,12 @@ def descendants(root: int) -> tuple[int, ...]:
     """Process ids below `root`, parents first."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and (parent := _parent(entry)) is not None:
-            children.setdefault(parent, []).append(int(entry.name))
+        if not entry.name.isdigit():
+            continue
+        with contextlib.suppress(OSError, ValueError, IndexError):  # it has ended meanwhile
+            # The name may hold spaces and brackets, so what counts stands behind the last bracket.
+            status = (entry / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
+            children.setdefault(int(status.split()[1]), []).append(int(entry.name))
     found: list[int] = []
     queue = [root]
     while queue:
@@ -72,11 +76,3 @@ def _signal(pids: tuple[int, ...], number: signal.Signals) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
-
-
-def _parent(entry: Path) -> int | None:
-    """The parent's id out of /proc/PID/stat; the name in it may hold spaces and brackets."""
-    try:
-        return int((entry / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1])
-    except (OSError, ValueError, IndexError):
-        return None

@@ -88,7 +88,14 @@ class RouterProcess:
             except httpx.HTTPError:
                 continue
             views.append(FleetView.from_wire(answer.content))
-        return _together(views) if views else None
+        if not views:
+            return None
+        # Several are shown as one: the first one's view with the counters of all, and the least of policies and pools
+        # that any of them knows, so that what waits for a policy waits for all.
+        first = min(views, key=lambda view: (view.policy_version, sum(pool.ready for pool in view.pools)))
+        totals = ("in_flight", "queued", "finished_total", "refused_total")
+        sums = {name: sum(getattr(view.router, name) for view in views) for name in totals}
+        return first.model_copy(update={"router": first.router.model_copy(update=sums)})
 
     def put_policy(self, policy: PolicyConfig) -> None:
         """Hand the routers a new policy. Raises StartFailed where one refuses."""
@@ -116,16 +123,6 @@ class RouterProcess:
             time.sleep(_POLL_S)
         self.process.kill()
         self.process.wait()
-
-
-def _together(views: list[FleetView]) -> FleetView:
-    """One view of several routers': the first one's, with the counters of all, and the least of policies and pools
-    that any of them knows."""
-    first = min(views, key=lambda view: (view.policy_version, sum(pool.ready for pool in view.pools)))
-    routers = [view.router for view in views]
-    totals = ("in_flight", "queued", "finished_total", "refused_total")
-    sums = {name: sum(getattr(router, name) for router in routers) for name in totals}
-    return first.model_copy(update={"router": first.router.model_copy(update=sums)})
 
 
 def _first_line(process: subprocess.Popen[bytes]) -> bytes:

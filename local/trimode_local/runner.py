@@ -14,11 +14,11 @@ from trimode_api.fleet import FleetView
 from trimode_api.policy_of import policy_of
 from trimode_api.resource import NemotronDeployment
 from trimode_api.wire import TOKEN_VARIABLE, RouterConfig
-from trimode_local import preflight, ray_local, reaper, settings
+from trimode_local import preflight, ray_local, reaper
 from trimode_local.entry import Entry
 from trimode_local.errors import StartFailed, Stopped
 from trimode_local.plan import Update, diff, plan, router_processes
-from trimode_local.rebalancing import Balance
+from trimode_local.pools import Balance, cause, pool_settings
 from trimode_local.router_process import RouterProcess
 from trimode_local.startup_progress import Checklist
 
@@ -84,7 +84,8 @@ class Stack:
     def apply(self, new: NemotronDeployment, model: Path) -> Update:
         """Make the running fleet what `new` says; returns what was done once new replicas are ready.
 
-        Raises InvalidInput, or StartFailed where a pool cannot start: then what ran before goes on.
+        New replicas come beside the old ones, which go once the new are ready; where pools take all GPUs the old ones
+        go first. Raises InvalidInput, or StartFailed where a pool cannot start: then what ran before goes on.
         """
         from trimode_workers import app
 
@@ -95,7 +96,15 @@ class Stack:
         before = self.deployment, self.model
         self._adopt(new, model)
         try:
-            self._replace(update)
+            shared = tuple(self.balance.targets(self.deployment.spec))
+            touched = [pool for pool in self._pools() if pool.pool in update.scale + update.roll + shared]
+            rolled = [pool for pool in touched if pool.pool in update.roll]
+            if any(pool.num_gpus for pool in rolled):
+                app.retire(self._pools())
+            if touched:
+                app.deploy(touched)
+            self._await_pools(app, rolled)
+            app.retire(self._pools())
         except (StartFailed, Stopped):
             self._adopt(*before)
             if pools := self._pools():
@@ -112,20 +121,6 @@ class Stack:
         self.deployment, self.model = deployment, model
         self.router.put_policy(policy_of(deployment, self.version))
 
-    def _replace(self, update: Update) -> None:
-        """New replicas beside the old ones, which go once the new are ready. GPUs are all taken: there the old ones
-        go first."""
-        from trimode_workers import app
-
-        shared = tuple(self.balance.targets(self.deployment.spec))
-        touched = [pool for pool in self._pools() if pool.pool in update.scale + update.roll + shared]
-        if any(pool.num_gpus and pool.pool in update.roll for pool in touched):
-            app.retire(self._pools())
-        if touched:
-            app.deploy(touched)
-        self._await_pools(app, [pool for pool in touched if pool.pool in update.roll])
-        app.retire(self._pools())
-
     def _await_pools(self, app: Any, pools: list[Any]) -> None:
         """Until Serve calls the pools running: their replicas are ready and report."""
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -135,7 +130,7 @@ class Stack:
             for state in app.states(waiting):
                 if state.status in FAILED:
                     raise StartFailed(
-                        f"pool {state.pool!r} did not start, what ran before goes on: {settings.cause(state.message)}"
+                        f"pool {state.pool!r} did not start, what ran before goes on: {cause(state.message)}"
                     )
                 if state.status == "RUNNING":
                     waiting = [pool for pool in waiting if pool.pool != state.pool]
@@ -148,7 +143,14 @@ class Stack:
         if self.router is not None:
             self.router.drain(self.hurry)
         if self.ray is not None:
-            self._stop_serve()
+            from trimode_workers import app
+
+            # In a thread, since a hurried user does not wait for Serve to end its replicas.
+            limit = float(self.deployment.spec.drain.timeout_seconds) + SWEEP_GRACE_S
+            ending = threading.Thread(target=app.shutdown, args=(limit,), daemon=True)
+            ending.start()
+            while ending.is_alive() and not self.hurry():
+                ending.join(POLL_S)
             self.ray.stop()
         reaper.sweep(SWEEP_GRACE_S)
 
@@ -194,25 +196,19 @@ class Stack:
                 if ready.get(name, 0) >= wanted:
                     list_.done(_step(name), f"{wanted} replica{'' if wanted == 1 else 's'}" if wanted else ASLEEP)
                     del waiting[name]
-            self._follow(app, pools, waiting, ready, list_)
+            for state in app.states(pools) if waiting else ():
+                if state.pool not in waiting:
+                    continue
+                if state.status in FAILED:
+                    raise StartFailed(f"pool {state.pool!r} did not start: {cause(state.message)}")
+                loaded = f"{ready.get(state.pool, 0)} of {waiting[state.pool]} ready"
+                list_.working(_step(state.pool), f"loading weights ({loaded})")
             time.sleep(POLL_S)
-
-    def _follow(self, app: Any, pools: Any, waiting: dict[str, int], ready: dict[str, int], list_: Checklist) -> None:
-        """Say how far the pools are; raises StartFailed where one cannot start."""
-        if not waiting:
-            return
-        for state in app.states(pools):
-            if state.pool not in waiting:
-                continue
-            if state.status in FAILED:
-                raise StartFailed(f"pool {state.pool!r} did not start: {settings.cause(state.message)}")
-            wanted = waiting[state.pool]
-            list_.working(_step(state.pool), f"loading weights ({ready.get(state.pool, 0)} of {wanted} ready)")
 
     def _pools(self) -> list[Any]:
         assert self.router is not None
         targets = self.balance.targets(self.deployment.spec)
-        return settings.pools(self.deployment, self.model, self.version, self.router.internal_urls, targets)
+        return pool_settings(self.deployment, self.model, self.version, self.router.internal_urls, targets)
 
     def _await_policy(self, version: int) -> None:
         """Until every live replica runs the policy; late ones get it with their next report all the same."""
@@ -223,16 +219,6 @@ class Stack:
             if fleet is not None and all(replica.policy_version >= version for replica in live):
                 return
             time.sleep(POLL_S / 5)
-
-    def _stop_serve(self) -> None:
-        """Let Serve end its replicas; in a thread, since a hurried user does not wait for it."""
-        from trimode_workers import app
-
-        limit = float(self.deployment.spec.drain.timeout_seconds) + SWEEP_GRACE_S
-        ending = threading.Thread(target=app.shutdown, args=(limit,), daemon=True)
-        ending.start()
-        while ending.is_alive() and not self.hurry():
-            ending.join(POLL_S)
 
     def _check_stopped(self) -> None:
         if self.stopping():

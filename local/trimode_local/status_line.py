@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from trimode_api.fleet import FleetView, ReplicaState
+from trimode_api.fleet import FleetView
 
 PROBE = "Probe"
 """The reason of a decision that only measures."""
@@ -44,7 +44,10 @@ class Summary:
 def summary_of(fleet: FleetView) -> Summary:
     """What one line says of this fleet."""
     up = [replica for replica in fleet.replicas if replica.freshness != "Dead"]
-    point, reason = _commonest(up)
+    point, reason = "-", ""
+    if up:
+        point = Counter(replica.point for replica in up).most_common(1)[0][0]
+        reason = next(replica.decision.reason for replica in up if replica.point == point)
     return Summary(
         ready=sum(pool.ready for pool in fleet.pools),
         replicas=len(up),
@@ -106,12 +109,3 @@ class LiveLine:
         if seen.notable != self._last.notable:
             return True
         return seen.running > 0 and now - self._said_at >= QUIET_S
-
-
-def _commonest(replicas: list[ReplicaState]) -> tuple[str, str]:
-    """The point that most replicas run, and why its first one does."""
-    if not replicas:
-        return "-", ""
-    point = Counter(replica.point for replica in replicas).most_common(1)[0][0]
-    reason = next(replica.decision.reason for replica in replicas if replica.point == point)
-    return point, reason

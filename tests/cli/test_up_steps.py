@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from trimode_local.settings import cause
+from trimode_local.pools import cause
 from trimode_local.startup_progress import Checklist, Step, StepState, as_line, shown
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from trimode_api.fleet import PUBLIC_FLEET_PATH, FleetView
 from trimode_local import console
 from trimode_local.client import Endpoint
+from trimode_local.download import model_folder
 from trimode_local.preflight import tiny_folder
-from trimode_local.source import model_folder
 from trimode_tools import report
 from trimode_tools.bench.figures import Figures, Row, ratios
 from trimode_tools.bench.measure import (

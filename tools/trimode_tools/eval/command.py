@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from trimode_local import console
 from trimode_local.client import KEY_VARIABLE, Endpoint
+from trimode_local.download import model_folder
 from trimode_local.errors import BadInput
-from trimode_local.source import model_folder
 from trimode_tools import points, report
 from trimode_tools.eval import questions
 from trimode_tools.eval.ask import Plan, allowed, ask_endpoint, ask_engine

@@ -11,9 +11,9 @@ from random import Random
 
 from trimode_api.modes import OperatingPoint
 from trimode_local import console
+from trimode_local.download import model_folder
 from trimode_local.errors import BadInput
 from trimode_local.preflight import machine_memory
-from trimode_local.source import model_folder
 from trimode_policy.profiles import known_gpu
 from trimode_tools import engines, points, report
 from trimode_tools.eval import questions
