@@ -122,7 +122,9 @@ def paces(curves: Curves, points: Sequence[OperatingPoint], context_tokens: floa
     """The pace of the best of `points` at batches up to `most`, or nothing where it cannot be predicted."""
     found: list[tuple[int, float]] = []
     slowest = 0.0
-    for batch in _grid(most):
+    # The powers of two below `most`, at which durations are learned (`speed.bucket_of`), and `most`: nothing more is
+    # known in between.
+    for batch in (*(1 << power for power in range((most - 1).bit_length())), most):
         estimates = curves.estimates(points, batch, context_tokens, None)
         if not estimates:
             return ()
@@ -163,13 +165,3 @@ def utilization(tpots: Iterable[float], known: Paces, prompt_s: float, most: int
         concurrency = max_concurrency_within(known, prompt_s, tpot_s, most) if tpot_s > 0 else most
         used += count / (concurrency or most)
     return used
-
-
-def _grid(most: int) -> list[int]:
-    """The powers of two below `most`, and `most`."""
-    # The batches at which durations are learned (`speed.bucket_of`): in between there is nothing more to know.
-    grid, batch = [], 1
-    while batch < most:
-        grid.append(batch)
-        batch *= 2
-    return [*grid, most]

@@ -96,11 +96,16 @@ def choose_point(
     here = question.estimate(state.point)
     if here is None or (switching.fallback in points and question.estimate(switching.fallback) is None):
         return _cannot_compare(question, state)
-    if state.probe is not None:
-        target = question.estimate(state.probe.point)
-        if target is not None and _goes_on(question, here, target, state.probe, state):
-            return _probe(here, target, replace(state, probe=replace(state.probe, asked=state.probe.asked + 1)))
-        state = _end_probe(question, here, target, state.probe, state)
+    if (probe := state.probe) is not None:
+        target, seen = question.estimate(probe.point), curves.observed_cycles(probe.point)
+        if target is not None:
+            margin, available = _margin(question, target, state), state.budget.available(now, probe.repeat)
+            if probe.goes_on(here, target, seen, available, margin):
+                return _probe(here, target, replace(state, probe=replace(probe, asked=probe.asked + 1)))
+        # It is over, and paid for by what it turned out to cost, not by what it was expected to.
+        cost = 0.0 if target is None else probe.cycles(seen) * regret_seconds(here, target)
+        paid = state.budget.pay(cost, now, seen == probe.seen_before, probe.repeat)
+        state = replace(state, probe=None, budget=paid)
     return _compare(question, here, state)
 
 
@@ -217,22 +222,6 @@ def _probe(here: Estimate, target: Estimate, state: PointState) -> Outcome:
         f"token against {1e3 * here.pace:.2f}, give or take {sqrt(target.variance):.0%}"
     )
     return PointDecision(target.point, Reason.PROBE, detail, here.pace / target.pace - 1.0), state
-
-
-def _goes_on(question: Question, here: Estimate, target: Estimate, probe: Probe, state: PointState) -> bool:
-    """Whether the probe under way takes another cycle."""
-    margin, available = _margin(question, target, state), state.budget.available(question.now, probe.repeat)
-    return probe.goes_on(here, target, question.curves.observed_cycles(probe.point), available, margin)
-
-
-def _end_probe(
-    question: Question, here: Estimate, target: Estimate | None, probe: Probe, state: PointState
-) -> PointState:
-    """The probe is over: pay for it by what it turned out to cost, not by what it was expected to."""
-    observed = question.curves.observed_cycles(probe.point)
-    cost = 0.0 if target is None else probe.cycles(observed) * regret_seconds(here, target)
-    paid = state.budget.pay(cost, question.now, observed == probe.seen_before, probe.repeat)
-    return replace(state, probe=None, budget=paid)
 
 
 def _margin(question: Question, other: Estimate, state: PointState) -> float:

@@ -113,7 +113,10 @@ class Curves:
                 self._gain.learn_workload(known.tokens, name, tokens / requests, requests)
         # From every cycle: prompts that share it make it longer, but drafts are accepted as ever.
         self._gain.learn(known.tokens, o.tokens / o.batch, o.batch, now)
-        prior_s = self._prior_seconds(known, o.batch, self._read_seconds(o.batch, o.context_tokens))
+        read_s = self._read_seconds(o.batch, o.context_tokens)
+        prior_s = (
+            1.0 if self.prior is None else known.forwards * self.prior.bound_seconds(read_s, o.batch * known.width)
+        )
         seconds, noise = o.seconds, 1.0 if warm else COLD
         # Cycles with prompts are the second choice: vLLM counted prefills as load (issue 49548) and fell from 232 to
         # between 24 and 157 tokens/s where the batch crossed its threshold.
@@ -178,7 +181,13 @@ class Curves:
         speed, gain, bucket = self._speed, self._gain, bucket_of(batch)
         read_s, scale = self._read_seconds(batch, context_tokens), exp(speed.tracker.level)
         shared, found, prior, tracker = gain.shared_variance(now), [], self.prior, speed.tracker
-        for known in self._resolve(points):
+        # Looking a point up costs more than predicting it, and an engine asks about the same tuple in every cycle: the
+        # last one is remembered by identity.
+        asked, resolved = self._asked
+        if points is not asked or not isinstance(points, tuple):
+            resolved = tuple(self._known(point) for point in points)
+            self._asked = (points, resolved)
+        for known in resolved:
             if prior is None and known.cycles == 0:
                 continue
             shape = known.row.cells[bucket] or speed.shape(known.row, bucket)
@@ -211,15 +220,6 @@ class Curves:
         # ruin the cell.
         return left if left > LEAST_LEFT * level * prior_s else 0.0
 
-    def _resolve(self, points: Sequence[OperatingPoint]) -> tuple[_Known, ...]:
-        # Looking a point up costs more than predicting it, and an engine asks about the same tuple in every cycle: the
-        # last one is remembered by identity.
-        asked, resolved = self._asked
-        if points is not asked or not isinstance(points, tuple):
-            resolved = tuple(self._known(point) for point in points)
-            self._asked = (points, resolved)
-        return resolved
-
     def _known(self, point: OperatingPoint) -> _Known:
         known = self._points.get(point)
         if known is None:
@@ -230,9 +230,3 @@ class Curves:
 
     def _read_seconds(self, batch: int, context_tokens: float) -> float:
         return 1.0 if self.prior is None else self.prior.read_seconds(batch, context_tokens)
-
-    def _prior_seconds(self, known: _Known, batch: int, read_s: float) -> float:
-        """The roofline with its part that all points share handed in; without a prior one second."""
-        if self.prior is None:
-            return 1.0
-        return known.forwards * self.prior.bound_seconds(read_s, batch * known.width)

@@ -122,16 +122,17 @@ class Gain:
     def _keep_order(self, measured: Yield) -> None:
         """Move yields that are known less well than `measured` and contradict it, by one Newton step."""
         # A longer block begins with the shorter one's tokens, so it never yields fewer. Without this a point that was
-        # last measured on other traffic stayed above or below all others until its next probe. Points that draft in
-        # another way tell nothing about each other.
-        tokens, length = self.tokens(measured), measured.point.block_length
+        # last measured on other traffic stayed above or below all others until its next probe.
+        tokens, point = self.tokens(measured), measured.point
         for other in self._yields:
             if other is measured or other.shape.variance <= measured.shape.variance:
                 continue
-            if not _alike(other.point, measured.point):
+            # A block drafted in steps (`S16@0.9`) or by a quadratic forward accepts other tokens than one drafted at
+            # once: a shorter one may well yield more.
+            if other.point.mode is not point.mode or other.point.threshold != point.threshold:
                 continue
             gap = tokens - self.tokens(other)
-            if gap * (other.point.block_length - length) > 0:
+            if gap * (other.point.block_length - point.block_length) > 0:
                 slope = max(tokens_slope(other.odds, other.point.block_length), 0.5)
                 other.shape.mean += gap / slope
 
@@ -156,10 +157,3 @@ class Gain:
         # less certain for it.
         odds = self.tracker.level_variance if now is None else self.tracker.level_variance_at(now)
         return TOKENS_PER_ODDS**2 * min(odds, DRIFT.most**2)
-
-
-def _alike(one: OperatingPoint, other: OperatingPoint) -> bool:
-    """Whether the two draft in the same way, but for the block's length."""
-    # A block drafted in steps (`S16@0.9`) or by a quadratic forward accepts other tokens than one drafted at once: a
-    # shorter one may well yield more.
-    return one.mode is other.mode and one.threshold == other.threshold

@@ -83,8 +83,27 @@ def sharing_pools(spec: Spec) -> tuple[Pool, ...]:
 
 def shared_pools(spec: Spec, views: Sequence[FleetView]) -> tuple[SharedPool, ...]:
     """The pools that share replicas, as the routers see them."""
-    replicas = merged(views)
-    return tuple(_shared(pool, [r for r in replicas if r.pool == pool.name]) for pool in sharing_pools(spec))
+    alive = [replica for replica in merged(views) if replica.freshness is not Freshness.DEAD]
+    shared = []
+    for pool in sharing_pools(spec):
+        there = [replica for replica in alive if replica.pool == pool.name]
+        ready = [replica for replica in there if usable(replica)]
+        # Seconds that the prompts took which each of them keeps, 0 where its speed is not known.
+        kept = [r.stored_pages * PAGE_TOKENS / s if (s := r.prompt_tokens_per_second) > 0 else 0.0 for r in ready]
+        shared.append(
+            SharedPool(
+                name=pool.name,
+                least=pool.replicas.min,
+                most=pool.replicas.max,
+                there=len(there),
+                ready=len(ready),
+                pace=pace_of([replica.paces for replica in ready]),
+                capacity=min((replica.max_running for replica in ready), default=1),
+                first=Mode.AR in pool.modes,
+                kept_s=fmean(kept) if kept else 0.0,
+            )
+        )
+    return tuple(shared)
 
 
 def merged(views: Iterable[FleetView]) -> tuple[ReplicaState, ...]:
@@ -101,28 +120,6 @@ def merged(views: Iterable[FleetView]) -> tuple[ReplicaState, ...]:
 def usable(replica: ReplicaState) -> bool:
     """Whether routers send it requests."""
     return replica.ready and not replica.draining and replica.freshness is not Freshness.DEAD
-
-
-def _shared(pool: Pool, replicas: Sequence[ReplicaState]) -> SharedPool:
-    there = [replica for replica in replicas if replica.freshness is not Freshness.DEAD]
-    ready = [replica for replica in there if usable(replica)]
-    return SharedPool(
-        name=pool.name,
-        least=pool.replicas.min,
-        most=pool.replicas.max,
-        there=len(there),
-        ready=len(ready),
-        pace=pace_of([replica.paces for replica in ready]),
-        capacity=min((replica.max_running for replica in ready), default=1),
-        first=Mode.AR in pool.modes,
-        kept_s=fmean(map(_kept_s, ready)) if ready else 0.0,
-    )
-
-
-def _kept_s(replica: ReplicaState) -> float:
-    """Seconds that the prompts it keeps took, 0 where its speed is not known."""
-    speed = replica.prompt_tokens_per_second
-    return replica.stored_pages * PAGE_TOKENS / speed if speed > 0 else 0.0
 
 
 def pace_of(known: Sequence[Paces]) -> Callable[[int], float | None]:

@@ -77,7 +77,17 @@ class Speed:
         if self.tracker.untouched:
             # Taken over whole, not filtered: a prior may be wrong by any factor that all points share.
             self.tracker.level = log_ratio
-        shape = self._cell(row, bucket_of(batch), now)
+        bucket = bucket_of(batch)
+        shape = row.cells[bucket]
+        if shape is None:
+            guess = self.shape(row, bucket)
+            shape = row.cells[bucket] = self.tracker.start(guess.mean, guess.variance, now)
+            row.measured.append((bucket, shape))
+            row.measured.sort(key=lambda cell: cell[0])
+            # The first measurement of a cell says more than any number of guesses: none that was made without it is
+            # kept.
+            for other in self._rows:
+                other.guesses = [None] * BUCKETS
         surprise = log_ratio - shape.mean - self.tracker.level
         settled = shape.variance + self.tracker.level_variance < self._noise
         score = self.tracker.update(shape, surprise, 1.0, noise_factor**2 * self._noise, now)
@@ -90,19 +100,6 @@ class Speed:
         # The dropped cross terms make early estimates look more certain than a mean of so many measurements can be.
         shape.variance = max(shape.variance, self._noise / shape.seen)
         self._learned += 1
-
-    def _cell(self, row: Row, bucket: int, now: float) -> Shape:
-        shape = row.cells[bucket]
-        if shape is None:
-            guess = self.shape(row, bucket)
-            shape = row.cells[bucket] = self.tracker.start(guess.mean, guess.variance, now)
-            row.measured.append((bucket, shape))
-            row.measured.sort(key=lambda cell: cell[0])
-            # The first measurement of a cell says more than any number of guesses: none that was made without it is
-            # kept.
-            for other in self._rows:
-                other.guesses = [None] * BUCKETS
-        return shape
 
 
 def bucket_of(batch: int) -> int:

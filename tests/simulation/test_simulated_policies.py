@@ -80,7 +80,7 @@ def test_the_bound_bites_when_nothing_could_carry_the_load(scenario: Scenario) -
 
 
 def test_no_bound_where_the_truth_is_no_roofline(scenario: Scenario) -> None:
-    world = scenario.with_truth(Truth(ProfiledHardware(scenario.prior, {}), (5.0,)))
+    world = replace(scenario, truth=Truth(ProfiledHardware(scenario.prior, {}), (5.0,)))
     assert upper_bound(world, []) is None
 
 

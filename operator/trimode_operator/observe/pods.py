@@ -36,9 +36,6 @@ class PodsSeen:
     unplaced: tuple[str, ...] = ()
 
 
-NO_PODS = PodsSeen()
-
-
 def pods_seen(pods: Iterable[Pod]) -> PodsSeen:
     """Each problem once, with the first of the pods that have it; pods that are going count no more."""
     failing: list[tuple[Pod, str]] = []

@@ -9,7 +9,7 @@ import pytest
 from trimode_lab.doubles.kubernetes.fleet import fleets, replica, view
 from trimode_lab.doubles.kubernetes.stage import Stage
 from trimode_operator.observe.observations import Observations, Ray, Rollout
-from trimode_operator.observe.pods import NO_PODS, PodsSeen, pods_seen
+from trimode_operator.observe.pods import PodsSeen, pods_seen
 from trimode_operator.status.readiness import readiness_of
 
 PULL = 'Back-off pulling image "registry.invalid/none:1": ErrImagePull: no such host'
@@ -44,17 +44,17 @@ KILLED = "container ray-worker was killed for memory: it needs more than its lim
 @pytest.mark.parametrize(
     ("pods", "found"),
     [
-        ([], NO_PODS),
-        ([pod("a", container(ready=True, running={}))], NO_PODS),
-        ([pod("a", waiting("ContainerCreating"))], NO_PODS),
-        ([pod("a", waiting("PodInitializing"))], NO_PODS),
-        ([pod("a", container(running={}))], NO_PODS),
-        ([{"metadata": {"name": "a"}}], NO_PODS),
+        ([], PodsSeen()),
+        ([pod("a", container(ready=True, running={}))], PodsSeen()),
+        ([pod("a", waiting("ContainerCreating"))], PodsSeen()),
+        ([pod("a", waiting("PodInitializing"))], PodsSeen()),
+        ([pod("a", container(running={}))], PodsSeen()),
+        ([{"metadata": {"name": "a"}}], PodsSeen()),
         (
             [pod("a", waiting("ImagePullBackOff", PULL))],
             PodsSeen((f"pod a: container ray-worker: ImagePullBackOff: {PULL}",)),
         ),
-        ([pod("a", waiting("ImagePullBackOff", PULL), going=True)], NO_PODS),
+        ([pod("a", waiting("ImagePullBackOff", PULL), going=True)], PodsSeen()),
         ([pod("a", waiting("CrashLoopBackOff"))], PodsSeen(("pod a: container ray-worker: CrashLoopBackOff",))),
         (
             [pod("a", initContainerStatuses=[waiting("CreateContainerConfigError", 'secret "x" not found')])],
@@ -62,8 +62,8 @@ KILLED = "container ray-worker was killed for memory: it needs more than its lim
         ),
         ([pod("a", container(terminated={"reason": "OOMKilled"}))], PodsSeen((f"pod a: {KILLED}",))),
         ([pod("a", container(last="OOMKilled", running={}))], PodsSeen((f"pod a: {KILLED}",))),
-        ([pod("a", container(ready=True, last="OOMKilled", running={}))], NO_PODS),
-        ([pod("a", container(last="Error", running={}))], NO_PODS),
+        ([pod("a", container(ready=True, last="OOMKilled", running={}))], PodsSeen()),
+        ([pod("a", container(last="Error", running={}))], PodsSeen()),
         (
             [pod(name, container(last="OOMKilled", running={})) for name in ("c", "b", "d")],
             PodsSeen((f"pod b and 2 more: {KILLED}",)),
@@ -72,8 +72,8 @@ KILLED = "container ray-worker was killed for memory: it needs more than its lim
             [pod("a", conditions=scheduled("False", "Unschedulable", NODES))],
             PodsSeen(unplaced=(f"pod a: no node takes it: {NODES}",)),
         ),
-        ([pod("a", conditions=scheduled("False", "SchedulingGated"))], NO_PODS),
-        ([pod("a", conditions=scheduled("True"))], NO_PODS),
+        ([pod("a", conditions=scheduled("False", "SchedulingGated"))], PodsSeen()),
+        ([pod("a", conditions=scheduled("True"))], PodsSeen()),
     ],
 )
 def test_what_keeps_pods_from_running(pods: list[dict[str, Any]], found: PodsSeen) -> None:
@@ -105,7 +105,7 @@ SERVES_ONE = Observations(
             "DeployFailed",
             f"pod a: no node takes it: {NODES}",
         ),
-        (NO_PODS, "DeployFailed", DIED),
+        (PodsSeen(), "DeployFailed", DIED),
     ],
     ids=["killed-for-memory", "no-node", "pods-run"],
 )

@@ -5,7 +5,7 @@ How a policy behaves in it is in `policies`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from trimode_api.modes import AR, Mode, OperatingPoint
 from trimode_policy.acceptance import prior_tokens
@@ -52,10 +52,6 @@ class Scenario:
     def speculative(self) -> tuple[OperatingPoint, ...]:
         """The self-speculation points."""
         return tuple(point for point in self.points if point.mode is Mode.SELF_SPECULATION)
-
-    def with_truth(self, truth: Truth) -> Scenario:
-        """The same fleet in another world."""
-        return replace(self, truth=truth)
 
     def crossover(self, point: OperatingPoint, context_tokens: float = 1000.0) -> int:
         """The batch from which on AR is faster than `point` by the prior: a hand-set threshold comes from here."""

@@ -83,18 +83,6 @@ class Riders:
         return list(self.states.split_with_sizes(self.counts))
 
 
-class AttentionBackend(Protocol):
-    """Keys and values of running sequences, and how queries read them."""
-
-    def block(self, rows: Seq[int], lengths: Seq[int], n: int) -> Block:
-        """The place of `n` further tokens of each row; `lengths` are their cached tokens."""
-        ...
-
-    def pieces(self, rows: Seq[int], lengths: Seq[int], counts: Seq[int]) -> Plan:
-        """The place of `counts` further tokens of the rows, one after another in one line."""
-        ...
-
-
 def grouped(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
     """q `[b, heads, n, head_dim]`, keys and values `[b, kv_heads, reach, head_dim]`, mask `[b, 1, n or 1, reach]`.
 
