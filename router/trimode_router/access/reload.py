@@ -24,12 +24,12 @@ class Watched(Protocol):
 def stamp(*files: Path) -> Stamp:
     """Another value once any of the files is another one. A mounted Secret changes by a link that then leads
     elsewhere, so links are followed."""
-    return tuple(map(_stamp, files))
-
-
-def _stamp(file: Path) -> tuple[int, int, int] | None:
-    try:
-        status = os.stat(file)
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size, status.st_ino
+    found: list[tuple[int, int, int] | None] = []
+    for file in files:
+        try:
+            status = os.stat(file)
+        except OSError:
+            found.append(None)
+        else:
+            found.append((status.st_mtime_ns, status.st_size, status.st_ino))
+    return tuple(found)

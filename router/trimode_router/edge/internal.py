@@ -24,8 +24,7 @@ from trimode_api.wire import (
     WireModel,
 )
 from trimode_router.access.access import Access
-from trimode_router.edge.peers import BUDGETS_PATH
-from trimode_router.edge.siblings import SHARE_PATH, SIBLINGS_PATH, Siblings
+from trimode_router.edge.peers import BUDGETS_PATH, SHARE_PATH, SIBLINGS_PATH, Siblings
 from trimode_router.edge.view import Viewer
 from trimode_router.fleet.fleet import Fleet, FleetError
 from trimode_router.telemetry.metrics import Metrics
@@ -68,12 +67,20 @@ class Internal:
         app = web.Application(middlewares=[self._guard], client_max_size=BODY_LIMIT)
         app.router.add_post(REPORT_PATH, self._report)
         app.router.add_put(POLICY_PATH, self._policy)
-        app.router.add_get(FLEET_PATH, self._fleet)
         app.router.add_post(DRAIN_PATH, self._drain)
-        app.router.add_get(HEALTH_PATH, self._healthz)
-        app.router.add_get(SHARE_PATH, self._share)
         app.router.add_put(SIBLINGS_PATH, self._siblings)
-        app.router.add_get(BUDGETS_PATH, self._budgets)
+        pages: dict[str, Callable[[], bytes]] = {
+            HEALTH_PATH: lambda: b'{"status": "alive"}',
+            FLEET_PATH: lambda: self.viewer.fleet(inside=True).to_wire(),
+            SHARE_PATH: lambda: msgspec.json.encode(self.metrics.share(self.viewer.fleet())),
+            BUDGETS_PATH: lambda: msgspec.json.encode(self.access.counts(self.now())),
+        }
+
+        async def show(request: web.Request) -> web.Response:
+            return web.Response(body=pages[request.path](), content_type="application/json")
+
+        for path in pages:
+            app.router.add_get(path, show)
         return app
 
     @property
@@ -100,9 +107,6 @@ class Internal:
 
         return guard
 
-    async def _healthz(self, request: web.Request) -> web.Response:
-        return _json({"status": "alive"})
-
     async def _report(self, request: web.Request) -> web.Response:
         report = ReplicaReport.from_wire(await request.read())
         answer = self.fleet.take_report(report, self.now(), self.wall())
@@ -117,20 +121,9 @@ class Internal:
             self.reported()
         return _json({"version": self.fleet.rules.policy.version})
 
-    async def _fleet(self, request: web.Request) -> web.Response:
-        return web.Response(body=self.viewer.fleet(inside=True).to_wire(), content_type="application/json")
-
-    async def _share(self, request: web.Request) -> web.Response:
-        share = self.metrics.share(self.viewer.fleet())
-        return web.Response(body=msgspec.json.encode(share), content_type="application/json")
-
     async def _siblings(self, request: web.Request) -> web.Response:
         self.siblings.urls = Introduction.from_wire(await request.read()).urls
         return _json({"urls": self.siblings.urls})
-
-    async def _budgets(self, request: web.Request) -> web.Response:
-        body = msgspec.json.encode(self.access.counts(self.now()))
-        return web.Response(body=body, content_type="application/json")
 
     async def _drain(self, request: web.Request) -> web.Response:
         order = DrainOrder.from_wire(await request.read())

@@ -61,7 +61,9 @@ class Hosts:
         """Raises ApiError (403) for a name that is not known here."""
         if host in self._known or self._any:
             return
-        name = _name(host.decode("latin-1").lower())
+        name = host.decode("latin-1").lower()
+        # Without its port, brackets, and the dot of a full name.
+        name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0].removesuffix(".")
         if not self._is_ours(name):
             message = f"Host: {shown(name)} is no name of this machine, and only this machine is served without keys; "
             raise ApiError(403, message + "allow it by allowedHosts (--allowed-host)", code="unknown_host")
@@ -76,10 +78,3 @@ class Hosts:
         except ValueError:
             return name in self._names or name.endswith(_OURS)
         return True  # an address is asked of no name server
-
-
-def _name(host: str) -> str:
-    """Without its port, brackets, and the dot of a full name."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0].removesuffix(".")

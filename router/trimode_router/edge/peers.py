@@ -1,7 +1,8 @@
-"""The other copies of this router: what tenants have spent at them.
+"""The other copies of this router: what they have counted, and what tenants have spent at them.
 
-Copies on one machine know of one another by their parent (`Siblings`), on a cluster by the name of the headless
-Service, which has an address for each of them, this one's own among them.
+Copies on one machine share its public port (`Siblings`); their parent tells each the internal ports of the others, once
+all of them listen. On a cluster they know of one another by the name of the headless Service, which has an address for
+each of them, this one's own among them.
 """
 
 from __future__ import annotations
@@ -14,17 +15,66 @@ from urllib.parse import urlsplit
 import aiohttp
 import msgspec
 
+from trimode_api.errors import TrimodeError
 from trimode_router.access.access import Access
 from trimode_router.access.budget import HEARD_EVERY_S, Counts
-from trimode_router.edge.siblings import Siblings, bearer
+from trimode_router.telemetry.shares import Share
 
 BUDGETS_PATH = "/internal/v1/budgets"
+SIBLINGS_PATH = "/internal/v1/siblings"
+SHARE_PATH = "/internal/v1/share"
+SHARE_TIMEOUT_S = 5.0
+"""Below Prometheus' usual limit on a scrape, 10 s."""
 LOOKUP_S = 3.0
 """Copies come and go: their name is looked up this often, in seconds."""
 _TIMEOUT_S = 1.0
 _FEW = 8
 """Up to so many copies each asks every other one each time; of more, each asks the less often."""
 _COUNTS = msgspec.json.Decoder(Counts)
+_SHARE = msgspec.json.Decoder(Share)
+
+
+class SiblingError(TrimodeError):
+    """One of them does not answer, so that there is no sum."""
+
+
+class Siblings:
+    """`urls` of the internal ports of those that share this one's public port; none where it is the only one."""
+
+    def __init__(self, token: str) -> None:
+        self.urls: tuple[str, ...] = ()
+        self._headers = bearer(token)
+
+    async def shares(self) -> list[Share]:
+        """What each has counted by now. Raises SiblingError."""
+        timeout = aiohttp.ClientTimeout(total=SHARE_TIMEOUT_S)
+
+        async def ask(session: aiohttp.ClientSession, url: str) -> Share:
+            try:
+                async with session.get(url + SHARE_PATH, raise_for_status=True) as response:
+                    return _SHARE.decode(await response.read())
+            except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError) as error:
+                raise SiblingError(f"{url} {error or type(error).__name__}") from error
+
+        async with aiohttp.ClientSession(headers=self._headers, timeout=timeout) as session:
+            return await asyncio.gather(*(ask(session, url) for url in self.urls))
+
+
+async def introduce(urls: list[str], token: str) -> bool:
+    """Tell each process which the others are; whether all have heard it."""
+    timeout = aiohttp.ClientTimeout(total=SHARE_TIMEOUT_S)
+    async with aiohttp.ClientSession(headers=bearer(token), timeout=timeout, raise_for_status=True) as session:
+        try:
+            for url in urls:
+                async with session.put(url + SIBLINGS_PATH, json={"urls": [other for other in urls if other != url]}):
+                    pass
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return False
+    return True
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
 
 
 class Peers:

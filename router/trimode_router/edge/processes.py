@@ -16,11 +16,10 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from trimode_api.wire import TOKEN_VARIABLE, RouterConfig
-from trimode_router.edge.siblings import introduce
+from trimode_router.edge.peers import introduce
 
 REPLICA_KEY_VARIABLE = "TRIMODE_ROUTER_REPLICA_KEY"
 """Set for the children only; see `ProcessOptions.replica_key`."""
@@ -33,20 +32,26 @@ async def run(config: RouterConfig, token: str, replica_key: str | None) -> int:
 
     When one ends by itself the others are told to: what supervises this process starts all of them again.
     """
-    with tempfile.TemporaryDirectory() as folder, _reserved(config) as port:
-        children = []
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    with tempfile.TemporaryDirectory() as folder, socket.socket(family) as kept:
+        # Bound, so that port 0 becomes one port for all children; not listening, so that it gets no connections.
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        kept.bind((config.host, config.port))
+        port, children = kept.getsockname()[1], []
         for number in range(config.processes):
             # Each has an internal port of its own: any, or one after the other.
             internal = config.internal_port and config.internal_port + number
             own = config.model_copy(update={"processes": 1, "port": port, "internal_port": internal})
             children.append(await _start(own, token, replica_key, Path(folder, f"{number}.json")))
         end = _Ending(children)
-        lines = [await _listening(child) for child in children]
-        urls = [line["internalUrl"] for line in lines if line is not None]
-        if len(urls) < len(lines) or not await introduce(urls, token):
+        # What each prints once it listens; empty where it has ended instead.
+        words = [await child.stdout.readline() for child in children if child.stdout is not None]
+        lines = [json.loads(line) for line in words if line]
+        urls = [line["internalUrl"] for line in lines]
+        if len(urls) < len(children) or not await introduce(urls, token):
             end()
         else:
-            first = lines[0] or {}
+            first = lines[0]
             bound = {"event": "listening", "address": first["address"], "url": first["url"]}
             announced = {**bound, "internalUrl": urls[0], "internalUrls": urls}
             print(json.dumps(announced), flush=True)  # noqa: T201 - the line a parent process waits for
@@ -56,17 +61,6 @@ async def run(config: RouterConfig, token: str, replica_key: str | None) -> int:
         codes = await asyncio.gather(*ends)
     # A child that a signal ended has a negative code.
     return max(abs(code) for code in codes)
-
-
-@contextlib.contextmanager
-def _reserved(config: RouterConfig) -> Iterator[int]:
-    """The public port, kept by a socket that never listens, so that all children can find it."""
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    with socket.socket(family) as kept:
-        # Bound, so that port 0 becomes one port for all children; not listening, so that it gets no connections.
-        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        kept.bind((config.host, config.port))
-        yield kept.getsockname()[1]
 
 
 async def _start(config: RouterConfig, token: str, replica_key: str | None, file: Path) -> asyncio.subprocess.Process:
@@ -85,14 +79,6 @@ async def _start(config: RouterConfig, token: str, replica_key: str | None, file
 def _end_with_parent() -> None:
     """Between fork and exec: SIGTERM from the kernel should the parent be killed, or the port would stay taken."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-
-
-async def _listening(child: asyncio.subprocess.Process) -> dict[str, str] | None:
-    """What it printed; None where it ended instead."""
-    assert child.stdout is not None
-    line = await child.stdout.readline()
-    value: dict[str, str] | None = json.loads(line) if line else None
-    return value
 
 
 class _Ending:

@@ -18,7 +18,7 @@ from trimode_api.wire import REQUEST_ID_HEADER
 from trimode_router.access.access import Access
 from trimode_router.dispatch.dispatcher import Dispatcher
 from trimode_router.edge.origins import Hosts, Origins, preflight
-from trimode_router.edge.siblings import SiblingError, Siblings
+from trimode_router.edge.peers import SiblingError, Siblings
 from trimode_router.edge.view import Viewer
 from trimode_router.fleet.catalog import Catalog
 from trimode_router.fleet.fleet import Fleet

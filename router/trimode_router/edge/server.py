@@ -20,9 +20,8 @@ from trimode_router.dispatch.connections import ReplicaKey
 from trimode_router.dispatch.dispatcher import Dispatcher
 from trimode_router.edge.internal import Internal
 from trimode_router.edge.origins import Hosts, Origins
-from trimode_router.edge.peers import Peers
+from trimode_router.edge.peers import Peers, Siblings
 from trimode_router.edge.routes import Routes
-from trimode_router.edge.siblings import Siblings
 from trimode_router.edge.view import Viewer
 from trimode_router.fleet.fleet import Fleet
 from trimode_router.fleet.health_probe import Prober

@@ -16,6 +16,7 @@ from trimode_api.fleet import (
     ReplicaState,
     RouterState,
 )
+from trimode_api.wire import ReplicaReport
 from trimode_router.access.reload import Watched
 from trimode_router.dispatch.dispatcher import Dispatcher
 from trimode_router.fleet.fleet import Fleet
@@ -23,6 +24,8 @@ from trimode_router.fleet.replica import Replica
 from trimode_router.telemetry.accounting import Accounting
 
 HISTORY_SECONDS = 600
+REPORTED = (set(ReplicaState.model_fields) & set(ReplicaReport.model_fields)) - {"draining"}
+"""What a view says in a report's own words. Whether a replica drains is the router's to say: it may have ordered it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -98,49 +101,19 @@ class Viewer:
 
     def _replica(self, replica: Replica) -> ReplicaState:
         report, now = replica.report, self.now()
+        view, first_s = self.live.view(replica, now), None
+        if view.prompt_tokens_per_second > 0:
+            work_s = view.queued_prompt_tokens / view.prompt_tokens_per_second
+            first_s = work_s * self.dispatcher.predictions.middle.value
         return ReplicaState(
-            replica_id=report.replica_id,
-            pool=report.pool,
-            url=report.url,
-            ready=report.ready,
+            **{name: getattr(report, name) for name in REPORTED},
             draining=replica.draining,
             freshness=replica.freshness(self.live.rules, now),
             cooling=now < replica.cool_until,
             age_seconds=round(now - replica.heard_at, 3),
             in_flight=replica.in_flight,
-            running=report.running,
-            waiting=report.waiting,
-            max_running=report.max_running,
-            queued_prompt_tokens=report.queued_prompt_tokens,
-            cached_tokens=report.cached_tokens,
-            capacity_tokens=report.capacity_tokens,
-            point=report.point,
-            decision=report.decision,
-            allowed_points=report.allowed_points,
-            points=report.points,
-            switches=report.switches,
-            preemptions=report.preemptions,
-            prompt_tokens_computed=report.prompt_tokens_computed,
-            prompt_tokens_shared=report.prompt_tokens_shared,
-            stored_pages=report.stored_pages,
-            store_pages=report.store_pages,
-            prompt_tokens_per_second=report.prompt_tokens_per_second,
-            shortages=report.shortages,
-            busy_seconds=report.busy_seconds,
-            start_seconds=report.start_seconds,
-            ray_cluster=report.ray_cluster,
-            tokens_per_second=report.tokens_per_second,
-            policy_version=report.policy_version,
-            paces=report.paces,
-            first_token_seconds=self._first_token(replica),
+            first_token_seconds=None if first_s is None else round(first_s, 3),
         )
-
-    def _first_token(self, replica: Replica) -> float | None:
-        view = self.live.view(replica, self.now())
-        speed = view.prompt_tokens_per_second
-        if not speed > 0:
-            return None
-        return round(view.queued_prompt_tokens / speed * self.dispatcher.predictions.middle.value, 3)
 
     def _pool(self, name: str, replicas: tuple[ReplicaState, ...]) -> PoolState:
         own = [r for r in replicas if r.pool == name and r.freshness is not Freshness.DEAD]

@@ -181,17 +181,16 @@ def _items(given: str | list[Any]) -> list[tuple[str, Item]]:
 
 def _content(parts: tuple[Part, ...]) -> str | list[dict[str, Any]]:
     """Parts as a chat has them. Pictures go along: whether they are understood is the server's to say."""
-    plain = len(parts) == 1 and parts[0].type != "input_image"
-    return _plain(parts) if plain else [_part(part) for part in parts]
-
-
-def _part(part: Part) -> dict[str, Any]:
-    if part.type != "input_image":
-        return {"type": "text", "text": part.text or part.refusal}
-    return {
-        "type": "image_url",
-        "image_url": {"url": part.image_url} | ({"detail": part.detail} if part.detail else {}),
-    }
+    if len(parts) == 1 and parts[0].type != "input_image":
+        return _plain(parts)
+    found: list[dict[str, Any]] = []
+    for part in parts:
+        if part.type == "input_image":
+            url = {"url": part.image_url} | ({"detail": part.detail} if part.detail else {})
+            found.append({"type": "image_url", "image_url": url})
+        else:
+            found.append({"type": "text", "text": part.text or part.refusal})
+    return found
 
 
 def _plain(parts: tuple[Part, ...]) -> str:
@@ -217,18 +216,16 @@ def _tools(request: ResponsesRequest) -> tuple[list[dict[str, Any]], Any]:
             raise _bad("tool_choice.type", f"must be function or allowed_tools, got {shown(kind)}")
     if choice == "required" and not tools:
         raise _bad("tool_choice", "'required' needs tools, got none")
-    return [_tool(tool) for tool in tools], choice
+    functions = []
+    for tool in tools:
+        given = {"description": tool.description, "parameters": tool.parameters, "strict": tool.strict}
+        functions.append({"name": tool.name, **{name: value for name, value in given.items() if value is not None}})
+    return [{"type": "function", "function": function} for function in functions], choice
 
 
 def _known(names: set[str], tools: tuple[FunctionTool, ...]) -> None:
     if unknown := names - {tool.name for tool in tools}:
         raise _bad("tool_choice", f"names {shown(min(unknown))}, which is not among the tools")
-
-
-def _tool(tool: FunctionTool) -> dict[str, Any]:
-    function = {"description": tool.description, "parameters": tool.parameters, "strict": tool.strict}
-    given = {name: value for name, value in function.items() if value is not None}
-    return {"type": "function", "function": {"name": tool.name, **given}}
 
 
 def _format(asked: TextFormat | None) -> dict[str, Any] | None:

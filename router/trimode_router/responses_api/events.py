@@ -254,10 +254,9 @@ def _usage(chat: Mapping[str, Any]) -> dict[str, Any]:
 
 def chunk_of(completion: Mapping[str, Any]) -> dict[str, Any]:
     """A whole chat completion as the only chunk of a stream."""
-    choices = [choice | {"delta": _indexed(choice.get("message") or {})} for choice in completion.get("choices") or ()]
+    choices = []
+    for choice in completion.get("choices") or ():
+        message = choice.get("message") or {}
+        calls = [{**call, "index": index} for index, call in enumerate(message.get("tool_calls") or ())]
+        choices.append(choice | {"delta": {**message, "tool_calls": calls}})
     return {**completion, "choices": choices}
-
-
-def _indexed(message: Mapping[str, Any]) -> dict[str, Any]:
-    calls = message.get("tool_calls") or ()
-    return {**message, "tool_calls": [{**call, "index": index} for index, call in enumerate(calls)]}

@@ -114,24 +114,22 @@ class ResponsesReply:
     def _answer(self, status: int) -> None:
         """A whole answer: a response, or an error in the request's own words."""
         if status == 200:
-            status, body = self._response()
+            translation = self._translation
+            try:
+                translation.take(chunk_of(_decode(self._body)))
+            except (msgspec.DecodeError, AttributeError, TypeError):
+                translation.problem = "the server sent what is no chat completion"
+            translation.end()
+            said = translation.response()
+            if translation.problem:
+                status, error = 502, {"message": translation.problem, "type": "server_error", "param": None}
+                said = {"error": error | {"code": "bad_answer"}}
+            body = msgspec.json.encode(said)
         else:
             body = self._error()
         request = self._request
         fields = [*self._fields, *connection_field(request.keep, request.http10)]
         self._client.write(answer(status, body, fields, content_type=JSON))
-
-    def _response(self) -> tuple[int, bytes]:
-        translation = self._translation
-        try:
-            translation.take(chunk_of(_decode(self._body)))
-        except (msgspec.DecodeError, AttributeError, TypeError):
-            translation.problem = "the server sent what is no chat completion"
-        translation.end()
-        if translation.problem:
-            error = {"message": translation.problem, "type": "server_error", "param": None, "code": "bad_answer"}
-            return 502, msgspec.json.encode({"error": error})
-        return 200, msgspec.json.encode(translation.response())
 
     def _error(self) -> bytes:
         try:

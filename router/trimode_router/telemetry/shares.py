@@ -64,22 +64,17 @@ class Sum(Collector):
                 names.setdefault(family.name, []).append(family)
         for name, families in names.items():
             metric = Metric(name, families[0].about, families[0].kind)
-            for line in _added(families):
+            # One line for each name and labels, in the order of their first appearance.
+            found: dict[tuple[str, tuple[tuple[str, str], ...]], Line] = {}
+            for line in (line for family in families for line in family.lines):
+                key = line.name, tuple(line.labels.items())
+                known, value = found.get(key), line.value
+                if known is not None:
+                    value = min(known.value, value) if line.name.endswith(_BORN) else known.value + value
+                found[key] = Line(line.name, line.labels, value)
+            for line in found.values():
                 metric.add_sample(line.name, line.labels, line.value)
             yield metric
-
-
-def _added(families: Iterable[Family]) -> Iterator[Line]:
-    """One line for each name and labels, in the order of their first appearance."""
-    found: dict[tuple[str, tuple[tuple[str, str], ...]], Line] = {}
-    for line in (line for family in families for line in family.lines):
-        key = line.name, tuple(line.labels.items())
-        known = found.get(key)
-        if known is not None:
-            value = min(known.value, line.value) if line.name.endswith(_BORN) else known.value + line.value
-            line = Line(line.name, line.labels, value)
-        found[key] = line
-    return iter(found.values())
 
 
 def of_all(view: FleetView, others: Sequence[Share]) -> FleetView:

@@ -132,7 +132,9 @@ class Traces:
         while self._spans:
             batch = [self._spans.popleft() for _ in range(min(_MOST_SENT, len(self._spans)))]
             try:
-                async with self._session.post(self._to.endpoint, json=self._request(batch)) as response:
+                scopes = [{"scope": {"name": "trimode_router"}, "spans": batch}]
+                about = {"resource": {"attributes": self._resource}, "scopeSpans": scopes}
+                async with self._session.post(self._to.endpoint, json={"resourceSpans": [about]}) as response:
                     response.raise_for_status()
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 # Once for each outage: a collector that is away for a day must not fill the log.
@@ -142,10 +144,6 @@ class Traces:
                 self._failing = True
                 return
             self._failing = False
-
-    def _request(self, spans: list[dict[str, Any]]) -> dict[str, Any]:
-        scope = {"scope": {"name": "trimode_router"}, "spans": spans}
-        return {"resourceSpans": [{"resource": {"attributes": self._resource}, "scopeSpans": [scope]}]}
 
 
 def _nanos(seconds: float) -> str:
