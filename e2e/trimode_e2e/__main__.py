@@ -3,6 +3,8 @@
 `python -m trimode_e2e record`: record KubeRay's statuses on it for the operator's unit tests (8 minutes, root).
 
 `python -m trimode_e2e record-gateway`: record what Envoy Gateway, built first, makes of the examples (root).
+
+`python -m trimode_e2e record-collector`: record what OpenTelemetry's collector, built first, gets from a router.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from collections.abc import Callable
 
 from trimode_e2e.control.provide import prepare
 from trimode_e2e.errors import HarnessError
-from trimode_e2e.recording import gateways, scenarios
+from trimode_e2e.recording import collectors, gateways, scenarios
 
 
 def main(words: list[str]) -> int:
@@ -21,6 +23,7 @@ def main(words: list[str]) -> int:
         "prepare": lambda: say(f"control plane: {prepare(say)}"),
         "record": lambda: scenarios.record(say),
         "record-gateway": lambda: gateways.record(say),
+        "record-collector": lambda: collectors.record(say),
     }
     if len(words) != 1 or words[0] not in doing:
         sys.stderr.write(f"usage: python -m trimode_e2e {'|'.join(doing)}, not {' '.join(words)!r}\n")

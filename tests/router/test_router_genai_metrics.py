@@ -1,19 +1,22 @@
-"""OpenTelemetry's metrics of generative AI servers, as a collector gets them: over HTTP, in protobuf."""
+"""OpenTelemetry's metrics of generative AI servers, as a collector gets them: over HTTP, in protobuf.
+
+The collector is a double; what OpenTelemetry's own did with a router's metrics is recorded, and both are held to it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import httpx
 import pytest
-from aiohttp import web
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AGGREGATION_TEMPORALITY_CUMULATIVE
 
 from trimode_api.wire import RouterConfig
+from trimode_e2e.collector import JSON, METRICS, PROTOBUF, Collector, exchanges, received, understood
 from trimode_lab.doubles.replica.replica import Call, FakeReplica
 from trimode_router.edge.server import ProcessOptions, Router
 from trimode_router.telemetry.environment import Signal, Telemetry, telemetry_of
@@ -26,21 +29,9 @@ DURATION = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 2
 
 
 @pytest.fixture
-async def collector() -> AsyncIterator[tuple[list[tuple[Any, Any]], str]]:
-    """Fields and bodies of what was posted, and where to."""
-    posted: list[tuple[Any, Any]] = []
-
-    async def take(request: web.Request) -> web.Response:
-        posted.append((request.headers, ExportMetricsServiceRequest.FromString(await request.read())))
-        return web.Response(body=b"", content_type="application/x-protobuf")
-
-    app = web.Application()
-    app.router.add_post("/v1/metrics", take)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    yield posted, f"http://127.0.0.1:{runner.addresses[0][1]}"
-    await runner.cleanup()
+async def collector() -> AsyncIterator[Collector]:
+    async with Collector().running() as made:
+        yield made
 
 
 async def serve(
@@ -64,8 +55,8 @@ async def serve(
         await router.stop(1)
 
 
-async def test_a_collector_gets_the_three_histograms(make_policy: Any, collector: Any) -> None:
-    posted, url = collector
+async def exported(make_policy: Any, collector: Collector) -> tuple[Any, dict[str, Any]]:
+    """Fields and content of what a router sends at its end, after two streams, a whole answer, and a refusal."""
 
     async def fails(call: Call) -> None:
         await call.answer({"error": {"message": "no"}}, status=400)
@@ -80,29 +71,35 @@ async def test_a_collector_gets_the_three_histograms(make_policy: Any, collector
         replica.script = fails
         assert (await http.post("/v1/chat/completions", json=CHAT)).status_code == 400
 
-    environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": url + "/", "OTEL_EXPORTER_OTLP_HEADERS": "x-key=a%20b, other=c"}
+    environment = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url + "/",
+        "OTEL_EXPORTER_OTLP_HEADERS": "x-key=a%20b, other=c",
+    }
     about = {"service.name": "trimode-router", "service.instance.id": "pod-7"}
     await serve(make_policy, ProcessOptions(telemetry=telemetry_of(environment, about)), deed)
-    (headers, request) = posted[-1]
-    assert (headers["x-key"], headers["other"], headers["content-type"]) == ("a b", "c", "application/x-protobuf")
-    (resource,) = request.resource_metrics
-    about = {each.key: each.value.string_value for each in resource.resource.attributes}
+    return collector.posted[METRICS][-1]
+
+
+async def test_a_collector_gets_the_three_histograms(make_policy: Any, collector: Collector) -> None:
+    headers, said = await exported(make_policy, collector)
+    assert (headers["x-key"], headers["other"], headers["content-type"]) == ("a b", "c", PROTOBUF)
+    (resource,) = said["resourceMetrics"]
+    about = labels(resource["resource"])
     assert (about["service.name"], about["service.instance.id"]) == ("trimode-router", "pod-7")
-    (scope,) = resource.scope_metrics
-    metrics = {metric.name: metric for metric in scope.metrics}
+    metrics = metrics_of(said)
     for name, bounds in (
         ("gen_ai.server.time_to_first_token", FIRST),
         ("gen_ai.server.time_per_output_token", PER_TOKEN),
         ("gen_ai.server.request.duration", DURATION),
     ):
-        histogram = metrics[name].histogram
-        assert metrics[name].unit == "s"
-        assert histogram.aggregation_temporality == AGGREGATION_TEMPORALITY_CUMULATIVE
-        for point in histogram.data_points:
-            assert tuple(point.explicit_bounds) == bounds
-            assert sum(point.bucket_counts) == point.count > 0
-            assert len(point.bucket_counts) == len(bounds) + 1
-            assert 0 <= point.min <= point.sum
+        histogram = metrics[name]["histogram"]
+        assert metrics[name]["unit"] == "s"
+        assert histogram["aggregationTemporality"] == AGGREGATION_TEMPORALITY_CUMULATIVE
+        for point in histogram["dataPoints"]:
+            assert tuple(point["explicitBounds"]) == bounds
+            assert sum(map(int, point["bucketCounts"])) == int(point["count"]) > 0
+            assert len(point["bucketCounts"]) == len(bounds) + 1
+            assert 0 <= point["min"] <= point["sum"]
     tiny = {"gen_ai.provider.name": "trimode", "gen_ai.request.model": "tiny"}
     good = tiny | {"gen_ai.response.model": "tiny"}
     counts = counted(metrics["gen_ai.server.request.duration"])
@@ -118,14 +115,50 @@ async def test_a_collector_gets_the_three_histograms(make_policy: Any, collector
     }
     assert counted(metrics["gen_ai.server.time_to_first_token"]) == streams
     assert counted(metrics["gen_ai.server.time_per_output_token"]) == streams
-    assert b"a secret" not in request.SerializeToString()
+    assert "a secret" not in json.dumps(said)
+
+
+def labels(value: Any) -> dict[str, Any]:
+    return {each["key"]: next(iter(each["value"].values())) for each in value["attributes"]}
+
+
+def metrics_of(said: Any) -> dict[str, Any]:
+    (resource,) = said["resourceMetrics"]
+    (scope,) = resource["scopeMetrics"]
+    return {metric["name"]: metric for metric in scope["metrics"]}
 
 
 def counted(metric: Any) -> dict[frozenset[tuple[str, str]], int]:
-    return {
-        frozenset((each.key, each.value.string_value) for each in point.attributes): point.count
-        for point in metric.histogram.data_points
-    }
+    return {frozenset(labels(point).items()): int(point["count"]) for point in metric["histogram"]["dataPoints"]}
+
+
+def without_measures(said: Any) -> Any:
+    """All that a collector goes by: names, units, attributes, kinds, bounds, counts, but for what was measured."""
+    measured = {"bucketCounts", "min", "max", "sum", "startTimeUnixNano", "timeUnixNano"}
+    if isinstance(said, dict):
+        return {key: without_measures(value) for key, value in said.items() if key not in measured}
+    return [without_measures(each) for each in said] if isinstance(said, list) else said
+
+
+async def test_a_router_says_what_the_real_collector_understood(make_policy: Any, collector: Collector) -> None:
+    """Recorded from a router before such requests; a change of what is exported is to be recorded again."""
+    (recorded,) = received()[METRICS]
+    _, said = await exported(make_policy, collector)
+    assert without_measures(metrics_of(said)) == without_measures(metrics_of(recorded))
+    keys = [list(labels(each["resourceMetrics"][0]["resource"])) for each in (said, recorded)]
+    assert keys[0] == keys[1]
+
+
+def test_the_double_understands_what_the_real_collector_did() -> None:
+    """And the real one took all of what a router sent: no part of it was rejected."""
+    for path, theirs in received().items():
+        well = [each for each in exchanges() if each.path == path and each.status == 200]
+        assert [understood(each.content_type, each.body) for each in well] == theirs != []
+        for each in well:
+            assert each.answer in (b"", b"\n\x00", b'{"partialSuccess":{}}')
+    refused = [each for each in exchanges() if each.status != 200]
+    assert [(each.content_type, each.status) for each in refused] == [(PROTOBUF, 400), (JSON, 400), ("text/plain", 415)]
+    assert [understood(each.content_type, each.body) for each in refused[:2]] == [None, None]
 
 
 async def test_a_collector_that_is_away_holds_up_nothing(make_policy: Any) -> None:

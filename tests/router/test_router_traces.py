@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
-from aiohttp import web
 
 from trimode_api.wire import RouterConfig
+from trimode_e2e.collector import TRACES, Collector, received
 from trimode_lab.doubles.replica.replica import Call, FakeReplica
 from trimode_router.edge.server import ProcessOptions, Router
 from trimode_router.telemetry.environment import Signal, Telemetry, telemetry_of
@@ -21,22 +22,9 @@ PARENT = "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01"
 
 
 @pytest.fixture
-async def collector() -> Any:
-    """What was posted, and where to."""
-    posted: list[dict[str, Any]] = []
-
-    async def take(request: web.Request) -> web.Response:
-        assert request.headers["x-key"] == "a b"
-        posted.append(await request.json())
-        return web.json_response({})
-
-    app = web.Application()
-    app.router.add_post("/v1/traces", take)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    yield posted, f"http://127.0.0.1:{runner.addresses[0][1]}/v1/traces"
-    await runner.cleanup()
+async def collector() -> AsyncIterator[Collector]:
+    async with Collector().running() as made:
+        yield made
 
 
 async def serve(make_policy: Any, endpoint: str, deed: Any) -> list[Call]:
@@ -56,8 +44,8 @@ async def serve(make_policy: Any, endpoint: str, deed: Any) -> list[Call]:
     return replica.calls
 
 
-async def test_a_request_is_a_span(make_policy: Any, collector: Any) -> None:
-    posted, endpoint = collector
+async def test_a_request_is_a_span(make_policy: Any, collector: Collector) -> None:
+    endpoint = collector.url + TRACES
 
     async def deed(http: httpx.AsyncClient) -> None:
         await http.post("/v1/chat/completions", json=CHAT, headers={"traceparent": PARENT, "x-request-id": "r-7"})
@@ -65,6 +53,8 @@ async def test_a_request_is_a_span(make_policy: Any, collector: Any) -> None:
 
     began = time.time()
     calls = await serve(make_policy, endpoint, deed)
+    posted = [said for _, said in collector.posted[TRACES]]
+    assert {headers["x-key"] for headers, _ in collector.posted[TRACES]} == {"a b"}
     spans = [span for body in posted for span in body["resourceSpans"][0]["scopeSpans"][0]["spans"]]
     one, two = spans
     assert one["traceId"] == PARENT[3:35]
@@ -84,15 +74,40 @@ async def test_a_request_is_a_span(make_policy: Any, collector: Any) -> None:
     assert "a secret" not in str(posted)
 
 
-async def test_what_the_client_does_not_sample_is_left_alone(make_policy: Any, collector: Any) -> None:
-    posted, endpoint = collector
+async def test_a_router_says_what_the_real_collector_understood(make_policy: Any, collector: Collector) -> None:
+    """Of a request that went well: the kinds of fields, and the names and types of attributes, as recorded."""
+
+    async def deed(http: httpx.AsyncClient) -> None:
+        assert (await http.post("/v1/chat/completions", json=CHAT | {"max_tokens": 4})).status_code == 200
+
+    await serve(make_policy, collector.url + TRACES, deed)
+    (said,), (recorded, *_) = (
+        [
+            span
+            for each in bodies
+            for resource in each["resourceSpans"]
+            for scope in resource["scopeSpans"]
+            for span in scope["spans"]
+        ]
+        for bodies in ([said for _, said in collector.posted[TRACES]], received()[TRACES])
+    )
+    assert kinds(said) == kinds(recorded)
+
+
+def kinds(span: dict[str, Any]) -> tuple[dict[str, type], dict[str, str]]:
+    values = {each["key"]: next(iter(each["value"])) for each in span["attributes"]}
+    return {key: type(value) for key, value in span.items()}, values
+
+
+async def test_what_the_client_does_not_sample_is_left_alone(make_policy: Any, collector: Collector) -> None:
+    endpoint = collector.url + TRACES
     unsampled = PARENT[:-1] + "0"
 
     async def deed(http: httpx.AsyncClient) -> None:
         await http.post("/v1/chat/completions", json=CHAT, headers={"traceparent": unsampled})
 
     calls = await serve(make_policy, endpoint, deed)
-    assert posted == []
+    assert collector.posted[TRACES] == []
     assert calls[0].headers["traceparent"] == unsampled
 
 

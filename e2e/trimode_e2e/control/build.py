@@ -94,6 +94,10 @@ KEDA = GoModule("keda", {})
 ENVOY_GATEWAY = GoModule("envoy-gateway", {"envoy-gateway": "github.com/envoyproxy/gateway/cmd/envoy-gateway"})
 """A controller of Gateway API, compiled only to record what it does: no test needs it."""
 
+COLLECTOR = GoModule("otel-collector", {"otel-collector": "."})
+"""OpenTelemetry's collector, compiled only to record what it understands."""
+
+
 ALL = (CLUSTER, OLDER)
 
 
