@@ -18,6 +18,7 @@ NEEDS = {
     "docker": "a docker daemon",
     "internet": "programs or charts from the internet",
     "kind": "kind, which needs docker",
+    "two servers": "OpenAI-compatible servers, which the page is not about",
     "make kind-test": "the test run itself is what it starts",
 }
 """What blocks may say that they need, and what is meant."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from io import StringIO
@@ -15,6 +16,7 @@ import httpx
 import openai
 import pytest
 
+from trimode_e2e.pages import Block, blocks
 from trimode_e2e.up_process import Served, serving
 from trimode_tools.tasks.tool_calls import function_tool
 
@@ -43,6 +45,13 @@ LOOPS = {
     "when is the train from rome to oslo": ([], "None of my tools can do that."),
 }
 """By request: the calls that the model must make, and its answer."""
+
+PAGE: dict[str, Any] = {
+    "Answers in JSON": lambda said: json.loads(said["choices"][0]["message"]["content"]).keys() == {"city", "age"},
+    "Tools": lambda said: said["choices"][0]["finish_reason"] == "tool_calls",
+    "Responses": lambda said: said["output"][0]["content"][0]["text"] != "",
+}
+"""What the commands below these headings of docs/router.md bring."""
 
 
 @pytest.fixture(scope="module")
@@ -143,3 +152,15 @@ def test_the_loop_in_the_readme_runs_as_it_stands(served: Served, monkeypatch: p
         exec(script.replace("http://127.0.0.1:8000", served.url), names)
     names["client"].close()
     assert said.getvalue() == "It is rainy in rome, 12 degrees.\n"
+
+
+@pytest.mark.parametrize(
+    "block",
+    [each for each in blocks(ROOT / "docs" / "router.md") if each.heading in PAGE],
+    ids=lambda block: block.place,
+)
+def test_commands_of_the_routers_page(served: Served, block: Block, tmp_path: Path) -> None:
+    command = block.text.replace("http://127.0.0.1:8000", served.url).replace("curl ", "curl --silent --fail ")
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == 0, f"docs/{block.place}: {done.stdout}{done.stderr}"
+    assert PAGE[block.heading](json.loads(done.stdout)), done.stdout

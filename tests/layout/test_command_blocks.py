@@ -13,9 +13,9 @@ from trimode_e2e.pages import NEEDS, Block, blocks
 from trimode_e2e.shell import ENDED, TIMED_OUT, Shell
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("install.md", "quickstart-kind.md", "upgrade.md", "runbook.md", "gateways.md", "platform.md")
-"""Those that `tests/cluster/real/test_docs.py` runs, and on paper `test_cluster_gateway_docs.py` and
-`test_cluster_platform_docs.py`."""
+PAGES = ("install.md", "quickstart-kind.md", "upgrade.md", "runbook.md", "gateways.md", "platform.md", "router.md")
+"""Those that `tests/cluster/real/test_docs.py` runs, on paper `test_cluster_gateway_docs.py` and
+`test_cluster_platform_docs.py`, and without a cluster `tests/cli/test_up_docs.py` and `test_up_agent.py`."""
 BLOCKS = [block for page in PAGES for block in blocks(ROOT / "docs" / page)]
 ENDLESS = re.compile(r"--watch\b|\bport-forward\b(?!.*&$)", re.MULTILINE)
 PLACEHOLDER = re.compile(r"(?<![\w$\"{/-])[A-Z][A-Z_]{2,}(?![\w=-])")
@@ -38,6 +38,12 @@ def test_variables_are_set_in_the_same_page(page: str) -> None:
     for block in blocks(ROOT / "docs" / page):
         known |= set(re.findall(r"^(?:export )?(\w+)=", block.text, re.MULTILINE))
         assert set(re.findall(r"\$\{?([A-Za-z_]\w*)", block.text)) <= known, block.place
+
+
+def test_the_routers_page_is_run_by_its_headings() -> None:
+    """A block below another heading is in neither of the two tests."""
+    headings = {block.heading for block in blocks(ROOT / "docs" / "router.md") if not block.needs}
+    assert headings == {"Answers in JSON", "Tools", "Responses", "Access", "Traces and logs", "Who used what"}
 
 
 def test_most_blocks_need_nothing() -> None:

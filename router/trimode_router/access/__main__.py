@@ -1,4 +1,4 @@
-"""`python -m trimode_router.access`: make a key and its entry for the key file."""
+"""`python -m trimode_router.access [TENANT]`: make a key and its entry for the key file."""
 
 import json
 import sys
@@ -8,4 +8,4 @@ from trimode_router.access.access import new_key
 if __name__ == "__main__":
     made, digest = new_key()
     sys.stderr.write(f"the key, shown only now: {made}\n")
-    sys.stdout.write(json.dumps({"name": "", "tenant": "", "sha256": digest}) + "\n")
+    sys.stdout.write(json.dumps({"name": "", "tenant": " ".join(sys.argv[1:]), "sha256": digest}) + "\n")
