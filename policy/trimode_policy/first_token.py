@@ -72,6 +72,14 @@ def forecast(request: RequestView, replica: ReplicaView) -> Forecast | None:
     return Forecast(own / speed, (own + replica.queued_prompt_tokens) / speed)
 
 
+def prompt_seconds(request: RequestView, replicas: Iterable[ReplicaView]) -> float:
+    """Seconds of its own prompt at the mean speed of `replicas`, but for what one of them is likely to hold of it; 0
+    where no speed is known."""
+    speeds = [r.prompt_tokens_per_second for r in replicas if r.prompt_tokens_per_second > 0]
+    own = request.prompt_tokens - max(request.held.values(), default=0)
+    return max(0, own) * len(speeds) / sum(speeds) if speeds else 0.0
+
+
 def late_for_certain(
     request: RequestView, replicas: Iterable[ReplicaView], staleness: Staleness, bounds: Bounds
 ) -> FirstToken | None:

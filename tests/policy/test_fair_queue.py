@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimode_policy.fair_queue import FairQueue
+from trimode_policy.fair_queue import FIRST_IN_LINE, FairQueue
 
 LONG = 1e9
 
@@ -179,3 +179,32 @@ def test_priority_goes_before_turns() -> None:
     for _ in range(3):
         queue.enter("high", 5, 1.0, LONG, tenant="b")
     assert order(queue) == ["high", "high", "high", "low"]
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 9), st.integers(0, 40)), max_size=40))
+def test_a_long_prompt_is_passed_for_as_long_as_it_yields_and_no_longer(people: list[tuple[int, int, int]]) -> None:
+    """`people`: priority, time since the one before, and what each yields."""
+    queue: FairQueue[int] = FairQueue()
+    now, came = 0, list[tuple[int, int, int]]()
+    for index, (priority, pause, yields) in enumerate(people):
+        now += pause
+        before = [i for i, (p, since, own) in enumerate(came) if p == priority and since + own <= now + yields]
+        assert queue.ahead(priority, float(now), yields_s=float(yields)) == len(before)
+        queue.enter(index, priority, float(now), LONG, kind="k", yields_s=float(yields))
+        came.append((priority, now, yields))
+    served = order(queue)
+    for turn, index in enumerate(served):
+        priority, since, yields = came[int(str(index))]
+        passed_by = [came[int(str(other))] for other in served[:turn] if int(str(other)) > int(str(index))]
+        assert all(p > priority or at < since + yields for p, at, _ in passed_by)
+
+
+def test_a_flood_is_not_ahead_of_a_newcomer_and_broken_streams_are() -> None:
+    queue: FairQueue[str] = FairQueue()
+    for index in range(50):
+        queue.enter(f"flood-{index}", 0, 0.0, LONG, tenant="flood", kind="k")
+    queue.enter("broken", FIRST_IN_LINE, 0.0, LONG)
+    assert queue.ahead(0, 1.0, tenant="flood") == 51
+    assert queue.ahead(0, 1.0, tenant="other") == 2
+    order(queue, most=11)
+    assert queue.ahead(0, 1.0, tenant="flood") == 40

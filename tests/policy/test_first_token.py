@@ -22,6 +22,7 @@ from trimode_policy.first_token import (
     Quantile,
     forecast,
     late_for_certain,
+    prompt_seconds,
 )
 from trimode_policy.route import ReplicaView, RequestView, SloState, Staleness
 
@@ -67,6 +68,21 @@ def test_late_for_certain(
     assert (found is None) == (soonest is None)
     if found is not None and soonest is not None:
         assert (found.replica_id, found.earliest_s, found.alone_s) == pytest.approx(soonest)
+
+
+@pytest.mark.parametrize(
+    ("held", "speeds", "seconds"),
+    [
+        pytest.param({}, (500.0, 1500.0, 0.0), 0.5, id="mean of those known"),
+        pytest.param({"a": 100, "b": 400}, (1000.0, 1000.0), 0.1, id="the most that one holds"),
+        pytest.param({"a": 600}, (1000.0,), 0.0, id="all of it"),
+        pytest.param({}, (0.0,), 0.0, id="unknown"),
+        pytest.param({}, (), 0.0, id="no replica"),
+    ],
+)
+def test_seconds_of_its_own_prompt(held: dict[str, int], speeds: tuple[float, ...], seconds: float) -> None:
+    fleet = [replica(f"r{i}", prompt_tokens_per_second=speed) for i, speed in enumerate(speeds)]
+    assert prompt_seconds(replace(ASK, held=held), fleet) == pytest.approx(seconds)
 
 
 queues = st.lists(st.integers(0, 5000), max_size=6)

@@ -117,6 +117,25 @@ async def test_within_a_tier_the_lowest_priority_field_goes_first(full: Any) -> 
     assert order == ["c", "a", "d", "b"]
 
 
+async def test_a_short_prompt_passes_a_long_one_that_has_not_waited_for_long(full: Any) -> None:
+    """A prompt of 500 tokens takes 25 ms here, so it counts as having come a quarter of a second later."""
+    await full.report(full.replicas[0].report(prompt_tokens_per_second=20_000.0))
+    tasks = []
+    for name, size, pause in [("long", 2000, 0.1), ("short", 0, 0.3), ("later", 0, 0.0)]:
+        body = CHAT | {"user": name, "messages": [{"role": "user", "content": "x" * size}]}
+        tasks.append(asyncio.ensure_future(full.http.post("/v1/chat/completions", json=body)))
+        await queued(full, len(tasks))
+        full.clock.value += pause
+    order, call = [], full.call
+    for _ in tasks:
+        call.go.set()
+        call = await full.replicas[0].next_call()
+        order.append(call.json["user"])
+    call.go.set()
+    await asyncio.gather(full.first, *tasks)
+    assert order == ["short", "long", "later"]
+
+
 async def test_a_priority_field_that_is_no_number_is_refused(house: Any) -> None:
     answer = await house.http.post("/v1/chat/completions", json=CHAT | {"priority": "high"})
     assert answer.status_code == 400

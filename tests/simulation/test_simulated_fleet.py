@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from trimode_api.modes import AR, OperatingPoint
 from trimode_policy.fair_queue import FairQueue
+from trimode_tools.simulator import production
 from trimode_tools.simulator.cost_model import Truth
 from trimode_tools.simulator.fleet import Fleet
 from trimode_tools.simulator.policies import fleet_for, policy_names
@@ -190,6 +191,18 @@ def test_priority_goes_first_in_the_router_queue(scenario: Scenario) -> None:
     assert sorted(ticket.item.job.tier for ticket in fleet.queue) == [0, 1]
     fleet.settle()
     assert fleet.account.refused == [0, 0]
+
+
+def test_where_more_come_than_can_be_served_short_prompts_pass_long_ones(
+    scenario: Scenario, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the prompts are ten times as long: more requests are in time than by age alone."""
+    load = [replace(job, prompt=200 if i % 2 else 2000) for i, job in enumerate(jobs(90.0, 30.0))]
+    by_length = run("trimode", scenario, load).account
+    monkeypatch.setattr(production, "PROMPT_WEIGHT", 0.0)
+    by_age = run("trimode", scenario, load).account
+    assert by_length.good[0] > 1.1 * by_age.good[0]
+    assert sum(by_length.good) > sum(by_age.good)
 
 
 def test_who_waits_is_served_by_claim_then_priority_and_passes_by_who_fits_nowhere() -> None:

@@ -124,7 +124,7 @@ class AdmissionController:
         return QueueView(
             queued=len(self._queue),
             queued_below=self._queue.below(tier.priority),
-            ahead=self._queue.ahead(tier.priority) if shared else None,
+            ahead=self._queue.ahead(exchange, now) if shared else None,
             oldest_wait_s=0.0 if oldest is None else now - oldest,
             in_flight=len(self._in_flight),
             capacity=sum(view.tier_capacity.get(tier.name, view.capacity) for view in usable),

@@ -8,7 +8,8 @@ from math import inf
 
 from trimode_api.errors import ApiError
 from trimode_policy.affinity import Beginnings
-from trimode_policy.first_token import forecast
+from trimode_policy.fair_queue import PROMPT_WEIGHT
+from trimode_policy.first_token import forecast, prompt_seconds
 from trimode_policy.route import (
     ReplicaView,
     RequestView,
@@ -62,11 +63,13 @@ class Dispatcher:
         now = self.now()
         self._fleet.asked(exchange.tier.name, now)
         views = self._fleet.views(now, self._fleet.avoided(exchange.asked.model, ()))
-        late = self._admission.late_for_certain(self._with_held(exchange, exchange.view), views, now)
+        view = self._with_held(exchange, exchange.view)
+        late = self._admission.late_for_certain(view, views, now)
         # Nothing waits, some replica has a free slot, and the first token may be in time: `admit` could only agree, so
         # the short way leaves it out.
         if late is None and not self.queue.holds_up(exchange) and self._place(exchange, now, views=views).replica_id:
             return
+        exchange.yields_s = PROMPT_WEIGHT * prompt_seconds(view, views)
         if self._admission.admits(exchange, views, late, now):
             self._place_or_wait(exchange, now)
 

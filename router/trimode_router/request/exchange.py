@@ -52,7 +52,7 @@ class Exchange:
     __slots__ = (
         "_broken_at", "_head", "_owner", "_splitter", "_transcript", "asked", "body", "client", "failed_attempts",
         "link", "not_before", "on_over", "path", "phase", "quiet_since", "record", "request", "tenant", "tier",
-        "tried", "view",
+        "tried", "view", "yields_s",
     )  # fmt: skip
 
     def __init__(
@@ -69,6 +69,8 @@ class Exchange:
             tier.name, tier.priority, asked.prompt_tokens, asked.lossy_ok, asked.pin, left_s=tier.ttft_s
         )
         """What routing reads of it, as it came."""
+        self.yields_s = 0.0
+        """As so much later it counts where it waits."""
         self.phase = Phase.WAITING
         self.on_over: Callable[[Exchange], None] | None = None
         self.tried: Collection[str] = ()

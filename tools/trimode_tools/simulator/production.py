@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from trimode_policy.admit import AdmissionLimits, Outcome, QueueView, admit
 from trimode_policy.affinity import Beginning, Beginnings
-from trimode_policy.fair_queue import FIRST_IN_LINE, Ticket
-from trimode_policy.first_token import FirstToken, PredictionError, forecast, late_for_certain
+from trimode_policy.fair_queue import PROMPT_WEIGHT, Ticket
+from trimode_policy.first_token import FirstToken, PredictionError, forecast, late_for_certain, prompt_seconds
 from trimode_policy.route import ReplicaView, RequestView, SloState, Staleness, route
 from trimode_policy.tier_fairness import StarvationGuard, TierMix
 from trimode_tools.simulator.fleet import Fleet
@@ -55,7 +55,8 @@ class ProductionDispatcher:
         self.mix.asked(request.tier, fleet.now)
         views = self.sight.update(fleet, self.mix)
         too_late = late_for_certain(request, views, self.staleness, self.predictions.bounds(fleet.now))
-        decision = admit(request, self._queue(request, fleet, too_late), self.limits)
+        asked.yields_s = PROMPT_WEIGHT * prompt_seconds(request, views)
+        decision = admit(request, self._queue(asked, request, fleet, too_late), self.limits)
         if decision.outcome is Outcome.REFUSE:
             return Placement(refused=True)
         if decision.late:
@@ -115,9 +116,10 @@ class ProductionDispatcher:
         left = goal.ttft_s - (now - asked.job.at)
         return RequestView(goal.name, goal.priority, asked.cached, slo_state=slo_state(asked, goal, now), left_s=left)
 
-    def _queue(self, request: RequestView, fleet: Fleet, too_late: FirstToken | None) -> QueueView:
+    def _queue(self, asked: Request, request: RequestView, fleet: Fleet, too_late: FirstToken | None) -> QueueView:
         """The queue as one tier sees it: where replicas are shared out by pace, only its own stand ahead."""
         oldest, seen = fleet.queue.oldest(), self.sight
+        ahead = fleet.queue.ahead(request.priority, fleet.now, yields_s=asked.yields_s) if seen.paced else None
         return QueueView(
             queued=len(fleet.queue),
             oldest_wait_s=0.0 if oldest is None else fleet.now - oldest,
@@ -126,7 +128,7 @@ class ProductionDispatcher:
             drain_rate_rps=seen.in_flight / fleet.service_s if fleet.service_s > 0 else 0.0,
             ready_replicas=seen.ready,
             queued_below=fleet.queue.below(request.priority),
-            ahead=fleet.queue.at(request.priority) + fleet.queue.at(FIRST_IN_LINE) if seen.paced else None,
+            ahead=ahead,
             spare=seen.spare if seen.paced else 0,
             too_late=too_late,
         )
