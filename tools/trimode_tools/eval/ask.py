@@ -63,11 +63,28 @@ def ask_engine(
 def ask_endpoint(endpoint: Endpoint, questions: Sequence[Question], plan: Plan, progress: Progress) -> list[Run]:
     """One run for each point, timed as clients see it. Raises CliError where a request fails."""
     model = endpoint.model()
+
+    def ask(question: Question, body: Mapping[str, Any]) -> Answer:
+        began = time.perf_counter()
+        first: float | None = None
+        last, words, account = 0.0, [], Account()
+        for piece in endpoint.chat(model, question.turns, body):
+            if isinstance(piece, Account):
+                account = piece
+                continue
+            last = time.perf_counter() - began
+            first = last if first is None else first
+            words.append(piece)
+        if not account.finish_reason:
+            raise CliError("an answer ended without its usage; is this a trimode endpoint?")
+        produced = account.completion_tokens + (account.finish_reason == "stop")
+        return Answer("".join(words), account.completion_tokens, produced, sum(account.cycles.values()), first, last)
+
     with ThreadPoolExecutor(plan.concurrency) as pool:
 
         def answers(point: str, part: slice) -> list[Answer]:
             body = {"temperature": 0, "max_tokens": plan.max_tokens, "trimode": pin(point)}
-            return list(pool.map(lambda question: _one(endpoint, model, question, body), questions[part]))
+            return list(pool.map(lambda question: ask(question, body), questions[part]))
 
         runs = _in_turns(len(questions), plan, answers, progress)
     return [Run(name, *run, _forwards(name, run[0], None)) for name, run in runs.items()]
@@ -104,20 +121,3 @@ def allowed(endpoint: Endpoint) -> tuple[str, ...]:
     if not found:
         raise BadInput(f"{endpoint.url}: no replica is ready")
     return tuple(map(str, sorted(OperatingPoint.parse(point) for point in found)))
-
-
-def _one(endpoint: Endpoint, model: str, question: Question, body: Mapping[str, Any]) -> Answer:
-    began = time.perf_counter()
-    first: float | None = None
-    last, words, account = 0.0, [], Account()
-    for piece in endpoint.chat(model, question.turns, body):
-        if isinstance(piece, Account):
-            account = piece
-            continue
-        last = time.perf_counter() - began
-        first = last if first is None else first
-        words.append(piece)
-    if not account.finish_reason:
-        raise CliError("an answer ended without its usage; is this a trimode endpoint?")
-    produced = account.completion_tokens + (account.finish_reason == "stop")
-    return Answer("".join(words), account.completion_tokens, produced, sum(account.cycles.values()), first, last)

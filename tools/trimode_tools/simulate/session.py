@@ -77,7 +77,11 @@ def run(options: Options) -> None:
             soft_wrap=True,
         )
     scenario = scenario_of(deployment, hardware, acceptance_of(hardware, options.acceptance, options.drafter))
-    chosen = _chosen(options.policies, scenario)
+    allowed = policy_names(scenario)
+    chosen = allowed if options.policies is None else tuple(name.strip() for name in options.policies.split(","))
+    for name in chosen:
+        if name not in (*allowed, TRUE_POINTS, COLD):
+            raise BadInput(f"--policies names {name!r}, must be one of {', '.join(allowed)}")
     loads = list(_recorded(options, scenario))
     rate = options.rate or scenario.carried_rps(MEAN_PROMPT, MEAN_OUTPUT)
     names = options.load or (GENERATED_BY_DEFAULT if options.trace is None else ())
@@ -105,15 +109,6 @@ def _recorded(options: Options, scenario: Scenario) -> Iterator[NamedLoad]:
     mix = Mix(options.premium, len(scenario.goals), scenario.truth.kinds)
     jobs = as_jobs(arrivals, options.time_scale, mix, Random(options.seed))
     yield NamedLoad(options.trace.stem, max(1.0, jobs[-1].at), lambda: chain(jobs))
-
-
-def _chosen(policies: str | None, scenario: Scenario) -> tuple[str, ...]:
-    allowed = policy_names(scenario)
-    wanted = allowed if policies is None else tuple(name.strip() for name in policies.split(","))
-    for name in wanted:
-        if name not in (*allowed, TRUE_POINTS, COLD):
-            raise BadInput(f"--policies names {name!r}, must be one of {', '.join(allowed)}")
-    return wanted
 
 
 def _compare(cases: list[Case], policies: tuple[str, ...], options: Options) -> None:

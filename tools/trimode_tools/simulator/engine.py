@@ -229,7 +229,17 @@ class Engine:
             left -= spent
             if not request.missing:
                 self.prefilling.remove(request)
-                self._join(request)
+                # It decodes from this cycle on.
+                kind = request.job.kind
+                self.reserved -= request.cached
+                self.context += request.cached
+                request.start = self.progress[kind]
+                target = request.start + max(1.0, request.job.output - request.emitted)
+                heappush(self.ends[kind], (target, request.order, request))
+                self.counts[kind] += 1
+                self.tiers[request.job.tier] += 1
+                self.running += 1
+                self.joined.append(request)
         return budget - left
 
     def _piece(self, now: float) -> int:
@@ -242,19 +252,6 @@ class Engine:
         )
         budget, speed = self.limits.prefill_budget, self.prompts.tokens_per_s
         return piece_tokens(budget, decoding, self.cycle_s, speed, self.decoded)
-
-    def _join(self, request: Request) -> None:
-        """It decodes from this cycle on."""
-        kind = request.job.kind
-        self.reserved -= request.cached
-        self.context += request.cached
-        request.start = self.progress[kind]
-        target = request.start + max(1.0, request.job.output - request.emitted)
-        heappush(self.ends[kind], (target, request.order, request))
-        self.counts[kind] += 1
-        self.tiers[request.job.tier] += 1
-        self.running += 1
-        self.joined.append(request)
 
     def _leave(self, request: Request, kind: int) -> None:
         """Take a decoding request out; `emitted` becomes what it has by now."""

@@ -155,10 +155,15 @@ class Fleet:
         for request in engine.begun:
             self.dispatcher.first_token(request, now)
         for request in done:
-            self._record(request, now)
-            job = None if self.client is None else self.client(request, now)
-            if job is not None:
-                self._ask(job)
+            job, took_s = request.job, now - request.first_at
+            self.service_s = took_s if self.service_s == 0.0 else self.service_s + 0.05 * (took_s - self.service_s)
+            tpot = took_s / (job.output - 1) if job.output > 1 else 0.0
+            good = self.account.finish(job.tier, job.output, request.first_at - job.at, tpot)
+            if self.series is not None and good:
+                self.series.good[self.series.slice_of(job.at)] += 1
+            after = None if self.client is None else self.client(request, now)
+            if after is not None:
+                self._ask(after)
         if engine.begin(now):
             self._schedule(member)
         if done or now - member.reported_at >= REPORT_S:
@@ -168,15 +173,6 @@ class Fleet:
                 self._drain_queue()
             if member.phase is Phase.DRAINING:
                 self._when_drained(member, now)
-
-    def _record(self, request: Request, now: float) -> None:
-        job = request.job
-        took_s = now - request.first_at
-        self.service_s = took_s if self.service_s == 0.0 else self.service_s + 0.05 * (took_s - self.service_s)
-        tpot = (now - request.first_at) / (job.output - 1) if job.output > 1 else 0.0
-        good = self.account.finish(job.tier, job.output, request.first_at - job.at, tpot)
-        if self.series is not None and good:
-            self.series.good[self.series.slice_of(job.at)] += 1
 
     def _place(self, request: Request, placement: Placement) -> None:
         if placement.index is not None:

@@ -85,13 +85,6 @@ def call_text(name: str, arguments: Mapping[str, Any]) -> str:
     return f"<tool_call>{json.dumps({'name': name, 'arguments': arguments})}</tool_call>"
 
 
-def _calls(name: str, uses: list[Use]) -> list[dict[str, Any]]:
-    return [
-        {"id": f"call_{index}", "type": "function", "function": {"name": name, "arguments": use.arguments}}
-        for index, use in enumerate(uses)
-    ]
-
-
 _RESULT_FORMS: tuple[Callable[[Arguments], str], ...] = (json.dumps, partial(json.dumps, separators=(",", ":")), str)
 """A result as json.dumps writes it, as Pydantic does, and as a client that calls `str` on it."""
 
@@ -101,7 +94,11 @@ def _loop(rng: Random, offer: _Offer) -> tuple[list[Message], str, str]:
     uses = _uses(rng, offer.kind)
     request = _request(rng, uses)
     messages: list[Message] = [{"role": "user", "content": request}]
-    messages.append({"role": "assistant", "content": "", "tool_calls": _calls(offer.name, uses)})
+    calls = [
+        {"id": f"call_{index}", "type": "function", "function": {"name": offer.name, "arguments": use.arguments}}
+        for index, use in enumerate(uses)
+    ]
+    messages.append({"role": "assistant", "content": "", "tool_calls": calls})
     write = rng.choices(_RESULT_FORMS, (0.6, 0.25, 0.15))[0]
     for index, use in enumerate(uses):
         messages.append({"role": "tool", "tool_call_id": f"call_{index}", "content": write(use.result)})
