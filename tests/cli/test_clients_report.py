@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trimode_lab.clients.catalog import CLIENTS
-from trimode_lab.clients.environment import SCRIPTS
+from trimode_lab.clients.environment import CLIENTS, SCRIPTS
 from trimode_lab.clients.report import BEGIN, END, Check, Outcome, merged, page, table
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ import pytest
 
 from trimode_api.modes import BLOCK_LENGTHS
 from trimode_api.wire import PolicyConfig
-from trimode_lab.doubles.router.router import ListeningRouter
+from trimode_lab.doubles.router import ListeningRouter
 from trimode_workers.process.pending import EngineFailed
 from trimode_workers.replica.addresses import FIRST_LOOKUP_S, LOOKUP_S, Routers, resolve_host
 from trimode_workers.replica.policy import configure_for, stand_in

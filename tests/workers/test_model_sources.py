@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from trimode_lab.doubles.hub import StandInHub
-from trimode_lab.doubles.hub.hub import COMMIT
+from trimode_lab.doubles.hub import COMMIT, StandInHub
 from trimode_workers.model_kind import foreign
 from trimode_workers.process.pending import EngineFailed
 from trimode_workers.replica.source import model_folder

@@ -11,7 +11,7 @@ import pytest
 
 from trimode_api.modes import AR, speculation
 from trimode_api.wire import Command, PolicyConfig, ReportAnswer, SwitchingPolicy
-from trimode_lab.doubles.router.router import ListeningRouter
+from trimode_lab.doubles.router import ListeningRouter
 from trimode_workers.replica.addresses import Routers
 from trimode_workers.replica.autoscaling import Scaler
 from trimode_workers.replica.policy import configure_for, keeping, pool_points

@@ -20,7 +20,7 @@ import pytest
 
 import trimode_workers
 from trimode_api.wire import PolicyConfig
-from trimode_lab.doubles.router.router import ListeningRouter
+from trimode_lab.doubles.router import ListeningRouter
 from trimode_workers.replica.settings import EngineOptions, PoolSettings
 
 TINY = Path(trimode_workers.__path__[0], "tiny")

@@ -21,7 +21,7 @@ import yaml
 
 import trimode_workers
 from trimode_api.wire import PolicyConfig
-from trimode_lab.doubles.router.router import ListeningRouter
+from trimode_lab.doubles.router import ListeningRouter
 
 TINY = Path(trimode_workers.__path__[0], "tiny")
 DRIVER = Path(__file__).with_name("config_driver.py")

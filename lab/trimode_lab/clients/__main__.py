@@ -14,8 +14,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from trimode_lab.clients.catalog import CLIENTS, Client
-from trimode_lab.clients.environment import python_of, tried, versions
+from trimode_lab.clients.environment import CLIENTS, Client, python_of, tried, versions
 from trimode_lab.clients.report import Check, Outcome, merged, page
 from trimode_local.preflight import tiny_folder
 

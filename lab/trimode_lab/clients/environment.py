@@ -1,4 +1,7 @@
-"""An environment of its own for each client, kept in the user's cache, and what a script says in it."""
+"""Which clients are tried; an environment of its own for each, kept in the user's cache, and what a script says in it.
+
+Each has its own, as they pin one another's versions apart.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,9 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-from trimode_lab.clients.catalog import Client
 from trimode_lab.clients.report import Check
 
 SCRIPTS = Path(__file__).parent / "scripts"
@@ -22,6 +25,38 @@ _QUIET = {
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     "OPENAI_AGENTS_DISABLE_TRACING": "1",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """`requirements` as pip reads them, the newest there are; `script` in `scripts` tries it; `shown`: the packages
+    whose versions count."""
+
+    name: str
+    requirements: tuple[str, ...]
+    script: str
+    shown: tuple[str, ...]
+
+
+CLIENTS = (
+    Client("openai 2", ("openai>=2,<3",), "openai_package.py", ("openai",)),
+    Client("openai 3", ("openai>=3,<4",), "openai_package.py", ("openai",)),
+    Client("OpenAI Agents SDK", ("openai-agents",), "openai_agents.py", ("openai-agents", "openai")),
+    Client("LiteLLM", ("litellm",), "lite_llm.py", ("litellm", "openai")),
+    Client("LangChain", ("langchain-openai",), "lang_chain.py", ("langchain-openai", "openai")),
+    Client(
+        "LlamaIndex",
+        ("llama-index-llms-openai-like",),
+        "llama_index_llm.py",
+        ("llama-index-llms-openai-like", "openai"),
+    ),
+    Client("instructor", ("instructor",), "instructor_package.py", ("instructor", "openai")),
+    Client("Pydantic AI", ("pydantic-ai-slim[openai]",), "pydantic_agent.py", ("pydantic-ai-slim", "openai")),
+    Client("lm-evaluation-harness", ("lm_eval[api]", "transformers"), "lm_evaluation.py", ("lm_eval",)),
+    Client("GuideLLM", ("guidellm",), "guide_llm.py", ("guidellm",)),
+    Client("AIPerf", ("aiperf",), "ai_perf.py", ("aiperf",)),
+)
+
 _VERSIONS = "import importlib.metadata as m, json, sys; print(json.dumps({n: m.version(n) for n in sys.argv[1:]}))"
 
 

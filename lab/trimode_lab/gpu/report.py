@@ -96,9 +96,6 @@ class Report:
 
 def line(result: Result) -> str:
     """The result as a row of the table."""
-    values = "  ".join(f"{name} {_short(value)}" for name, value in result.values.items())
+    shown = {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in result.values.items()}
+    values = "  ".join(f"{name} {value}" for name, value in shown.items())
     return f"{result.section:10} {result.case:24} {values}"
-
-
-def _short(value: Value) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -23,7 +23,10 @@ def run_console(arguments: argparse.Namespace) -> int:
     """Train (or only export) as the parsed command line says; 0, or 1 if there is nothing to go on from."""
     console = Console()
     minutes = 60.0 if arguments.minutes is None and arguments.steps is None else arguments.minutes
-    settings = Settings(minutes, arguments.steps, arguments.seed, arguments.threads, bfloat16=_has_bfloat16())
+    # Where the processor does not multiply bfloat16 itself a step took eight times as long as in float32.
+    able = torch.cpu.get_capabilities()
+    bfloat16 = bool(able.get("amx_bf16") or able.get("avx512_bf16"))
+    settings = Settings(minutes, arguments.steps, arguments.seed, arguments.threads, bfloat16=bfloat16)
     start: Path | None = arguments.start
     if start is not None:
         # Such weights can copy already. A higher rate with half of the samples from tasks with tools and diffusion at
@@ -59,12 +62,6 @@ def run_console(arguments: argparse.Namespace) -> int:
     save_decoder(trainer.model, out)
     console.print(f"wrote {out} after {trainer.steps_done} steps, {trainer.elapsed / 60:.1f} minutes")
     return 0
-
-
-def _has_bfloat16() -> bool:
-    """Whether the processor multiplies it itself: where it does not, a step took eight times as long as in float32."""
-    found = torch.cpu.get_capabilities()
-    return any(found.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
 
 
 def _train_with_progress(trainer: Trainer, checkpoint: Path, console: Console) -> None:

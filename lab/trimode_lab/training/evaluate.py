@@ -59,19 +59,15 @@ def evaluate(
         by_task: dict[str, list[bool]] = defaultdict(list)
         for sample, one in zip(ordered, decoded, strict=True):
             by_task[sample.task].append(check(sample, tokenizer.decode(one.tokens)))
-        yield _score(name, by_task, decoded, reference)
-
-
-def _score(name: str, by_task: dict[str, list[bool]], decoded: list[Decoded], reference: list[Decoded]) -> Scores:
-    emitted = sum(len(one.tokens) - 1 for one in decoded)  # the first token is prefill's
-    same = sum(one.tokens == other.tokens for one, other in zip(decoded, reference, strict=True))
-    return Scores(
-        name,
-        {task: sum(right) / len(right) for task, right in sorted(by_task.items())},
-        same / len(decoded),
-        emitted / max(sum(one.cycles for one in decoded), 1),
-        emitted / max(sum(one.forwards for one in decoded), 1),
-    )
+        emitted = sum(len(one.tokens) - 1 for one in decoded)  # the first token is prefill's
+        same = sum(one.tokens == other.tokens for one, other in zip(decoded, reference, strict=True))
+        yield Scores(
+            name,
+            {task: sum(right) / len(right) for task, right in sorted(by_task.items())},
+            same / len(decoded),
+            emitted / max(sum(one.cycles for one in decoded), 1),
+            emitted / max(sum(one.forwards for one in decoded), 1),
+        )
 
 
 def tables(scores: list[Scores], prompts: str) -> str:

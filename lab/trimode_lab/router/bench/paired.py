@@ -54,15 +54,12 @@ def main() -> int:
         results = [pair for run in runs for pair in run]
         errors += sum(old.errors + new.errors for old, new in results)
         for what in ("cpu_ms_per_request", "cpu_us_per_chunk"):
-            sys.stdout.write(f"{scenario.name:>8} {what:>20} {_told(results, what)}\n")
+            old, new = ([getattr(pair[side], what) for pair in results] for side in (0, 1))
+            low, middle, high = quantiles([b / a for a, b in zip(old, new, strict=True)])
+            spread = f"quartiles {low:.3f} to {high:.3f}, {len(results)} pairs"
+            medians = f"{quantiles(old)[1]:.3f}, {quantiles(new)[1]:.3f}"
+            sys.stdout.write(f"{scenario.name:>8} {what:>20} new/old {middle:.3f} ({spread}; {medians})\n")
     return 1 if errors else 0
-
-
-def _told(results: list[tuple[Result, Result]], what: str) -> str:
-    old, new = ([getattr(pair[side], what) for pair in results] for side in (0, 1))
-    low, middle, high = quantiles([b / a for a, b in zip(old, new, strict=True)])
-    before, after = quantiles(old)[1], quantiles(new)[1]
-    return f"new/old {middle:.3f} (quartiles {low:.3f} to {high:.3f}, {len(results)} pairs; {before:.3f}, {after:.3f})"
 
 
 if __name__ == "__main__":

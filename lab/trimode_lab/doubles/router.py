@@ -60,10 +60,8 @@ class ListeningRouter:
         self.reports.append(report)
         self.first.setdefault(report.replica_id, report)
         self.latest[report.replica_id] = report
-        return web.Response(body=self._answer_to(report).to_wire(), status=self.status)
-
-    def _answer_to(self, report: ReplicaReport) -> ReportAnswer:
-        if self.answer is not None:
-            return self.answer
-        newer = self.policy is not None and report.policy_version < self.policy.version
-        return ReportAnswer(policy=self.policy if newer else None)
+        answer = self.answer
+        if answer is None:
+            newer = self.policy is not None and report.policy_version < self.policy.version
+            answer = ReportAnswer(policy=self.policy if newer else None)
+        return web.Response(body=answer.to_wire(), status=self.status)

@@ -1,1 +1,0 @@
-"""Stand-ins of the workers' neighbours, for tests: real sockets, nothing behind them."""
