@@ -12,12 +12,11 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from trimode_api.errors import shown
 from trimode_api.modes import allows_lossy
-from trimode_api.openai_messages import ChatMessage
+from trimode_api.openai_messages import ChatMessage, TemplateFields
 from trimode_api.openai_neutral import WITHOUT_TOOLS
 from trimode_api.openai_parts import Quality, ResponseFormat, StreamOptions, TrimodeOptions
 from trimode_api.openai_sampling import MOST_STOPS, SamplingFields
 from trimode_api.openai_structure import StructureFields
-from trimode_api.openai_template import TemplateFields
 from trimode_api.openai_tools import ToolFields
 
 MAX_CHOICES = 128

@@ -1,7 +1,7 @@
-"""Messages of a chat request.
+"""Messages of a chat request, and what else it tells the model's chat template.
 
-All that an answer of ours, or of the servers that clients come from, contains is taken back as a message: agents append
-the answer as it is and send it with the next turn.
+Which fields a template knows is the text layer's to say. All that an answer of ours, or of the servers that clients
+come from, contains is taken back as a message: agents append the answer as it is and send it with the next turn.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from trimode_api.errors import shown
-from trimode_api.openai_parts import RequestModel
+from trimode_api.openai_parts import RequestModel, small
 
 _LABELS = frozenset({"annotations", "parsed"})
 """What clients keep beside an answer's text and send back with it: sources, and the text read as an object."""
@@ -99,3 +99,32 @@ class ChatMessage(RequestModel):
             "tool_calls": calls or None,
         }
         return given | {name: value for name, value in more.items() if value is not None}
+
+
+OURS = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
+"""Names that a template is given anyway."""
+
+
+class TemplateFields(RequestModel):
+    """`chat_template_kwargs` as vLLM and SGLang have it. `separate_reasoning: false` leaves reasoning in the content,
+    `include_reasoning: false` leaves it out."""
+
+    chat_template_kwargs: dict[str, Any] | None = None
+    reasoning_effort: str | None = Field(default=None, max_length=32)
+    separate_reasoning: bool | None = None
+    include_reasoning: bool | None = None
+
+    _small_enough = field_validator("chat_template_kwargs")(small)
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _not_ours(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        if taken := sorted(OURS & (value or {}).keys()):
+            raise ValueError(f"{taken[0]} is not among what may be set")
+        return value
+
+    @property
+    def switches(self) -> dict[str, Any]:
+        """What the template is told, by name."""
+        effort = {} if self.reasoning_effort is None else {"reasoning_effort": self.reasoning_effort}
+        return effort | (self.chat_template_kwargs or {})

@@ -12,7 +12,7 @@ from trimode_api.errors import Problem
 from trimode_api.modes import Mode
 from trimode_api.policy_of import pool_points
 from trimode_api.resource import EngineType, NemotronDeployment, Pool, Spec
-from trimode_api.sglang import reserved
+from trimode_api.serving import reserved
 from trimode_api.values import cores
 
 

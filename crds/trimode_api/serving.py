@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Any
 
 from pydantic import Field, StringConstraints, WithJsonSchema
 
-from trimode_api.fields import Int, SpecModel
 from trimode_api.modes import Mode
-from trimode_api.values import Argument, BlockLength, Cpu, Memory, ModelUri, Name, ObjectName, Threshold
+from trimode_api.values import Argument, BlockLength, Cpu, Int, Memory, ModelUri, Name, ObjectName, SpecModel, Threshold
 
 
 class EngineType(StrEnum):
@@ -210,3 +210,27 @@ class Diffusion(SpecModel):
     threshold: Threshold = Field(
         default="0.9", description="Top-1 probability at which a token is fixed, as text in (0, 1]."
     )
+
+
+RESERVED = (
+    "--model-path",
+    "--model",
+    "--tokenizer-path",
+    "--served-model-name",
+    "--host",
+    "--port",
+    "--context-length",
+    "--max-running-requests",
+    "--json-model-override-args",
+    "--dllm-algorithm",
+    "--dllm-algorithm-config",
+    "--enable-metrics",
+    "--dtype",
+    "--config",
+)
+"""Arguments of an SGLang server that follow from the resource: written a second time they would contradict it."""
+
+
+def reserved(args: Sequence[str]) -> list[str]:
+    """Those of `args` that are not the user's to set."""
+    return [arg for arg in args if arg.split("=", 1)[0] in RESERVED]

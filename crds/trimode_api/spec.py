@@ -10,10 +10,9 @@ from typing import Any, Self
 
 from pydantic import Field
 
-from trimode_api.fields import Bool, Int, SpecModel
 from trimode_api.modes import Mode
 from trimode_api.serving import Diffusion, Engine, Model, Pool
-from trimode_api.values import BlockLength, Count, Name, Origin, Price, SecretName
+from trimode_api.values import BlockLength, Bool, Count, Int, Name, Origin, Price, SecretName, SpecModel
 
 
 class SwitchingMode(StrEnum):

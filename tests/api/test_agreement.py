@@ -21,9 +21,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from trimode_api.checks import broken, defaulted
 from trimode_api.crd import Schema, structural
 from trimode_api.errors import problems_of
+from trimode_api.resource import broken, defaulted
 from trimode_api.rule import Distinct
 from trimode_api.rules import RULES
 from trimode_api.spec import Spec

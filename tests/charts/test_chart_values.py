@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from trimode_api.crd import custom_resource_definition
-from trimode_api.quantities import amount
 from trimode_api.resource import GROUP, VERSION, NemotronDeployment
+from trimode_api.values import amount
 from trimode_e2e.helm import Helm, HelmError
 from trimode_operator.plan.settings import Settings
 

@@ -15,10 +15,9 @@ import pytest
 import yaml
 from kubernetes import config
 
-from trimode_api.checks import broken, defaulted
 from trimode_api.crd import custom_resource_definition
 from trimode_api.errors import InvalidInput
-from trimode_api.resource import GROUP, NemotronDeployment, Spec
+from trimode_api.resource import GROUP, NemotronDeployment, Spec, broken, defaulted
 from trimode_e2e.crds import ROOT
 from trimode_e2e.world import World
 

@@ -26,8 +26,7 @@ from trimode_workers.engine.engine import Engine, EngineSettings
 from trimode_workers.engine.messages import Adjustments, Configure, Finish, Grammar, GrammarForm, Sampling, Submit
 from trimode_workers.errors import GrammarError, RequestRefused
 from trimode_workers.grammar.compiled import Bytes, compiled, problem
-from trimode_workers.grammar.compiler import REMEMBERED, Compiler
-from trimode_workers.grammar.vocabulary import load_vocabulary
+from trimode_workers.grammar.compiler import REMEMBERED, Compiler, load_vocabulary
 from trimode_workers.model.loading import load_decoder
 
 TINY = Path(trimode_workers.__file__).parent / "tiny"

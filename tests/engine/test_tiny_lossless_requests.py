@@ -17,8 +17,7 @@ from trimode_tools.tasks import held_out_set
 from trimode_workers.engine.engine import Engine, EngineSettings
 from trimode_workers.engine.messages import Configure, Finish, Submit
 from trimode_workers.grammar.compiled import compiled
-from trimode_workers.grammar.compiler import Compiler
-from trimode_workers.grammar.vocabulary import load_vocabulary
+from trimode_workers.grammar.compiler import Compiler, load_vocabulary
 from trimode_workers.model.loading import load_decoder
 from trimode_workers.openai.defaults import SamplingDefaults
 from trimode_workers.openai.parse import parse

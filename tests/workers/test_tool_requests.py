@@ -18,11 +18,11 @@ from trimode_api.serving import ToolFormat
 from trimode_workers.engine.messages import TOOL_GRAMMAR, Grammar, GrammarForm, Submit
 from trimode_workers.errors import TemplateError
 from trimode_workers.grammar.compiled import compiled
-from trimode_workers.grammar.vocabulary import load_vocabulary
+from trimode_workers.grammar.compiler import load_vocabulary
 from trimode_workers.openai.defaults import SamplingDefaults
+from trimode_workers.openai.grammar import tool_grammar
 from trimode_workers.openai.parse import parse
 from trimode_workers.openai.prepare import Capabilities, Identity, prepare
-from trimode_workers.openai.tool_grammar import tool_grammar
 from trimode_workers.text.template import ChatTemplate
 from trimode_workers.text.tokenizer import TextModel, load_text_model
 from trimode_workers.text.tool_formats import FORMATS

@@ -9,8 +9,7 @@ from trimode_api.resource import NemotronDeployment, UpgradeStrategy
 from trimode_operator.plan.kuberay import replaces
 from trimode_operator.plan.model import Capabilities, ChildKind, Inputs, Manifest, Note, Observed, Owner, Plan
 from trimode_operator.plan.names import Names, selector
-from trimode_operator.plan.network import network_policies
-from trimode_operator.plan.objects import secret, service_account
+from trimode_operator.plan.objects import network_policies, secret, service_account
 from trimode_operator.plan.optional_objects import budgets, http_route, inference_pool, service_monitor
 from trimode_operator.plan.ray import ray_service
 from trimode_operator.plan.router import config_map, router_config, router_deployment, services

@@ -10,8 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
-from trimode_api.quantities import GRAMMAR, MAX_LENGTH
-from trimode_api.values import Cpu, Memory, Name
+from trimode_api.values import GRAMMAR, MAX_LENGTH, Cpu, Memory, Name
 
 IMAGE = "trimode:0.1.0"
 RAY_VERSION = "2.60.0"

@@ -17,7 +17,25 @@ class Kept(NamedTuple):
     before: Key
 
 
-class Pages:
+class Index:
+    """What is kept: pages by key."""
+
+    _kept: dict[Key, Kept]
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._kept
+
+    @property
+    def used(self) -> int:
+        """Pages that are kept under a key."""
+        return len(self._kept)
+
+    def kept(self) -> dict[Key, Kept]:
+        """All of them; of `Pages` the least recently used first."""
+        return dict(self._kept)
+
+
+class Pages(Index):
     """Of the page store beside rows: up to `count` pages by key, least recently used first. Chains are keys of a
     prompt's pages from the first on.
 
@@ -31,18 +49,6 @@ class Pages:
         self._kept: OrderedDict[Key, Kept] = OrderedDict()
         # The last one is taken next. Chains are dropped from their end, so their numbers are taken in order again.
         self._free = list(range(count - 1, -1, -1))
-
-    def __contains__(self, key: Key) -> bool:
-        return key in self._kept
-
-    @property
-    def used(self) -> int:
-        """Pages that hold something."""
-        return len(self._kept)
-
-    def kept(self) -> dict[Key, Kept]:
-        """All of them, least recently used first."""
-        return dict(self._kept)
 
     def use(self, chain: Seq[Key], first: int) -> list[int]:
         """The pages of `chain` from its page `first` on; all of `chain` must be kept."""
@@ -88,7 +94,7 @@ class Pages:
             self._kept.move_to_end(key)
 
 
-class PagePool:
+class PagePool(Index):
     """Of a paged cache: `total` pages, of which `most_kept` are kept at a time.
 
     A page is held by rows, kept under a key, or both. Held pages stay. Of those that are only kept the least recently
@@ -103,18 +109,6 @@ class PagePool:
         self._key: dict[int, Key] = {}
         self._idle: OrderedDict[int, None] = OrderedDict()  # kept and held by none, the next to go first
         self._free = list(range(total - 1, -1, -1))
-
-    def __contains__(self, key: Key) -> bool:
-        return key in self._kept
-
-    @property
-    def used(self) -> int:
-        """Pages that are kept under a key."""
-        return len(self._kept)
-
-    def kept(self) -> dict[Key, Kept]:
-        """All of them."""
-        return dict(self._kept)
 
     def take(self) -> int:
         """A page for one holder. IndexError where all are held: planning admits no more than there are."""

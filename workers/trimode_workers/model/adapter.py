@@ -5,7 +5,6 @@ everything else; the weights that verify stay as they were. What PEFT can expres
 name, all problems of an adapter together.
 """
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from pathlib import Path
 from torch import Tensor
 
 from trimode_workers.errors import AdapterError
+from trimode_workers.model.config import read_object
 from trimode_workers.model.decoder import Decoder, Layer
 from trimode_workers.model.loading import read_tensors
 
@@ -55,14 +55,7 @@ def load_adapter(folder: str | Path, decoder: Decoder) -> DraftAdapter:
     """The adapter in `folder`, checked against the decoder it belongs to. Raises AdapterError, WeightsError."""
     folder = Path(folder)
     path = folder / CONFIG
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise AdapterError(f"{path}: no such file; a draft adapter is a folder with {CONFIG} and {WEIGHTS}") from None
-    except (OSError, ValueError) as exc:
-        raise AdapterError(f"{path}: not readable as JSON: {exc}") from exc
-    if not isinstance(raw, dict):
-        raise AdapterError(f"{path}: got {type(raw).__name__}, allowed is a JSON object")
+    raw = read_object(path, AdapterError, f"a draft adapter is a folder with {CONFIG} and {WEIGHTS}")
     problems = [
         f"{field} is {raw[field]!r}, allowed is {allowed[0]!r}"
         for field, allowed in _PLAIN.items()

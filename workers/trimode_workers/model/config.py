@@ -10,8 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from trimode_workers.errors import ConfigError
+from trimode_workers.errors import ConfigError, ModelError
 from trimode_workers.model_kind import ARCHITECTURE, MODEL_TYPE, foreign
+
+
+def read_object(path: Path, error: type[ModelError], needed: str) -> dict[str, Any]:
+    """The JSON object in `path`. Raises `error`; `needed` is what is said where there is no such file."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise error(f"{path}: no such file; {needed}") from None
+    except (OSError, ValueError) as exc:
+        raise error(f"{path}: not readable as JSON: {exc}") from exc
+    if not isinstance(raw, dict):
+        raise error(f"{path}: got {type(raw).__name__}, allowed is a JSON object")
+    return raw
 
 
 @dataclass(frozen=True)
@@ -55,15 +68,7 @@ class ModelConfig:
         path = Path(folder) / "config.json"
         if not Path(folder).is_dir():
             raise ConfigError(f"model folder {str(folder)!r}: no such folder")
-        try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ConfigError(f"{path}: no such file; a model folder needs config.json") from None
-        except (OSError, ValueError) as exc:
-            raise ConfigError(f"{path}: not readable as JSON: {exc}") from exc
-        if not isinstance(raw, dict):
-            raise ConfigError(f"{path}: got {type(raw).__name__}, allowed is a JSON object")
-        return cls.from_dict(raw, source=str(path))
+        return cls.from_dict(read_object(path, ConfigError, "a model folder needs config.json"), source=str(path))
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any], source: str = "config.json") -> "ModelConfig":

@@ -19,8 +19,7 @@ from trimode_workers.engine.messages import TOOL_GRAMMAR, Grammar, Sampling, Sub
 from trimode_workers.errors import TemplateError
 from trimode_workers.openai.adjustments import adjustments
 from trimode_workers.openai.defaults import SamplingDefaults
-from trimode_workers.openai.structure import response_grammar, structured_grammar
-from trimode_workers.openai.tool_grammar import asks_for_form, tool_grammar
+from trimode_workers.openai.grammar import asks_for_form, response_grammar, structured_grammar, tool_grammar
 from trimode_workers.text.tokenizer import TextModel
 
 NO_TOOLS = (

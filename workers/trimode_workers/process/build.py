@@ -17,8 +17,7 @@ from trimode_workers.engine.layouts import paged
 from trimode_workers.engine.messages import Configure, Started, Submit
 from trimode_workers.engine.primitive import Attention, Primitive
 from trimode_workers.errors import AdapterError, GrammarError, ModelError, RequestRefused, SettingsError
-from trimode_workers.grammar.compiler import Compiler
-from trimode_workers.grammar.vocabulary import load_vocabulary
+from trimode_workers.grammar.compiler import Compiler, load_vocabulary
 from trimode_workers.model.adapter import load_adapter
 from trimode_workers.model.config import ModelConfig
 from trimode_workers.model.fused import FusedDecoder

@@ -7,7 +7,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from trimode_api.modes import AR, BLOCK_LENGTHS, Mode, OperatingPoint, diffusion, speculation
-from trimode_api.sglang import reserved
+from trimode_api.serving import reserved
 
 COMMAND = ("python3", "-m", "sglang.launch_server")
 COMMAND_VARIABLE = "TRIMODE_SGLANG_COMMAND"

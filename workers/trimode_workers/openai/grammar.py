@@ -1,4 +1,7 @@
-"""Grammars that hold tool calls: that there is one, and that arguments follow their schemas."""
+"""The form of an answer as the engine takes it: a format, or that there is a tool call whose arguments follow a schema.
+
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,59 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from trimode_api.errors import ApiError
 from trimode_api.openai import ChatRequest
+from trimode_api.openai_parts import ResponseFormat
+from trimode_api.openai_structure import StructuredOutputs
 from trimode_api.openai_tools import Tool
 from trimode_workers.engine.messages import Grammar, GrammarForm
 from trimode_workers.grammar.compiled import WHITE_SPACE, problem, without_large_bounds
 from trimode_workers.text.tool_formats import CallFormat
 
-FIELD = "tools"
+ANY_OBJECT = '{"type":"object"}'
+STRUCTURED = "structured_outputs"
+TOOLS = "tools"
 NOT_BOTH = (
     "response_format: this model writes tool calls as plain JSON, so that an answer in a format cannot be told from a "
     "call; send one of response_format and tools, or force a call by tool_choice"
 )
 _GAP = r"/\n?/"
 """Around a call and between two: a new line where the model writes one."""
+
+
+def response_grammar(wanted: ResponseFormat) -> Grammar:
+    """Of a `response_format` that is not plain text. ApiError 400 where no answer can follow it."""
+    asked = wanted.schema_asked
+    if asked is None:
+        return Grammar(ANY_OBJECT)
+    schema, strict, path = asked
+    # Where the client did not insist, bounds that the grammar's library cannot follow are left out.
+    followed = schema if strict else without_large_bounds(schema)
+    return _possible(Grammar(msgspec.json.encode(followed).decode(), lenient=not strict), path)
+
+
+def structured_grammar(wanted: StructuredOutputs) -> Grammar:
+    """Of `structured_outputs`. ApiError 400 where no answer can follow it."""
+    if wanted.definition is not None:
+        text = msgspec.json.encode(without_large_bounds(wanted.definition)).decode()
+        return _possible(Grammar(text, lenient=True, field=STRUCTURED), f"{STRUCTURED}.json")
+    if wanted.json_object:
+        return Grammar(ANY_OBJECT, field=STRUCTURED)
+    forms = {
+        GrammarForm.REGEX: wanted.regex,
+        GrammarForm.CHOICE: None if wanted.choice is None else msgspec.json.encode(wanted.choice).decode(),
+        GrammarForm.GRAMMAR: wanted.grammar,
+    }
+    form, text = next((form, text) for form, text in forms.items() if text is not None)
+    return _possible(Grammar(text, form=form, field=STRUCTURED), f"{STRUCTURED}.{form}")
+
+
+def _possible(grammar: Grammar, path: str) -> Grammar:
+    if found := problem(grammar):
+        raise ApiError(400, f"{path}: {found}", code="invalid_value", param=path)
+    return grammar
 
 
 def asks_for_form(request: ChatRequest) -> str:
@@ -62,7 +104,7 @@ def tool_grammar(request: ChatRequest, form: CallFormat, markers: Mapping[int, s
         if found := problem(Grammar(json.dumps(schema), lenient=lenient)):
             path = f"tools[{request.tools.index(tool)}].function.parameters"
             raise ApiError(400, f"{path}: {found}", code="invalid_value", param=path)
-    return Grammar("%llguidance {}\n" + "\n".join(rules), form=GrammarForm.LARK, field=FIELD)
+    return Grammar("%llguidance {}\n" + "\n".join(rules), form=GrammarForm.LARK, field=TOOLS)
 
 
 def _schema_of(tool: Tool) -> tuple[dict[str, Any], bool]:
