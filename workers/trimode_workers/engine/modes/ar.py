@@ -20,8 +20,8 @@ def run(
 ) -> list[list[int]]:
     """One token per sequence."""
     window = primitive.window([s.row for s in sequences], [s.cached for s in sequences], 1)
-    # What AR pays for the other modes cannot be told from noise: 1.00, 1.04 and 0.99 times as long at 1, 8 and 64
-    # requests, in turns with an engine that has AR alone (docs/architecture.md).
+    # What AR pays for the other modes cannot be told from noise: 1.00 times as long at 1, 8 and 64 requests, in turns
+    # with an engine that has AR alone (docs/architecture.md).
     hidden = primitive.causal(primitive.tensor([s.tokens[-1:] for s in sequences]), window, riders)
     return follow(primitive, sequences, hidden[:, 0])
 
