@@ -5,6 +5,8 @@
 `python -m trimode_e2e record-gateway`: record what Envoy Gateway, built first, makes of the examples (root).
 
 `python -m trimode_e2e record-collector`: record what OpenTelemetry's collector, built first, gets from a router.
+
+`python -m trimode_e2e record-picker`: record where an endpoint picker, built first, sends requests to routers (root).
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from collections.abc import Callable
 
 from trimode_e2e.control.provide import prepare
 from trimode_e2e.errors import HarnessError
-from trimode_e2e.recording import collectors, gateways, scenarios
+from trimode_e2e.recording import collectors, gateways, pickers, scenarios
 
 
 def main(words: list[str]) -> int:
@@ -24,6 +26,7 @@ def main(words: list[str]) -> int:
         "record": lambda: scenarios.record(say),
         "record-gateway": lambda: gateways.record(say),
         "record-collector": lambda: collectors.record(say),
+        "record-picker": lambda: pickers.record(say),
     }
     if len(words) != 1 or words[0] not in doing:
         sys.stderr.write(f"usage: python -m trimode_e2e {'|'.join(doing)}, not {' '.join(words)!r}\n")

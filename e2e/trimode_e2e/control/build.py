@@ -97,6 +97,9 @@ ENVOY_GATEWAY = GoModule("envoy-gateway", {"envoy-gateway": "github.com/envoypro
 COLLECTOR = GoModule("otel-collector", {"otel-collector": "."})
 """OpenTelemetry's collector, compiled only to record what it understands."""
 
+PICKER = GoModule("endpoint-picker", {"epp": "sigs.k8s.io/gateway-api-inference-extension/cmd/epp"})
+"""The Inference Extension's endpoint picker, compiled only to record what it does."""
+
 
 ALL = (CLUSTER, OLDER)
 

@@ -87,7 +87,7 @@ def inference_pool(owner: Owner, names: Names, picker: EndpointPicker) -> Manife
             "endpointPickerRef": {
                 "group": "",
                 "kind": "Service",
-                "name": picker.name,
+                "name": picker.of(names.router),
                 "port": {"number": picker.port},
                 "failureMode": "FailOpen",
             },

@@ -5,9 +5,9 @@ The edge reads them from a file and the environment; the plan takes them as an a
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic.alias_generators import to_camel
 
 from trimode_api.values import GRAMMAR, MAX_LENGTH, Cpu, Memory, Name
@@ -49,10 +49,27 @@ class Gateway(Part):
 
 
 class EndpointPicker(Part):
-    """The Service of an endpoint picker, for clusters that route by InferencePool."""
+    """The Service of an endpoint picker in a resource's namespace, for clusters that route by InferencePool.
 
-    name: Name
+    Either its `name`, the same for every pool, or the `suffix` that it has behind the pool's name: the Inference
+    Extension's own picker serves one pool each.
+    """
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["name"]}, {"required": ["suffix"]}]})
+
+    name: Name | None = None
+    suffix: str | None = Field(default=None, pattern=r"^-[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=16)
     port: int = Field(default=9002, ge=1, le=65535)
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.name is None) == (self.suffix is None):
+            raise ValueError("either name or suffix")
+        return self
+
+    def of(self, pool: str) -> str:
+        """The name of the Service for a pool."""
+        return self.name or f"{pool}{self.suffix}"
 
 
 class Telemetry(Part):

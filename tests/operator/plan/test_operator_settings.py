@@ -52,6 +52,18 @@ def test_a_collector_is_reached_over_http(endpoint: str) -> None:
         Settings.model_validate({"telemetry": {"endpoint": endpoint}})
 
 
+def test_a_picker_is_named_or_has_its_pools_name() -> None:
+    def of(value: dict[str, str]) -> str:
+        picker = Settings.model_validate({"endpointPicker": value}).endpoint_picker
+        assert picker is not None
+        return picker.of("chat-router")
+
+    assert (of({"name": "picker"}), of({"suffix": "-epp"})) == ("picker", "chat-router-epp")
+    for wrong in ({}, {"name": "picker", "suffix": "-epp"}, {"suffix": "epp"}, {"suffix": "-"}):
+        with pytest.raises(ValidationError, match="endpointPicker"):
+            of(wrong)
+
+
 def test_addresses_inside_the_cluster() -> None:
     names = Names("nemo-8b", "default", "example.org")
     assert names.url() == "http://nemo-8b-router.default.svc:8000/v1"
