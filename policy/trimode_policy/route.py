@@ -124,7 +124,7 @@ def _pick(request: RequestView, replicas: Sequence[ReplicaView], staleness: Stal
     least = min(ranks, default=FULL)
     # Where the first choice has no prompts before this one, they decide nothing; a long one of its own goes where it
     # loses least.
-    if least < FULL and (least[2] or (request.prompt_tokens >= LONG_PROMPT and any(map(_LENDS, replicas)))):
+    if least < FULL and (least[2] or (request.prompt_tokens >= LONG_PROMPT and _welcome(replicas))):
         pairs = zip(replicas, ranks, strict=True)
         ranks = [_with_prompts(request, replica, rank, paced) if rank < FULL else rank for replica, rank in pairs]
         least = min(ranks)
@@ -232,6 +232,13 @@ def spare(request: RequestView, replicas: Iterable[ReplicaView]) -> int:
     return sum(r.late_places for r in replicas if r.open and may_serve(request, r.points))
 
 
+def _welcome(replicas: Sequence[ReplicaView]) -> bool:
+    """Whether some replica loses least by long prompts."""
+    # Not beside a pool of AR alone: other tiers go there anyway, and the strict one needs all those that speculate.
+    lenders = list(filter(_LENDS, replicas))
+    return bool(lenders) and all(replica.takes_long_prompts for replica in lenders)
+
+
 def _with_prompts(request: RequestView, replica: ReplicaView, rank: Rank, paced: bool) -> Rank:
     """The rank with the prompts that are before this one counted beside the number of requests: the seconds that they
     and its own take there, as a share of those left until its first token is due. Its own count for nothing where they
@@ -249,6 +256,6 @@ def _with_prompts(request: RequestView, replica: ReplicaView, rank: Rank, paced:
         return FULL
     reserved, used, queued = rank
     # Modes by pool, long prompts simulated: premium requests attained 88 % before this, 95 with it (docs/simulator.md).
-    whole = used + (per_token * replica.queued_prompt_tokens if replica.lends else work)
+    whole = used + (per_token * replica.queued_prompt_tokens if replica.takes_long_prompts else work)
     # Squashed, since a share of 1 stands for a replica that has no place left.
     return reserved or (paced and work > PROMPT_SHARE), whole / (1.0 + abs(whole)), queued

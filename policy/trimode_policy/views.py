@@ -13,7 +13,7 @@ from math import inf
 from typing import Any
 from zlib import crc32
 
-from trimode_api.modes import OperatingPoint, Wish
+from trimode_api.modes import Mode, OperatingPoint, Wish
 from trimode_policy.values import value
 
 Rank = tuple[bool, float, int]
@@ -99,7 +99,9 @@ class ReplicaView:
     tier_capacity: Mapping[str, int] = field(init=False)
     """By tier, requests beyond which that tier, or the one it is reserved for, would fall behind."""
     lends: bool = field(init=False)
-    """Whether it cannot keep some tier's pace, so that it loses least by the requests and prompts of others."""
+    """Whether it cannot keep some tier's pace, so that it loses least by the requests of others."""
+    takes_long_prompts: bool = field(init=False)
+    """Whether it loses least by their prompts, too: it lends, and may emit several tokens a cycle."""
     tiebreak: int = field(init=False)
     """What orders it among equals, together with a seed."""
 
@@ -112,12 +114,15 @@ class ReplicaView:
         made.open = self.ready and not self.draining
         made.plain = self.open and _lossless(self.points)
         made.ranks = made.tier_capacity = {}
-        made.lends = False
+        made.lends = made.takes_long_prompts = False
         if self.rows:
             kept = self.rows.get(reserved_for, 0) if reserved_for is not None else 0
             floor = min(kept, floor) if kept > 0 else floor
             rooms = made.tier_capacity = {tier: min(rows, floor) for tier, rows in self.rows.items()}
             made.lends = 0 in self.rows.values()
+            # Prompts stall those who decode a token a cycle by most: an AR pool that was sent the long ones cost up to
+            # 2.8 % of good requests (docs/simulator.md).
+            made.takes_long_prompts = self.lends and any(point.mode is not Mode.AR for point in self.points)
             lent = LENDING * self.lends
             made.ranks = {t: rank_of(t != reserved_for, share(load, r), queued, lent) for t, r in rooms.items()}
         made.floor = floor

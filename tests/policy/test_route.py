@@ -55,6 +55,11 @@ def lending(name: str, in_flight: int = 0, queued: int = 0) -> ReplicaView:
     return paced(name, queued, in_flight=in_flight, rows={"strict": 0, "t": 8})
 
 
+def ar_alone(name: str, in_flight: int = 0, queued: int = 0) -> ReplicaView:
+    """The same, of a pool of one mode."""
+    return replace(lending(name, in_flight, queued), points=(AR,))
+
+
 @pytest.mark.parametrize(
     ("fleet", "prompt", "held", "picked"),
     [
@@ -74,6 +79,18 @@ def lending(name: str, in_flight: int = 0, queued: int = 0) -> ReplicaView:
         pytest.param([lending("a", 5), paced("b", in_flight=1)], 100, {}, "b", id="a short one where there is room"),
         pytest.param([lending("a", 1, 700), paced("b", in_flight=1)], 600, {}, "b", id="but not to be late there"),
         pytest.param([lending("a", 8), paced("b", in_flight=1)], 600, {}, "b", id="nor where there is no room"),
+        pytest.param([ar_alone("a", 5), paced("b", in_flight=1)], 600, {}, "b", id="an AR pool is stalled by it most"),
+        pytest.param([ar_alone("a", 2), paced("b", in_flight=1)], 600, {}, "a", id="where it costs no stricter pace"),
+        pytest.param(
+            [ar_alone("a", 2, 9), paced("b", in_flight=1, prompt_tokens_per_second=2e3)],
+            400,
+            {},
+            "b",
+            id="its own counts there",
+        ),
+        pytest.param(
+            [lending("a", 5), paced("b", in_flight=1), ar_alone("c", 7)], 600, {}, "b", id="kept from fast ones beside"
+        ),
     ],
 )
 def test_prompts_count(fleet: list[ReplicaView], prompt: int, held: dict[str, int], picked: str | None) -> None:
