@@ -11,6 +11,7 @@ from trimode_workers.engine.cache import KVCache
 from trimode_workers.engine.layouts import Cache
 from trimode_workers.engine.plan import swaps
 from trimode_workers.engine.sequence import Sequence
+from trimode_workers.engine.window import spans
 
 
 def close_gaps(cache: Cache, running: Seq[Sequence]) -> None:
@@ -27,8 +28,7 @@ def line_up(cache: Cache, running: Seq[Sequence], groups: Seq[list[Sequence]]) -
     """Exchange rows so that each group is a run of rows, in ascending order. Rows in use follow one another."""
     if not isinstance(cache, KVCache):
         return
-    # Rows that follow one another are read as a view; others are copied in every layer.
-    if all(members[-1].row - members[0].row == len(members) - 1 for members in groups):
+    if all(_lies_well(members) for members in groups):
         return
     # The groups go into the first rows, one after the other.
     grouped = {s for group in groups for s in group}
@@ -41,3 +41,12 @@ def line_up(cache: Cache, running: Seq[Sequence], groups: Seq[list[Sequence]]) -
         by_row[a], by_row[b] = second, first
     for group in groups:
         group.sort(key=lambda s: s.row)
+
+
+def _lies_well(members: Seq[Sequence]) -> bool:
+    """Whether moving the group would gain nothing: rows that follow one another are read as a view, others are copied
+    in every layer; but a group that attends in several spans, by length, is copied wherever it lies."""
+    if members[-1].row - members[0].row == len(members) - 1:
+        return True
+    # Moved all the same, where prompts had the rows between, AR at 64 requests took 2 % longer.
+    return len(spans([s.cached for s in members])[1]) > 1
