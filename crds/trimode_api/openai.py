@@ -191,7 +191,13 @@ class CompletionRequest(GenerationRequest):
         prompts = value if several else [value]
         if len(prompts) > MAX_PROMPTS:
             raise ValueError(f"at most {MAX_PROMPTS} prompts are allowed, got {len(prompts)}")
-        return tuple(map(_prompt, prompts))
+        for prompt in prompts:
+            ids = isinstance(prompt, list) and bool(prompt) and all(type(id) is int and id >= 0 for id in prompt)
+            if not ids and not isinstance(prompt, str):
+                raise ValueError(
+                    f"must be a string, a list of token ids, or a list of such prompts, got {shown(prompt)}"
+                )
+        return tuple(prompt if isinstance(prompt, str) else tuple(prompt) for prompt in prompts)
 
     def echoed(self, number: int) -> str | tuple[int, ...] | None:
         return self.prompt[number] if self.echo else None
@@ -215,11 +221,3 @@ class CompletionRequest(GenerationRequest):
     @property
     def prompts(self) -> int:
         return len(self.prompt)
-
-
-def _prompt(value: Any) -> str | tuple[int, ...]:
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, list) or not value or not all(type(id) is int and id >= 0 for id in value):
-        raise ValueError(f"must be a string, a list of token ids, or a list of such prompts, got {shown(value)}")
-    return tuple(value)

@@ -5,7 +5,6 @@ Belongs here: their models and rules. How a model writes calls, and reads tools,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -142,7 +141,9 @@ class ToolFields(RequestModel):
         names = [tool.function.name for tool in info.data["tools"]]
         for name in value.names:
             if name not in names:
-                raise ValueError(f"{shown(name)} is not among tools, which are: {_few(names)}")
+                more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+                offered = ", ".join(names[:_SHOWN]) or "none"
+                raise ValueError(f"{shown(name)} is not among tools, which are: {offered}{more}")
         if value.forces and not names:
             raise ValueError("'required' needs tools, and there are none")
         return value
@@ -173,8 +174,3 @@ class ToolFields(RequestModel):
 
 
 _SHOWN = 8
-
-
-def _few(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return (", ".join(names[:_SHOWN]) or "none") + more

@@ -86,7 +86,12 @@ class NemotronDeployment(SpecModel):
             model = handler(data)
             spec = model.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
         except ValidationError as exc:
-            errors = [_again(finding) for finding in exc.errors()]
+            for finding in exc.errors():
+                # In the form that lets it be raised again, beside what breaks rules.
+                details = InitErrorDetails(type=finding["type"], loc=finding["loc"], input=finding["input"])
+                if "ctx" in finding:
+                    details["ctx"] = finding["ctx"]
+                errors.append(details)
             spec = defaulted(Spec, data.get("spec") if isinstance(data, dict) else None)
         errors += [
             InitErrorDetails(
@@ -116,14 +121,6 @@ class NemotronDeployment(SpecModel):
     def served_name(self) -> str:
         """The name that clients put into `model`."""
         return self.spec.model.served_name or self.metadata.name
-
-
-def _again(finding: Any) -> InitErrorDetails:
-    """A finding in the form that lets it be raised again beside others."""
-    details = InitErrorDetails(type=finding["type"], loc=finding["loc"], input=finding["input"])
-    if "ctx" in finding:
-        details["ctx"] = finding["ctx"]
-    return details
 
 
 def broken(spec: Any, rules: Sequence[AnyRule] = RULES) -> Iterator[tuple[Path, str, Any]]:

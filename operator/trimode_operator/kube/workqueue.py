@@ -117,14 +117,14 @@ class WorkQueue:
             self._ready.put_nowait(key)
 
     def _later(self, key: Key, seconds: float) -> None:
-        self._cancel(key)
-        self._timers[key] = asyncio.get_running_loop().call_later(seconds, self._due, key)
+        def due() -> None:
+            self._timers.pop(key, None)
+            self._held.discard(key)
+            if key not in self._dirty and self._active():
+                self._push(key)
 
-    def _due(self, key: Key) -> None:
-        self._timers.pop(key, None)
-        self._held.discard(key)
-        if key not in self._dirty and self._active():
-            self._push(key)
+        self._cancel(key)
+        self._timers[key] = asyncio.get_running_loop().call_later(seconds, due)
 
     def _cancel(self, key: Key) -> None:
         timer = self._timers.pop(key, None)

@@ -103,7 +103,13 @@ class SGLangClient(PendingRequests):
         """Queue a request. `on_event` is called for each of its events; the last one has `finish`."""
         self._enter(request.request_id, on_event)
         task = self._tasks[request.request_id] = asyncio.create_task(self._run(request))
-        task.add_done_callback(lambda _: self._ended(request.request_id))
+
+        def ended(_: asyncio.Task[None]) -> None:
+            self._tasks.pop(request.request_id, None)
+            if request.request_id in self._listeners:  # cancelled before it had begun
+                self._deliver(TokenEvent(request.request_id, [], Finish.CANCELLED))
+
+        task.add_done_callback(ended)
 
     def cancel(self, request_id: str) -> None:
         """The last event (`CANCELLED`) still arrives."""
@@ -169,11 +175,6 @@ class SGLangClient(PendingRequests):
             await self._perhaps_dead()
             event = TokenEvent(request.request_id, [], Finish.ERROR, f"the SGLang server broke off: {exc}")
         self._deliver(event)
-
-    def _ended(self, request_id: str) -> None:
-        self._tasks.pop(request_id, None)
-        if request_id in self._listeners:  # cancelled before it had begun
-            self._deliver(TokenEvent(request_id, [], Finish.CANCELLED))
 
     # watching
 
