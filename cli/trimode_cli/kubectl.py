@@ -87,6 +87,7 @@ def chat(name: Name, namespace: Namespace = "", context: Context = "") -> None:
 
 def switching(wanted: str) -> dict[str, Any]:
     """The change of `spec.switching`. Raises BadInput for what is no manual mode."""
+    # Null takes a field away in a merge patch: what was fixed before must not stay beside the new mode.
     if wanted == AUTO:
         return {"policy": "Predictive", "mode": None, "blockLength": None}
     if wanted not in MODES:
@@ -137,6 +138,7 @@ def forwarded(resource: Mapping[str, Any], place: Sequence[str]) -> Iterator[str
     if not known.hostname:
         raise CliError("the resource has no endpoint yet: its status has no url")
     service = f"service/{known.hostname.partition('.')[0]}"
+    # kubectl takes a free port of this machine, and says in its first line which.
     command = ["kubectl", *place, "port-forward", service, f":{known.port}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as forward:
         assert forward.stdout is not None

@@ -93,6 +93,7 @@ def _inline(node: Any, definitions: dict[str, Any]) -> Any:
     if "$ref" in node:
         target = definitions[node["$ref"].rpartition("/")[2]]
         return _inline({**target, **{k: v for k, v in node.items() if k != "$ref"}}, definitions)
+    # A structural schema has no union with null; `null` is taken for a field that was left out.
     if "anyOf" in node:
         (some,) = [option for option in node["anyOf"] if option.get("type") != "null"]
         return _inline({**some, **{k: v for k, v in node.items() if k not in ("anyOf", "default")}}, definitions)
@@ -116,10 +117,12 @@ def _inline(node: Any, definitions: dict[str, Any]) -> Any:
 
 def _field(name: str, node: Any, definitions: dict[str, Any]) -> Schema:
     field: Schema = _inline(node, definitions)
+    # By its keys a server-side apply merges a list; without them one manager's list would replace another's.
     if name in LIST_KEYS and field.get("type") == "array":
         field |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [LIST_KEYS[name]]}
     elif name in SETS:
         field["x-kubernetes-list-type"] = "set"
+    # API servers check a default by the rules before they fill in those within it: half a default was refused.
     if isinstance(field.get("default"), dict | list):
         field["default"] = completed(field["default"], field)
     return field

@@ -135,6 +135,7 @@ def _problem(finding: Any, root: str, unsupported: Mapping[str, str]) -> Problem
     if kind == "rule":
         has_value = str(finding["input"]) in finding["msg"]
         return Problem(path, finding["msg"] if has_value else _with_value(finding["msg"], finding["input"]))
+    # pydantic speaks of Python's types, which are no words of a file or a request in JSON.
     words = (
         (finding["msg"][:1].lower() + finding["msg"][1:])
         .replace(" after validation", "")

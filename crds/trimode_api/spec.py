@@ -192,6 +192,8 @@ class Router(SpecModel):
         description="Origins such as https://chat.example whose pages may ask from a browser; '*' for any, none where "
         "left out.",
     )
+    # Longer than Go's HTTP client, and so Traefik, keeps an idle connection (90 s): with less, as the 75 that it was,
+    # the router may close one on which such a gateway is just sending a request.
     idle_seconds: Int = Field(
         default=120,
         ge=1,

@@ -38,6 +38,7 @@ class Endpoint:
     def __init__(self, url: str, transport: httpx.BaseTransport | None = None, *, key: str = "") -> None:
         self.url = url.rstrip("/").removesuffix("/v1")
         timeout = httpx.Timeout(10.0, read=300.0)
+        # No proxy of the environment: the endpoint is on this machine as a rule, where a proxy does not reach it.
         try:
             self._client = httpx.Client(
                 base_url=self.url,

@@ -61,6 +61,7 @@ def up(file: str, entry: Entry) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signals)
     with ExitStack() as closing:
+        # First: a second `up` of the same name is refused before it has started anything.
         control = Control(socket_path(deployment.metadata.name, os.environ), inbox)
         closing.callback(control.close)
         base = Path(ray_local.short_folder())
@@ -71,6 +72,7 @@ def up(file: str, entry: Entry) -> None:
         folder = Path(tempfile.mkdtemp(prefix=f"trimode-up-{os.getpid()}-", dir=base))
         closing.callback(shutil.rmtree, folder, ignore_errors=True)
         terminal = closing.enter_context(own_terminal(folder / "up.log"))
+        # Before anything imports Ray, which reads its environment while it is imported.
         ray_local.adopt_environment()
         reaper.become_reaper()
         stack = Stack(deployment, model, entry, folder, os.environ, signals.stopping, signals.hurry)

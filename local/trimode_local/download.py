@@ -36,6 +36,7 @@ class _Bar:
         self._task = progress.add_task("downloading", visible=False)
 
     def __call__(self, file: str, done: int, total: int) -> None:
+        # A file that is there already is told as done at once: a bar for it would be of no download.
         shown = self._progress.tasks[0].visible or done < total
         self._progress.update(self._task, description=file, completed=done, total=total, visible=shown)
 

@@ -51,6 +51,8 @@ def check_port(host: str, port: int) -> None:
     except OSError as exc:
         raise BadInput(f"--host {host}: {exc.strerror or exc}") from exc
     with socket.socket(family, kind, protocol) as probe:
+        # As the router will listen: without it the connections that an earlier `up` has just closed make the port look
+        # taken for a minute.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(address)
@@ -98,6 +100,7 @@ def without_secrets(router: Router, entry: Entry) -> tuple[str, ...]:
 
 def machine_gpus() -> int:
     """NVIDIA GPUs that this process may see."""
+    # By device files: to ask torch would take its import, some three seconds before the first check.
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     present = len([p for p in Path("/dev").glob("nvidia[0-9]*") if p.name[6:].isdigit()])
     return present if visible is None else min(present, len([v for v in visible.split(",") if v.strip()]))

@@ -45,6 +45,7 @@ QUIET = {
     "RAY_enable_worker_prestart": "0",
     "RAY_prestart_worker_first_driver": "0",
     "RAY_gcs_server_request_timeout_seconds": "15",
+    # Ray's own 15 would have every other process of the machine go before the engines.
     "RAY_worker_niceness": "0",
     "RAY_preload_python_modules": "trimode_local.ray_worker",
 }

@@ -57,6 +57,7 @@ class Stack:
     def start(self, list_: Checklist) -> None:
         """Bring everything up. Raises StartFailed or Stopped; the caller then calls `stop`."""
         try:
+            # The router first: what replicas are started with holds the address that they report to.
             self._start_router(list_)
             self._start_ray(list_)
             self._start_pools(list_)

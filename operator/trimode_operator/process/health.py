@@ -95,6 +95,7 @@ class Watchdog:
         late = await self._late()
         if late and not self.liveness.ready and self.now() - self.liveness.started < FIRST_LISTS_S:
             return
+        # Asked twice: a list may be ahead of the watches by what is still on its way.
         if late:
             await asyncio.sleep(GRACE_S)
             late &= await self._late()

@@ -71,6 +71,7 @@ class Viewer:
     def sample(self) -> None:
         """Note this second for the history."""
         rules, now = self.live.rules, self.now()
+        # What a dead replica said last would stay in the sums until it is forgotten.
         alive = [r.report for r in self.live if r.freshness(rules, now) is not Freshness.DEAD]
         self._samples.append(
             FleetSample(

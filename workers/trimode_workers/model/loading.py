@@ -25,6 +25,7 @@ def load_decoder(folder: str | Path, dtype: torch.dtype = torch.float32) -> tupl
     """The decoder of a folder, in eval mode, its weights converted to `dtype`. Raises ConfigError, WeightsError."""
     folder = Path(folder)
     config = ModelConfig.from_folder(folder)
+    # Names and shapes only: no memory, and no time for random weights that are replaced at once.
     with torch.device("meta"):
         decoder = Decoder(config)
     tensors: dict[str, Tensor] = {}
@@ -40,6 +41,7 @@ def load_decoder(folder: str | Path, dtype: torch.dtype = torch.float32) -> tupl
     if problems:
         raise WeightsError(f"{folder}: " + "; ".join(problems))
     converted = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    # The tensors as they are instead of a copy into the decoder's: never two sets of weights at a time.
     decoder.load_state_dict(converted, assign=True)
     return decoder.eval().requires_grad_(False), config
 

@@ -57,6 +57,7 @@ class PendingRequests(ABC):
         """A new request. EngineFailed where the engine is lost."""
         if self.lost:
             raise EngineFailed(self.lost)
+        # An engine without work says nothing: its silence counts from when it got some.
         if not self._listeners:
             self._heard = time.monotonic()
         self._listeners[request_id] = on_event
@@ -75,6 +76,7 @@ class PendingRequests(ABC):
         """The engine has ended: every request that waits for it gets the error, once."""
         if self.lost:
             return
+        # Before anybody is told: a listener that asks again must not join those that wait for an engine that is gone.
         self.lost = why
         listeners, self._listeners = self._listeners, {}
         for request_id, listener in listeners.items():

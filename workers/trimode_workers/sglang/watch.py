@@ -37,6 +37,7 @@ async def until_ready(server: Server, http: SglangHttp, observer: Observer) -> N
         if await http.healthy():
             break
         await asyncio.sleep(POLL_S)
+    # Without an end of sequence: an answer that ends early by itself would look like a server that cannot go on.
     submit = Submit("ready", [1] * 16, FIRST_TOKENS, ignore_eos=True)
     follow, tokens, cycles, last = Chunks(frozenset()), 0, 0, None
     try:
@@ -74,6 +75,8 @@ async def until_lost(
         now = time.monotonic()
         if busy():
             idle_since = now
+        # A scheduler that hangs leaves the HTTP side answering. Under load its silence shows in the streams; while
+        # idle only a generation shows it.
         elif now - idle_since >= PROBE_IDLE_S:
             idle_since = now
             if not await http.generates():

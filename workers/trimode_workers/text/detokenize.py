@@ -68,6 +68,8 @@ class WindowDetokenizer:
         self._window.append(token)
         text = self._difference()
         pending = len(self._window) - self._emitted
+        # A replacement character may be the beginning of one whose other bytes come with the next tokens. Not for ever:
+        # a model may also emit bytes that are none.
         if not text or (text.endswith(REPLACEMENT) and pending < _MAX_PENDING):
             return ""
         del self._window[: self._emitted]
