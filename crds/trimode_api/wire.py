@@ -250,5 +250,4 @@ class RouterConfig(WireModel):
     header_bytes: int = Field(default=16 * 1024, ge=1024, le=1024**2, description="line and headers of a request")
     body_bytes: int = Field(default=8 * 1024**2, ge=1024, le=1024**3, description="body of a request, inflated")
     access_log_sample: int = Field(default=100, ge=1, description="of good answers, one in so many is logged")
-    replicas_expected: int = Field(default=1, ge=0)
     policy: PolicyConfig

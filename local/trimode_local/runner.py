@@ -161,7 +161,6 @@ class Stack:
             name=self.deployment.metadata.name,
             model=self.deployment.served_name,
             processes=router_processes(self.deployment, preflight.machine_cores()),
-            replicas_expected=sum(pool.replicas for pool in plan(self.deployment)),
             policy=policy_of(self.deployment, self.version),
             **(self.deployment.spec.router.edge() | self.entry.fields()),
         )

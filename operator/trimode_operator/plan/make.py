@@ -8,7 +8,7 @@ from trimode_api.pool_args import start_problems
 from trimode_api.resource import NemotronDeployment, UpgradeStrategy
 from trimode_operator.plan.kuberay import replaces
 from trimode_operator.plan.model import Capabilities, ChildKind, Inputs, Manifest, Note, Observed, Owner, Plan
-from trimode_operator.plan.names import Names, selector
+from trimode_operator.plan.names import Names
 from trimode_operator.plan.objects import network_policies, secret, service_account
 from trimode_operator.plan.optional_objects import budgets, http_route, inference_pool, service_monitor
 from trimode_operator.plan.ray import ray_service
@@ -102,7 +102,6 @@ def make_plan(
         policy=policy,
         notes=(*notes, *more),
         prune_kinds=prunable(capabilities),
-        prune_selector=selector(owner.name),
     )
 
 

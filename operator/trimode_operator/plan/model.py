@@ -98,12 +98,11 @@ class ChildKind:
 class Plan:
     """What should be. `children` in the order of application; `policy` is to be pushed to the routers.
 
-    Live objects of `prune_kinds` that match the label selector `prune_selector`, are owned by the resource and are
-    not among the children, are left over from an earlier plan and go.
+    Live objects of `prune_kinds` that have the labels of the resource's children (`names.selector`), are owned by it
+    and are not among the children, are left over from an earlier plan and go.
     """
 
     children: tuple[Manifest, ...]
     policy: PolicyConfig
     notes: tuple[Note, ...]
     prune_kinds: tuple[ChildKind, ...]
-    prune_selector: str

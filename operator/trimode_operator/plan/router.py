@@ -68,7 +68,6 @@ def user_secrets(router: Router) -> tuple[UserSecret, ...]:
 
 def router_config(deployment: NemotronDeployment, names: Names, policy: PolicyConfig) -> RouterConfig:
     """What a router is started with. It binds all addresses of its pod; one process, as more of them are more pods."""
-    pools = () if deployment.spec.suspend else deployment.spec.pools
     router = deployment.spec.router
     return RouterConfig(
         name=deployment.metadata.name,
@@ -82,7 +81,6 @@ def router_config(deployment: NemotronDeployment, names: Names, policy: PolicyCo
         tls_certificate=f"{TLS_FOLDER}/tls.crt" if router.tls is not None else "",
         tls_key=f"{TLS_FOLDER}/tls.key" if router.tls is not None else "",
         **router.edge(),
-        replicas_expected=sum(pool.replicas.min for pool in pools),
         policy=policy,
     )
 
@@ -98,7 +96,7 @@ def config_map(owner: Owner, names: Names, config: RouterConfig) -> Manifest:
 def router_deployment(inputs: Inputs, config: RouterConfig) -> Manifest:
     """The routers. A new policy does not replace them; another served model does."""
     spec, owner, names = inputs.deployment.spec, inputs.owner, inputs.names
-    fixed = config.model_dump(mode="json", exclude={"policy", "replicas_expected"})
+    fixed = config.model_dump(mode="json", exclude={"policy"})
     return {
         **child("apps/v1", "Deployment", names.router, owner, "router"),
         "spec": {

@@ -15,6 +15,7 @@ from trimode_api.policy_of import policy_of
 from trimode_api.resource import NemotronDeployment
 from trimode_api.wire import RouterConfig
 from trimode_operator.plan import Capabilities, Observed, Plan
+from trimode_operator.plan.names import selector
 from trimode_operator.plan.settings import Settings
 from trimode_router.telemetry.environment import Signal, Telemetry, telemetry_of
 
@@ -113,7 +114,7 @@ def test_the_check_of_the_ray_service_finds_what_is_wrong(
 @pytest.mark.parametrize("name", ["nemo", LONG])
 def test_every_child_belongs_to_the_resource(name: str, resource: Resource, plan: MakePlan) -> None:
     made = plan(resource(name=name))
-    wanted = dict(pair.split("=") for pair in made.prune_selector.split(","))
+    wanted = dict(pair.split("=") for pair in selector(name).split(","))
     kinds = {(kind.api_version, kind.kind) for kind in made.prune_kinds}
     for child in made.children:
         metadata = child["metadata"]

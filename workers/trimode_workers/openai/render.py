@@ -6,21 +6,24 @@ that string.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
+from hashlib import blake2b
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from trimode_workers.openai.logprobs import Kind, Logprobs, Scored
-from trimode_workers.openai.tool_calls import tool_call_deltas, tool_calls
 from trimode_workers.text.answer import NOTHING, Delta
+from trimode_workers.text.tool_reader import CallDelta
 
 __all__ = ["Answer", "Chunks", "Head", "Kind", "Outcome", "whole"]
 
 DONE = b"data: [DONE]\n\n"
 _MARK = "\u0000text\u0000"
+_ID_CHARACTERS = 9
+"""Mistral's templates refuse ids that are not nine letters or digits; no other cares."""
 
 _encode = msgspec.json.encode
 Number = TypeVar("Number", int, float)
@@ -229,3 +232,23 @@ def _envelope(head: Head, name: str) -> dict[str, Any]:
 
 def _event(value: dict[str, Any]) -> bytes:
     return b"data: " + _encode(value) + b"\n\n"
+
+
+def tool_call_deltas(answer: str, choice: int, news: Iterable[CallDelta]) -> list[dict[str, Any]]:
+    """As a stream's chunk has them, one for each call; `answer` is the id of the whole answer."""
+    found: dict[int, dict[str, Any]] = {}
+    for each in news:
+        delta = found.setdefault(each.index, {"index": each.index, "function": {"arguments": ""}})
+        if each.name:
+            # The same on every replica that goes on with the answer.
+            name = blake2b(f"{answer}:{choice}:{each.index}".encode(), digest_size=8).hexdigest()[:_ID_CHARACTERS]
+            delta |= {"id": name, "type": "function"}
+            delta["function"]["name"] = each.name
+        delta["function"]["arguments"] += each.arguments
+    return list(found.values())
+
+
+def tool_calls(answer: str, choice: int, news: Iterable[CallDelta]) -> list[dict[str, Any]]:
+    """The same of a whole answer, in a message."""
+    deltas = tool_call_deltas(answer, choice, news)
+    return [{name: value for name, value in delta.items() if name != "index"} for delta in deltas]
