@@ -26,8 +26,11 @@ Differences = Mapping[str, Any]
 
 FRAME = ("apiVersion", "kind", "metadata", "status")
 """Parts of an object in which fields of other managers are left alone."""
+QUEUES = "kueue"
+"""How Kueue's managers of fields begin. What it writes into an object in one of its queues is its to write: `suspend`,
+to hold it until there is quota, and where its pods may run."""
 SUSPENDED = ("spec", "suspend")
-"""Kueue writes it into an object in one of its queues, to hold it until there is quota."""
+"""May be anybody's there, such as an administrator's who holds a fleet by hand."""
 
 
 def with_digest(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,10 +90,12 @@ def additions(desired: Mapping[str, Any], live: Mapping[str, Any]) -> dict[str, 
     addition in it is replaced as a whole.
     """
     patch: dict[str, Any] = {}
-    kept = SUSPENDED if queue_of(desired) else ()
+    queued = bool(queue_of(desired))
+    kept = SUSPENDED if queued else ()
     for entry in live["metadata"].get("managedFields") or []:
+        manager = entry.get("manager") or ""
         # What comes by a subresource is status or scale, and another's to write.
-        if entry.get("manager") == MANAGER or entry.get("subresource"):
+        if manager == MANAGER or entry.get("subresource") or (queued and manager.startswith(QUEUES)):
             continue
         fields = {key: part for key, part in (entry.get("fieldsV1") or {}).items() if key.removeprefix("f:") in desired}
         for part in FRAME:

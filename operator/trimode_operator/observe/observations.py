@@ -151,8 +151,9 @@ def ray_of(
     told = ((cluster or {}).get("status") or {}).get("conditions") or []
     head: Mapping[str, Any] = next((each for each in told if each["type"] == "HeadPodReady"), {})
     words = ": ".join(part for part in (head.get("reason"), head.get("message")) if part) or "not ready"
-    # Kueue suspends the RayService, or only a Ray cluster that was made of it.
-    held = any(((body or {}).get("spec") or {}).get("suspend") for body in (service, cluster, pending))
+    # Kueue suspends the clusters that a RayService makes, or only a Ray cluster that was made of it.
+    specs = [(body or {}).get("spec") or {} for body in (service, cluster, pending)]
+    held = any(spec.get("suspend") or (spec.get("rayClusterConfig") or {}).get("suspend") for spec in specs)
     return Ray(
         ready=answers.get(ready.get("status", "")),
         reason=ready.get("reason", ""),

@@ -23,7 +23,7 @@ SERVE_PORT = 8000
 TOKEN_KEY = "token"
 CONFIG_KEY = "router.json"
 KUEUE = "kueue.x-k8s.io/"
-QUEUE_LABEL = f"{KUEUE}queue-name"
+QUEUE_LABEL, ELASTIC = f"{KUEUE}queue-name", f"{KUEUE}elastic-job"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +128,20 @@ def matching(owner: str, component: str) -> dict[str, str]:
 
 
 def queue_metadata(metadata: Metadata) -> dict[str, dict[str, str]]:
-    """Kueue's labels and annotations of the resource, as they are; nothing of others. KubeRay copies those of a
-    RayService to its Ray clusters, and Kueue admits these: it holds one with `suspend` until there is quota."""
+    """Kueue's labels and annotations of the resource; nothing of others. KubeRay copies those of a RayService to its
+    Ray clusters, and Kueue admits these: it holds one with `suspend` until there is quota.
+
+    What is in a queue is marked elastic, unless the resource says otherwise: Kueue refuses Ray clusters that scale by
+    Ray's autoscaler, as all of ours do, without it.
+    """
     given = {"labels": metadata.labels, "annotations": metadata.annotations}
-    return {
+    made = {
         name: {key: value for key, value in (pairs or {}).items() if key.startswith(KUEUE)}
         for name, pairs in given.items()
     }
+    if QUEUE_LABEL in made["labels"]:
+        made["annotations"] = {ELASTIC: "true"} | made["annotations"]
+    return made
 
 
 def queue_of(body: Mapping[str, Any]) -> str:

@@ -132,5 +132,18 @@ def test_suspend_is_kueues_where_there_is_a_queue() -> None:
     assert additions(service, live(service, {"suspend": True}, {"f:spec": {"f:suspend": {}}})) == {}
 
 
+def test_what_kueue_writes_is_kueues_where_there_is_a_queue() -> None:
+    """It holds the clusters of a RayService, and says where their pods may run once it lets them go."""
+    service = {"kind": "RayService", "metadata": {"name": "r", "labels": {}}, "spec": {"rayClusterConfig": {"a": 1}}}
+    written = {"rayClusterConfig": {"a": 1, "suspend": True}}
+    found = live(service, written, {"f:spec": {"f:rayClusterConfig": {"f:suspend": {}}}})
+    found["metadata"]["managedFields"][0]["manager"] = "kueue"
+    assert additions(service, found) == {"spec": {"rayClusterConfig": {"suspend": None}}}
+    service["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "gpus"}
+    assert additions(service, found) == {}
+    found["metadata"]["managedFields"][0]["manager"] = "kubectl-edit"
+    assert additions(service, found) == {"spec": {"rayClusterConfig": {"suspend": None}}}
+
+
 def test_objects_without_managed_fields_have_none() -> None:
     assert additions(SERVICE, SERVICE) == {}

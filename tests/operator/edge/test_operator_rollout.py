@@ -98,20 +98,21 @@ def test_what_kuberay_says(told: dict[str, Any], owed: bool, ready: tuple[str, s
     assert overdue(service) is owed
 
 
-@pytest.mark.parametrize("held", ["service", "active", "pending"])
+@pytest.mark.parametrize("held", ["service", "service's clusters", "active", "pending"])
 def test_a_cluster_that_kueue_holds_is_told_by_its_queue(held: str) -> None:
     bodies: dict[str, dict[str, Any]] = {
         name: {"metadata": {}, "spec": {}} for name in ("service", "active", "pending")
     }
     bodies["service"]["metadata"] = {"generation": 1, "labels": {"kueue.x-k8s.io/queue-name": "gpus"}}
     bodies["service"]["status"] = status(1, *STARTS, pendingServiceStatus=PENDING)
-    bodies[held]["spec"] = {"suspend": True}
+    name, _, inside = held.partition("'")
+    bodies[name]["spec"] = {"rayClusterConfig": {"suspend": True}} if inside else {"suspend": True}
     ray = ray_of(bodies["service"], bodies["active"], bodies["pending"])
     found = verdicts(Observations(generation=1, routers=Rollout(1, 0, True), ray=ray, minimum={"flex": 1}))
     for kind in (ConditionType.READY, ConditionType.PROGRESSING):
         assert (found[kind].status.value, str(found[kind].reason)) == ("False", "WaitingForQuota")
         assert "queue gpus" in found[kind].message
-    bodies[held]["spec"] = {"suspend": False}
+    bodies[name]["spec"] = {"rayClusterConfig": {"suspend": False}} if inside else {"suspend": False}
     ray = ray_of(bodies["service"], bodies["active"], bodies["pending"])
     assert ray is not None
     assert ray.queue == ""

@@ -114,16 +114,20 @@ def test_a_change_of_tolerations_rolls_the_pods(
     assert other["metadata"]["annotations"][SHAPE_ANNOTATION] != base["metadata"]["annotations"][SHAPE_ANNOTATION]
 
 
+@pytest.mark.parametrize(
+    ("said", "expected"), [({}, "true"), ({"kueue.x-k8s.io/elastic-job": "false"}, "false")], ids=["by itself", "said"]
+)
 def test_kueues_labels_and_annotations_are_handed_through_and_change_no_shape(
-    resource: Resource, plan: MakePlan, find: Find
+    resource: Resource, plan: MakePlan, find: Find, said: dict[str, str], expected: str
 ) -> None:
+    """What is in a queue is elastic unless the resource says otherwise: Kueue refuses Ray's autoscaler without."""
     plain, ours = resource(), {"app.kubernetes.io/part-of": "x", "team": "a"}
     labels = {"kueue.x-k8s.io/queue-name": "gpus", **ours}
-    annotations = {"kueue.x-k8s.io/elastic-job": "true", "note": "b"}
+    annotations = {"note": "b", **said}
     metadata = plain.metadata.model_copy(update={"labels": labels, "annotations": annotations})
     before = find(plan(plain), "RayService")
     after = find(plan(plain.model_copy(update={"metadata": metadata})), "RayService")
     assert after["metadata"]["labels"] == before["metadata"]["labels"] | {"kueue.x-k8s.io/queue-name": "gpus"}
-    added = {"kueue.x-k8s.io/elastic-job": "true"}
+    added = {"kueue.x-k8s.io/elastic-job": expected}
     assert after["metadata"]["annotations"] == before["metadata"]["annotations"] | added
     assert after["spec"] == before["spec"]
