@@ -49,9 +49,9 @@ class ApiServer:
         return await self._found("GET", f"{collection(kind, namespace)}/{name}")
 
     async def exists(self, kind: ChildKind, namespace: str, name: str) -> bool:
-        return (
-            await self._found("GET", f"{collection(kind, namespace)}/{name}", headers={"Accept": METADATA}) is not None
-        )
+        # Of a Secret only the metadata: its content is neither sent nor held here.
+        path = f"{collection(kind, namespace)}/{name}"
+        return await self._found("GET", path, headers={"Accept": METADATA}) is not None
 
     async def listed(self, kind: ChildKind, namespace: str | None, selector: str = "") -> list[Object]:
         query = {"labelSelector": selector} if selector else {}
@@ -89,6 +89,7 @@ class ApiServer:
         return await self._request("PUT", path, body, query={"fieldManager": MANAGER})
 
     async def delete(self, kind: ChildKind, namespace: str, name: str, uid: str) -> None:
+        # By uid: since it was looked at, another object may have taken the name.
         options = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",

@@ -60,6 +60,7 @@ def operator_settings(*, namespaced: bool) -> kopf.OperatorSettings:
     settings.persistence.finalizer = "trimode.dev/kopf"  # never set: no handler here needs one
     settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix="trimode.dev")
     settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix="trimode.dev")
+    # kopf would post an Event for each line that it logs; ours are for transitions of conditions (`apply.events`).
     settings.posting.enabled = False
     # kopf's peering is no leader election (nolar/kopf#1266 and #734); the Lease is.
     settings.peering.standalone = True
@@ -72,6 +73,7 @@ def operator_settings(*, namespaced: bool) -> kopf.OperatorSettings:
     settings.networking.error_backoffs = Backoffs()
     settings.scanning.disabled = namespaced
     settings.execution.default_backoff = 60
+    # Without a selector every Secret and Service of the cluster would be streamed to each copy of the operator.
     for kind in CHILDREN:
         group, _, version = kind.api_version.rpartition("/")
         settings.watching.label_selectors[group, version, kind.plural] = OURS

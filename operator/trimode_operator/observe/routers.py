@@ -64,6 +64,7 @@ class Routers:
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S))
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        # No redirects: the fleet's token is for its routers, and nowhere that one of them might point to.
         try:
             async with self._session.request(
                 method, f"http://{router}{path}", data=body, headers=headers, allow_redirects=False
