@@ -7,6 +7,8 @@
 `python -m trimode_e2e record-collector`: record what OpenTelemetry's collector, built first, gets from a router.
 
 `python -m trimode_e2e record-picker`: record where an endpoint picker, built first, sends requests to routers (root).
+
+`python -m trimode_e2e record-kueue`: record what Kueue, built first, makes of fleets in its queues (root).
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from collections.abc import Callable
 
 from trimode_e2e.control.provide import prepare
 from trimode_e2e.errors import HarnessError
-from trimode_e2e.recording import collectors, gateways, pickers, scenarios
+from trimode_e2e.recording import collectors, gateways, pickers, queues, scenarios
 
 
 def main(words: list[str]) -> int:
@@ -27,6 +29,7 @@ def main(words: list[str]) -> int:
         "record-gateway": lambda: gateways.record(say),
         "record-collector": lambda: collectors.record(say),
         "record-picker": lambda: pickers.record(say),
+        "record-kueue": lambda: queues.record(say),
     }
     if len(words) != 1 or words[0] not in doing:
         sys.stderr.write(f"usage: python -m trimode_e2e {'|'.join(doing)}, not {' '.join(words)!r}\n")

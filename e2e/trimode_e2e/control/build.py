@@ -100,6 +100,9 @@ COLLECTOR = GoModule("otel-collector", {"otel-collector": "."})
 PICKER = GoModule("endpoint-picker", {"epp": "sigs.k8s.io/gateway-api-inference-extension/cmd/epp"})
 """The Inference Extension's endpoint picker, compiled only to record what it does."""
 
+KUEUE = GoModule("kueue", {"kueue": "sigs.k8s.io/kueue/cmd/kueue"})
+"""Kueue's controller, compiled only to record what it does."""
+
 
 ALL = (CLUSTER, OLDER)
 
