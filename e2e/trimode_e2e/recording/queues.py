@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -63,6 +64,8 @@ def record(say: Say) -> None:
         environment = {**os.environ, "KUBECONFIG": str(cluster.kubeconfig)}
         stack.callback(Program.start("kuberay", command, folder / "kuberay.log", env=environment).stop)
         stack.callback(Operator.start(cluster.kubeconfig, folder).program.stop)
+        if not CERTIFICATES.exists():
+            stack.callback(shutil.rmtree, CERTIFICATES.parents[1])
         kueue = Kueue(program, world.api, folder)
         stack.callback(kueue.stop)
         kueue.configure_webhooks(config / "webhook" / "manifests.yaml")

@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 from pydantic.alias_generators import to_camel
 
 from trimode_api.values import GRAMMAR, MAX_LENGTH, Cpu, Memory, Name
+from trimode_operator.plan.names import LABEL_MAX, fitting
 
 IMAGE = "trimode:0.1.0"
 RAY_VERSION = "2.60.0"
@@ -69,7 +70,7 @@ class EndpointPicker(Part):
 
     def of(self, pool: str) -> str:
         """The name of the Service for a pool."""
-        return self.name or f"{pool}{self.suffix}"
+        return self.name or fitting(f"{pool}{self.suffix}", LABEL_MAX)
 
 
 class Telemetry(Part):

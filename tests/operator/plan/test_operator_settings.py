@@ -53,12 +53,13 @@ def test_a_collector_is_reached_over_http(endpoint: str) -> None:
 
 
 def test_a_picker_is_named_or_has_its_pools_name() -> None:
-    def of(value: dict[str, str]) -> str:
+    def of(value: dict[str, str], pool: str = "chat-router") -> str:
         picker = Settings.model_validate({"endpointPicker": value}).endpoint_picker
         assert picker is not None
-        return picker.of("chat-router")
+        return picker.of(pool)
 
     assert (of({"name": "picker"}), of({"suffix": "-epp"})) == ("picker", "chat-router-epp")
+    assert len(of({"suffix": "-epp"}, "long" * 15)) <= 63
     for wrong in ({}, {"name": "picker", "suffix": "-epp"}, {"suffix": "epp"}, {"suffix": "-"}):
         with pytest.raises(ValidationError, match="endpointPicker"):
             of(wrong)
