@@ -51,7 +51,8 @@ class Ray:
     `current`: KubeRay's status is of the latest spec. `silent`: it has not been for so long that something is wrong.
     `headless`: KubeRay's words where the serving cluster's head pod is not ready, while its status stays as it was.
     `queue`: the queue in which Kueue holds a cluster of it, because there is no quota; empty where it holds none.
-    `cluster`: the RayCluster that serves; empty where it is not known.
+    `cluster`: the RayCluster that serves; empty where it is not known. `starting`: KubeRay has a first one, and does
+    not call it active yet.
     """
 
     ready: bool | None
@@ -67,6 +68,7 @@ class Ray:
     namespace: str = ""
     name: str = ""
     cluster: str = ""
+    starting: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +171,12 @@ def ray_of(
         namespace=service["metadata"].get("namespace", ""),
         name=service["metadata"].get("name", ""),
         cluster=((cluster or {}).get("metadata") or {}).get("name", ""),
+        starting=_named(status, "pendingServiceStatus") and not _named(status, "activeServiceStatus"),
     )
+
+
+def _named(status: Mapping[str, Any], part: str) -> bool:
+    return bool((status.get(part) or {}).get("rayClusterName"))
 
 
 def behind(service: Mapping[str, Any]) -> bool:
@@ -183,8 +190,8 @@ def overdue(service: Mapping[str, Any]) -> bool:
     """Whether KubeRay owes a status. Before the first cluster serves it writes none as long as nothing else changes
     (1.5.0: a new `observedGeneration` alone is no reason to write)."""
     status = service.get("status") or {}
-    serving = (status.get("activeServiceStatus") or {}).get("rayClusterName")
-    return behind(service) and bool(serving or not status.get("observedGeneration"))
+    serving = _named(status, "activeServiceStatus")
+    return behind(service) and (serving or not status.get("observedGeneration"))
 
 
 def _failed(status: Mapping[str, Any], *parts: str) -> tuple[str, ...]:

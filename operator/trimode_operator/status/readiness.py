@@ -233,6 +233,11 @@ def _rollout(seen: Observations) -> Verdict | None:
     if seen.ray.upgrading:
         words = "KubeRay is making another Ray cluster ready to take over from the one that serves"
         return Verdict(FALSE, Reason.WORKERS_ROLLOUT, words)
+    # Its replicas may serve some seconds before that. An edit then goes into its Serve applications in place, beside
+    # the cluster that is made for it: what had begun to serve was drained, and nothing served for 20 s (1.5.0).
+    if seen.ray.starting:
+        words = "KubeRay does not call the first Ray cluster active yet: wait before the next change"
+        return Verdict(FALSE, Reason.WORKERS_ROLLOUT, words)
     # Without its head KubeRay's status stays at Ready=True with every application RUNNING (seen on 1.7.0).
     if seen.ray.headless:
         return Verdict(FALSE, Reason.HEAD_NOT_READY, f"Ray's head is not ready: {seen.ray.headless}")

@@ -99,7 +99,7 @@ STARTS, NO_ROUTER = ("Unknown", "NotObserved"), ("False", "NoRouterReady")
 FAILED = ("False", "DeployFailed")
 HEADLESS, FAILING = ("False", "HeadNotReady"), ("False", "PodsFailing")
 READY = {
-    "first-start": [STARTS, NO_ROUTER, WELL],
+    "first-start": [STARTS, NO_ROUTER, ROLLS, WELL],
     # The machine was too busy meanwhile: the node was NotReady for some seconds, with all its pods.
     "bounds": [WELL, ROLLS, WELL, ROLLS, WELL, NO_ROUTER],
     "pool-added": [NO_ROUTER, HEADLESS, WELL],

@@ -54,6 +54,12 @@ def status(observed: int, *conditions: dict[str, Any], **parts: Any) -> dict[str
 STATES: list[tuple[str, dict[str, Any], bool, tuple[str, str]]] = [
     ("all done", status(2, SERVES, ALONE, activeServiceStatus=ACTIVE), False, ("True", "AsSpecified")),
     (
+        "the first cluster's replicas serve, and KubeRay does not call it active yet",
+        status(2, SERVES, ALONE, pendingServiceStatus=ACTIVE),
+        False,
+        ("False", "WorkersRollout"),
+    ),
+    (
         "the new cluster gets no pods",
         status(2, SERVES, BOTH, activeServiceStatus=ACTIVE, pendingServiceStatus=PENDING),
         False,
