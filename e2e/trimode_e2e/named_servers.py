@@ -37,7 +37,14 @@ def named_server(name: str, asked: Counter[str], host: str = "127.0.0.1", port: 
         def log_message(self, *_: object) -> None:
             """Nothing on the terminal."""
 
-    server = ThreadingHTTPServer((host, port), Handler)
+    with serving(Handler, host, port) as there:
+        yield there
+
+
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler], host: str = "127.0.0.1", port: int = 0) -> Iterator[int]:
+    """Answer by the handler until the `with` block ends, each request in a thread of its own; the port."""
+    server = ThreadingHTTPServer((host, port), handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

@@ -88,12 +88,13 @@ class FairQueue(Generic[T]):
         tenant: str = "",
         kind: Hashable = None,
         order: int = 0,
-        yields_s: float = 0.0,
+        prompt_s: float = 0.0,
     ) -> Ticket[T]:
-        """Without a `tenant` order and age alone decide, as if it had come `yields_s` later. Items of one `kind` have
+        """Without a `tenant` order and age alone decide, as if it had come later, by the seconds that its prompt takes
+        (`prompt_s`, see `PROMPT_WEIGHT`). Items of one `kind` have
         the same needs; None is like no other. The lowest `order` goes first among those of one priority and tenant."""
         self._serial += 1
-        turn = (*self._turn_of(since, tenant, order, yields_s), self._serial)
+        turn = (*self._turn_of(since, tenant, order, prompt_s), self._serial)
         if tenant:
             self._last_tags[tenant] = turn[0]
         insort(self._turns[priority], turn)
@@ -161,9 +162,9 @@ class FairQueue(Generic[T]):
         """How many wait with this very priority."""
         return len(self._turns[priority])
 
-    def ahead(self, priority: int, since: float, *, tenant: str = "", order: int = 0, yields_s: float = 0.0) -> int:
+    def ahead(self, priority: int, since: float, *, tenant: str = "", order: int = 0, prompt_s: float = 0.0) -> int:
         """How many would go before a newcomer: those of its priority whose turn is earlier, and streams that go on."""
-        turn = (*self._turn_of(since, tenant, order, yields_s), self._serial + 1)
+        turn = (*self._turn_of(since, tenant, order, prompt_s), self._serial + 1)
         return bisect_left(self._turns[priority], turn) + self.at(FIRST_IN_LINE)
 
     def below(self, priority: int) -> int:
@@ -182,10 +183,10 @@ class FairQueue(Generic[T]):
             self.leave(ticket)
         return over
 
-    def _turn_of(self, since: float, tenant: str, order: int, yields_s: float) -> tuple[float, int, float]:
+    def _turn_of(self, since: float, tenant: str, order: int, prompt_s: float) -> tuple[float, int, float]:
         """All of a newcomer's turn but its serial."""
         if not tenant:
-            return 0.0, order, since + yields_s
+            return 0.0, order, since + PROMPT_WEIGHT * prompt_s
         # Two tenants' tags may be equal: by order the one that asks for more would win.
         return max(self._served_tag, self._last_tags.get(tenant, 0.0)) + 1, 0, since
 

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import trimode_workers
 from trimode_api.modes import AR, speculation
+from trimode_workers.engine.cache import KVCache
 from trimode_workers.engine.commit import commit
 from trimode_workers.engine.messages import Finish, Submit
 from trimode_workers.engine.plan import Limits, Moment, groups, schedule, swaps
+from trimode_workers.engine.rows import line_up
 from trimode_workers.engine.sequence import Sequence
+from trimode_workers.model.config import ModelConfig
 
+TINY = Path(trimode_workers.__file__).parent / "tiny"
 LIMITS = Limits(capacity=200, context=100, growth=8, prefill_budget=32, rows=4)
 
 
@@ -181,3 +188,17 @@ def test_any_schedule_keeps_the_limits(running: Any, waiting: Any, capacity: int
     assert all(0 < tokens <= s.missing and s in kept for s, _, tokens in todo.prefill)
     assert kept == [] or todo.prefill or todo.decode, "nothing moves"
     assert bool(kept) or not (live or queue)
+
+
+@pytest.mark.parametrize(
+    ("step", "rows"), [(0, [*range(25)]), (9, [0, 1, 2, *range(4, 26)])], ids=["one span: moved", "spans: left alone"]
+)
+def test_rows_move_only_where_attention_then_reads_them_without_a_copy(step: int, rows: list[int]) -> None:
+    """A prompt has row 3 in the midst of those who decode. They are of one length, or of such that differ."""
+    config = ModelConfig.from_folder(TINY)
+    cache = KVCache(config, 26, 400, torch.float32, torch.device("cpu"))
+    decoding = [sequence(i, tokens=20 + step * i, row=i if i < 3 else i + 1) for i in range(25)]
+    prompt = sequence(25, tokens=30, cached=0, row=3)
+    line_up(cache, [*decoding, prompt], [decoding])
+    assert sorted(s.row for s in decoding) == rows
+    assert prompt.row not in rows

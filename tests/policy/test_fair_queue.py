@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimode_policy.fair_queue import FIRST_IN_LINE, FairQueue
+from trimode_policy.fair_queue import FIRST_IN_LINE, PROMPT_WEIGHT, FairQueue
 
 LONG = 1e9
 
@@ -189,8 +189,8 @@ def test_a_long_prompt_is_passed_for_as_long_as_it_yields_and_no_longer(people: 
     for index, (priority, pause, yields) in enumerate(people):
         now += pause
         before = [i for i, (p, since, own) in enumerate(came) if p == priority and since + own <= now + yields]
-        assert queue.ahead(priority, float(now), yields_s=float(yields)) == len(before)
-        queue.enter(index, priority, float(now), LONG, kind="k", yields_s=float(yields))
+        assert queue.ahead(priority, float(now), prompt_s=yields / PROMPT_WEIGHT) == len(before)
+        queue.enter(index, priority, float(now), LONG, kind="k", prompt_s=yields / PROMPT_WEIGHT)
         came.append((priority, now, yields))
     served = order(queue)
     for turn, index in enumerate(served):

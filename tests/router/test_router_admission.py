@@ -81,21 +81,25 @@ async def test_a_stream_of_twenty_minutes_keeps_its_place(open_house: Any) -> No
     assert (await waiting).status_code == 200
 
 
-async def test_priority_then_age(full: Any) -> None:
-    tasks = []
-    for name, headers in [("a", {}), ("b", {}), ("c", PREMIUM), ("d", PREMIUM)]:
-        tasks.append(post(full, name, **headers))
-        await queued(full, len(tasks))
-        full.clock.value += 0.01
-    order = []
-    call = full.call
+async def served(full: Any, tasks: list[asyncio.Task[Any]]) -> list[str]:
+    """Whose requests the one replica gets, in turn, when each answer makes room for one."""
+    order, call = [], full.call
     for _ in tasks:
         call.go.set()
         call = await full.replicas[0].next_call()
         order.append(call.json["user"])
     call.go.set()
     await asyncio.gather(full.first, *tasks)
-    assert order == ["c", "d", "a", "b"]
+    return order
+
+
+async def test_priority_then_age(full: Any) -> None:
+    tasks = []
+    for name, headers in [("a", {}), ("b", {}), ("c", PREMIUM), ("d", PREMIUM)]:
+        tasks.append(post(full, name, **headers))
+        await queued(full, len(tasks))
+        full.clock.value += 0.01
+    assert await served(full, tasks) == ["c", "d", "a", "b"]
 
 
 async def test_within_a_tier_the_lowest_priority_field_goes_first(full: Any) -> None:
@@ -107,14 +111,7 @@ async def test_within_a_tier_the_lowest_priority_field_goes_first(full: Any) -> 
         tasks.append(asyncio.ensure_future(full.http.post("/v1/chat/completions", json=body)))
         await queued(full, len(tasks))
         full.clock.value += 0.01
-    order, call = [], full.call
-    for _ in tasks:
-        call.go.set()
-        call = await full.replicas[0].next_call()
-        order.append(call.json["user"])
-    call.go.set()
-    await asyncio.gather(full.first, *tasks)
-    assert order == ["c", "a", "d", "b"]
+    assert await served(full, tasks) == ["c", "a", "d", "b"]
 
 
 async def test_a_short_prompt_passes_a_long_one_that_has_not_waited_for_long(full: Any) -> None:
@@ -126,14 +123,7 @@ async def test_a_short_prompt_passes_a_long_one_that_has_not_waited_for_long(ful
         tasks.append(asyncio.ensure_future(full.http.post("/v1/chat/completions", json=body)))
         await queued(full, len(tasks))
         full.clock.value += pause
-    order, call = [], full.call
-    for _ in tasks:
-        call.go.set()
-        call = await full.replicas[0].next_call()
-        order.append(call.json["user"])
-    call.go.set()
-    await asyncio.gather(full.first, *tasks)
-    assert order == ["short", "long", "later"]
+    assert await served(full, tasks) == ["short", "long", "later"]
 
 
 async def test_a_priority_field_that_is_no_number_is_refused(house: Any) -> None:

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from trimode_api.modes import AR, OperatingPoint
+from trimode_policy import fair_queue
 from trimode_policy.fair_queue import FairQueue
-from trimode_tools.simulator import production
 from trimode_tools.simulator.cost_model import Truth
 from trimode_tools.simulator.fleet import Fleet
 from trimode_tools.simulator.policies import fleet_for, policy_names
@@ -199,7 +199,7 @@ def test_where_more_come_than_can_be_served_short_prompts_pass_long_ones(
     """Half of the prompts are ten times as long: more requests are in time than by age alone."""
     load = [replace(job, prompt=200 if i % 2 else 2000) for i, job in enumerate(jobs(90.0, 30.0))]
     by_length = run("trimode", scenario, load).account
-    monkeypatch.setattr(production, "PROMPT_WEIGHT", 0.0)
+    monkeypatch.setattr(fair_queue, "PROMPT_WEIGHT", 0.0)
     by_age = run("trimode", scenario, load).account
     assert by_length.good[0] > 1.1 * by_age.good[0]
     assert sum(by_length.good) > sum(by_age.good)

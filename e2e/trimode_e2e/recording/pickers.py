@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import httpx
@@ -31,6 +31,7 @@ from trimode_e2e.control.programs import Program
 from trimode_e2e.crds import ROOT
 from trimode_e2e.endpoint_picker import MODULE, PATIENCE_S, RECORDED, asking_envoy, picker
 from trimode_e2e.kubectl import Kubectl, kubectl_program
+from trimode_e2e.named_servers import serving
 from trimode_e2e.node import network
 from trimode_e2e.world import World
 from trimode_operator.apply.diff import with_digest
@@ -304,16 +305,8 @@ def model_server(name: str, asked: Counter[str], go: threading.Event) -> Iterato
         def log_message(self, *_: object) -> None:
             """Nothing on the terminal."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield server.server_port
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(Handler) as port:
+        yield port
 
 
 def body(prompt: str) -> Object:

@@ -8,7 +8,6 @@ from math import inf
 
 from trimode_api.errors import ApiError
 from trimode_policy.affinity import Beginnings
-from trimode_policy.fair_queue import PROMPT_WEIGHT
 from trimode_policy.first_token import forecast, prompt_seconds
 from trimode_policy.route import (
     ReplicaView,
@@ -69,7 +68,7 @@ class Dispatcher:
         # the short way leaves it out.
         if late is None and not self.queue.holds_up(exchange) and self._place(exchange, now, views=views).replica_id:
             return
-        exchange.yields_s = PROMPT_WEIGHT * prompt_seconds(view, views)
+        exchange.prompt_s = prompt_seconds(view, views)
         if self._admission.admits(exchange, views, late, now):
             self._place_or_wait(exchange, now)
 

@@ -55,8 +55,8 @@ class Queue:
     def ahead(self, exchange: Exchange, now: float) -> int:
         """Those of the same priority that would go before it if it came now, and broken streams."""
         tenant = "" if exchange.tenant is None else exchange.tenant.name
-        order, yields_s = exchange.asked.order, exchange.yields_s
-        return self._fair.ahead(exchange.tier.priority, now, tenant=tenant, order=order, yields_s=yields_s)
+        order, prompt_s = exchange.asked.order, exchange.prompt_s
+        return self._fair.ahead(exchange.tier.priority, now, tenant=tenant, order=order, prompt_s=prompt_s)
 
     def enter(self, exchange: Exchange, since: float, until: float) -> None:
         """A broken stream goes before all others; called by admission only."""
@@ -69,7 +69,7 @@ class Queue:
             plain = view.pin is None and not view.lossy_ok and not exchange.tried
             kind = (exchange.tier.name, exchange.asked.model) if plain else None
         self._tickets[exchange] = self._fair.enter(
-            exchange, priority, since, until, tenant=tenant, kind=kind, order=order, yields_s=exchange.yields_s
+            exchange, priority, since, until, tenant=tenant, kind=kind, order=order, prompt_s=exchange.prompt_s
         )
 
     def leave(self, exchange: Exchange) -> bool:

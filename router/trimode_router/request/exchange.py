@@ -51,8 +51,8 @@ class Exchange:
 
     __slots__ = (
         "_broken_at", "_head", "_owner", "_splitter", "_transcript", "asked", "body", "client", "failed_attempts",
-        "link", "not_before", "on_over", "path", "phase", "quiet_since", "record", "request", "tenant", "tier",
-        "tried", "view", "yields_s",
+        "link", "not_before", "on_over", "path", "phase", "prompt_s", "quiet_since", "record", "request", "tenant",
+        "tier", "tried", "view",
     )  # fmt: skip
 
     def __init__(
@@ -69,8 +69,8 @@ class Exchange:
             tier.name, tier.priority, asked.prompt_tokens, asked.lossy_ok, asked.pin, left_s=tier.ttft_s
         )
         """What routing reads of it, as it came."""
-        self.yields_s = 0.0
-        """As so much later it counts where it waits."""
+        self.prompt_s = 0.0
+        """Seconds that its prompt takes, by which its place among those that wait goes."""
         self.phase = Phase.WAITING
         self.on_over: Callable[[Exchange], None] | None = None
         self.tried: Collection[str] = ()

@@ -120,11 +120,11 @@ class ResponsesReply:
             except (msgspec.DecodeError, AttributeError, TypeError):
                 translation.problem = "the server sent what is no chat completion"
             translation.end()
-            said = translation.response()
             if translation.problem:
-                status, error = 502, {"message": translation.problem, "type": "server_error", "param": None}
-                said = {"error": error | {"code": "bad_answer"}}
-            body = msgspec.json.encode(said)
+                error = {"message": translation.problem, "type": "server_error", "param": None, "code": "bad_answer"}
+                status, body = 502, msgspec.json.encode({"error": error})
+            else:
+                body = msgspec.json.encode(translation.response())
         else:
             body = self._error()
         request = self._request

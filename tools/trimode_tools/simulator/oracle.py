@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from math import inf
 
 from trimode_api.modes import AR
-from trimode_policy.fair_queue import PROMPT_WEIGHT, Ticket
+from trimode_policy.fair_queue import Ticket
 from trimode_tools.simulator.cost_model import Truth
 from trimode_tools.simulator.fleet import Fleet
 from trimode_tools.simulator.measures import Series
@@ -58,7 +58,7 @@ class ClairvoyantDispatcher:
         if index is not None:
             return Placement(index)
         if self.plan.hold:
-            request.yields_s = PROMPT_WEIGHT * self.truth.hardware.prefill_seconds(request.job.prompt)
+            request.prompt_s = self.truth.hardware.prefill_seconds(request.job.prompt)
             return Placement()
         return Placement(refused=True) if self.plan.drop else Placement(self._least(fleet))
 

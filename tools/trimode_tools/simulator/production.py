@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from trimode_policy.admit import AdmissionLimits, Outcome, QueueView, admit
 from trimode_policy.affinity import Beginning, Beginnings
-from trimode_policy.fair_queue import PROMPT_WEIGHT, Ticket
+from trimode_policy.fair_queue import Ticket
 from trimode_policy.first_token import FirstToken, PredictionError, forecast, late_for_certain, prompt_seconds
 from trimode_policy.route import ReplicaView, RequestView, SloState, Staleness, route
 from trimode_policy.tier_fairness import StarvationGuard, TierMix, reservations
@@ -140,7 +140,7 @@ class ProductionDispatcher:
         self.mix.asked(request.tier, fleet.now)
         views = self.sight.update(fleet, self.mix)
         too_late = late_for_certain(request, views, self.staleness, self.predictions.bounds(fleet.now))
-        asked.yields_s = PROMPT_WEIGHT * prompt_seconds(request, views)
+        asked.prompt_s = prompt_seconds(request, views)
         decision = admit(request, self._queue(asked, request, fleet, too_late), self.limits)
         if decision.outcome is Outcome.REFUSE:
             return Placement(refused=True)
@@ -204,7 +204,7 @@ class ProductionDispatcher:
     def _queue(self, asked: Request, request: RequestView, fleet: Fleet, too_late: FirstToken | None) -> QueueView:
         """The queue as one tier sees it: where replicas are shared out by pace, only its own stand ahead."""
         oldest, seen = fleet.queue.oldest(), self.sight
-        ahead = fleet.queue.ahead(request.priority, fleet.now, yields_s=asked.yields_s) if seen.paced else None
+        ahead = fleet.queue.ahead(request.priority, fleet.now, prompt_s=asked.prompt_s) if seen.paced else None
         return QueueView(
             queued=len(fleet.queue),
             oldest_wait_s=0.0 if oldest is None else fleet.now - oldest,

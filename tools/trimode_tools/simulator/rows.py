@@ -20,8 +20,8 @@ from trimode_tools.simulator.workload import Goal, Job
 class Request:
     """A job under way. `emitted`: tokens that survived a preemption or a kill. `missing`: tokens to prefill; `known`:
     prompt tokens that its replica need not. `late`: its first token is late for certain, as the router found at the
-    door. `sent`: when it was sent first, and what was predicted then. `yields_s`: as so much later it counts where it
-    waits."""
+    door. `sent`: when it was sent first, and what was predicted then. `prompt_s`: seconds that its prompt takes, as
+    the queue is told."""
 
     job: Job
     order: int
@@ -32,7 +32,7 @@ class Request:
     start: float = 0.0
     late: bool = False
     sent: tuple[float, Forecast] | None = None
-    yields_s: float = 0.0
+    prompt_s: float = 0.0
 
     @property
     def cached(self) -> int:
@@ -112,7 +112,7 @@ def join(queue: FairQueue[Request], request: Request, goal: Goal, max_wait_s: fl
     at, tier = request.job.at, request.job.tier
     if request.first_at >= 0:
         return queue.enter(request, FIRST_IN_LINE, at, inf, kind=tier)
-    return queue.enter(request, goal.priority, at, at + max_wait_s, kind=tier, yields_s=request.yields_s)
+    return queue.enter(request, goal.priority, at, at + max_wait_s, kind=tier, prompt_s=request.prompt_s)
 
 
 def is_late(request: Request, goal: Goal, now: float) -> bool:
