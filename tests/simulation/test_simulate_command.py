@@ -129,6 +129,7 @@ def test_a_measured_profile(command: Simulate, tmp_path: Path) -> None:
         (("--load", "waves"), "--load is 'waves', must be one of steps, diurnal, spikes"),
         (("--trace-format", "csv"), "--trace-format is 'csv', must be one of azure, mooncake, burstgpt"),
         (("--policies", "static:S64"), "--policies names 'static:S64', must be one of static:AR"),
+        (("--policies", "split:AR"), "--policies names 'split:AR', must be one of static:AR"),
         (("--profile", "H300"), "--profile H300: is neither one of A100, H100, H200, B200, L4 nor a file"),
         (("--premium", "1.5"), "--premium is 1.5, must be between 0 and 1"),
         (("--trace", "/nowhere.csv"), "/nowhere.csv: cannot be read"),

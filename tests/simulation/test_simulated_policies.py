@@ -35,6 +35,15 @@ def test_names(scenario: Scenario) -> None:
         fleet_for("static", scenario, Random(0))
 
 
+def test_a_split_begins_as_trimode_does_and_stays(scenario: Scenario, run: Run) -> None:
+    world = replace(scenario, switch_s=5.0)
+    begun = [member.pool for member in fleet_for("trimode", world, Random(0)).members]
+    fleet = run("split:S16", world, steps(45.0, 16.0).jobs(2, 2, Random(2)))
+    assert [member.pool for member in fleet.members] == begun
+    assert set(fleet.account.seconds_at) == {AR, speculation(16)}
+    assert fleet.account.moves == fleet.account.switches == 0
+
+
 def test_few_users_make_trimode_speculate_and_many_make_it_leave(scenario: Scenario, run: Run) -> None:
     def mean_block(rate: float) -> float:
         account = run("trimode", scenario, steps(rate, 30.0).jobs(2, 2, Random(2))).account

@@ -39,7 +39,9 @@ def simulate(
     acceptance: Annotated[Path | None, typer.Option(metavar="PATH", help="CSV: tokens per cycle by kind.")] = None,
     drafter: Annotated[str, typer.Option(help="Which row of the acceptance table.")] = "lora",
     stress: Annotated[bool, typer.Option(help="Wrong prior, drifting acceptance and a dying replica.")] = False,
-    policies: Annotated[str | None, typer.Option(help="Only these, separated by commas.")] = None,
+    policies: Annotated[
+        str | None, typer.Option(help="Only these, separated by commas; another name lists all.")
+    ] = None,
     window: Annotated[float, typer.Option(help="Seconds between the oracle's changes of plan.")] = 30.0,
     width: Annotated[int, typer.Option(min=1, help="Plans the oracle's beam search keeps.")] = 2,
     gpu_hour_price: Annotated[float, typer.Option(help="Dollars per GPU hour, for the table.")] = 3.0,

@@ -138,7 +138,7 @@ def compare(case: Case, plan: Plan, progress: Progress, known: Known) -> tuple[L
             run = known.get(key) or _run(case, policy, seed, progress)
             progress(policy, 1.0)
             detail.accounts[policy], detail.series[policy] = run
-            if policy.startswith("static:") or policy == SPLIT:
+            if policy.startswith(("static:", SPLIT)):
                 known[key] = run
     if ORACLE in policies:
         detail.accounts[ORACLE], detail.series[ORACLE] = _search(case, plan, progress)

@@ -20,7 +20,7 @@ from trimode_tools.simulate.show import draw, table_of
 from trimode_tools.simulate.traces import Mix, TraceFormat, as_jobs, read_trace
 from trimode_tools.simulate.world import NamedLoad, generated, scenario_of, stressed
 from trimode_tools.simulator.oracle import Search
-from trimode_tools.simulator.policies import COLD, ORACLE, TRUE_POINTS, policy_names
+from trimode_tools.simulator.policies import ORACLE, asked_for_only, policy_names
 from trimode_tools.simulator.scenario import Scenario
 
 GENERATED_BY_DEFAULT = ("steps", "diurnal", "spikes")
@@ -80,8 +80,9 @@ def run(options: Options) -> None:
     allowed = policy_names(scenario)
     chosen = allowed if options.policies is None else tuple(name.strip() for name in options.policies.split(","))
     for name in chosen:
-        if name not in (*allowed, TRUE_POINTS, COLD):
-            raise BadInput(f"--policies names {name!r}, must be one of {', '.join(allowed)}")
+        if name not in (*allowed, *asked_for_only(scenario)):
+            known = ", ".join((*allowed, *asked_for_only(scenario)))
+            raise BadInput(f"--policies names {name!r}, must be one of {known}")
     loads = list(_recorded(options, scenario))
     rate = options.rate or scenario.carried_rps(MEAN_PROMPT, MEAN_OUTPUT)
     names = options.load or (GENERATED_BY_DEFAULT if options.trace is None else ())

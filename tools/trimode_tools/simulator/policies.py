@@ -34,6 +34,9 @@ TRUE_POINTS = "true-points"
 separates it from `trimode` is the price of learning; what separates it from the oracle is routing and admission."""
 COLD = "no-affinity"
 """Run only when asked for: `trimode` without regard to which replica has the beginning of a prompt."""
+QUARTER = "split:"
+"""Run only when asked for, with a point after it: one replica in four AR, as in `trimode`, the others at that point,
+and nothing moves."""
 DOWN = 0.7
 """Hysteresis goes back at this share of the batch at which it left."""
 
@@ -41,6 +44,11 @@ DOWN = 0.7
 def policy_names(scenario: Scenario) -> tuple[str, ...]:
     """Every policy of a comparison, the oracle last."""
     return (*(f"static:{point}" for point in scenario.points), SPLIT, HYSTERESIS, TRIMODE, ORACLE)
+
+
+def asked_for_only(scenario: Scenario) -> tuple[str, ...]:
+    """Policies that are run only where they are named."""
+    return (TRUE_POINTS, COLD, *(f"{QUARTER}{point}" for point in scenario.speculative))
 
 
 def fleet_for(policy: str, scenario: Scenario, rng: Randomness, series: Series | None = None) -> Fleet:
@@ -90,6 +98,9 @@ def _composed(policy: str, scenario: Scenario) -> Composition:
         most = min(scenario.limits.rows, max(1, scenario.crossover(typical(scenario)) - 1))
         specs = _pools(scenario, scenario.replicas // 2, fixed_spec(FAST_POOL, typical(scenario)))
         return specs, {FAST_POOL: most}, None
+    if policy.startswith(QUARTER):
+        point = OperatingPoint.parse(policy.removeprefix(QUARTER))
+        return _quarter(scenario, manual_spec(FAST_POOL, point, scenario)), {}, None
     if policy == HYSTERESIS:
         low, up = typical(scenario), scenario.crossover(typical(scenario))
         down = max(1, int(DOWN * up)) - 1
@@ -106,8 +117,7 @@ def _composed(policy: str, scenario: Scenario) -> Composition:
         fast = learning_spec(FAST_POOL, scenario.speculative, scenario)
         moves = Moves(switch_s=scenario.switch_s, every_s=max(EVERY_S, 2 * scenario.switch_s))
         slow = manual_spec(AR_POOL, AR, scenario)
-        specs = _pools(scenario, scenario.replicas - max(1, scenario.replicas // 4), fast)
-        return specs, {}, Rebalancing({AR_POOL: slow, FAST_POOL: fast}, scenario.prior, moves)
+        return _quarter(scenario, fast), {}, Rebalancing({AR_POOL: slow, FAST_POOL: fast}, scenario.prior, moves)
     raise ValueError(f"policy: {policy!r} is not one of {', '.join(policy_names(scenario))}")
 
 
@@ -136,6 +146,11 @@ def manual_spec(pool: str, point: OperatingPoint, scenario: Scenario) -> PoolSpe
         return Learning((point,), Curves((point,), scenario.prior), switching, PointState.initial(point, 0.0))
 
     return PoolSpec(pool, (point,), point_policy)
+
+
+def _quarter(scenario: Scenario, spec: PoolSpec) -> list[PoolSpec]:
+    """One replica in four runs AR."""
+    return _pools(scenario, scenario.replicas - max(1, scenario.replicas // 4), spec)
 
 
 def _pools(scenario: Scenario, fast: int, spec: PoolSpec) -> list[PoolSpec]:
