@@ -6,6 +6,7 @@ an earlier one, not a limit.
 
 from __future__ import annotations
 
+import argparse
 import ast
 import io
 import sys
@@ -154,4 +155,6 @@ def main(root: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "."))
+    parser = argparse.ArgumentParser(prog="python -m trimode_lab.count", description=__doc__)
+    parser.add_argument("root", nargs="?", type=Path, default=Path(), help="of a checkout; this folder without it")
+    main(parser.parse_args().root)
