@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from trimode_api.fleet import FleetView, Freshness
+from trimode_api.fleet import FleetView, Freshness, ReplicaState
+from trimode_api.wire import PointReport
 from trimode_router.telemetry.fast_metrics import Counts, Spreads
 from trimode_router.telemetry.shares import Share, Sum, of_all, share_of
 
@@ -155,76 +156,75 @@ class _FleetCollector(Collector):
         for pool in self._view.pools:
             asleep.add_metric([pool.name], float(pool.asleep))
         yield asleep
-        yield from _replicas(self._view)
-        yield from _points(self._view)
+        for kind, name, about, value in _OF_REPLICAS:
+            family = kind(name, about, labels=["pool", "replica"])
+            for replica in self._view.replicas:
+                family.add_metric([replica.pool, replica.replica_id], value(replica))
+            yield family
+        prompt = CounterMetricFamily(
+            "trimode_replica_prompt_tokens",
+            "Prompt tokens by where their state came from: computed, or shared with an earlier request.",
+            labels=["pool", "replica", "source"],
+        )
+        info = GaugeMetricFamily(
+            "trimode_replica_point_info", "1: the point that runs now.", labels=["pool", "replica", "point"]
+        )
+        for replica in self._view.replicas:
+            names = [replica.pool, replica.replica_id]
+            prompt.add_metric([*names, "computed"], replica.prompt_tokens_computed)
+            prompt.add_metric([*names, "shared"], replica.prompt_tokens_shared)
+            for point in dict.fromkeys([*replica.allowed_points, replica.point]):
+                info.add_metric([*names, point], float(point == replica.point))
+        yield from (prompt, info)
+        for kind, name, about, of_point in _OF_POINTS:
+            family = kind(name, about, labels=["pool", "replica", "point"])
+            for replica in self._view.replicas:
+                for each in replica.points:
+                    family.add_metric([replica.pool, replica.replica_id, each.point], of_point(each))
+            yield family
 
 
-def _replicas(view: FleetView) -> Iterable[Metric]:
-    labels = ["pool", "replica"]
-    ready = GaugeMetricFamily("trimode_replica_ready", "1: takes requests.", labels=labels)
-    running = GaugeMetricFamily("trimode_replica_running", "Requests that decode.", labels=labels)
-    waiting = GaugeMetricFamily("trimode_replica_waiting", "Requests not yet in the batch.", labels=labels)
-    in_flight = GaugeMetricFamily("trimode_replica_in_flight", "Requests sent by this router.", labels=labels)
-    speed = GaugeMetricFamily("trimode_replica_tokens_per_second", "Tokens emitted.", labels=labels)
-    age = GaugeMetricFamily("trimode_replica_report_age_seconds", "Since the last report.", labels=labels)
-    cached = GaugeMetricFamily("trimode_replica_cached_tokens", "Tokens in the KV cache.", labels=labels)
-    switches = CounterMetricFamily("trimode_replica_switches", "Changes of the decided operating point.", labels=labels)
-    preemptions = CounterMetricFamily("trimode_replica_preemptions", "Requests put back.", labels=labels)
-    prompt = CounterMetricFamily(
-        "trimode_replica_prompt_tokens",
-        "Prompt tokens by where their state came from: computed, or shared with an earlier request.",
-        labels=[*labels, "source"],
-    )
-    stored = GaugeMetricFamily(
-        "trimode_replica_stored_pages", "Pages of prompts and answers kept to be shared.", labels=labels
-    )
-    busy = CounterMetricFamily(
-        "trimode_replica_busy_seconds", "Engine's time with requests; all other time is idle.", labels=labels
-    )
-    start = GaugeMetricFamily("trimode_replica_start_seconds", "Time to load and warm up.", labels=labels)
-    shortages = CounterMetricFamily(
-        "trimode_replica_shortages", "Times that the device's memory ran out.", labels=labels
-    )
-    for replica in view.replicas:
-        names = [replica.pool, replica.replica_id]
-        usable = replica.ready and not replica.draining and replica.freshness is not Freshness.DEAD
-        ready.add_metric(names, float(usable))
-        running.add_metric(names, replica.running)
-        waiting.add_metric(names, replica.waiting)
-        in_flight.add_metric(names, replica.in_flight)
-        speed.add_metric(names, replica.tokens_per_second)
-        age.add_metric(names, replica.age_seconds)
-        cached.add_metric(names, replica.cached_tokens)
-        switches.add_metric(names, replica.switches)
-        preemptions.add_metric(names, replica.preemptions)
-        prompt.add_metric([*names, "computed"], replica.prompt_tokens_computed)
-        prompt.add_metric([*names, "shared"], replica.prompt_tokens_shared)
-        stored.add_metric(names, replica.stored_pages)
-        shortages.add_metric(names, replica.shortages)
-        busy.add_metric(names, replica.busy_seconds)
-        start.add_metric(names, replica.start_seconds)
-    load = (ready, running, waiting, in_flight, speed, age, cached, busy, start)
-    return (*load, switches, preemptions, prompt, stored, shortages)
-
-
-def _points(view: FleetView) -> Iterable[Metric]:
-    labels = ["pool", "replica", "point"]
-    info = GaugeMetricFamily("trimode_replica_point_info", "1: the point that runs now.", labels=labels)
-    cycle = GaugeMetricFamily("trimode_replica_cycle_seconds", "Predicted at the present batch.", labels=labels)
-    acceptance = GaugeMetricFamily("trimode_replica_tokens_per_cycle", "Tokens per request and cycle.", labels=labels)
-    predicted = GaugeMetricFamily(
-        "trimode_replica_predicted_tokens_per_second", "Of the whole batch, predicted.", labels=labels
-    )
-    cycles = CounterMetricFamily("trimode_replica_cycles", "Cycles run.", labels=labels)
-    tokens = CounterMetricFamily("trimode_replica_tokens", "Tokens emitted.", labels=labels)
-    for replica in view.replicas:
-        names = [replica.pool, replica.replica_id]
-        for point in dict.fromkeys([*replica.allowed_points, replica.point]):
-            info.add_metric([*names, point], float(point == replica.point))
-        for report in replica.points:
-            cycle.add_metric([*names, report.point], report.cycle_seconds)
-            acceptance.add_metric([*names, report.point], report.tokens_per_cycle)
-            predicted.add_metric([*names, report.point], report.tokens_per_second)
-            cycles.add_metric([*names, report.point], report.cycles)
-            tokens.add_metric([*names, report.point], report.tokens)
-    return (info, cycle, acceptance, predicted, cycles, tokens)
+_Kind = type[CounterMetricFamily] | type[GaugeMetricFamily]
+_COUNTER, _GAUGE = CounterMetricFamily, GaugeMetricFamily
+_OF_REPLICAS: tuple[tuple[_Kind, str, str, Callable[[ReplicaState], float]], ...] = (
+    (
+        _GAUGE,
+        "trimode_replica_ready",
+        "1: takes requests.",
+        lambda r: r.ready and not r.draining and r.freshness is not Freshness.DEAD,
+    ),
+    (_GAUGE, "trimode_replica_running", "Requests that decode.", lambda r: r.running),
+    (_GAUGE, "trimode_replica_waiting", "Requests not yet in the batch.", lambda r: r.waiting),
+    (_GAUGE, "trimode_replica_in_flight", "Requests sent by this router.", lambda r: r.in_flight),
+    (_GAUGE, "trimode_replica_tokens_per_second", "Tokens emitted.", lambda r: r.tokens_per_second),
+    (_GAUGE, "trimode_replica_report_age_seconds", "Since the last report.", lambda r: r.age_seconds),
+    (_GAUGE, "trimode_replica_cached_tokens", "Tokens in the KV cache.", lambda r: r.cached_tokens),
+    (
+        _COUNTER,
+        "trimode_replica_busy_seconds",
+        "Engine's time with requests; all other time is idle.",
+        lambda r: r.busy_seconds,
+    ),
+    (_GAUGE, "trimode_replica_start_seconds", "Time to load and warm up.", lambda r: r.start_seconds),
+    (_COUNTER, "trimode_replica_switches", "Changes of the decided operating point.", lambda r: r.switches),
+    (_COUNTER, "trimode_replica_preemptions", "Requests put back.", lambda r: r.preemptions),
+    (
+        _GAUGE,
+        "trimode_replica_stored_pages",
+        "Pages of prompts and answers kept to be shared.",
+        lambda r: r.stored_pages,
+    ),
+    (_COUNTER, "trimode_replica_shortages", "Times that the device's memory ran out.", lambda r: r.shortages),
+)
+_OF_POINTS: tuple[tuple[_Kind, str, str, Callable[[PointReport], float]], ...] = (
+    (_GAUGE, "trimode_replica_cycle_seconds", "Predicted at the present batch.", lambda p: p.cycle_seconds),
+    (_GAUGE, "trimode_replica_tokens_per_cycle", "Tokens per request and cycle.", lambda p: p.tokens_per_cycle),
+    (
+        _GAUGE,
+        "trimode_replica_predicted_tokens_per_second",
+        "Of the whole batch, predicted.",
+        lambda p: p.tokens_per_second,
+    ),
+    (_COUNTER, "trimode_replica_cycles", "Cycles run.", lambda p: p.cycles),
+    (_COUNTER, "trimode_replica_tokens", "Tokens emitted.", lambda p: p.tokens),
+)
