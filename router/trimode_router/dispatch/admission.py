@@ -14,7 +14,6 @@ from trimode_policy.admit import (
     admit,
     retry_after_seconds,
 )
-from trimode_policy.fair_queue import Ticket
 from trimode_policy.first_token import FirstToken, PredictionError, late_for_certain
 from trimode_policy.route import ReplicaView, RequestView, RouteReason, SloState, may_serve, spare
 from trimode_router.dispatch.queue import Queue
@@ -95,21 +94,19 @@ class AdmissionController:
     def refuse_expired(self, now: float) -> None:
         """Refuse those that have waited for as long as they may."""
         for ticket in self._queue.expired(now):
-            ticket.item.refuse(self._too_late(ticket, now))
-
-    def _too_late(self, ticket: Ticket[Exchange], now: float) -> ApiError:
-        """Why a wait has ended: no slot came free, or no replica that had to be started first."""
-        waited, view = f"within {now - ticket.since:.1f} s", ticket.item.view
-        pool = self._activator.starting_for(view, now)
-        usable = [each for each in self._fleet.views(now) if self._fleet.usable(each)]
-        if pool is None and usable and not any(may_serve(view, each.points) for each in usable):
-            message = f"no ready replica offers {view.pin or 'lossless answers'}, and none came {waited}"
-            # 503 and not 400: the policy offers it, so the request is right and may succeed later.
-            return ApiError(503, message, code=RouteReason.NOT_OFFERED.value, retry_after_s=RETRY_UNKNOWN_S)
-        if pool is None:
-            return self._busy(ticket.item, now, f"no slot came free {waited}", "QueueTimeout")
-        message = f"pool {pool!r} has no replica yet: none came {waited}, and one is being started"
-        return ApiError(503, message, code="Waking", retry_after_s=RETRY_UNKNOWN_S)
+            waited, view = f"within {now - ticket.since:.1f} s", ticket.item.view
+            pool = self._activator.starting_for(view, now)
+            usable = [each for each in self._fleet.views(now) if self._fleet.usable(each)]
+            if pool is not None:
+                message = f"pool {pool!r} has no replica yet: none came {waited}, and one is being started"
+                error = ApiError(503, message, code="Waking", retry_after_s=RETRY_UNKNOWN_S)
+            elif usable and not any(may_serve(view, each.points) for each in usable):
+                message = f"no ready replica offers {view.pin or 'lossless answers'}, and none came {waited}"
+                # 503 and not 400: the policy offers it, so the request is right and may succeed later.
+                error = ApiError(503, message, code=RouteReason.NOT_OFFERED.value, retry_after_s=RETRY_UNKNOWN_S)
+            else:
+                error = self._busy(ticket.item, now, f"no slot came free {waited}", "QueueTimeout")
+            ticket.item.refuse(error)
 
     def _busy(self, exchange: Exchange, now: float, message: str, code: str) -> ApiError:
         views = self._fleet.views(now, self._fleet.avoided(exchange.asked.model, ()))

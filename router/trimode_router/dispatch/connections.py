@@ -43,7 +43,14 @@ class ConnectionPool:
 
     def send(self, exchange: Exchange, replica: Replica) -> None:
         """Send the request on a kept connection, or on a new one as soon as there is one."""
-        pool = self._pool(replica)
+        url = replica.report.url
+        pool = self._pools.get(replica.replica_id)
+        # A replica may come back under its id at another address.
+        if pool is None or pool.url != url:
+            if pool is not None:
+                pool.close()
+            parts = urlsplit(url)
+            pool = self._pools[replica.replica_id] = LinkPool(url, parts.hostname or "", parts.port or 80, parts.path)
         link = pool.take()
         if link is not None:
             exchange.send(link, self._head(exchange, pool))
@@ -84,17 +91,6 @@ class ConnectionPool:
             exchange.send(link, self._head(exchange, pool))
         else:
             pool.keep(link)
-
-    def _pool(self, replica: Replica) -> LinkPool:
-        url = replica.report.url
-        pool = self._pools.get(replica.replica_id)
-        # A replica may come back under its id at another address.
-        if pool is None or pool.url != url:
-            if pool is not None:
-                pool.close()
-            parts = urlsplit(url)
-            pool = self._pools[replica.replica_id] = LinkPool(url, parts.hostname or "", parts.port or 80, parts.path)
-        return pool
 
     def _head(self, exchange: Exchange, pool: LinkPool) -> bytes:
         request = exchange.request

@@ -27,7 +27,7 @@ from trimode_router.fleet.replica import Replica
 from trimode_router.fleet.scale_from_zero import Activator
 from trimode_router.http.limits import Limits
 from trimode_router.request.exchange import Exchange
-from trimode_router.request.record import Failure, Phase, Record
+from trimode_router.request.record import Failure, Phase
 from trimode_router.telemetry.accounting import Accounting
 
 _STATUS = {RouteReason.NOT_OFFERED: 400, RouteReason.NONE_READY: 503}
@@ -212,8 +212,13 @@ class Dispatcher:
         decision = route(view, views, self._fleet.rules.staleness, self._seed)
         replica = self._fleet.get(decision.replica_id) if decision.replica_id is not None else None
         if replica is not None:
-            if not exchange.record.attempts:
-                self._predict(exchange.record, view, replica, now)
+            record = exchange.record
+            # When its first token should come. Servers that do not tell their speed are asked nothing: this is on every
+            # request's way.
+            if not record.attempts and replica.report.prompt_tokens_per_second > 0:
+                record.predicted = forecast(view, self._fleet.view(replica, now))
+                if record.predicted is not None:
+                    record.predicted_s, record.sent_at = self.predictions.predicted_s(record.predicted), now
             replica.occupy(exchange.asked.prompt_tokens)
             if exchange.asked.beginnings:
                 self._beginnings.sent(exchange.asked.beginnings, replica.replica_id)
@@ -222,13 +227,6 @@ class Dispatcher:
             exchange.placed(replica.replica_id, now)
             self._connections.send(exchange, replica)
         return decision
-
-    def _predict(self, record: Record, view: RequestView, replica: Replica, now: float) -> None:
-        """When its first token should come, as it is sent to this replica."""
-        # Servers that do not tell their speed are asked nothing: this is on every request's way.
-        known = forecast(view, self._fleet.view(replica, now)) if replica.report.prompt_tokens_per_second > 0 else None
-        if known is not None:
-            record.predicted, record.predicted_s, record.sent_at = known, self.predictions.predicted_s(known), now
 
     def _with_held(self, exchange: Exchange, view: RequestView) -> RequestView:
         """With what replicas are likely to have of its prompt."""
