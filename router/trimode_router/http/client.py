@@ -149,8 +149,13 @@ class ClientConnection(asyncio.Protocol):
             return
         if self._reader.phase is Phase.IDLE and (request is None or request.problem is None):
             self.transport.close()
-        else:
-            self._linger()
+            return
+        # With input unread, at once the reset would overtake the answer: so it is discarded for a while first.
+        self._reader.deaf = True
+        self.deadline = self._edge.now() + self._edge.limits.linger_seconds
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.transport.resume_reading()
 
     def abort(self) -> None:
         """Cut the connection: the client must see that its answer is not whole."""
@@ -222,11 +227,3 @@ class ClientConnection(asyncio.Protocol):
                 self.idle_since = now
             else:
                 self.deadline = now + (limits.header_seconds if phase is Phase.HEAD else limits.body_seconds)
-
-    def _linger(self) -> None:
-        """Close with input unread: at once, the reset would overtake the answer; so discard for a while first."""
-        self._reader.deaf = True
-        self.deadline = self._edge.now() + self._edge.limits.linger_seconds
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-        self.transport.resume_reading()

@@ -104,7 +104,12 @@ class Head:
                 self.hosts += 1
                 self.host = value
             elif name == b"content-length":
-                self._length(value)
+                # The parser has not judged the value yet; it raises on anything but digits.
+                if value.isdigit():
+                    self.length = int(value[:20])
+                    if self.length > self._limits[1]:
+                        message = f"the request body is longer than {self._limits[1]} bytes"
+                        self.fail(413, message, "body_too_large")
             elif name == b"authorization":
                 self.authorization = value
             elif name == b"transfer-encoding":
@@ -148,7 +153,15 @@ class Head:
         elif self.hosts > 1 or (version == "1.1" and not self.hosts):
             self.fail(400, f"a request needs exactly one Host header, got {self.hosts}", "invalid_request")
         if self.codings:
-            self._framing(version)
+            # RFC 9112, 6.1: what a body is wrapped in. The parser looks at the last coding alone.
+            codings = [coding.strip() for coding in self.codings.split(b",") if coding.strip()]
+            if version == "1.0":
+                self.fail(400, "HTTP/1.0 has no Transfer-Encoding; send Content-Length", "invalid_request")
+            elif codings[-1:] != [b"chunked"] or codings.count(b"chunked") > 1:
+                self.fail(400, "Transfer-Encoding must end with chunked, and have it once", "invalid_request")
+            elif codings != [b"chunked"]:
+                got = b", ".join(codings)[:100].decode("latin-1")
+                self.fail(501, f"Transfer-Encoding: only chunked is understood, got {got}", "unsupported_coding")
         if version == "1.0":
             self.expects = b""  # RFC 9110, 10.1.1: its clients would take the 100 for the answer
         elif self.expects not in (b"", b"100-continue"):
@@ -158,25 +171,6 @@ class Head:
         """Note the first problem only: it is the cause of those after it."""
         if self.problem is None:
             self.problem = ApiError(status, message, code=code)
-
-    def _length(self, value: bytes) -> None:
-        # The parser has not judged the value yet; it raises on anything but digits.
-        if value.isdigit():
-            self.length = int(value[:20])
-            limit = self._limits[1]
-            if self.length > limit:
-                self.fail(413, f"the request body is longer than {limit} bytes", "body_too_large")
-
-    def _framing(self, version: str) -> None:
-        """RFC 9112, 6.1: what a body is wrapped in. The parser looks at the last coding alone."""
-        codings = [coding.strip() for coding in self.codings.split(b",") if coding.strip()]
-        if version == "1.0":
-            self.fail(400, "HTTP/1.0 has no Transfer-Encoding; send Content-Length", "invalid_request")
-        elif codings[-1:] != [b"chunked"] or codings.count(b"chunked") > 1:
-            self.fail(400, "Transfer-Encoding must end with chunked, and have it once", "invalid_request")
-        elif codings != [b"chunked"]:
-            got = b", ".join(codings)[:100].decode("latin-1")
-            self.fail(501, f"Transfer-Encoding: only chunked is understood, got {got}", "unsupported_coding")
 
     def _rare(self, name: bytes, value: bytes) -> None:
         if name == b"content-encoding":
