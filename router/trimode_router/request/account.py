@@ -53,7 +53,12 @@ def account_of(tail: bytes) -> Account:
         return Account(tokens, prompt_tokens, "", {})
     modes = {MODES[point[:1].decode()] for point in _POINT.findall(cycles[1])}
     mode = MIXED if len(modes) > 1 else modes.pop().value if modes else ""
-    return Account(tokens, prompt_tokens, mode, _busy(tail, at))
+    at = tail.find(_BUSY, at)
+    try:
+        busy = _SECONDS.decode(tail[at + len(_BUSY) : tail.find(b"}", at) + 1]) if at >= 0 else {}
+    except msgspec.DecodeError:  # another server's field of that name
+        busy = {}
+    return Account(tokens, prompt_tokens, mode, busy)
 
 
 def reason_of(tail: bytes) -> str:
@@ -66,13 +71,3 @@ def reason_of(tail: bytes) -> str:
 def _count(tail: bytes, at: int) -> int | None:
     found = _COUNT.match(tail, at) if at >= 0 else None
     return int(found[1]) if found else None
-
-
-def _busy(tail: bytes, since: int) -> dict[str, float]:
-    at = tail.find(_BUSY, since)
-    if at < 0:
-        return {}
-    try:
-        return _SECONDS.decode(tail[at + len(_BUSY) : tail.find(b"}", at) + 1])
-    except msgspec.DecodeError:  # another server's field of that name
-        return {}

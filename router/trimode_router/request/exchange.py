@@ -140,10 +140,15 @@ class Exchange:
                 how = Failure.AWAY if head.status in RETRIABLE else Failure.REFUSED
                 self._attempt_failed(f"answered {head.status} to a continuation", how)
             return
-        if head.status >= 400 and (how_failed := self._repeatable(head.status)) is not None:
-            self._drop_link()
-            self._attempt_failed(f"answered {head.status}", how_failed)
-            return
+        if head.status >= 400:
+            # It does not take the router's key: no client can correct that, and the 401 would read as if theirs were
+            # wrong.
+            ours = head.status == 401 and not self._owner.passes_keys
+            failure = Failure.REFUSED if ours else failure_of(head.status)
+            if failure is not None and (ours or self._owner.elsewhere(self)):
+                self._drop_link()
+                self._attempt_failed(f"answered {head.status}", failure)
+                return
         self._head = head
         self.record.stream = head.stream
         end = CHUNKED_EVENT_END if head.chunked and not self.request.http10 else EVENT_END
@@ -187,14 +192,6 @@ class Exchange:
                 self.record.resumptions += 1
         self._attempt_failed(why, Failure.UNTOUCHED if untouched else Failure.BROKEN)
 
-    def _repeatable(self, status: int) -> Failure | None:
-        """How the attempt failed, where the client need not hear of it."""
-        # It does not take the router's key: no client can correct that, and the 401 would read as if theirs were wrong.
-        if status == 401 and not self._owner.passes_keys:
-            return Failure.REFUSED
-        how = failure_of(status)
-        return how if how is not None and self._owner.elsewhere(self) else None
-
     @property
     def continuable(self) -> bool:
         """Whether the rest could come from elsewhere, as far as the client and the replica's chunks go."""
@@ -234,23 +231,18 @@ class Exchange:
         if data:
             self._transcript.add(data)
         if self.phase is not Phase.FLOWING:
-            head = responses.head_for(self.request, self._head) if self.phase is Phase.SENT else b""
-            self._first_byte()
-            data = head + data
+            last, self.phase = self.phase, Phase.FLOWING
+            self.failed_attempts = 0
+            now, pause_s = self._owner.now(), None
+            if last is Phase.RESUMING:
+                pause_s = now - self._broken_at
+                self.record.pause = max(self.record.pause, pause_s)
+            else:
+                data = responses.head_for(self.request, self._head) + data
+                self.record.first_byte = now
+            self._owner.first_byte(self, well=self._head.status < 500, pause_s=pause_s)
         if data:
             self.client.write(data)
-
-    def _first_byte(self) -> None:
-        """Of this attempt."""
-        last, self.phase = self.phase, Phase.FLOWING
-        self.failed_attempts = 0
-        now, pause_s = self._owner.now(), None
-        if last is Phase.RESUMING:
-            pause_s = now - self._broken_at
-            self.record.pause = max(self.record.pause, pause_s)
-        else:
-            self.record.first_byte = now
-        self._owner.first_byte(self, well=self._head.status < 500, pause_s=pause_s)
 
     # The end.
 

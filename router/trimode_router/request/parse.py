@@ -100,7 +100,8 @@ def parse(path: str, body: bytes, points: Sequence[OperatingPoint]) -> ParsedReq
             text = _TEXT.decode(body)
             common = text
             prompt = _required(bytes(text.prompt), "prompt", b'["', "a string or a list")
-            prompts, tools = _prompts(prompt), 0
+            # A list of token ids is one prompt.
+            prompts, tools = len(_LIST.decode(prompt)) if _SEVERAL.match(prompt) else 1, 0
     except RecursionError as error:
         raise ApiError(400, "the request body is nested too deeply", code="invalid_json") from error
     except msgspec.ValidationError as error:
@@ -123,11 +124,6 @@ def parse(path: str, body: bytes, points: Sequence[OperatingPoint]) -> ParsedReq
         workload=_workload(common.trimode),
         order=common.priority or 0,
     )
-
-
-def _prompts(prompt: bytes) -> int:
-    """How many prompts of a text completion are written there; a list of token ids is one."""
-    return len(_LIST.decode(prompt)) if _SEVERAL.match(prompt) else 1
 
 
 def beginnings(prompt: bytes) -> tuple[Beginning, ...]:

@@ -103,7 +103,14 @@ class Translation:
             events += self._say(_TEXT, "", [])  # an answer of no tokens is an empty text, not none
         events += self._close_text()
         for call in self._calls.values():
-            events += self._close_call(call)
+            arguments = "".join(call.pieces)
+            done = self._finished(call.item | {"arguments": arguments})
+            self._output[call.index] = done
+            place = {"item_id": done["id"], "output_index": call.index, "name": done["name"]}
+            events += [
+                self._event("response.function_call_arguments.done", **place, arguments=arguments),
+                self._event("response.output_item.done", output_index=call.index, item=done),
+            ]
         self._calls = {}
         self.ended = True
         events.append(self._event(f"response.{self.status}", response=self.response()))
@@ -212,16 +219,6 @@ class Translation:
             place = {"item_id": opened.item["id"], "output_index": opened.index}
             events.append(self._event("response.function_call_arguments.delta", **place, delta=piece))
         return events
-
-    def _close_call(self, opened: _Open) -> list[Event]:
-        arguments = "".join(opened.pieces)
-        done = self._finished(opened.item | {"arguments": arguments})
-        self._output[opened.index] = done
-        place = {"item_id": done["id"], "output_index": opened.index, "name": done["name"]}
-        return [
-            self._event("response.function_call_arguments.done", **place, arguments=arguments),
-            self._event("response.output_item.done", output_index=opened.index, item=done),
-        ]
 
     def _finished(self, item: dict[str, Any]) -> dict[str, Any]:
         """The item with how it ended: the last one of an answer that was cut short is not whole."""

@@ -89,22 +89,21 @@ class ResponsesReply:
 
     def on_body(self, data: bytes) -> None:
         self._body += data
-        if self._streams:
-            *lines, self._body = self._body.split(b"\n")
-            events = [event for line in lines if line.startswith(_DATA) for event in self._take(line)]
-            self._tell(events)
+        if not self._streams:
+            return
+        *lines, self._body = self._body.split(b"\n")
+        events: list[Event] = []
+        for line in lines:
+            said = line[len(_DATA) :].strip()
+            if not line.startswith(_DATA) or said == _DONE or self._translation.problem:
+                continue
+            try:
+                events += self._translation.take(_decode(said))
+            except (msgspec.DecodeError, AttributeError, TypeError):
+                self._translation.problem = "the server sent what is no chunk of a chat completion"
+        self._tell(events)
 
     # Inside.
-
-    def _take(self, line: bytes) -> list[Event]:
-        data = line[len(_DATA) :].strip()
-        if data == _DONE or self._translation.problem:
-            return []
-        try:
-            return self._translation.take(_decode(data))
-        except (msgspec.DecodeError, AttributeError, TypeError):
-            self._translation.problem = "the server sent what is no chunk of a chat completion"
-            return []
 
     def _tell(self, events: Iterable[Event]) -> None:
         data = b"".join([b"event: %b\ndata: %b\n\n" % (e["type"].encode(), msgspec.json.encode(e)) for e in events])
