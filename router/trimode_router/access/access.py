@@ -205,20 +205,21 @@ class Access:
             self.problem = str(error)
             log.error("keys", problem=self.problem, kept=len(self._keys))
         else:
-            self._tenants = {entry.name: self._tenant(entry, now) for entry in file.tenants}
+            tenants: dict[str, Tenant] = {}
+            for entry in file.tenants:
+                requests, tokens = Budget(entry.requests_per_minute, now), Budget(entry.tokens_per_minute, now)
+                known = self._tenants.get(entry.name)
+                # A key that is added to the file must not fill up every budget in it.
+                if known is not None and known.entry.requests_per_minute == entry.requests_per_minute:
+                    requests = known.requests
+                if known is not None and known.entry.tokens_per_minute == entry.tokens_per_minute:
+                    tokens = known.tokens
+                tenants[entry.name] = Tenant(entry, requests, tokens)
+            self._tenants = tenants
             digests = [(bytes.fromhex(key.sha256), self._tenants[key.tenant]) for key in file.keys]
             self._keys = {digest[:_SHORT]: (digest, tenant) for digest, tenant in digests}
             self.usable, self.problem = True, ""
             log.info("keys", tenants=len(self._tenants), keys=len(self._keys))
-
-    def _tenant(self, entry: TenantEntry, now: float) -> Tenant:
-        requests, tokens = Budget(entry.requests_per_minute, now), Budget(entry.tokens_per_minute, now)
-        known = self._tenants.get(entry.name)
-        if known is not None and known.entry.requests_per_minute == entry.requests_per_minute:
-            requests = known.requests
-        if known is not None and known.entry.tokens_per_minute == entry.tokens_per_minute:
-            tokens = known.tokens
-        return Tenant(entry, requests, tokens)
 
 
 def read(file: Path) -> KeyFile:

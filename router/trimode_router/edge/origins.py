@@ -64,17 +64,15 @@ class Hosts:
         name = host.decode("latin-1").lower()
         # Without its port, brackets, and the dot of a full name.
         name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0].removesuffix(".")
-        if not self._is_ours(name):
+        try:
+            ipaddress.ip_address(name)
+            ours = True  # an address is asked of no name server
+        except ValueError:
+            # No dot: none at all (HTTP/1.0), `localhost`, names of containers. No public name is without one.
+            bare = "." not in name and ":" not in name
+            ours = bare or name in self._names or name.endswith(_OURS)
+        if not ours:
             message = f"Host: {shown(name)} is no name of this machine, and only this machine is served without keys; "
             raise ApiError(403, message + "allow it by allowedHosts (--allowed-host)", code="unknown_host")
         if len(self._known) < _REMEMBERED:
             self._known.add(host)
-
-    def _is_ours(self, name: str) -> bool:
-        if "." not in name and ":" not in name:
-            return True  # none at all (HTTP/1.0), `localhost`, names of containers: no public name is without a dot
-        try:
-            ipaddress.ip_address(name)
-        except ValueError:
-            return name in self._names or name.endswith(_OURS)
-        return True  # an address is asked of no name server

@@ -72,13 +72,9 @@ async def _start(config: RouterConfig, token: str, replica_key: str | None, file
         *(sys.executable, "-m", "trimode_router", "--config", str(file), "--shared"),
         stdout=asyncio.subprocess.PIPE,
         env=environment,
-        preexec_fn=_end_with_parent,
+        # SIGTERM from the kernel should the parent be killed, or the port would stay taken.
+        preexec_fn=lambda: _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0),
     )
-
-
-def _end_with_parent() -> None:
-    """Between fork and exec: SIGTERM from the kernel should the parent be killed, or the port would stay taken."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 class _Ending:

@@ -198,30 +198,27 @@ class Routes:
 
     def _immediate(self, request: Request) -> ImmediateResponse:
         if request.method == "OPTIONS" and request.origin is not None and request.wants[0]:
-            return self._preflight(request, request.origin)
+            # A browser asks whether a page may ask. It sends no key with that.
+            methods = "POST" if request.path in COMPLETIONS else "GET, HEAD"
+            if (refusal := self.refuse(methods.partition(",")[0], request.path)) is not None:
+                raise refusal
+            if not self.origins.lets(request.origin):
+                page = shown(request.origin.decode("latin-1"))
+                message = f"pages of {page} may not ask here; see corsOrigins (--cors-origin)"
+                raise ApiError(403, message, code="origin_not_allowed")
+            return ImmediateResponse(204, b"", fields=tuple(preflight(methods, request.wants[1])))
         refusal = self.refuse(request.method, request.path)
         if refusal is not None:
             raise refusal
         if request.path.startswith("/v1/"):
             self.access.tenant_of(request.authorization)
-        page = self._pages.get(request.path)
-        if page is not None:
-            return page()
+        show = self._pages.get(request.path)
+        if show is not None:
+            return show()
         name = request.path.removeprefix(MODELS_PATH + "/")
         if name not in self.fleet.catalog.names:
             raise _no_model(name, self.fleet.catalog)
         return _json(200, self._model(name))
-
-    def _preflight(self, request: Request, origin: bytes) -> ImmediateResponse:
-        """A browser asks whether a page of `origin` may ask. It sends no key with that."""
-        methods = "POST" if request.path in COMPLETIONS else "GET, HEAD"
-        refusal = self.refuse(methods.partition(",")[0], request.path)
-        if refusal is not None:
-            raise refusal
-        if not self.origins.lets(origin):
-            message = f"pages of {shown(origin.decode('latin-1'))} may not ask here; see corsOrigins (--cors-origin)"
-            raise ApiError(403, message, code="origin_not_allowed")
-        return ImmediateResponse(204, b"", fields=tuple(preflight(methods, request.wants[1])))
 
     def _readyz(self) -> ImmediateResponse:
         if self.viewer.ready():

@@ -68,7 +68,19 @@ class Fleet:
             replica = Replica(report, points_of(report), now, others=report.running + report.waiting)
             self._replicas[report.replica_id] = replica
         elif report.sequence > replica.report.sequence:
-            self._note_change(replica.report, report, wall)
+            switch = report.last_switch
+            if switch is not None and report.switches != replica.report.switches:
+                self.changes.append(
+                    PointChange(
+                        time=wall,
+                        replica_id=report.replica_id,
+                        pool=report.pool,
+                        from_point=switch.from_point,
+                        to_point=switch.to_point,
+                        reason=switch.reason,
+                        detail=switch.detail,
+                    )
+                )
             replica.take(report, now)
         replica.judge(self.rules)
         return ReportAnswer(
@@ -155,22 +167,6 @@ class Fleet:
             if age >= dead_after * FORGET_AFTER_DEATHS and not replica.in_flight:
                 del self._replicas[replica.replica_id]
         return died
-
-    def _note_change(self, old: ReplicaReport, new: ReplicaReport, wall: float) -> None:
-        switch = new.last_switch
-        if switch is None or new.switches == old.switches:
-            return
-        self.changes.append(
-            PointChange(
-                time=wall,
-                replica_id=new.replica_id,
-                pool=new.pool,
-                from_point=switch.from_point,
-                to_point=switch.to_point,
-                reason=switch.reason,
-                detail=switch.detail,
-            )
-        )
 
 
 def _mix(rules: Rules) -> TierMix:

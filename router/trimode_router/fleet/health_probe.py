@@ -110,25 +110,21 @@ class Prober:
             if self._heard(url) and not isinstance(error, TimeoutError):
                 self._report(url, ready=False)
             return str(error) or type(error).__name__
-        self._learn(url, models, mute=wants_key)
+        if wants_key != (url in self._mute) or (not wants_key and self._lists.get(url) != models):
+            # One that wants a key, and is to get the clients', lists nothing to the router: it is there, and may have
+            # any model.
+            if wants_key:
+                self._mute.add(url)
+                self._lists.pop(url, None)
+            else:
+                self._mute.discard(url)
+                self._lists[url] = models
+            self._know()
         self._report(url, ready=True)
         return ""
 
     def _heard(self, url: str) -> bool:
         return url in self._lists or url in self._mute
-
-    def _learn(self, url: str, models: tuple[str, ...], *, mute: bool) -> None:
-        """What a server lists. One that wants a key, and is to get the clients', lists nothing to the router: it is
-        there, and may have any model."""
-        if mute == (url in self._mute) and (mute or self._lists.get(url) == models):
-            return
-        if mute:
-            self._mute.add(url)
-            self._lists.pop(url, None)
-        else:
-            self._mute.discard(url)
-            self._lists[url] = models
-        self._know()
 
     def _know(self) -> None:
         self.fleet.catalog = Catalog.of_servers(

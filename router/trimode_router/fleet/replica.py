@@ -64,12 +64,9 @@ class Replica:
 
     def view(self, rules: Rules, slack: int, now: float) -> ReplicaView:
         """The frozen view; made again only after a change, as making it costs more than all that reads it."""
-        view, age = self.cached, now - self.heard_at
-        if view is None or age - view.age_s > VIEW_SECONDS:
-            view = self.cached = self._view(rules, slack, age)
-        return view
-
-    def _view(self, rules: Rules, slack: int, age_s: float) -> ReplicaView:
+        view, age_s = self.cached, now - self.heard_at
+        if view is not None and age_s - view.age_s <= VIEW_SECONDS:
+            return view
         report = self.report
         # Servers that do not report how fast they compute prompts do not count them either: of those this router knows
         # its own.
@@ -77,7 +74,7 @@ class Replica:
             queued = report.queued_prompt_tokens + self.sent_since
         else:
             queued = max(report.queued_prompt_tokens, self.queued_prompt_tokens)
-        return ReplicaView(
+        view = self.cached = ReplicaView(
             replica_id=report.replica_id,
             pool=report.pool,
             ready=report.ready,
@@ -96,6 +93,7 @@ class Replica:
             reserved_for=self.reserved_for,
             prompt_tokens_per_second=report.prompt_tokens_per_second,
         )
+        return view
 
     # What comes in.
 
