@@ -98,7 +98,13 @@ class Discovery:
         for name, (api, plural) in APIS.items():
             answer = await self._cluster.read(f"/apis/{api}") if api in served else None
             found[name] = any(resource["name"] == plural for resource in (answer or {}).get("resources", []))
-        found["image_volumes"] = await self._has_image_volumes(groups)
+        if self._groups != groups:
+            # By the server's version, read again where its APIs have changed; one that is not told is new enough.
+            told = await self._cluster.read("/version") or {}
+            numbers = [re.match(r"\d+", str(told.get(part, ""))) for part in ("major", "minor")]
+            version = tuple(int(number[0]) for number in numbers if number is not None)
+            self._groups, self._image_volumes = groups, len(version) < 2 or version >= IMAGE_VOLUMES_SINCE
+        found["image_volumes"] = self._image_volumes
         index: Object | None = None
         if found["kuberay"] or found["http_route"]:
             # Of the documents with schemas. Servers before 1.24 have none, and some clusters keep it from
@@ -118,15 +124,6 @@ class Discovery:
         if schema is None:  # published a moment after the API itself
             return Capabilities(**(found | {"kuberay": False}))
         return Capabilities(**found, rays_token=knows(schema, RAYS_TOKEN), kuberay_lacks=lacking(schema))
-
-    async def _has_image_volumes(self, groups: Object) -> bool:
-        """By the server's version, read again where its APIs have changed; a version that is not told is new enough."""
-        if self._groups != groups:
-            told = await self._cluster.read("/version") or {}
-            numbers = [re.match(r"\d+", str(told.get(part, ""))) for part in ("major", "minor")]
-            version = tuple(int(number[0]) for number in numbers if number is not None)
-            self._groups, self._image_volumes = groups, len(version) < 2 or version >= IMAGE_VOLUMES_SINCE
-        return self._image_volumes
 
 
 def require(capabilities: Capabilities, settings: Settings) -> None:

@@ -110,45 +110,40 @@ class Election:
         """Until cancelled; then the Lease is given back, so that another copy need not wait."""
         try:
             while True:
-                await self._step()
+                begun = self._now()
+                try:
+                    async with asyncio.timeout(self._terms.renew_deadline / 2):
+                        held = await self._hold()
+                        # From the beginning of the request: others count from when they saw the renewal, which is
+                        # later, so our lead ends first.
+                        self._held_since = begun if held else None
+                except (ApiFailure, ApiUnreachable, TimeoutError) as error:
+                    if isinstance(error, ApiFailure) and error.status == 409:
+                        self._held_since = None  # another copy was quicker
+                    else:
+                        self._log.warning("lease not renewed", error=str(error) or "timeout", leads=self.leads)
+                if self.leads != self._announced:
+                    self._announced = self.leads
+                    self._log.info("leading" if self.leads else "not leading", identity=self._lock.identity)
+                    self._changed(self.leads)
                 await asyncio.sleep(next_try_s(None if self.leads else self._claim, self._terms, self._now()))
         finally:
             await self._release()
 
-    async def _step(self) -> None:
-        begun = self._now()
-        try:
-            async with asyncio.timeout(self._terms.renew_deadline / 2):
-                held = await self._renew() or await self._take()
-                # From the beginning of the request: others count from when they saw the renewal, which is later, so
-                # our lead ends first.
-                self._held_since = begun if held else None
-        except (ApiFailure, ApiUnreachable, TimeoutError) as error:
-            if isinstance(error, ApiFailure) and error.status == 409:
-                self._held_since = None  # another copy was quicker
-            else:
-                self._log.warning("lease not renewed", error=str(error) or "timeout", leads=self.leads)
-        if self.leads != self._announced:
-            self._announced = self.leads
-            self._log.info("leading" if self.leads else "not leading", identity=self._lock.identity)
-            self._changed(self.leads)
-
-    async def _renew(self) -> bool:
-        """Renew what we hold without reading it first, as client-go does: the API server refuses a state that is not
-        the latest one. False where it does, and where nothing is held."""
-        # One request less every two seconds; what the API server has is read only where it refuses ours as old.
+    async def _hold(self) -> bool:
+        """Renew what we hold; else read the Lease, and make it ours where it is, where it is free, and where it has
+        expired. Whether it is ours now."""
+        # Renewed without reading it first, as client-go does, which is a request less every two seconds: the API server
+        # refuses a state that is not the latest one, and only then is it read.
         known, self._lease = self._lease, None
-        if known is None:
-            return False
-        try:
-            self._lease = await self._write(known, known["spec"])
-        except ApiFailure as failure:
-            if failure.status not in (404, 409):
-                raise
-        return self._lease is not None
-
-    async def _take(self) -> bool:
-        """Read it, and make it ours where it is, where it is free, and where it has expired."""
+        if known is not None:
+            try:
+                self._lease = await self._write(known, known["spec"])
+            except ApiFailure as failure:
+                if failure.status not in (404, 409):
+                    raise
+            else:
+                return True
         lease = await self._cluster.get(LEASE, self._lock.namespace, self._lock.name)
         if lease is None:
             body = {"apiVersion": LEASE.api_version, "kind": LEASE.kind, "metadata": {"name": self._lock.name}}

@@ -195,24 +195,21 @@ def overdue(service: Mapping[str, Any]) -> bool:
 
 
 def _failed(status: Mapping[str, Any], *parts: str) -> tuple[str, ...]:
+    """Applications that Serve calls broken, each with the last error of the traceback that Serve's message is."""
     found: dict[str, str] = {}
     for part in parts:
         applications = (status.get(part) or {}).get("applicationStatuses") or {}
         for name, application in applications.items():
-            if application.get("status") in BAD_APPLICATION:
-                found[name] = f"{name} {application['status']}: {_cause(application)}".strip(": ")
+            if application.get("status") not in BAD_APPLICATION:
+                continue
+            # Deployments know why, where replicas cannot start; the application, where it cannot be built.
+            deployments = (application.get("serveDeploymentStatuses") or {}).values()
+            messages = [deployment.get("message") or "" for deployment in deployments]
+            message = next(filter(None, messages), "") or application.get("message") or ""
+            lines = [line.strip() for line in message.splitlines() if line.strip()]
+            errors = (match["words"] for line in reversed(lines) if (match := _ERROR.match(line)) is not None)
+            found[name] = f"{name} {application['status']}: {next(errors, message)}".strip(": ")
     return tuple(found.values())
-
-
-def _cause(application: Mapping[str, Any]) -> str:
-    """Why it failed: the last error of the traceback that Serve's message is. Deployments know it, where replicas
-    cannot start; the application, where it cannot be built."""
-    deployments = (application.get("serveDeploymentStatuses") or {}).values()
-    messages = [deployment.get("message") or "" for deployment in deployments]
-    message = next(filter(None, messages), "") or application.get("message") or ""
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    errors = (match["words"] for line in reversed(lines) if (match := _ERROR.match(line)) is not None)
-    return next(errors, message)
 
 
 def minimum_of(deployment: NemotronDeployment | None, service: Mapping[str, Any] | None) -> Mapping[str, int]:

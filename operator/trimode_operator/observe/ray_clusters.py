@@ -154,14 +154,23 @@ class RayClusters:
                 await self._named(key, cluster_name(service, "activeServiceStatus")),
                 await self._named(key, cluster_name(service, "pendingServiceStatus")),
             )
-            # KubeRay 1.7.0 made a third cluster of the old shape, which waited for the GPUs of the first two; with the
-            # pending one cleared its next pass went back to the active one.
-            if superfluous(service, running) and await self._made(self._give_up_pending(key, service)):
-                return RunningClusters(running.active)
+            if superfluous(service, running):
+                # KubeRay 1.7.0 made a third cluster of the old shape, which waited for the GPUs of the first two; with
+                # the pending one cleared its next pass finds the active one equal, stays with it, and removes the
+                # others after their delay. The resourceVersion makes the API server refuse this where KubeRay has just
+                # switched clusters.
+                name, version = service["metadata"]["name"], service["metadata"]["resourceVersion"]
+                patch = {"metadata": {"resourceVersion": version}, "status": {"pendingServiceStatus": None}}
+                merge = self._cluster.merge(RAY_SERVICE, key.namespace, name, patch, "status")
+                if (cleared := await self._unless_raced(merge)) is not None:
+                    self._cache.put(cleared)
+                    self._wrote("status", RAY_SERVICE.kind, key, name)
+                    return RunningClusters(running.active)
             target = to_fit(service, running)
             if target is not None and (operations := bounds_operations(service, target)):
                 name = target["metadata"]["name"]
-                if await self._made(self._cluster.patch(RAY_CLUSTER, key.namespace, name, operations)):
+                write = self._cluster.patch(RAY_CLUSTER, key.namespace, name, operations)
+                if await self._unless_raced(write) is not None:
                     self._wrote("patch", RAY_CLUSTER.kind, key, name)
         except ApiFailure as failure:
             raise NotMade([failure]) from failure
@@ -170,30 +179,14 @@ class RayClusters:
     async def _named(self, key: Key, name: str) -> Object | None:
         return await self._cluster.get(RAY_CLUSTER, key.namespace, name) if name else None
 
-    async def _give_up_pending(self, key: Key, service: Object) -> None:
-        """KubeRay then finds the active cluster equal, stays with it, and removes the others after their delay.
-
-        Refused where KubeRay has written meanwhile: it may just have switched to the pending cluster.
-        """
-        metadata = service["metadata"]
-        # The resourceVersion makes the API server refuse this where KubeRay has switched clusters since the RayService
-        # was read.
-        patch = {
-            "metadata": {"resourceVersion": metadata["resourceVersion"]},
-            "status": {"pendingServiceStatus": None},
-        }
-        self._cache.put(await self._cluster.merge(RAY_SERVICE, key.namespace, metadata["name"], patch, "status"))
-        self._wrote("status", RAY_SERVICE.kind, key, metadata["name"])
-
-    async def _made(self, write: Awaitable[object]) -> bool:
-        """Whether the write was made; False where another writer was quicker."""
+    async def _unless_raced(self, write: Awaitable[Object]) -> Object | None:
+        """What the write has left; None where another writer was quicker."""
         try:
-            await write
+            return await write
         except ApiFailure as failure:
             if failure.status not in RACED:
                 raise
-            return False
-        return True
+            return None
 
     def _wrote(self, verb: str, kind: str, key: Key, name: str) -> None:
         self._metrics.writes.labels(verb, kind).inc()
