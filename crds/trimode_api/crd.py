@@ -22,10 +22,19 @@ SCALE = {
     "labelSelectorPath": ".status.selector",
 }
 SETS = {"modes", "blockLengths"}
+COLUMNS = (
+    ("Ready", "string", ".status.conditions[?(@.type=='Ready')].status", 0),
+    ("Serving", "string", ".status.conditions[?(@.type=='Serving')].status", 0),
+    ("Point", "string", ".status.decision.point", 0),
+    ("Replicas", "string", ".status.replicaSummary", 0),
+    ("SLO", "string", ".status.conditions[?(@.type=='SLOMet')].status", 0),
+    ("Age", "date", ".metadata.creationTimestamp", 0),
+    ("Reason", "string", ".status.conditions[?(@.type=='Ready')].reason", 1),
+    ("URL", "string", ".status.url", 1),
+)
+"""Of `kubectl get`: name, type, path, priority (1: with `-o wide` only)."""
 
 Schema = dict[str, Any]
-
-
 CRD_FILE = f"{PLURAL}.{GROUP}.yaml"
 
 
@@ -51,7 +60,10 @@ def custom_resource_definition() -> dict[str, Any]:
                     "served": True,
                     "storage": True,
                     "subresources": {"status": {}, "scale": SCALE},
-                    "additionalPrinterColumns": _columns(),
+                    "additionalPrinterColumns": [
+                        {"name": name, "type": kind, "jsonPath": path, **({"priority": wide} if wide else {})}
+                        for name, kind, path, wide in COLUMNS
+                    ],
                     "schema": {"openAPIV3Schema": _resource_schema()},
                 }
             ],
@@ -105,7 +117,17 @@ def _inline(node: Any, definitions: dict[str, Any]) -> Any:
     if "x-kubernetes-int-or-string" in out:
         del out["type"]  # a structural schema has one type or this
     if "properties" in node:
-        out["properties"] = {name: _field(name, child, definitions) for name, child in node["properties"].items()}
+        out["properties"] = {}
+        for name, child in node["properties"].items():
+            field = out["properties"][name] = _inline(child, definitions)
+            # By its keys a server-side apply merges a list; without them one manager's list would replace another's.
+            if name in LIST_KEYS and field.get("type") == "array":
+                field |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [LIST_KEYS[name]]}
+            elif name in SETS:
+                field["x-kubernetes-list-type"] = "set"
+            # API servers check a default by the rules before they fill in those within it: half a default was refused.
+            if isinstance(field.get("default"), dict | list):
+                field["default"] = completed(field["default"], field)
     if isinstance(values := node.get("additionalProperties"), dict):  # a mapping with keys of the user's own
         out["additionalProperties"] = _inline(values, definitions)
     if "items" in node:
@@ -113,19 +135,6 @@ def _inline(node: Any, definitions: dict[str, Any]) -> Any:
         if out["items"].get("type") == "string" and not {"enum", "maxLength"} & out["items"].keys():
             out["items"]["maxLength"] = 1024
     return out
-
-
-def _field(name: str, node: Any, definitions: dict[str, Any]) -> Schema:
-    field: Schema = _inline(node, definitions)
-    # By its keys a server-side apply merges a list; without them one manager's list would replace another's.
-    if name in LIST_KEYS and field.get("type") == "array":
-        field |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [LIST_KEYS[name]]}
-    elif name in SETS:
-        field["x-kubernetes-list-type"] = "set"
-    # API servers check a default by the rules before they fill in those within it: half a default was refused.
-    if isinstance(field.get("default"), dict | list):
-        field["default"] = completed(field["default"], field)
-    return field
 
 
 def completed(value: Any, schema: Schema) -> Any:
@@ -141,23 +150,3 @@ def completed(value: Any, schema: Schema) -> Any:
         given = {name: completed(each, fields[name]) for name, each in value.items() if each is not None}
         return defaults | given
     return [completed(each, schema["items"]) for each in value] if isinstance(value, list) else value
-
-
-def _columns() -> list[dict[str, Any]]:
-    def condition(name: str, field: str = "status") -> str:
-        return f".status.conditions[?(@.type=='{name}')].{field}"
-
-    columns: list[tuple[str, str, str, int]] = [
-        ("Ready", "string", condition("Ready"), 0),
-        ("Serving", "string", condition("Serving"), 0),
-        ("Point", "string", ".status.decision.point", 0),
-        ("Replicas", "string", ".status.replicaSummary", 0),
-        ("SLO", "string", condition("SLOMet"), 0),
-        ("Age", "date", ".metadata.creationTimestamp", 0),
-        ("Reason", "string", condition("Ready", "reason"), 1),
-        ("URL", "string", ".status.url", 1),
-    ]
-    return [
-        {"name": name, "type": kind, "jsonPath": path, **({"priority": wide} if wide else {})}
-        for name, kind, path, wide in columns
-    ]

@@ -107,16 +107,14 @@ def problems_of(
     """pydantic's findings as problems with Kubernetes-like paths, in the order of the input; values of `secret` input
     are not quoted. `unsupported`: what to say of fields that are known, by their paths, but not in the model."""
     findings: list[Any] = [{**finding, **({"input": None} if secret else {})} for finding in error.errors()]
-    known = unsupported or {}
-    return tuple(_problem(finding, root, known) for finding in findings if not _echo(finding, findings))
-
-
-def _echo(finding: Any, findings: Sequence[Any]) -> bool:
-    """Whether a "too short" only repeats that the items themselves are wrong."""
-    depth = len(finding["loc"])
-    return finding["type"] == "too_short" and any(
-        other["loc"][:depth] == finding["loc"] and len(other["loc"]) > depth for other in findings
-    )
+    problems = []
+    for finding in findings:
+        place, depth = finding["loc"], len(finding["loc"])
+        inside = (each for each in findings if each["loc"][:depth] == place and len(each["loc"]) > depth)
+        # A "too short" beside a problem of an item only repeats it.
+        if finding["type"] != "too_short" or not any(inside):
+            problems.append(_problem(finding, root, unsupported or {}))
+    return tuple(problems)
 
 
 def _problem(finding: Any, root: str, unsupported: Mapping[str, str]) -> Problem:

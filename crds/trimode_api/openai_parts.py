@@ -92,7 +92,12 @@ def small(value: dict[str, Any] | None) -> dict[str, Any] | None:
     """A JSON schema that is no larger, and nested no deeper, than a grammar may be; ValueError otherwise."""
     if value is None:
         return None
-    if (depth := _depth(value)) > MAX_SCHEMA_DEPTH:
+    # Level by level: by recursion a schema nested thousands deep would end Python's stack before it is refused.
+    depth, level = 0, [value]
+    while level := [each for each in level if isinstance(each, dict | list)]:
+        depth += 1
+        level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
+    if depth > MAX_SCHEMA_DEPTH:
         raise ValueError(f"must be nested at most {MAX_SCHEMA_DEPTH} deep, got {depth}")
     size = len(json.dumps(value, ensure_ascii=False, allow_nan=False).encode())
     if size > MAX_SCHEMA_BYTES:
@@ -141,12 +146,3 @@ class ResponseFormat(RequestModel):
         if self.json_schema is not None:
             return self.json_schema.definition, bool(self.json_schema.strict), SCHEMA_PATH
         return None if self.definition is None else (self.definition, False, "response_format.schema")
-
-
-def _depth(value: Any) -> int:
-    """How deep lists and objects are nested in `value`, level by level."""
-    depth, level = 0, [value]
-    while level := [each for each in level if isinstance(each, dict | list)]:
-        depth += 1
-        level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
-    return depth

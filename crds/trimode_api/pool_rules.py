@@ -8,15 +8,11 @@ from trimode_api.modes import LONGEST_QUADRATIC, Mode
 from trimode_api.rule import AnyRule, Distinct, PoolRule, Rule, Words, modes_of
 
 LOSSLESS = tuple(mode.value for mode in Mode if mode.lossless)
+_DIFFUSION = "is required: spec.pools[%d] lists Diffusion in its modes"
 
 
 def _sglang(spec: Any) -> bool:
     return bool(spec["engine"]["type"] == "SGLang")
-
-
-def _without_diffusion(spec: Any) -> str:
-    index = next(index for index, pool in enumerate(spec["pools"]) if "Diffusion" in pool["modes"])
-    return f"is required: spec.pools[{index}] lists Diffusion in its modes"
 
 
 POOL_RULES: tuple[AnyRule, ...] = (
@@ -66,9 +62,8 @@ POOL_RULES: tuple[AnyRule, ...] = (
         "!self.pools.exists(p, 'Diffusion' in p.modes) || has(self.diffusion)",
         lambda s: "Diffusion" not in modes_of(s) or s.get("diffusion") is not None,
         Words(
-            "'is required: spec.pools[%d] lists Diffusion in its modes'"
-            ".format([self.pools.map(p, 'Diffusion' in p.modes).indexOf(true)])",
-            _without_diffusion,
+            f"'{_DIFFUSION}'.format([self.pools.map(p, 'Diffusion' in p.modes).indexOf(true)])",
+            lambda s: _DIFFUSION % ["Diffusion" in pool["modes"] for pool in s["pools"]].index(True),
         ),
     ),
     PoolRule(
@@ -141,11 +136,6 @@ def _sums(spec: Any) -> tuple[int, int]:
     return sum(replicas["min"] for replicas in pools), sum(replicas["max"] for replicas in pools)
 
 
-def _total_holds(spec: Any) -> bool:
-    low, high = _sums(spec)
-    return not _on(spec) or bool(low <= spec["rebalancing"]["totalReplicas"] <= high)
-
-
 _TOTAL = "must be from %d to %d, the sums of replicas.min and of replicas.max of the pools without Diffusion"
 
 
@@ -173,7 +163,7 @@ SHARING_RULES: tuple[Rule | PoolRule, ...] = (
         "must be between the sums of the pools' replicas.min and replicas.max, pools with Diffusion left out",
         f"!has(self.rebalancing) || ({_LOW} <= self.rebalancing.totalReplicas && "
         f"self.rebalancing.totalReplicas <= {_HIGH})",
-        _total_holds,
+        lambda s: not _on(s) or _sums(s)[0] <= s["rebalancing"]["totalReplicas"] <= _sums(s)[1],
         Words(
             f"'{_TOTAL}'.format([{_LOW}, {_HIGH}])",
             lambda s: _TOTAL % _sums(s),
