@@ -20,7 +20,16 @@ _SHORT, _LONG = "-n", ("--namespace", "--context")
 def proposals(words: Sequence[str], names: Callable[[Sequence[str]], Sequence[str]]) -> list[str]:
     """What may replace the last of `words`. `names` tells the resources there are, by kubectl's options."""
     *before, typed = words or [""]
-    options, given = _split(before)
+    options: list[str] = []  # that kubectl takes
+    given: list[str] = []
+    rest = iter(before)
+    for word in rest:
+        if word in (_SHORT, *_LONG):
+            options += [word, next(rest, "")]
+        elif word.startswith("-"):
+            options += [word] if word.startswith(tuple(f"{each}=" for each in _LONG)) else []
+        else:
+            given.append(word)
     commands = [command.callback.__name__ for command in app.registered_commands if command.callback is not None]
     if not given:
         found: Sequence[str] = commands
@@ -33,21 +42,6 @@ def proposals(words: Sequence[str], names: Callable[[Sequence[str]], Sequence[st
     if typed.startswith("-"):
         found = ("--namespace", "--context", "--help")
     return [each for each in found if each.startswith(typed)]
-
-
-def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Options that kubectl takes, and all other words."""
-    options: list[str] = []
-    given: list[str] = []
-    rest = iter(words)
-    for word in rest:
-        if word in (_SHORT, *_LONG):
-            options += [word, next(rest, "")]
-        elif word.startswith("-"):
-            options += [word] if word.startswith(tuple(f"{each}=" for each in _LONG)) else []
-        else:
-            given.append(word)
-    return options, given
 
 
 def resources(options: Sequence[str]) -> list[str]:

@@ -16,7 +16,6 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import FrameType
 
-from rich.console import Console
 from rich.text import Text
 
 from trimode_api.resource import GROUP, KIND, NemotronDeployment
@@ -76,8 +75,15 @@ def up(file: str, entry: Entry) -> None:
         ray_local.adopt_environment()
         reaper.become_reaper()
         stack = Stack(deployment, model, entry, folder, os.environ, signals.stopping, signals.hurry)
-        closing.callback(_end, stack, terminal.err, signals)
-        _run(stack, terminal, signals)
+        # In whatever state it is; a failure in it must not keep the rest from being ended.
+        closing.callback(reaper.sweep, 0.0)
+        closing.callback(stack.stop)
+        try:
+            _run(stack, terminal, signals)
+        finally:
+            if signals.stopping():
+                words = "stopping: running requests are finished first; Ctrl-C again does not wait"
+                terminal.err.print(words, soft_wrap=True)
 
 
 def _check_first(deployment: NemotronDeployment, entry: Entry) -> Path:
@@ -137,16 +143,6 @@ def _ready(stack: Stack, terminal: Terminal) -> None:
         ),
         soft_wrap=True,
     )
-
-
-def _end(stack: Stack, shown: Console, signals: Signals) -> None:
-    """Stop the stack, in whatever state it is; a failure in it must not keep the rest from being ended."""
-    if signals.stopping():
-        shown.print("stopping: running requests are finished first; Ctrl-C again does not wait", soft_wrap=True)
-    try:
-        stack.stop()
-    finally:
-        reaper.sweep(0.0)
 
 
 def apply(file: str) -> None:

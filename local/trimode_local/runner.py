@@ -58,8 +58,25 @@ class Stack:
         """Bring everything up. Raises StartFailed or Stopped; the caller then calls `stop`."""
         try:
             # The router first: what replicas are started with holds the address that they report to.
-            self._start_router(list_)
-            self._start_ray(list_)
+            list_.working("router")
+            config = RouterConfig(
+                name=self.deployment.metadata.name,
+                model=self.deployment.served_name,
+                processes=router_processes(self.deployment, preflight.machine_cores()),
+                policy=policy_of(self.deployment, self.version),
+                **(self.deployment.spec.router.edge() | self.entry.fields()),
+            )
+            self.router = RouterProcess.start(config, self._token, self.folder)
+            several = f", {config.processes} processes" if config.processes > 1 else ""
+            list_.done("router", self.router.url + several)
+            self._check_stopped()
+            list_.working("Ray", "starting on the loopback interface")
+            self.environment[TOKEN_VARIABLE] = self._token
+            # All of them: pools grow, sleep and change while Ray runs, and this number cannot.
+            gpus = preflight.machine_gpus()
+            self.ray = ray_local.start(self.folder / "r", RAY_CORES, gpus, self._check_stopped)
+            list_.done("Ray")
+            self._check_stopped()
             self._start_pools(list_)
         except BaseException:
             list_.failed()
@@ -154,28 +171,6 @@ class Stack:
                 ending.join(POLL_S)
             self.ray.stop()
         reaper.sweep(SWEEP_GRACE_S)
-
-    def _start_router(self, list_: Checklist) -> None:
-        list_.working("router")
-        config = RouterConfig(
-            name=self.deployment.metadata.name,
-            model=self.deployment.served_name,
-            processes=router_processes(self.deployment, preflight.machine_cores()),
-            policy=policy_of(self.deployment, self.version),
-            **(self.deployment.spec.router.edge() | self.entry.fields()),
-        )
-        self.router = RouterProcess.start(config, self._token, self.folder)
-        several = f", {config.processes} processes" if config.processes > 1 else ""
-        list_.done("router", self.router.url + several)
-        self._check_stopped()
-
-    def _start_ray(self, list_: Checklist) -> None:
-        list_.working("Ray", "starting on the loopback interface")
-        self.environment[TOKEN_VARIABLE] = self._token
-        # All of them: pools grow, sleep and change while Ray runs, and this number cannot.
-        self.ray = ray_local.start(self.folder / "r", RAY_CORES, preflight.machine_gpus(), self._check_stopped)
-        list_.done("Ray")
-        self._check_stopped()
 
     def _start_pools(self, list_: Checklist) -> None:
         from trimode_workers import app

@@ -89,9 +89,15 @@ class LiveLine:
     def show(self, seen: Summary, now: float) -> None:
         if self._live is not None:
             self._live.update(as_text(seen), refresh=True)
-        elif self._worth_a_line(seen, now):
-            self._console.print(as_text(seen), soft_wrap=True)
-            self._last, self._said_at = seen, now
+            return
+        if self._last is not None:
+            # A probe measures another point for some cycles, and goes back.
+            settled = replace(seen, point=self._last.point) if seen.reason == PROBE else seen
+            due = seen.running > 0 and now - self._said_at >= QUIET_S
+            if settled.notable == self._last.notable and not due:
+                return
+        self._console.print(as_text(seen), soft_wrap=True)
+        self._last, self._said_at = seen, now
 
     def say(self, message: str) -> None:
         """A line above the live one."""
@@ -100,12 +106,3 @@ class LiveLine:
     def close(self) -> None:
         if self._live is not None:
             self._live.stop()
-
-    def _worth_a_line(self, seen: Summary, now: float) -> bool:
-        if self._last is None:
-            return True
-        if seen.reason == PROBE:  # it measures another point for some cycles, and goes back
-            seen = replace(seen, point=self._last.point)
-        if seen.notable != self._last.notable:
-            return True
-        return seen.running > 0 and now - self._said_at >= QUIET_S
