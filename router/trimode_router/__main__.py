@@ -51,7 +51,18 @@ def serve(config: RouterConfig, token: str, replica_key: str | None = None, *, s
             return asyncio.run(processes.run(config, token, replica_key))
         except OSError as error:
             return _fail(f"cannot listen on {config.host}:{config.port}: {error.strerror or error}")
-    _configure_logs()
+    # One JSON object a line, from level info on, in UTC, straight to stderr.
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(serializer=lambda value, **_: msgspec.json.encode(value)),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(20),
+        logger_factory=structlog.BytesLoggerFactory(file=sys.stderr.buffer),
+        cache_logger_on_first_use=True,
+    )
     return uvloop.run(_run(config, token, replica_key, shared))
 
 
@@ -82,21 +93,6 @@ async def _run(config: RouterConfig, token: str, replica_key: str | None, shared
     finished = await router.stop(router.fleet.rules.policy.drain_timeout_seconds)
     log.info("stopped", finished=finished)
     return 0 if finished else 1
-
-
-def _configure_logs() -> None:
-    """One JSON object a line, from level info on, in UTC, straight to stderr."""
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(serializer=lambda value, **_: msgspec.json.encode(value)),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(20),
-        logger_factory=structlog.BytesLoggerFactory(file=sys.stderr.buffer),
-        cache_logger_on_first_use=True,
-    )
 
 
 def _fail(message: str) -> int:

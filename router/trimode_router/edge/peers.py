@@ -114,7 +114,15 @@ class Peers:
         if self._names and self._now() - self._looked_up >= LOOKUP_S:
             self._looked_up = self._now()
             for name in self._names:
-                self._found[name] = await _addresses(name) or self._found.get(name, [])
+                parts = urlsplit(name)
+                try:
+                    found = await asyncio.get_running_loop().getaddrinfo(parts.hostname, None, type=socket.SOCK_STREAM)
+                except OSError:  # unknown for now: those that it had are asked on
+                    continue
+                # Of one family, as a copy that has both is not two.
+                hosts = [str(address[0]) for family, _, _, _, address in found if family == found[0][0]]
+                bracketed = [f"[{host}]" if ":" in host else host for host in hosts]
+                self._found[name] = [f"http://{host}:{parts.port}" for host in bracketed]
         urls = self._urls()
         answers = await asyncio.gather(*map(self._ask, urls))
         heard = [answer for answer in answers if isinstance(answer, Counts)]
@@ -136,15 +144,3 @@ class Peers:
             return False
         except (aiohttp.ClientError, TimeoutError, OSError, msgspec.DecodeError):
             return True
-
-
-async def _addresses(name: str) -> list[str]:
-    """URLs of all addresses of the URL's host, of one family, as a copy that has both is not two; none where the name
-    is unknown for now."""
-    parts = urlsplit(name)
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(parts.hostname, None, type=socket.SOCK_STREAM)
-    except OSError:
-        return []
-    hosts = [str(address[0]) for family, _, _, _, address in found if family == found[0][0]]
-    return [f"http://[{host}]:{parts.port}" if ":" in host else f"http://{host}:{parts.port}" for host in hosts]

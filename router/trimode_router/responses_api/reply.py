@@ -60,11 +60,28 @@ class ResponsesReply:
         self._parser.feed_data(data)
 
     def finished(self) -> None:
+        request, translation, status = self._request, self._translation, self._parser.get_status_code()
         if self._streams:
-            self._tell(self._translation.end())
-            self._client.write(b"" if self._request.http10 else LAST_CHUNK)
+            self._tell(translation.end())
+            self._client.write(b"" if request.http10 else LAST_CHUNK)
+            self._client.finished()
+            return
+        # A whole answer: a response, or an error in the request's own words.
+        if status != 200:
+            body = self._error()
         else:
-            self._answer(self._parser.get_status_code())
+            try:
+                translation.take(chunk_of(_decode(self._body)))
+            except (msgspec.DecodeError, AttributeError, TypeError):
+                translation.problem = "the server sent what is no chat completion"
+            translation.end()
+            if translation.problem:
+                error = {"message": translation.problem, "type": "server_error", "param": None, "code": "bad_answer"}
+                status, body = 502, msgspec.json.encode({"error": error})
+            else:
+                body = msgspec.json.encode(translation.response())
+        fields = [*self._fields, *connection_field(request.keep, request.http10)]
+        self._client.write(answer(status, body, fields, content_type=JSON))
         self._client.finished()
 
     def abort(self) -> None:
@@ -109,26 +126,6 @@ class ResponsesReply:
         data = b"".join([b"event: %b\ndata: %b\n\n" % (e["type"].encode(), msgspec.json.encode(e)) for e in events])
         if data:
             self._client.write(data if self._request.http10 else chunk(data))
-
-    def _answer(self, status: int) -> None:
-        """A whole answer: a response, or an error in the request's own words."""
-        if status == 200:
-            translation = self._translation
-            try:
-                translation.take(chunk_of(_decode(self._body)))
-            except (msgspec.DecodeError, AttributeError, TypeError):
-                translation.problem = "the server sent what is no chat completion"
-            translation.end()
-            if translation.problem:
-                error = {"message": translation.problem, "type": "server_error", "param": None, "code": "bad_answer"}
-                status, body = 502, msgspec.json.encode({"error": error})
-            else:
-                body = msgspec.json.encode(translation.response())
-        else:
-            body = self._error()
-        request = self._request
-        fields = [*self._fields, *connection_field(request.keep, request.http10)]
-        self._client.write(answer(status, body, fields, content_type=JSON))
 
     def _error(self) -> bytes:
         try:
