@@ -28,13 +28,13 @@ from trimode_workers.engine.messages import Configure, Cycle, Finish, Stats, Sub
 from trimode_workers.engine.meter import PROMPT, Counters, Meter, Part
 from trimode_workers.engine.mode_controller import Chooser, GroupCycle, ModeController
 from trimode_workers.engine.paged_cache import PagedCache
-from trimode_workers.engine.plan import Group, Piece, groups, schedule
+from trimode_workers.engine.plan import groups, schedule
 from trimode_workers.engine.primitive import Primitive
 from trimode_workers.engine.requests import Requests
 from trimode_workers.engine.rows import close_gaps, line_up
 from trimode_workers.engine.sequence import Sequence
 from trimode_workers.engine.settings import EngineSettings, keep_freed_memory
-from trimode_workers.engine.shortage import CODE, MESSAGE, Shortage, last_resort
+from trimode_workers.engine.shortage import CODE, MESSAGE, Shortage
 from trimode_workers.engine.turn import First, Turn
 from trimode_workers.model.decoder import Decoder, Network
 
@@ -76,7 +76,6 @@ class Engine:
         self._primitive = Primitive(network, self._cache, recorder)
         # Over pages, memory is planned for forwards of so many tokens and no more (`footprint`).
         self._shortage = Shortage(self._primitive, MOST_TOKENS if isinstance(self._cache, PagedCache) else inf)
-        self._starved: list[Sequence] = []
         # On a GPU the prior is its data sheet: learning starts near the truth instead of at a small CPU's figures.
         gpu = torch.cuda.get_device_name(like.device) if like.device.type == "cuda" else ""
         self._modes = ModeController(prior(config, gpu, like.dtype.itemsize), configure, clock(), chooser)
@@ -132,7 +131,7 @@ class Engine:
         batch = self._modes.decide(todo.decode, began)
         pieces, point_of = [piece for piece in todo.prefill if piece.tokens], self._modes.point_of
         parts = groups([s for s in todo.decode if not s.missing], point_of)
-        carrier = self._carrier(parts, pieces) if pieces else None
+        carrier = self._shortage.carrier(parts, pieces) if pieces else None
         if pieces and carrier is None:
             # Nobody's cycle to ride in: those who can decode now do so at once.
             firsts = self._prefill(Turn(pieces, lambda s: point_of(s).mode is Mode.AR))
@@ -144,7 +143,8 @@ class Engine:
         self._budget.decoding(sum(point.width * len(members) for point, members in parts))
         for part in parts:
             events += self._decode(*part, Turn(pieces, self._speaks) if part is carrier else None)
-        events += self._give_up()
+        if (longest := self._shortage.given_up()) is not None:
+            events.append(requests.end(longest, [], Finish.ERROR, MESSAGE, CODE))
         # Prompts are kept piece by piece: of many that arrive together and begin alike the first one computes, and the
         # others follow a cycle behind.
         for sequence, _, _ in todo.prefill:
@@ -175,6 +175,7 @@ class Engine:
             free_rows=self._cache.free_rows,
             cached_tokens=sum(s.cached for s in requests.running),
             capacity_tokens=self._budget.limits.capacity,
+            # Routers judge by it how long a prompt would wait: what will be copied is not owed.
             queued_prompt_tokens=sum(requests.owed(s) for s in (*requests.waiting, *requests.running)),
             point=str(modes.point),
             decision_point=str(modes.decision.point),
@@ -202,11 +203,6 @@ class Engine:
             utilization=modes.utilization([*requests.running, *requests.waiting], most, now),
         )
 
-    def _carrier(self, parts: Seq[Group], pieces: Seq[Piece]) -> Group | None:
-        """The group in whose causal forward these prompts run."""
-        tokens = sum(piece.tokens + 1 for piece in pieces)
-        return next((part for part in parts if tokens and self._shortage.carries(*part, tokens)), None)
-
     def _speaks(self, sequence: Sequence) -> bool:
         """Whether the forward in which its prompt ends may say what follows. Drawn tokens are keyed to how they are
         drawn: only AR draws as that forward would. Greedy ones are equal in all lossless points."""
@@ -218,8 +214,7 @@ class Engine:
         began, before = self._clock(), sum(s.cached for s in turn.sequences)
         # Out of memory is caught below: an exception here would end the process and every stream of the replica, and
         # the router would bring the same load to the next one.
-        _, starved, firsts = self._shortage.prefill(turn)
-        self._starved += starved
+        firsts = self._shortage.prefill(turn)
         computed, seconds = sum(s.cached for s in turn.sequences) - before, self._clock() - began
         accounts, tokens = [s.busy for s in turn.sequences], [pages + tokens for _, pages, tokens in turn.pieces]
         self._meter.ran(Part(PROMPT, seconds, accounts, tokens))
@@ -244,8 +239,7 @@ class Engine:
         context = sum(s.cached for s in members) / len(members)
         riding = turn.sequences if turn else []
         cached, before = sum(s.cached for s in riding), self._primitive.rows_run
-        proposals, starved, firsts = self._shortage.decode(point, members, turn)
-        self._starved += starved
+        proposals, firsts = self._shortage.decode(point, members, turn)
         computed = sum(s.cached for s in riding) - cached
         self._counters.prompt["computed"] += computed
         name, events, emitted = str(point), [], 0
@@ -267,13 +261,6 @@ class Engine:
         self._budget.decode_s += self._modes.observe(cycle, now)
         _note_first(members, now)
         return events + self._settle_firsts(firsts)
-
-    def _give_up(self) -> list[TokenEvent]:
-        """End one request, where there was no memory for some even one by one."""
-        if not self._starved:
-            return []
-        sequence, self._starved = last_resort(self._starved), []
-        return [self._requests.end(sequence, [], Finish.ERROR, MESSAGE, CODE)]
 
 
 def _note_first(sequences: Seq[Sequence], now: float) -> None:
