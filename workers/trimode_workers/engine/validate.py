@@ -28,24 +28,17 @@ def check(
         )
     if min(request.tokens) < 0 or max(request.tokens) >= vocabulary:
         raise RequestRefused("invalid_token", f"token ids must be from 0 to {vocabulary - 1}", "prompt")
-    if request.max_new_tokens < 1:
-        raise RequestRefused(
-            "invalid_max_tokens", f"max_tokens is {request.max_new_tokens}, allowed is 1 or more", "max_tokens"
-        )
-    temperature, top_p = request.sampling.temperature, request.sampling.top_p
-    top_k, min_p = request.sampling.top_k, request.sampling.min_p
-    if not (math.isfinite(temperature) and temperature >= 0):
-        raise RequestRefused(
-            "invalid_temperature", f"temperature is {temperature}, allowed is 0 or more", "temperature"
-        )
-    if not 0 < top_p <= 1:
-        raise RequestRefused("invalid_top_p", f"top_p is {top_p}, allowed is above 0 and at most 1", "top_p")
-    if top_k < 0:
-        raise RequestRefused("invalid_top_k", f"top_k is {top_k}, allowed is 0 (all) or more", "top_k")
-    if not 0 <= min_p <= 1:
-        raise RequestRefused("invalid_min_p", f"min_p is {min_p}, allowed is from 0 to 1", "min_p")
-    if request.stop_ids:
-        _check_ids("stop_token_ids", request.stop_ids, vocabulary)
+    drawn = request.sampling
+    for name, value, fits, allowed in (
+        ("max_tokens", request.max_new_tokens, request.max_new_tokens >= 1, "1 or more"),
+        ("temperature", drawn.temperature, 0 <= drawn.temperature < math.inf, "0 or more"),
+        ("top_p", drawn.top_p, 0 < drawn.top_p <= 1, "above 0 and at most 1"),
+        ("top_k", drawn.top_k, drawn.top_k >= 0, "0 (all) or more"),
+        ("min_p", drawn.min_p, 0 <= drawn.min_p <= 1, "from 0 to 1"),
+    ):
+        if not fits:
+            raise RequestRefused(f"invalid_{name}", f"{name} is {value}, allowed is {allowed}", name)
+    _check_ids("stop_token_ids", request.stop_ids, vocabulary)
     if request.adjustments is not None:
         _check_adjustments(request.adjustments, vocabulary, ends | set(request.stop_ids))
     if request.grammar is not None and request.ignore_eos:
