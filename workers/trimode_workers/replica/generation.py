@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
@@ -23,6 +23,22 @@ NOT_OFFERED = "mode_not_allowed"
 
 Show = Callable[[Delta, Sequence[int], Sequence[Scored]], None]
 """(what is new, the tokens that came since the last, the same with their scores where these are wanted)."""
+
+
+@dataclass(slots=True)
+class Held:
+    """What nobody has been shown yet, one after the other."""
+
+    delta: Delta = NOTHING
+    ids: list[int] = field(default_factory=list)
+    scored: list[Scored] = field(default_factory=list)
+
+    def add(self, delta: Delta, ids: Sequence[int], scored: Sequence[Scored]) -> None:
+        self.delta = self.delta.plus(delta)
+        self.ids += ids
+        self.scored += scored
+
+
 Charge = Callable[[dict[str, float]], None]
 """Takes a share of the engine's time that no answer tells of."""
 
@@ -68,12 +84,10 @@ class Generation:
         self._charge = charge
         self._busy: dict[str, float] = {}
         self._abandoned = False
-        self._kept = NOTHING
-        self._kept_ids: list[int] = []
-        self._kept_scored: list[Scored] = []
+        self._kept = Held()
         self._fresh: list[int] = []  # tokens whose text is not shown yet, or not whole
         self._scored: list[Scored] = []  # of these
-        self._show: Show = self._keep
+        self._show: Show = self._kept.add
         self._stopped = False
         self._ended = False  # not `done.done()`: cancelling a handler cancels the future it waits for
         loop = asyncio.get_running_loop()
@@ -98,10 +112,10 @@ class Generation:
 
     def listen(self, show: Show) -> None:
         """From now on text goes to `show`, beginning with what was kept."""
-        kept, self._kept = self._kept, NOTHING
+        kept, self._kept = self._kept, Held()
         self._show = show
-        if kept:
-            show(kept, self._kept_ids, self._kept_scored)
+        if kept.delta:
+            show(kept.delta, kept.ids, kept.scored)
 
     @property
     def tokens(self) -> list[int]:
@@ -121,7 +135,7 @@ class Generation:
     async def whole(self) -> tuple[Delta, list[Scored], Outcome]:
         """Wait for the end; all that no listener took, and scores. ApiError where the engine refused or died."""
         outcome = await self.done
-        return self._kept.plus(outcome.rest), [*self._kept_scored, *outcome.scored], outcome
+        return self._kept.delta.plus(outcome.rest), [*self._kept.scored, *outcome.scored], outcome
 
     def abandon(self) -> None:
         """No answer, or none that is whole, tells of it: the engine frees the row before its next cycle, and what it
@@ -193,11 +207,6 @@ class Generation:
         """The prompt's text, once."""
         echo, self._echo = self._echo, None
         return NOTHING if echo is None else Delta(echo)
-
-    def _keep(self, delta: Delta, ids: Sequence[int], scored: Sequence[Scored]) -> None:
-        self._kept = self._kept.plus(delta)
-        self._kept_ids += ids
-        self._kept_scored += scored
 
     def _error(self, event: TokenEvent) -> ApiError:
         if self._engine.lost:

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 from trimode_workers.openai.logprobs import Scored
 from trimode_workers.openai.render import Chunks, Outcome
-from trimode_workers.text.answer import NOTHING, Delta
+from trimode_workers.replica.generation import Held
+from trimode_workers.text.answer import Delta
 
 HOLD_ABOVE_BYTES = 256 * 1024
 """A client that has this many bytes unread gets its text later in larger pieces, so that what is buffered stays bounded
@@ -25,20 +26,17 @@ class EventStream:
     def __init__(self, transport: asyncio.Transport, chunks: Chunks, *, begun: bool = False) -> None:
         self._transport = transport
         self._chunks = chunks
-        self._held = NOTHING
-        self._held_ids: list[int] = []
-        self._held_scored: list[Scored] = []
+        self._held = Held()
         self._head = b"" if begun else chunks.first()
 
     def show(self, delta: Delta, ids: Sequence[int], scored: Sequence[Scored] = ()) -> None:
         """Send what is new with the tokens since the last, or keep it while the client is far behind."""
-        if self._held or self._transport.get_write_buffer_size() > HOLD_ABOVE_BYTES:
-            self._held = self._held.plus(delta)
-            self._held_ids += ids
-            self._held_scored += scored
+        if self._held.delta or self._transport.get_write_buffer_size() > HOLD_ABOVE_BYTES:
+            self._held.add(delta, ids, scored)
             if self._transport.get_write_buffer_size() > HOLD_ABOVE_BYTES:
                 return
-            delta, ids, scored = self._take_held()
+            held, self._held = self._held, Held()
+            delta, ids, scored = held.delta, held.ids, held.scored
         self.write(self._event(delta, ids, scored))
 
     def write(self, event: bytes) -> None:
@@ -51,9 +49,8 @@ class EventStream:
 
     def end(self, outcome: Outcome, total: Outcome | None) -> None:
         """Send what is held, and the end: of the stream with the account in `total`, None while other choices go on."""
-        delta, ids, scored = self._take_held()
-        delta = delta.plus(outcome.rest)
-        scored += outcome.scored
+        held, self._held = self._held, Held()
+        delta, ids, scored = held.delta.plus(outcome.rest), held.ids, [*held.scored, *outcome.scored]
         end = self._chunks.finish(outcome) if total is None else self._chunks.last(outcome, total)
         self.write((self._event(delta, ids, scored) if delta or scored else b"") + end)
 
@@ -61,9 +58,3 @@ class EventStream:
         if delta.calls or delta.reasoning:
             return self._chunks.mixed(delta, ids, scored)
         return self._chunks.text(delta.text, ids, scored)
-
-    def _take_held(self) -> tuple[Delta, list[int], list[Scored]]:
-        delta, self._held = self._held, NOTHING
-        ids, self._held_ids = self._held_ids, []
-        scored, self._held_scored = self._held_scored, []
-        return delta, ids, scored
