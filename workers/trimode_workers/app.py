@@ -107,13 +107,28 @@ def build(args: dict[str, Any]) -> Application:
 
 def build_app(settings: PoolSettings) -> Application:
     """The Serve application of one pool on one machine."""
+    scaling: dict[str, Any] = {"num_replicas": settings.min_replicas}
+    if settings.min_replicas != settings.max_replicas:
+        asked = {"routers": list(settings.router_urls), "pool": settings.pool}
+        policy = AutoscalingPolicy(policy_function=SCALER, policy_kwargs=asked)  # type: ignore[no-untyped-call]
+        sizes = AutoscalingConfig(
+            min_replicas=settings.min_replicas,
+            max_replicas=settings.max_replicas,
+            policy=policy,
+            metrics_interval_s=1.0,
+            look_back_period_s=10.0,
+            upscale_delay_s=10.0,
+            downscale_delay_s=300.0,
+            downscale_to_zero_delay_s=settings.idle_s,
+        )
+        scaling = {"num_replicas": "auto", "autoscaling_config": sizes}
     decorate: Any = serve.deployment(
         name=settings.pool,
         ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": settings.num_gpus},
         graceful_shutdown_timeout_s=settings.policy.drain_timeout_seconds + STOP_MARGIN_S,
         max_constructor_retry_count=START_TRIES,
         **HEALTH,
-        **_scaling(settings),
+        **scaling,
     )
     # Serve would otherwise take every deployment for a new version and replace all replicas when one is added.
     versioned = decorate(ReplicaServer).options(version=_version(settings), _internal=True)
@@ -172,26 +187,6 @@ def shutdown(timeout_s: float | None = None) -> None:
     while serve.status().applications and (deadline is None or time.monotonic() < deadline):
         time.sleep(POLL_S)
     serve.shutdown()  # type: ignore[no-untyped-call]
-
-
-def _scaling(settings: PoolSettings) -> dict[str, Any]:
-    if settings.min_replicas == settings.max_replicas:
-        return {"num_replicas": settings.min_replicas}
-    asked = {"routers": list(settings.router_urls), "pool": settings.pool}
-    policy = AutoscalingPolicy(policy_function=SCALER, policy_kwargs=asked)  # type: ignore[no-untyped-call]
-    return {
-        "num_replicas": "auto",
-        "autoscaling_config": AutoscalingConfig(
-            min_replicas=settings.min_replicas,
-            max_replicas=settings.max_replicas,
-            policy=policy,
-            metrics_interval_s=1.0,
-            look_back_period_s=10.0,
-            upscale_delay_s=10.0,
-            downscale_delay_s=300.0,
-            downscale_to_zero_delay_s=settings.idle_s,
-        ),
-    }
 
 
 def _here(settings: ReplicaSettings) -> ReplicaSettings:

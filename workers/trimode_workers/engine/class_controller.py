@@ -16,6 +16,7 @@ from trimode_workers.engine.messages import Configure, Switched
 from trimode_workers.engine.points import Points
 from trimode_workers.model.config import ModelConfig
 
+# A question takes 17 us at six points on one core (docs/policy.md), a seventh of what planning a cycle of AR takes.
 ASK_EVERY = 4
 """Cycles between two questions while the batch stays the same size: a dwell time spans many."""
 STEADY_S, JUMP = 2.0, 2.0
@@ -58,7 +59,13 @@ class ClassController:
         """The point to run now."""
         self._age += 1
         # The averaged batch, not the momentary one: requests that end and begin at a constant load would make switches.
-        batch = Batch(self._steady(batch.running, now), batch.context_tokens, batch.needed_s)
+        # A jump, or an end of all load, counts at once.
+        running, old = batch.running, self._load
+        weight = min(1.0, max(0.0, now - self._load_at) / STEADY_S)
+        near = 0 < running < JUMP * old + 1 and old < JUMP * running + 1
+        self._load = old + weight * (running - old) if near else float(running)
+        self._load_at = now
+        batch = Batch(round(self._load) or running, batch.context_tokens, batch.needed_s)
         # A probe is asked about every cycle: a hopeless one must end after its first, which may be a slow one.
         if self._age >= ASK_EVERY or batch.running != self._asked or self.decision.reason is Reason.PROBE:
             self._age, self._asked, self._fresh = 0, batch.running, False
@@ -69,15 +76,6 @@ class ClassController:
                 self.switched = Switched(str(before.point), str(self.state.point), *words)
             self.point = self.switching.fallback if self.switching.dry_run else self.decision.point
         return self.point
-
-    def _steady(self, running: int, now: float) -> int:
-        """The batch averaged over `STEADY_S`: requests that come and go at one load are no change of load. A jump
-        by `JUMP` or to nothing counts at once."""
-        old, weight = self._load, min(1.0, max(0.0, now - self._load_at) / STEADY_S)
-        self._load_at = now
-        near = 0 < running < JUMP * old + 1 and old < JUMP * running + 1
-        self._load = old + weight * (running - old) if near else float(running)
-        return round(self._load) or running
 
     def age(self, now: float) -> float:
         """Seconds since the chosen point changed."""

@@ -33,7 +33,12 @@ def processed(logits: Tensor, sequences: Seq[Sequence], drafts: Tensor | None = 
         return logits
     # bfloat16 has no numbers between 16 and 16.125: a penalty of 0.05 would be lost.
     logits = logits.float()
-    _add_biases(logits, wanted)
+    biases = [(i, token, value) for i, _, a in wanted for token, value in a.bias.items()]
+    if biases:
+        rows, tokens, values = zip(*biases, strict=True)
+        at = torch.tensor([rows, tokens], device=logits.device)
+        # A view `[b, vocab, n]`: each pair of row and token is there once, so nothing has to accumulate.
+        logits.transpose(1, 2)[at[0], at[1]] += torch.tensor(values, device=logits.device)[:, None]
     _bar(logits, wanted, drafts)
     penalised = [each for each in wanted if each[2].penalises]
     n, vocab = logits.shape[1:]
@@ -43,22 +48,8 @@ def processed(logits: Tensor, sequences: Seq[Sequence], drafts: Tensor | None = 
     return logits
 
 
-def _add_biases(logits: Tensor, wanted: Penalised) -> None:
-    found = [(i, token, value) for i, _, a in wanted for token, value in a.bias.items()]
-    if found:
-        rows, tokens, values = zip(*found, strict=True)
-        at = torch.tensor([rows, tokens], device=logits.device)
-        # A view `[b, vocab, n]`: each pair of row and token is there once, so nothing has to accumulate.
-        logits.transpose(1, 2)[at[0], at[1]] += torch.tensor(values, device=logits.device)[:, None]
-    for i, _, a in wanted:
-        if a.allowed is not None:
-            barred = torch.ones(logits.shape[-1], dtype=torch.bool, device=logits.device)
-            barred[torch.tensor(a.allowed, device=logits.device)] = False
-            logits[i].masked_fill_(barred, -torch.inf)
-
-
 def _bar(logits: Tensor, wanted: Penalised, drafts: Tensor | None) -> None:
-    """Words that may not come, and ends that may not come yet."""
+    """Ids that are not allowed, words that may not come, and ends that may not come yet."""
     n = logits.shape[1]
     at = [
         (i, place, end)
@@ -67,6 +58,10 @@ def _bar(logits: Tensor, wanted: Penalised, drafts: Tensor | None) -> None:
         for end in s.eos
     ]
     for i, s, a in wanted:
+        if a.allowed is not None:
+            others = torch.ones(logits.shape[-1], dtype=torch.bool, device=logits.device)
+            others[torch.tensor(a.allowed, device=logits.device)] = False
+            logits[i].masked_fill_(others, -torch.inf)
         if not a.banned:
             continue
         longest = max(map(len, a.banned))
@@ -130,6 +125,7 @@ def _history(sequence: Sequence, vocab: int, device: torch.device) -> History:
         news = torch.tensor(tokens[upto:], device=device)
         history.seen[news] = True
         answer = news[max(0, begin - upto) :]
+        # Not `answered[answer] += 1`, which counts an id once that comes several times in one cycle.
         history.answered.index_add_(0, answer, torch.ones(len(answer), device=device))
         history.upto = len(tokens)
     return history

@@ -30,24 +30,25 @@ class Compiler:
 
     def matcher(self, grammar: Grammar) -> Future[Matcher]:
         """A matcher for one answer. The future raises GrammarError where it cannot be followed."""
-        return self._thread.submit(self._make, grammar)
+
+        def make() -> Matcher:
+            # Only in the thread: copying reads what compiling writes.
+            first = self._known.pop(grammar, None)
+            if first is None:
+                try:
+                    first = compiled(grammar, self._vocabulary)
+                except GrammarError as exc:
+                    raise GrammarError(f"{grammar.field}: {exc}") from exc
+            self._known[grammar] = first
+            if len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
+            return Matcher(first.deep_copy(), self._end, grammar.field)
+
+        return self._thread.submit(make)
 
     def close(self) -> None:
         """End the thread; what is being compiled is waited for."""
         self._thread.shutdown(cancel_futures=True)
-
-    def _make(self, grammar: Grammar) -> Matcher:
-        """Only in the thread: copying reads what compiling writes."""
-        first = self._known.pop(grammar, None)
-        if first is None:
-            try:
-                first = compiled(grammar, self._vocabulary)
-            except GrammarError as exc:
-                raise GrammarError(f"{grammar.field}: {exc}") from exc
-        self._known[grammar] = first
-        if len(self._known) > REMEMBERED:
-            self._known.popitem(last=False)
-        return Matcher(first.deep_copy(), self._end, grammar.field)
 
 
 def load_vocabulary(folder: Path, size: int, ends: Sequence[int]) -> LLTokenizer:

@@ -18,7 +18,15 @@ def inverse_frequencies(config: ModelConfig) -> tuple[Tensor, float]:
     plain = 1.0 / rope.theta ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim)
     if rope.kind == "default":
         return plain, 1.0
-    keep = 1.0 - _interpolated_share(rope, dim)
+
+    def pair_turning(times: float) -> float:
+        return dim * math.log(rope.original_max_positions / (times * 2 * math.pi)) / (2 * math.log(rope.theta))
+
+    # Pairs that turn often in the original context are kept, those that hardly turn interpolated, between them a ramp.
+    low = max(math.floor(pair_turning(rope.beta_fast)), 0)
+    high = min(math.ceil(pair_turning(rope.beta_slow)), dim - 1)
+    width = high - low if high != low else 0.001  # a step instead of a division by zero
+    keep = 1.0 - ((torch.arange(dim // 2, dtype=torch.float32) - low) / width).clamp(0, 1)
 
     def magnitude(scale: float) -> float:
         return 1.0 if rope.factor <= 1 else 0.1 * scale * math.log(rope.factor) + 1.0
@@ -28,18 +36,6 @@ def inverse_frequencies(config: ModelConfig) -> tuple[Tensor, float]:
         factor = magnitude(rope.mscale) / magnitude(rope.mscale_all_dim)
     # The published factor, never one worked out from the lengths: the 3B base model says 0.25, with 4,096 positions.
     return plain / rope.factor * (1.0 - keep) + plain * keep, factor
-
-
-def _interpolated_share(rope: RopeConfig, dim: int) -> Tensor:
-    """0 for pairs that turn often in the original context, 1 for those that hardly turn, between them a ramp."""
-
-    def pair_turning(times: float) -> float:
-        return dim * math.log(rope.original_max_positions / (times * 2 * math.pi)) / (2 * math.log(rope.theta))
-
-    low = max(math.floor(pair_turning(rope.beta_fast)), 0)
-    high = min(math.ceil(pair_turning(rope.beta_slow)), dim - 1)
-    width = high - low if high != low else 0.001  # a step instead of a division by zero
-    return ((torch.arange(dim // 2, dtype=torch.float32) - low) / width).clamp(0, 1)
 
 
 def angles(positions: Tensor, frequencies: Tensor) -> Tensor:

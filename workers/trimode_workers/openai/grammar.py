@@ -97,8 +97,13 @@ def tool_grammar(request: ChatRequest, form: CallFormat, markers: Mapping[int, s
             raise ApiError(400, NOT_BOTH, code="not_supported", param="response_format")
         other = _json(json.loads(answer.schema), lenient=answer.lenient)
         rules.append(f"start: calls | answer\nanswer: {other}")
+    elif not form.opening:
+        rules += ["start: calls | TEXT", r"TEXT: /([^{\[\s](.|\n)*)?/"]
+    elif form.opening in tokens:
+        rules += [f"start: TEXT | TEXT {tokens[form.opening]} rest", r"TEXT: /(.|\n)*/"]
     else:
-        rules += _or_text(form, tokens)
+        # Lazy: the text ends with the first opening, so that a call cannot pass for text.
+        rules += ["start: TEXT | begun rest", f"begun[lazy]: TEXT {json.dumps(form.opening)}", r"TEXT: /(.|\n)*/"]
     for tool in tools:
         schema, lenient = _schema_of(tool)
         if found := problem(Grammar(json.dumps(schema), lenient=lenient)):
@@ -124,16 +129,6 @@ def _calls(form: CallFormat, tokens: Mapping[str, str], *, single: bool) -> list
     else:
         rest = around if single else f"{around} ({_GAP} {opening} {around})*"
     return [f"rest: {rest}", f"calls: {opening} rest"]
-
-
-def _or_text(form: CallFormat, tokens: Mapping[str, str]) -> list[str]:
-    """`start` of an answer that may be any text, or calls, also behind a text."""
-    if not form.opening:
-        return ["start: calls | TEXT", r"TEXT: /([^{\[\s](.|\n)*)?/"]
-    if form.opening in tokens:
-        return [f"start: TEXT | TEXT {tokens[form.opening]} rest", r"TEXT: /(.|\n)*/"]
-    # Lazy: the text ends with the first opening, so that a call cannot pass for text.
-    return ["start: TEXT | begun rest", f"begun[lazy]: TEXT {json.dumps(form.opening)}", r"TEXT: /(.|\n)*/"]
 
 
 def _json(schema: Mapping[str, Any], *, lenient: bool) -> str:

@@ -72,11 +72,11 @@ def prepare(
     _check_fields(request, offer, pin)
     grammar = _grammar(request, text, offer, pin)
     stamp = identity.stamp or _stamp(identity.tier, offer.tiers)
-    tokens = _prompt(request, text, number)
+    tokens, left = _prompt(request, text, offer.max_context_tokens, number)
     return Submit(
         request_id=identity.request_id,
         tokens=tokens,
-        max_new_tokens=_max_new_tokens(len(tokens), request.token_limit, offer.max_context_tokens, _field(request)),
+        max_new_tokens=left if request.token_limit is None else min(request.token_limit, left),
         sampling=Sampling(
             temperature=offer.defaults.temperature if request.temperature is None else request.temperature,
             top_p=offer.defaults.top_p if request.top_p is None else request.top_p,
@@ -120,12 +120,10 @@ def prepare_choices(
     return found
 
 
-def _field(request: GenerationRequest) -> str:
-    return "messages" if isinstance(request, ChatRequest) else "prompt"
-
-
-def _prompt(request: GenerationRequest, text: TextModel, number: int) -> list[int]:
+def _prompt(request: GenerationRequest, text: TextModel, context: int, number: int) -> tuple[list[int], int]:
+    """Its ids, and how many more the `context` has room for, one at least."""
     if isinstance(request, ChatRequest):
+        part = "messages"
         tools = [tool.for_template() for tool in request.usable_tools]
         if tools and text.calls is None:
             raise ApiError(400, NO_TOOLS, code="not_supported", param="tools")
@@ -141,29 +139,24 @@ def _prompt(request: GenerationRequest, text: TextModel, number: int) -> list[in
             raise ApiError(400, f"messages: {exc}", code="invalid_value", param="messages") from exc
     else:
         assert isinstance(request, CompletionRequest)
-        prompt = request.prompt[number]
+        part, prompt = "prompt", request.prompt[number]
         tokens = text.encode(prompt) if isinstance(prompt, str) else list(prompt)
         beyond = [] if isinstance(prompt, str) else [token for token in prompt if token >= text.vocabulary]
         if beyond:
             message = f"prompt: token ids must be below {text.vocabulary}, got {beyond[0]}"
             raise ApiError(400, message, code="invalid_value", param="prompt")
     if not tokens:
-        raise ApiError(400, "prompt: must not be empty", code="invalid_value", param=_field(request))
-    return tokens
-
-
-def _max_new_tokens(prompt_tokens: int, wanted: int | None, context: int, field: str) -> int:
-    """Tokens the answer may have: what is wanted, within what the context leaves."""
-    left = context - prompt_tokens
+        raise ApiError(400, "prompt: must not be empty", code="invalid_value", param=part)
+    left = context - len(tokens)
     if left < 1:
         # LiteLLM recognises a full context by these words only, LangChain by the code in the message: OpenAI's client
         # no longer puts it there itself.
         message = (
-            f"This model's maximum context length is {context} tokens, the answer included. However, your {field} "
-            f"resulted in {prompt_tokens} tokens; at most {context - 1} are allowed (context_length_exceeded)."
+            f"This model's maximum context length is {context} tokens, the answer included. However, your {part} "
+            f"resulted in {len(tokens)} tokens; at most {context - 1} are allowed (context_length_exceeded)."
         )
-        raise ApiError(400, message, code="context_length_exceeded", param=field)
-    return left if wanted is None else min(wanted, left)
+        raise ApiError(400, message, code="context_length_exceeded", param=part)
+    return tokens, left
 
 
 def _pin(request: GenerationRequest, points: Sequence[OperatingPoint], *, routed: bool) -> OperatingPoint | None:

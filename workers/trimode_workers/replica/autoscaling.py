@@ -40,11 +40,8 @@ class WakeListener:
         self._pool = pool
         self._token = token
 
-    def listen(self) -> None:
+    async def listen(self) -> None:
         """Until `ended`; for a thread of its own."""
-        asyncio.run(self._follow())
-
-    async def _follow(self) -> None:
         headers = {"Authorization": f"Bearer {self._token}"}
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
         async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
@@ -85,9 +82,11 @@ class Scaler:
         if self._listener.asleep and not self._listens:
             # Not sooner: Serve also makes instances that it only looks at.
             self._listens = True
-            threading.Thread(target=self._listener.listen, name="waking", daemon=True).start()
+            listening = self._listener.listen()
+            threading.Thread(target=asyncio.run, args=(listening,), name="waking", daemon=True).start()
             # The thread must not keep a policy alive that Serve has replaced.
             weakref.finalize(self, self._listener.ended.set)
+        # By replica, under the name that `Replica.load` gives it; replicas that report nothing yet are not in it.
         metrics = context.aggregated_metrics or {}
         load = PoolLoad(
             utilization=list((metrics.get("occupancy") or {}).values()),

@@ -45,6 +45,7 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except web.HTTPException as exc:
         response = _error_response(ApiError(exc.status, exc.reason, code="http_error"))
     except ConnectionError:
+        # The client is gone: an answer would reach nobody, and a log line would tell of a fault of ours.
         raise
     except Exception:  # noqa: BLE001 - the client gets an answer even for a bug
         _log.exception("a request failed")

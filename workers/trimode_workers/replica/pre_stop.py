@@ -124,14 +124,6 @@ def own_address(routers: Routers) -> str:
     return ""
 
 
-async def _run(url: str, token: str, timeout_s: float, is_head: bool) -> None:
-    routers = Routers([url])
-    await routers.look_up()
-    plan = head(timeout_s) if is_head else worker(own_address(routers), timeout_s)
-    done = await leave(routers, token, plan)
-    _log.info("left" if done else f"requests still ran after {timeout_s:g} s")
-
-
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
     """The command line, parsed."""
     parser = argparse.ArgumentParser(description="Drain this pod's replicas and wait.")
@@ -144,7 +136,15 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
 def main() -> int:
     args = arguments(sys.argv[1:])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s leave %(levelname)s %(message)s")
-    asyncio.run(_run(args.routers, os.environ.get(TOKEN_VARIABLE, ""), args.timeout_s, args.head))
+
+    async def run() -> None:
+        routers, limit_s = Routers([args.routers]), args.timeout_s
+        await routers.look_up()
+        plan = head(limit_s) if args.head else worker(own_address(routers), limit_s)
+        done = await leave(routers, os.environ.get(TOKEN_VARIABLE, ""), plan)
+        _log.info("left" if done else f"requests still ran after {limit_s:g} s")
+
+    asyncio.run(run())
     return 0
 
 

@@ -101,35 +101,34 @@ class Replica:
         if not token:
             raise EngineFailed(f"no fleet token: set {TOKEN_VARIABLE} in the environment")
         folder = Path(settings.engine.model)
+        configure = configure_for(settings.policy, settings.pool)
+        assert configure is not None  # the settings have been checked for it
         text = await asyncio.to_thread(load_text_model, folder, settings.engine.tool_format)
         replica = cls(settings, text, load_defaults(folder))
         try:
-            await replica._start(token, start_engine or engine_of(settings.engine))
+            start_engine = start_engine or engine_of(settings.engine)
+            replica.engine = await start_engine(settings.engine, configure, replica._changed)
+            # A client that leaves cancels its handler, and the handler frees the engine's row.
+            replica._runner = web.AppRunner(
+                build_shell(replica, token),
+                handler_cancellation=True,
+                access_log=None,
+                shutdown_timeout=CLOSE_TIMEOUT_S,
+            )
+            await replica._runner.setup()
+            await web.TCPSite(replica._runner, settings.host, settings.port).start()
+            host, port = replica._runner.addresses[0][:2]
+            # A port of our own: through Serve's Python proxy a short stream costs 12 to 16 ms of processor time, here
+            # 0.5 to 0.8.
+            replica.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            routers = Routers(settings.router_urls)
+            replica._reporter = Reporter(routers, token, settings.report_interval_s, replica.report, replica._obey)
+            replica._reporter.start()
         except BaseException:
             await replica._end()
             raise
+        _log.info("replica %s answers at %s", replica.replica_id, replica.url)
         return replica
-
-    async def _start(self, token: str, start_engine: StartEngine) -> None:
-        settings = self._settings
-        configure = configure_for(settings.policy, settings.pool)
-        assert configure is not None  # the settings have been checked for it
-        self.engine = await start_engine(settings.engine, configure, self._changed)
-        # A client that leaves cancels its handler, and the handler frees the engine's row.
-        self._runner = web.AppRunner(
-            build_shell(self, token), handler_cancellation=True, access_log=None, shutdown_timeout=CLOSE_TIMEOUT_S
-        )
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, settings.host, settings.port)
-        await site.start()
-        host, port = self._runner.addresses[0][:2]
-        # A port of our own: through Serve's Python proxy a short stream costs 12 to 16 ms of processor time, here 0.5
-        # to 0.8.
-        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        routers = Routers(settings.router_urls)
-        self._reporter = Reporter(routers, token, settings.report_interval_s, self.report, self._obey)
-        self._reporter.start()
-        _log.info("replica %s answers at %s", self.replica_id, self.url)
 
     async def stop(self) -> None:
         """Refuse new requests, let running ones finish for the policy's drain timeout, end everything. Once."""
@@ -144,6 +143,7 @@ class Replica:
     async def _end(self) -> None:
         if self._reporter is not None:
             await self._reporter.stop()
+        # A start that failed may have come to no engine.
         if hasattr(self, "engine"):
             # Before the shell: requests that still run after the drain's time get an error instead of waiting on.
             await self.engine.close()

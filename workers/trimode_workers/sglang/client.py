@@ -179,13 +179,13 @@ class SGLangClient(PendingRequests):
     # watching
 
     async def _end_when_lost(self) -> None:
-        self._end(await until_lost(self.server, self.http, lambda: bool(self.in_flight), self._take))
+        def take(figures: Figures) -> None:
+            before = self._point
+            self._observer.figures = figures
+            if self._point != before:
+                self._on_change()
 
-    def _take(self, figures: Figures) -> None:
-        before = self._point
-        self._observer.figures = figures
-        if self._point != before:
-            self._on_change()
+        self._end(await until_lost(self.server, self.http, lambda: bool(self.in_flight), take))
 
     @property
     def _point(self) -> OperatingPoint:

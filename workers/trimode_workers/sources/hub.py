@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import httpx2
 from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
@@ -134,19 +135,12 @@ class Hub:
         adapter = parts.adapter
         if adapter is not None and not any(file.path.startswith(f"{adapter}/") for file in files):
             raise SourceError(f"model {name}: there is no draft adapter {adapter!r} in the repository")
-        self._check_config(source, commit, name)
+        common: dict[str, Any] = {"revision": commit, "cache_dir": self.cache, "tqdm_class": Silent}
+        common |= {"endpoint": self.endpoint, "token": self.token}
+        # A model of another kind is refused before its weights are downloaded.
+        check_kind(Path(hf_hub_download(source.place, "config.json", **common)).parent, name)
         self._get_large(source, commit, files, progress, name)
-        folder = Path(
-            snapshot_download(
-                source.place,
-                revision=commit,
-                cache_dir=self.cache,
-                endpoint=self.endpoint,
-                token=self.token,
-                allow_patterns=[file.path for file in files],
-                tqdm_class=Silent,
-            )
-        )
+        folder = Path(snapshot_download(source.place, allow_patterns=[file.path for file in files], **common))
         if source.revision != commit:
             # So that the branch or tag is known without the hub, too.
             reference = self._storage(source) / "refs" / source.revision
@@ -156,19 +150,6 @@ class Hub:
             if file.lfs is None and git_blob_id(folder / file.path) != file.blob_id:
                 raise SourceError(f"model {name}: {folder / file.path} is damaged (wrong checksum); remove it")
         return folder
-
-    def _check_config(self, source: ModelSource, commit: str, name: str) -> None:
-        """Refuse a model of another kind before its weights are downloaded."""
-        path = hf_hub_download(
-            source.place,
-            "config.json",
-            revision=commit,
-            cache_dir=self.cache,
-            endpoint=self.endpoint,
-            token=self.token,
-            tqdm_class=Silent,
-        )
-        check_kind(Path(path).parent, name)
 
     def _get_large(
         self, source: ModelSource, commit: str, files: Sequence[RepoFile], progress: Progress, name: str

@@ -37,11 +37,16 @@ class ChatTemplate:
     """A compiled template. `specials` are names such as `bos_token` that the template may use."""
 
     def __init__(self, source: str, specials: Mapping[str, str]) -> None:
+        def refuse(message: str) -> NoReturn:
+            raise JinjaError(message)
+
+        # Blocks trimmed and JSON plain, as transformers has them, for which templates are written: a line break more or
+        # less is another prompt than the model was trained on.
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
         )
         environment.filters["tojson"] = _tojson
-        environment.globals["raise_exception"] = _refuse
+        environment.globals["raise_exception"] = refuse
         environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
         self._source = source
         self.reasons = CLOSING in source
@@ -73,34 +78,27 @@ class ChatTemplate:
         """
         if tools and not self._shows_tools:
             raise TemplateError("this model's chat template shows no tools; leave them out")
+        known: list[Message] = []
+        for message in messages:
+            # A template that does not name a role drops it, or refuses it: what a developer says is said by the system;
+            # calls that would vanish are refused.
+            if message.get("tool_calls") and not self._shows_calls:
+                raise TemplateError("this model's chat template shows no tool_calls; leave them out")
+            unheard = message["role"] == "developer" and not self._names_developers
+            known.append({**message, "role": "system"} if unheard else message)
         try:
             # `tools` and `documents` as transformers has them: a template may ask whether they are none.
             return self._template.render(
-                messages=[self._known(message) for message in messages],
+                messages=known,
                 tools=tools or None,
                 documents=None,
                 add_generation_prompt=True,
                 **{**self._specials, **(switches or {})},
             )
-        except TemplateError:
-            raise
         except Exception as exc:  # a template is a program of others: adding None to a text is a TypeError
             words = str(exc) or type(exc).__name__
             words = words if len(words) <= MAX_REFUSAL_CHARACTERS else f"{words[:MAX_REFUSAL_CHARACTERS]}..."
             raise TemplateError(f"the model's chat template refuses these messages: {words}") from exc
-
-    def _known(self, message: Message) -> Message:
-        """The message as this template knows it. A template that does not name a role drops it, or refuses it: what a
-        developer says is said by the system; calls that would vanish are refused."""
-        if message.get("tool_calls") and not self._shows_calls:
-            raise TemplateError("this model's chat template shows no tool_calls; leave them out")
-        if message["role"] == "developer" and not self._names_developers:
-            return {**message, "role": "system"}
-        return message
-
-
-def _refuse(message: str) -> NoReturn:
-    raise JinjaError(message)
 
 
 def _tojson(

@@ -54,6 +54,7 @@ class PlainText:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """One to which special tokens are text like any other."""
+        # A copy, since the switch is the tokenizer's: with the shared one the template's own tokens would be text, too.
         tokenizer = Tokenizer.from_str(self._source.to_str())
         tokenizer.encode_special_tokens = True
         return tokenizer

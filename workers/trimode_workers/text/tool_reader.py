@@ -97,8 +97,8 @@ class ToolReader:
         steps = {
             _State.TEXT: self._in_text,
             _State.CALL: self._in_call,
-            _State.ARGUMENTS: self._in_arguments,
-            _State.TAIL: self._in_tail,
+            _State.ARGUMENTS: self._in_object,
+            _State.TAIL: self._in_object,
             _State.AFTER: self._after,
             _State.PLAIN: self._plain,
         }
@@ -141,6 +141,7 @@ class ToolReader:
 
     def _in_call(self) -> bool:
         rest = self._buffer.lstrip()
+        # The calls of a list are read one by one; its end is passed over behind the last.
         if rest.startswith("["):
             rest = rest[1:].lstrip()
         if not rest:
@@ -169,27 +170,21 @@ class ToolReader:
             return False
         return self._no_call()
 
-    def _in_arguments(self) -> bool:
+    def _in_object(self) -> bool:
+        """The arguments are told; what the call's own object has behind them is not."""
         size = self._scan.feed(self._buffer)
-        told = self._buffer if size < 0 else self._buffer[:size]
-        if told:
-            self._calls.append(CallDelta(self.calls - 1, "", told))
-        self._buffer = self._buffer[len(told) :]
+        part = self._buffer if size < 0 else self._buffer[:size]
+        self._buffer = self._buffer[len(part) :]
+        if part and self._state is _State.ARGUMENTS:
+            self._calls.append(CallDelta(self.calls - 1, "", part))
         if size < 0:
             return False
-        if self._bare:
+        if self._bare or self._state is _State.TAIL:
             return self._ended()
+        # The brace that opens the call's own object came before its name, and was not scanned.
         self._scan, self._state = JsonScan(), _State.TAIL
         self._scan.feed("{")
         return True
-
-    def _in_tail(self) -> bool:
-        size = self._scan.feed(self._buffer)
-        if size < 0:
-            self._buffer = ""
-            return False
-        self._buffer = self._buffer[size:]
-        return self._ended()
 
     def _ended(self) -> bool:
         self._state = _State.AFTER

@@ -38,8 +38,14 @@ def run(
         part = [sequences[i] for i in open_rows]
         at = torch.tensor(open_rows, device=block.device)
         hidden = primitive.states(block[at], _window(primitive, part, size), Attention.BLOCK, first=1)
-        guess = _guess(primitive.network, hidden, Sampled.among(part, block.device))
-        block[at], masked[at] = _fill(guess, block[at], masked[at], threshold)
+        tokens, confidence = _guess(primitive.network, hidden, Sampled.among(part, block.device))
+        wanted = masked[at, 1:]
+        confidence = confidence.masked_fill(~wanted, -1.0)
+        # Every place that reaches the threshold, and the surest one in any case: a block that no forward is sure of
+        # would stay open for ever.
+        sure = (confidence >= threshold).scatter_(1, confidence.argmax(1, keepdim=True), True) & wanted
+        block[at, 1:] = torch.where(sure, tokens, block[at, 1:])
+        masked[at, 1:] = wanted & ~sure
         # Where an end of sequence has no mask to its left, nothing behind it will be read: stop denoising there.
         for i, (sequence, row) in enumerate(zip(sequences, block.tolist(), strict=True)):
             end = next((j for j, token in enumerate(row) if j and token in sequence.eos), None)
@@ -51,8 +57,8 @@ def run(
     hidden = primitive.causal(block, _window(primitive, sequences, size), riders)
     logits = primitive.network.logits(hidden[:, size - 1 :])
     after = pick(logits, Sampled.among(sequences, block.device), ahead=size - 1)
-    tokens: list[list[int]] = torch.cat((block[:, 1:], after), 1).tolist()
-    return tokens
+    rows: list[list[int]] = torch.cat((block[:, 1:], after), 1).tolist()
+    return rows
 
 
 def _window(primitive: Primitive, sequences: Seq[Sequence], size: int) -> Block:
@@ -78,16 +84,3 @@ def _guess(network: Network, hidden: Tensor, sampled: Sampled | None) -> tuple[T
         chosen = logits[sampled.at].gather(-1, drawn[..., None]).squeeze(-1)
         confidence[sampled.at] = (chosen.float() - mass[sampled.at]).exp()
     return tokens, confidence
-
-
-def _fill(guess: tuple[Tensor, Tensor], block: Tensor, masked: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """One denoising step: the new block and what is still masked `[r, B]`.
-
-    Fixes every masked place whose confidence reaches the threshold, and always the most confident one, where any is.
-    """
-    tokens, confidence = guess
-    confidence = confidence.masked_fill(~masked[:, 1:], -1.0)
-    sure = (confidence >= threshold).scatter_(1, confidence.argmax(1, keepdim=True), True) & masked[:, 1:]
-    block[:, 1:] = torch.where(sure, tokens, block[:, 1:])
-    masked[:, 1:] &= ~sure
-    return block, masked
