@@ -56,7 +56,8 @@ class Budget:
             if s.first_at >= 0 and not s.missing
         )
         # Larger pieces where those who decode are ahead of their pace. Smaller ones than the budget computed fewer
-        # prompts than come under overload.
+        # prompts than come under overload: in simulation 31.6 good requests a second instead of 34.3, and a first token
+        # after 3.5 s instead of 0.9 (p99; docs/policy.md).
         budget, speed = self.limits.prefill_budget, prompts.tokens_per_s
         piece = piece_tokens(budget, decoding, self.decode_s, speed, self._decoded)
         if self._pages is not None:  # planned memory ends there, seeds behind prompts that end included

@@ -64,6 +64,7 @@ class FlashInfer:
         return wrappers[attention]
 
     def _wrapper(self, **fixed: Any) -> Any:
+        # NHD: the cache's pages keep a token's heads together.
         return BatchPrefillWithPagedKVCacheWrapper(self._workspace, "NHD", backend=BACKEND, **fixed)
 
 

@@ -22,6 +22,7 @@ def forward(network: Network, tokens: Tensor, plan: Plan, attention: Attention) 
         plan.write(layer, k, v)
         return plan.attend(layer, q, attention)
 
+    # The reach is told, since reading it back from the positions would stop a GPU in every forward.
     return network.hidden(tokens, plan.positions, attend, plan.reach)
 
 

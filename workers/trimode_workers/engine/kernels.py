@@ -63,6 +63,7 @@ def kernels_for(cache: PagedCache) -> dict[str, Callable[[], PageKernel]]:
 
         return varlen(cache.memory.device)
 
+    # FlashInfer first: torch's reads tables with FlashAttention 3 only, and gathers pages in every layer without.
     return {"flashinfer": flashinfer, "varlen": torch_varlen} if cache.memory.device.type == "cuda" else {}
 
 

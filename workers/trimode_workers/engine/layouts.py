@@ -28,6 +28,8 @@ WIDEST_BLOCK = 64
 
 def paged(settings: EngineSettings, device: torch.device) -> bool:
     """Whether an engine with these settings has pages there."""
+    # A processor runs AR of 64 requests 1.11, 1.13 and 1.26 times as long over pages, at 96, 192 and 512 tokens each
+    # (decision record 13).
     return settings.layout == "pages" or (settings.layout == "auto" and device.type == "cuda")
 
 

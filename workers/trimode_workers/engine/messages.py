@@ -250,6 +250,7 @@ class Stats(msgspec.Struct, frozen=True):
     idle_s: float = 0.0
 
 
+# Encoding one takes 1 to 29 us.
 class Cycle(msgspec.Struct, frozen=True, tag="cycle"):
     """One cycle's outcome. `stats` rides along a few times a second and whenever the point changes, else None."""
 

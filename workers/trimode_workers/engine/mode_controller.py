@@ -121,6 +121,7 @@ class ModeController:
         # by who is in the batch.
         self.curves.serves(Counter(s.workload for s in free))
         self._batch = load(free, self.prompts.per_token)
+        # With nobody decoding the last one stays: reports of an idle engine tell its paces, too.
         self._context = self._batch.context_tokens or self._context
         if self._chooser is not None:
             self._now[False] = self._chooser(self._batch, self.points.lossless)

@@ -139,6 +139,7 @@ class PagedPlan:
         # The size is given because torch would read it back, for which a GPU has to stop.
         row = torch.repeat_interleave(many, output_size=begins[-1])
         positions = torch.arange(begins[-1], device=device) - self.starts[row] + first[row]
+        # Tables are int32, as kernels read them; `index_copy_` takes int64 alone.
         self.slots = self.table[row, positions // PAGE_TOKENS].long() * PAGE_TOKENS + positions % PAGE_TOKENS
         self.positions = positions.view(1 if line else b, -1)
         self._mask: tuple[Groups, Tensor] | None = None

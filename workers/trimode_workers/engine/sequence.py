@@ -38,6 +38,8 @@ class History:
     upto: int = 0
 
 
+# Equal to itself alone: sequences are members of sets and are looked for in lists in every cycle, where equality by
+# fields would compare whole prompts, and tensors.
 @dataclass(slots=True, eq=False)
 class Sequence:
     """`tokens` is prompt and output, `row` its place in the cache (-1: none). `arrival` orders requests.
