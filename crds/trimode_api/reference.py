@@ -50,7 +50,15 @@ def _rows(node: dict[str, Any], path: str) -> Iterator[str]:
         here = f"{path}.{name}"
         listed = child.get("type") == "array"
         inner = child["items"] if listed else child
-        default = "required" if name in required else _default(child)
+        value = child.get("default")
+        if name in required:
+            default = "required"
+        elif value is None or isinstance(value, dict):
+            default = ""
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            default = ", ".join(f"`{item['name']}`" for item in value)
+        else:
+            default = f"`{value}`".replace("False", "false")
         yield f"| `{here}` | {_type(child)} | {default} | {child['description']} |"
         yield from _rows(inner, here + ("[]" if listed else ""))
 
@@ -66,15 +74,6 @@ def _type(node: dict[str, Any]) -> str:
     if low is not None and high is not None:
         return f"{node['type']}, {low} to {high}"
     return f"{node['type']}, from {low}" if low is not None else str(node["type"])
-
-
-def _default(node: dict[str, Any]) -> str:
-    value = node.get("default")
-    if value is None or isinstance(value, dict):
-        return ""
-    if isinstance(value, list) and value and isinstance(value[0], dict):
-        return ", ".join(f"`{item['name']}`" for item in value)
-    return f"`{value}`".replace("False", "false")
 
 
 if __name__ == "__main__":

@@ -103,22 +103,19 @@ class Queue:
 
         self._draining = True
         try:
-            self._serve_starved(now)
+            # A tier that got no slot for long goes first, late or not, with its longest waiting request: by strict
+            # priority alone a busy tier above it could take every slot for good.
+            for tier in self._fleet.rules.tiers.values():
+                if not self._fair.at(tier.priority) or not self.starvation.starved(tier.name, now):
+                    continue
+                waiting = (t for t in self._fair if t.item.tier.name == tier.name and t.item.not_before <= now)
+                ticket = next(waiting, None)
+                if ticket is not None and self._place(ticket.item, now, in_turn=True):
+                    self._fair.serve(ticket)
+                    self._left(ticket.item)
             self._fair.offer(late=lambda exchange: request_view(exchange, now).slo_state is SloState.LATE, place=place)
         finally:
             self._draining = False
-
-    def _serve_starved(self, now: float) -> None:
-        """A tier that got no slot for long goes first, late or not, with its longest waiting request: by strict
-        priority alone a busy tier above it could take every slot for good."""
-        for tier in self._fleet.rules.tiers.values():
-            if not self._fair.at(tier.priority) or not self.starvation.starved(tier.name, now):
-                continue
-            waiting = (t for t in self._fair if t.item.tier.name == tier.name and t.item.not_before <= now)
-            ticket = next(waiting, None)
-            if ticket is not None and self._place(ticket.item, now, in_turn=True):
-                self._fair.serve(ticket)
-                self._left(ticket.item)
 
     def _has_slot(self, now: float) -> bool:
         """Whether `route` could place anything at all."""

@@ -48,6 +48,7 @@ class Viewer:
     def fleet(self, *, inside: bool = False) -> FleetView:
         """Everything, as of now. What is wrong with its files is told `inside` only: the words may name tenants."""
         policy = self.live.rules.policy
+        oldest, errors = self.dispatcher.queue.oldest(), self.dispatcher.predictions
         replicas = tuple(self._replica(replica) for replica in self.live)
         pools = dict.fromkeys([*(pool.name for pool in policy.pools), *(replica.pool for replica in replicas)])
         return FleetView(
@@ -62,7 +63,21 @@ class Viewer:
             gpu_hour_cost=policy.gpu_hour_cost,
             pools=tuple(self._pool(name, replicas) for name in pools),
             replicas=replicas,
-            router=self._router(inside),
+            router=RouterState(
+                in_flight=len(self.dispatcher.in_flight),
+                queued=len(self.dispatcher.queue),
+                oldest_wait_seconds=0.0 if oldest is None else round(self.now() - oldest, 3),
+                finished_total=self.accounting.finished_total,
+                refused_total=self.accounting.refused_total,
+                draining=self.draining,
+                predictions=PredictionState(
+                    measured=errors.measured,
+                    low=round(errors.low.value, 3),
+                    median=round(errors.middle.value, 3),
+                    high=round(errors.high.value, 3),
+                ),
+                problems={each.field: each.problem for each in self.watched if inside and each.problem},
+            ),
             objectives=self.accounting.objectives(),
             decisions=tuple(self.live.changes),
             refusals=tuple(self.accounting.refusals),
@@ -131,22 +146,4 @@ class Viewer:
             shares={point: round(100 * count / len(ready), 1) for point, count in points.items()},
             asleep=name in self.dispatcher.activator.scaled_to_zero(self.now()),
             wanted=self.dispatcher.activator.wanted(name, self.now()),
-        )
-
-    def _router(self, inside: bool) -> RouterState:
-        oldest, errors = self.dispatcher.queue.oldest(), self.dispatcher.predictions
-        return RouterState(
-            in_flight=len(self.dispatcher.in_flight),
-            queued=len(self.dispatcher.queue),
-            oldest_wait_seconds=0.0 if oldest is None else round(self.now() - oldest, 3),
-            finished_total=self.accounting.finished_total,
-            refused_total=self.accounting.refused_total,
-            draining=self.draining,
-            predictions=PredictionState(
-                measured=errors.measured,
-                low=round(errors.low.value, 3),
-                median=round(errors.middle.value, 3),
-                high=round(errors.high.value, 3),
-            ),
-            problems={each.field: each.problem for each in self.watched if inside and each.problem},
         )

@@ -102,26 +102,24 @@ def parse(path: str, body: bytes, points: Sequence[OperatingPoint]) -> ParsedReq
             prompt = _required(bytes(text.prompt), "prompt", b'["', "a string or a list")
             # A list of token ids is one prompt.
             prompts, tools = len(_LIST.decode(prompt)) if _SEVERAL.match(prompt) else 1, 0
-    except RecursionError as error:
-        raise ApiError(400, "the request body is nested too deeply", code="invalid_json") from error
-    except msgspec.ValidationError as error:
-        raise _invalid(str(error)) from error
-    except msgspec.DecodeError as error:
-        raise ApiError(400, f"the request body is not valid JSON: {error}", code="invalid_json") from error
-    except UnicodeDecodeError as error:
-        raise ApiError(400, "the request body is not valid UTF-8", code="invalid_json") from error
+    except (RecursionError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise _refusal(error) from error
     limit = _limit(common, 1 if path == CHAT_PATH else 0)  # evaluations ask for a prompt's logprobs alone
     pin = wish_in(common.trimode, points) if common.trimode is not None else None
+    lossy_ok = _lossy_ok(common, pin)
+    workload = common.trimode.workload if common.trimode is not None else None
+    if workload is not None and not _WORKLOAD.match(workload):
+        raise _bad("trimode.workload", f"must be up to 32 of a-z, 0-9 and '-', got {shown(workload)}")
     return ParsedRequest(
         model=common.model,
         stream=bool(common.stream),
         prompt_tokens=max(1, (len(prompt) + tools) // BYTES_PER_TOKEN),
         max_tokens=limit,
-        lossy_ok=_lossy_ok(common, pin),
+        lossy_ok=lossy_ok,
         pin=pin,
         beginnings=beginnings(prompt),
         choices=max(1, common.n or 1) * prompts,
-        workload=_workload(common.trimode),
+        workload=workload or "",
         order=common.priority or 0,
     )
 
@@ -174,14 +172,6 @@ def _limit(common: _Common, least: int) -> int | None:
     return limit
 
 
-def _workload(options: DecodingWish | None) -> str:
-    if options is None or options.workload is None:
-        return ""
-    if not _WORKLOAD.match(options.workload):
-        raise _bad("trimode.workload", f"must be up to 32 of a-z, 0-9 and '-', got {shown(options.workload)}")
-    return options.workload
-
-
 def _lossy_ok(common: _Common, wish: Wish | None) -> bool:
     said = common.quality
     if said is None and common.trimode is not None:
@@ -206,8 +196,15 @@ def _bad(param: str, message: str, *, code: str = "invalid_value") -> ApiError:
     return ApiError(400, f"{param}: {message}", code=code, param=param)
 
 
-def _invalid(text: str) -> ApiError:
-    """msgspec's finding in our words: the field first."""
+def _refusal(error: Exception) -> ApiError:
+    """Of a body that could not be decoded. What msgspec says of a field is put into our words: the field first."""
+    text = str(error)
+    if isinstance(error, RecursionError):
+        return ApiError(400, "the request body is nested too deeply", code="invalid_json")
+    if isinstance(error, UnicodeDecodeError):
+        return ApiError(400, "the request body is not valid UTF-8", code="invalid_json")
+    if not isinstance(error, msgspec.ValidationError):
+        return ApiError(400, f"the request body is not valid JSON: {text}", code="invalid_json")
     missing = _MISSING.match(text)
     if missing:
         return _bad(missing["name"], "is required", code="missing_required_parameter")

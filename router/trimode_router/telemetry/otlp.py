@@ -62,44 +62,35 @@ def encoded(data: MetricsData) -> bytes:
     """The body of an ExportMetricsServiceRequest: histograms, cumulative."""
     resources = []
     for resource in data.resource_metrics:
-        scopes = [
-            ScopeMetrics(
-                scope=InstrumentationScope(name=scope.scope.name, version=scope.scope.version or ""),
-                metrics=[
-                    Metric(
-                        name=each.name,
-                        unit=each.unit or "",
-                        description=each.description or "",
-                        histogram=_histogram(each.data),
+        scopes = []
+        for scope in resource.scope_metrics:
+            metrics = []
+            for each in scope.metrics:
+                if not isinstance(each.data, SdkHistogram):
+                    continue
+                points = [
+                    HistogramDataPoint(
+                        attributes=_attributes(point.attributes),
+                        start_time_unix_nano=point.start_time_unix_nano,
+                        time_unix_nano=point.time_unix_nano,
+                        count=point.count,
+                        sum=point.sum,
+                        bucket_counts=point.bucket_counts,
+                        explicit_bounds=point.explicit_bounds,
+                        min=point.min,
+                        max=point.max,
                     )
-                    for each in scope.metrics
-                    if isinstance(each.data, SdkHistogram)
-                ],
-            )
-            for scope in resource.scope_metrics
-        ]
+                    for point in each.data.data_points
+                ]
+                histogram = Histogram(data_points=points, aggregation_temporality=AGGREGATION_TEMPORALITY_CUMULATIVE)
+                unit, description = each.unit or "", each.description or ""
+                metrics.append(Metric(name=each.name, unit=unit, description=description, histogram=histogram))
+            about_scope = InstrumentationScope(name=scope.scope.name, version=scope.scope.version or "")
+            scopes.append(ScopeMetrics(scope=about_scope, metrics=metrics))
         about = Resource(attributes=_attributes(resource.resource.attributes))
         resources.append(ResourceMetrics(resource=about, scope_metrics=scopes))
     body: bytes = ExportMetricsServiceRequest(resource_metrics=resources).SerializeToString()
     return body
-
-
-def _histogram(data: SdkHistogram) -> Histogram:
-    points = [
-        HistogramDataPoint(
-            attributes=_attributes(point.attributes),
-            start_time_unix_nano=point.start_time_unix_nano,
-            time_unix_nano=point.time_unix_nano,
-            count=point.count,
-            sum=point.sum,
-            bucket_counts=point.bucket_counts,
-            explicit_bounds=point.explicit_bounds,
-            min=point.min,
-            max=point.max,
-        )
-        for point in data.data_points
-    ]
-    return Histogram(data_points=points, aggregation_temporality=AGGREGATION_TEMPORALITY_CUMULATIVE)
 
 
 def _attributes(values: Mapping[str, Any] | None) -> list[KeyValue]:
