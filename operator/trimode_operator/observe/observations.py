@@ -23,6 +23,8 @@ from trimode_policy.sharing_inputs import merged
 SECRET_MISSING, SECRET_INVALID = "SecretMissing", "SecretInvalid"
 BAD_APPLICATION = ("DEPLOY_FAILED", "UNHEALTHY")
 """Serve's words for an application that could not start, and for one that ran and is healthy no longer."""
+# Serve's message is a traceback, often of errors that were raised from one another: its last `module.Error: words` says
+# what a person can act on.
 _ERROR = re.compile(r"^(?:[\w.]+\.)?\w*(?:Error|Exception|Failed|Refused|Died|InvalidInput)\b[^:]*: (?P<words>.+)$")
 
 

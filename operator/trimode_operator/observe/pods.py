@@ -46,6 +46,7 @@ def pods_seen(pods: Iterable[Pod]) -> PodsSeen:
             continue
         status = pod.get("status") or {}
         for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+            # Its `lastState` stays for as long as the pod does: once it is ready again, that is history.
             if container.get("ready"):
                 continue
             name, waiting = container["name"], (container.get("state") or {}).get("waiting") or {}

@@ -74,6 +74,8 @@ class Liveness:
 class Watchdog:
     """Compares lists with the cache. `changed` is called for what the watches missed. `namespaces` empty: all."""
 
+    # From outside, because kopf does not expose the state of its watches (decision record 6).
+
     cluster: Cluster
     cache: Cache
     liveness: Liveness

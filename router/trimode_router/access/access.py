@@ -163,6 +163,7 @@ class Access:
             return None
         if not self.usable:
             raise ApiError(503, "the router cannot read its API keys yet", code="no_api_keys", retry_after_s=5)
+        # The scheme's name is in any case (RFC 9110, 11.1).
         if authorization is None or authorization[:7].lower() != _BEARER:
             raise ApiError(401, "no API key: send `Authorization: Bearer <key>`", code="missing_api_key")
         digest = sha256(authorization[7:].strip()).digest()
@@ -229,6 +230,7 @@ def read(file: Path) -> KeyFile:
     except OSError as error:
         raise AccessError(f"{file}: {error.strerror}") from error
     except ValidationError as error:
+        # Without the values: a key that was put where its digest belongs would stand in the log.
         raise AccessError(f"{file}: {'; '.join(map(str, problems_of(error, secret=True)))}") from error
 
 

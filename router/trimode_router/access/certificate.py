@@ -67,6 +67,7 @@ class Certificate:
 def read(certificate: Path, key: Path) -> ssl.SSLContext:
     """A context that shows this certificate. Raises CertificateError."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    # `load_cert_chain` raises FileNotFoundError without a name: of two files it would not say which is missing.
     for file in (certificate, key):
         if not file.is_file():
             raise CertificateError(f"{file}: no such file")

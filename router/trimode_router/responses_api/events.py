@@ -77,6 +77,7 @@ class Translation:
             return []
         events = self._begin(chunk) if not self.begun else []
         self._usage = _usage(chunk["usage"]) if chunk.get("usage") else self._usage
+        # Every chunk of ours has its token ids there, by which a broken stream goes on; only the last has the account.
         account = chunk.get("trimode")
         if isinstance(account, dict) and "ids" not in account:
             self._account = account

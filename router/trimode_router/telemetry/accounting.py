@@ -80,6 +80,7 @@ class Accounting:
             failures=record.failures or None,
             resumptions=record.resumptions or None,
             pause_s=round(record.pause, 4) if record.resumptions else None,
+            # A replica's own refusal has its reason as well: its 400s stood here as null.
             refusal=(record.reason if record.refusal is None else record.refusal.code) or None,
             queued_s=round(record.queue_wait, 4),
             predicted_s=None if record.predicted_s is None else round(record.predicted_s, 4),

@@ -38,6 +38,7 @@ def _signal(environment: Mapping[str, str], name: str) -> Signal:
     off = environment.get("OTEL_SDK_DISABLED", "").lower() == "true"
     if off or environment.get(f"OTEL_{capitals}_EXPORTER", "otlp") != "otlp":
         return Signal()
+    # OTLP's specification: a signal's own endpoint is the whole address, to the common one the signal's path is added.
     exact = environment.get(f"OTEL_EXPORTER_OTLP_{capitals}_ENDPOINT", "")
     base = environment.get("OTEL_EXPORTER_OTLP_ENDPOINT", "")
     headers = environment.get(f"OTEL_EXPORTER_OTLP_{capitals}_HEADERS") or environment.get(

@@ -44,6 +44,8 @@ class GenAiMetrics:
             return
         about = {"service.version": version("trimode"), **telemetry.resource}
         reader = PeriodicExportingMetricReader(HttpExporter(telemetry.metrics.endpoint, telemetry.metrics.headers))
+        # `stop` ends it, within 5 s. The SDK's own hook at the end of the process would come second and warn, or
+        # wait for up to 30 s.
         self._provider = MeterProvider([reader], Resource(about), shutdown_on_exit=False)
         meter = self._provider.get_meter("trimode_router", version("trimode"))
         self._duration, self._per_token, self._first_token = (

@@ -49,6 +49,7 @@ class Ledger:
 
     def left(self, exchange: Exchange, replica_id: str, now: float) -> None:
         """An attempt at the replica ended without an account: the replica will tell."""
+        # Servers of others and SGLang pools tell no seconds: what is awaited of them would only grow.
         while self._awaited and (
             next(iter(self._awaited.values()))[0] < now - AWAITED_S or len(self._awaited) >= _MOST_AWAITED
         ):

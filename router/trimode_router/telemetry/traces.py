@@ -26,6 +26,7 @@ from trimode_router.telemetry.environment import Telemetry
 _PARENT = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 _SAMPLED = 0x01
 EXPORT_SECONDS = 2.0
+# Both numbers as the SDK's own batch processor has them by default.
 _MOST_KEPT = 2048
 """Spans that wait for an exporter; beyond it the oldest are lost."""
 _MOST_SENT = 512
