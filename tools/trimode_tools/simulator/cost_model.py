@@ -71,20 +71,20 @@ class Truth:
             table = self._cache[factor] = {}
         found = table.get(point)
         if found is None:
-            found = table[point] = tuple(self._tokens(point, kind, factor) for kind in range(len(self.accepted)))
+            if point.mode is Mode.AR:
+                means = [1.0] * self.kinds
+            elif point.mode is Mode.DIFFUSION:
+                means = [0.9 * point.block_length] * self.kinds
+            else:
+                known = self.measured.get(point)
+                if known is None:
+                    gain = GAIN_BY_LENGTH[point.block_length]
+                    known = [1.0 + (accepted - 1.0) * gain for accepted in self.accepted]
+                calm = known if len(known) > 1 else [known[0]] * self.kinds
+                most = 0.95 * point.block_length
+                means = [min(1.0 + (mean - 1.0) * factor, most) for mean in calm]
+            found = table[point] = tuple(means)
         return found
-
-    def _tokens(self, point: OperatingPoint, kind: int, factor: float) -> float:
-        if point.mode is Mode.AR:
-            return 1.0
-        if point.mode is Mode.DIFFUSION:
-            return 0.9 * point.block_length
-        known = self.measured.get(point)
-        if known is None:
-            mean = 1.0 + (self.accepted[kind] - 1.0) * GAIN_BY_LENGTH[point.block_length]
-        else:
-            mean = known[kind] if len(known) > 1 else known[0]
-        return min(1.0 + (mean - 1.0) * factor, 0.95 * point.block_length)
 
 
 Contexts = Sequence[tuple[float, float]]

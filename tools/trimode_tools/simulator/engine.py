@@ -105,9 +105,7 @@ class Engine:
         behind = self.prefilling + self.waiting
         prefill = 0
         if behind:
-            order = self._order(behind, now)
-            self._admit([behind[i] for i in order.rows])
-            prefill = self._prefill([behind[i] for i in order.turns], order.yielding, now)
+            prefill = self._prefill(behind, self._admit(behind, now), now)
         if not (prefill or self.running):
             self.step = None
             return False
@@ -188,39 +186,45 @@ class Engine:
         self.version += 1
         return sorted(out, key=lambda r: r.order)
 
-    def _order(self, behind: list[Request], now: float) -> PromptOrder:
-        """The order of those whose prompts are not computed, in rows or not."""
+    def _admit(self, behind: list[Request], now: float) -> PromptOrder:
+        """The order of those whose prompts are not computed, in rows or not; rows are given in it until one finds
+        none."""
         views = []
         for each in behind:
             waited_s, tier = now - each.job.at, each.job.tier
             left_s = self.ttfts[tier] - waited_s if self.ttfts else inf
             tokens = each.missing or each.cached - each.known
             views.append(PromptView(tokens, left_s, waited_s, self.priorities[tier], each.emitted > 0))
-        return prompt_order(views, self.prompts.progress_per_s)
-
-    def _admit(self, turns: list[Request]) -> None:
-        """Give rows in turn, until one finds none."""
-        limits = self.limits
-        for request in turns:
+        order, limits = prompt_order(views, self.prompts.progress_per_s), self.limits
+        for request in (behind[i] for i in order.rows):
             if request.missing:
                 continue
             rows = self.running + len(self.prefilling)
             held = self.context + self.reserved
             if rows >= limits.rows or (rows and held + request.cached + 64.0 * (rows + 1) > limits.capacity):
-                return
+                break
             self.waiting.remove(request)
             request.known = self.prefix_cache.of(request.job)
             request.missing = request.cached - request.known
             self.reserved += request.cached
             self.prefilling.append(request)
+        return order
 
-    def _prefill(self, turns: list[Request], yielding: int, now: float) -> int:
-        """Spend the piece of prompt tokens; requests whose prompt is complete join the batch."""
-        budget = self._piece(now)
-        kept = yielding_share(budget) if yielding < len(turns) and turns[yielding].missing else 0
+    def _prefill(self, behind: list[Request], order: PromptOrder, now: float) -> int:
+        """Spend this cycle's piece of prompt tokens; requests whose prompt is complete join the batch."""
+        decoding = (
+            DecodeView(self.tpots[r.job.tier], r.emitted + progress - r.start, now - r.first_at)
+            for progress, heap in zip(self.progress, self.ends, strict=True)
+            for _, _, r in heap
+            if self.tpots
+        )
+        speed = self.prompts.tokens_per_s
+        budget = piece_tokens(self.limits.prefill_budget, decoding, self.cycle_s, speed, self.decoded)
+        turns = [behind[i] for i in order.turns]
+        kept = yielding_share(budget) if order.yielding < len(turns) and turns[order.yielding].missing else 0
         left = budget - kept
         for place, request in enumerate(turns):
-            if place == yielding:
+            if place == order.yielding:
                 left += kept
             spent = min(left, request.missing)
             if not spent:
@@ -241,17 +245,6 @@ class Engine:
                 self.running += 1
                 self.joined.append(request)
         return budget - left
-
-    def _piece(self, now: float) -> int:
-        """Prompt tokens of this cycle."""
-        decoding = (
-            DecodeView(self.tpots[r.job.tier], r.emitted + progress - r.start, now - r.first_at)
-            for progress, heap in zip(self.progress, self.ends, strict=True)
-            for _, _, r in heap
-            if self.tpots
-        )
-        budget, speed = self.limits.prefill_budget, self.prompts.tokens_per_s
-        return piece_tokens(budget, decoding, self.cycle_s, speed, self.decoded)
 
     def _leave(self, request: Request, kind: int) -> None:
         """Take a decoding request out; `emitted` becomes what it has by now."""

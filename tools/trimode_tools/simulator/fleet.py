@@ -94,7 +94,16 @@ class Fleet:
             if kind == Kind.STEP:
                 self._step(self.members[index], version, now)
             elif kind == Kind.TICK:
-                self._tick(now)
+                self._push(now + TICK_S, Kind.TICK, 0, 0)
+                for member in self.members:
+                    if member.phase is not Phase.DEAD:
+                        self.account.up_s += TICK_S
+                        self._report(member, now)
+                if self.controller is not None:
+                    self.controller.tick(self, now)
+                for ticket in self.queue.expired(now):
+                    self.account.refused[ticket.item.job.tier] += 1
+                self._drain_queue()
             elif kind == Kind.LOADED:
                 member = self.members[index]
                 # One that died while it loaded has another version by now.
@@ -199,18 +208,6 @@ class Fleet:
             if first is not None and self._put(first.item):
                 self.queue.serve(first)
             self.queue.offer(lambda request: is_late(request, self.goals[request.job.tier], self.now), self._put)
-
-    def _tick(self, now: float) -> None:
-        self._push(now + TICK_S, Kind.TICK, 0, 0)
-        for member in self.members:
-            if member.phase is not Phase.DEAD:
-                self.account.up_s += TICK_S
-                self._report(member, now)
-        if self.controller is not None:
-            self.controller.tick(self, now)
-        for ticket in self.queue.expired(now):
-            self.account.refused[ticket.item.job.tier] += 1
-        self._drain_queue()
 
     def _report(self, member: Member, now: float) -> None:
         self.changed.add(member.index)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from trimode_policy.admit import AdmissionLimits, Outcome, QueueView, admit
 from trimode_policy.affinity import Beginning, Beginnings
 from trimode_policy.fair_queue import Ticket
-from trimode_policy.first_token import FirstToken, PredictionError, forecast, late_for_certain, prompt_seconds
+from trimode_policy.first_token import PredictionError, forecast, late_for_certain, prompt_seconds
 from trimode_policy.route import ReplicaView, RequestView, SloState, Staleness, route
 from trimode_policy.tier_fairness import StarvationGuard, TierMix, reservations
 from trimode_tools.simulator.fleet import Fleet
@@ -65,23 +65,19 @@ class FleetViews:
             self.reserved_for = reservations(rows, mix.shares())
             changed.update(range(len(fleet.members)))
         for index in sorted(changed):
-            self._look_at(fleet.members[index])
+            member, reserved_for = fleet.members[index], self.reserved_for.get(str(index))
+            seen = (member.engine.in_flight, member.news, member.phase, member.pool, reserved_for)
+            if index == len(self.views):
+                self.views.append(self._view(member, reserved_for))
+                self._seen.append(seen)
+            elif self._seen[index] == seen:
+                continue  # marked as changed, but not in what a view shows
+            else:
+                self._count(self.views[index], -1)
+                self.views[index], self._seen[index] = self._view(member, reserved_for), seen
+            self._count(self.views[index], 1)
         changed.clear()
         return self.views
-
-    def _look_at(self, member: Member) -> None:
-        """Make the view of one replica again where it has changed."""
-        reserved_for = self.reserved_for.get(str(member.index))
-        seen = (member.engine.in_flight, member.news, member.phase, member.pool, reserved_for)
-        if member.index == len(self.views):
-            self.views.append(self._view(member, reserved_for))
-            self._seen.append(seen)
-        elif self._seen[member.index] == seen:
-            return
-        else:
-            self._count(self.views[member.index], -1)
-            self.views[member.index], self._seen[member.index] = self._view(member, reserved_for), seen
-        self._count(self.views[member.index], 1)
 
     def _count(self, view: ReplicaView, sign: int) -> None:
         if not view.ready:
@@ -141,7 +137,22 @@ class ProductionDispatcher:
         views = self.sight.update(fleet, self.mix)
         too_late = late_for_certain(request, views, self.staleness, self.predictions.bounds(fleet.now))
         asked.prompt_s = prompt_seconds(request, views)
-        decision = admit(request, self._queue(asked, request, fleet, too_late), self.limits)
+        # Where replicas are shared out by pace, a tier has only its own in front of it.
+        oldest, seen = fleet.queue.oldest(), self.sight
+        ahead = fleet.queue.ahead(request.priority, fleet.now, prompt_s=asked.prompt_s) if seen.paced else None
+        queue = QueueView(
+            queued=len(fleet.queue),
+            oldest_wait_s=0.0 if oldest is None else fleet.now - oldest,
+            in_flight=seen.in_flight,
+            capacity=seen.capacity.get(request.tier, 0),
+            drain_rate_rps=seen.in_flight / fleet.service_s if fleet.service_s > 0 else 0.0,
+            ready_replicas=seen.ready,
+            queued_below=fleet.queue.below(request.priority),
+            ahead=ahead,
+            spare=seen.spare if seen.paced else 0,
+            too_late=too_late,
+        )
+        decision = admit(request, queue, self.limits)
         if decision.outcome is Outcome.REFUSE:
             return Placement(refused=True)
         if decision.late:
@@ -200,20 +211,3 @@ class ProductionDispatcher:
             return RequestView(goal.name, goal.priority, asked.cached)
         left = goal.ttft_s - (now - asked.job.at)
         return RequestView(goal.name, goal.priority, asked.cached, slo_state=slo_state(asked, goal, now), left_s=left)
-
-    def _queue(self, asked: Request, request: RequestView, fleet: Fleet, too_late: FirstToken | None) -> QueueView:
-        """The queue as one tier sees it: where replicas are shared out by pace, only its own stand ahead."""
-        oldest, seen = fleet.queue.oldest(), self.sight
-        ahead = fleet.queue.ahead(request.priority, fleet.now, prompt_s=asked.prompt_s) if seen.paced else None
-        return QueueView(
-            queued=len(fleet.queue),
-            oldest_wait_s=0.0 if oldest is None else fleet.now - oldest,
-            in_flight=seen.in_flight,
-            capacity=seen.capacity.get(request.tier, 0),
-            drain_rate_rps=seen.in_flight / fleet.service_s if fleet.service_s > 0 else 0.0,
-            ready_replicas=seen.ready,
-            queued_below=fleet.queue.below(request.priority),
-            ahead=ahead,
-            spare=seen.spare if seen.paced else 0,
-            too_late=too_late,
-        )
