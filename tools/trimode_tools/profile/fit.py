@@ -53,24 +53,19 @@ def fit_roofline(cells: Sequence[Cell], shape: ProfileShape) -> Roofline:
         roofline = _roofline(logs, shape)
         return sum((log(roofline.seconds(c.point, c.batch, c.context_tokens)) - log(c.seconds)) ** 2 for c in cells)
 
-    starts = sorted(product(*_starts(cells, shape)), key=loss)
-    found = min((_least(loss, start) for start in starts[:TRIES]), key=loss)
-    return _roofline(found, shape)
-
-
-def _starts(cells: Sequence[Cell], shape: ProfileShape) -> tuple[tuple[float, ...], ...]:
-    """For each of the three, logarithms to begin with: no forward can be faster than the speeds allow, so these are
-    the least speeds that explain the fastest cell, and multiples."""
+    # No forward is faster than the three allow: the least that explain the fastest cell, and multiples, are the starts.
     per_forward = [(cell, cell.seconds / forwards(cell.point)) for cell in cells]
     one = _roofline((0.0, 0.0, 0.0), shape)
     read = max(one.read_seconds(c.batch, c.context_tokens) / s for c, s in per_forward)
     computed = max(one.flops_per_token * c.batch * c.point.block_length / s for c, s in per_forward)
     least = min(s for _, s in per_forward)
-    return (
-        tuple(log(read * factor) for factor in (1.0, 1.5, 4.0)),
-        tuple(log(computed * factor) for factor in (1.0, 1.5, 4.0)),
-        tuple(log(least * share) for share in (0.9, 0.5, 0.1)),
+    starts = product(
+        [log(read * factor) for factor in (1.0, 1.5, 4.0)],
+        [log(computed * factor) for factor in (1.0, 1.5, 4.0)],
+        [log(least * share) for share in (0.9, 0.5, 0.1)],
     )
+    found = min((_least(loss, start) for start in sorted(starts, key=loss)[:TRIES]), key=loss)
+    return _roofline(found, shape)
 
 
 def _roofline(logs: tuple[float, ...], shape: ProfileShape) -> Roofline:

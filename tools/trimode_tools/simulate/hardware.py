@@ -160,28 +160,22 @@ BUILT_IN = Acceptance(
 
 
 def acceptance_of(machine: Machine, file: Path | None, drafter: str) -> Acceptance:
-    """The table in `file`, else the kinds that the machine's profile measured, else the built-in table.
+    """The table in `file`, else the kinds that the machine's profile measured, at points measured for all of
+    them, else the built-in table.
 
     What a profile measured over all kinds holds for each kind of a table.
     """
-    if file is None and (found := _profiled(machine)) is not None:
-        return found
+    if file is None:
+        kinds = tuple(machine.kinds)
+        every = [set(machine.kinds[kind]) for kind in kinds]
+        common = [p for p in set().union(*every).intersection(*every) if p.mode.speculates]
+        if points := sorted(common, key=lambda point: (point.block_length, str(point))):
+            measured = {point: tuple(machine.kinds[kind][point] for kind in kinds) for point in points}
+            longest = points[-1]
+            gain = GAIN_BY_LENGTH[longest.block_length]
+            return Acceptance(kinds, tuple(1.0 + (tokens - 1.0) / gain for tokens in measured[longest]), measured)
     table = BUILT_IN if file is None else read_acceptance(file, drafter)
     return Acceptance(table.kinds, table.tokens, {point: (tokens,) for point, tokens in machine.tokens.items()})
-
-
-def _profiled(machine: Machine) -> Acceptance | None:
-    """By kind, at the points that were measured for every kind; None where there is no such point."""
-    kinds = tuple(machine.kinds)
-    every = [set(machine.kinds[kind]) for kind in kinds]
-    common = [p for p in set().union(*every).intersection(*every) if p.mode.speculates]
-    points = sorted(common, key=lambda point: (point.block_length, str(point)))
-    if not points:
-        return None
-    measured = {point: tuple(machine.kinds[kind][point] for kind in kinds) for point in points}
-    longest = points[-1]
-    gain = GAIN_BY_LENGTH[longest.block_length]
-    return Acceptance(kinds, tuple(1.0 + (tokens - 1.0) / gain for tokens in measured[longest]), measured)
 
 
 def read_acceptance(path: Path, drafter: str) -> Acceptance:

@@ -134,13 +134,12 @@ class _Dumper(yaml.SafeDumper):
         flat = not any(isinstance(value, dict | list) for value in values)
         return super().represent_mapping(tag, mapping, flow_style=flat)
 
-
-def _short(dumper: yaml.SafeDumper, value: float) -> yaml.ScalarNode:
-    text = f"{value:.6g}"
-    mantissa, exponent, power = text.partition("e")
-    if "." not in mantissa:  # YAML takes 1e-05 for text
-        mantissa += ".0"
-    return dumper.represent_scalar("tag:yaml.org,2002:float", mantissa + exponent + power)
+    def represent_float(self, data: float) -> yaml.ScalarNode:
+        mantissa, exponent, power = f"{data:.6g}".partition("e")
+        if "." not in mantissa:  # YAML takes 1e-05 for text
+            mantissa += ".0"
+        return self.represent_scalar("tag:yaml.org,2002:float", mantissa + exponent + power)
 
 
-_Dumper.add_representer(float, _short)
+# PyYAML finds a plain type's function in a table, not by the method's name.
+_Dumper.add_representer(float, _Dumper.represent_float)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
@@ -48,10 +49,28 @@ def draw(results: Sequence[LoadResult], details: Sequence[Detail], folder: Path)
         policy = TRIMODE if TRIMODE in detail.series else next(iter(detail.series))
         paths += [folder / f"{name}-points.png", folder / f"{name}-attainment.png"]
         _over_time(detail.series[policy], f"{name}: {policy}", paths[-2])
-        _attainment(result, name, paths[-1])
+        with charts.figure(paths[-1], (10, 4)) as (axis,):
+            heights = {
+                tier: [row.attainment_percent[tier] for row in result.policies]
+                for tier in result.policies[0].attainment_percent
+            }
+            _groups(axis.bar, axis.set_xticks, [row.policy for row in result.policies], heights)
+            axis.set_ylim(0, 105)
+            axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
+            charts.label(axis, name, left="requests within objectives, %")
     if any(row.regret_percent is not None for result in results for row in result.policies):
         paths.append(folder / "regret.png")
-        _regret(results, paths[-1])
+        with charts.figure(paths[-1], (10, 0.5 * len(results) + 3)) as (axis,):
+            lost = {
+                row.policy: [
+                    next(r.regret_percent or 0.0 for r in each.policies if r.policy == row.policy) for each in results
+                ]
+                for row in results[0].policies
+                if row.policy != ORACLE
+            }
+            _groups(axis.barh, axis.set_yticks, [f"{r.name}, {r.switch_cost_s:g} s" for r in results], lost)
+            axis.legend(loc="upper left", bbox_to_anchor=(1, 1), reverse=True)
+            charts.label(axis, below="goodput lost against the oracle, %", grid="x")
     return paths
 
 
@@ -74,28 +93,12 @@ def _over_time(series: Series, title: str, path: Path) -> None:
             axis.legend(loc="upper left", bbox_to_anchor=(1, 1), reverse=axis is below)
 
 
-def _attainment(result: LoadResult, title: str, path: Path) -> None:
-    """A group of bars for each policy, a bar for each tier."""
-    with charts.figure(path, (10, 4)) as (axis,):
-        tiers = tuple(result.policies[0].attainment_percent)
-        width = 0.8 / len(tiers)
-        for place, tier in enumerate(tiers):
-            heights = [row.attainment_percent[tier] for row in result.policies]
-            axis.bar([i + place * width for i in range(len(heights))], heights, width=width, label=tier)
-        axis.set_xticks([i + 0.4 - width / 2 for i in range(len(result.policies))], [r.policy for r in result.policies])
-        axis.set_ylim(0, 105)
-        axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
-        charts.label(axis, title, left="requests within objectives, %")
-
-
-def _regret(results: Sequence[LoadResult], path: Path) -> None:
-    """A group of bars for each load, a bar for each policy."""
-    with charts.figure(path, (10, 0.5 * len(results) + 3)) as (axis,):
-        policies = [row.policy for row in results[0].policies if row.policy != ORACLE]
-        height = 0.8 / max(1, len(policies))
-        for place, policy in enumerate(policies):
-            lost = [next(r.regret_percent or 0.0 for r in result.policies if r.policy == policy) for result in results]
-            axis.barh([i + place * height for i in range(len(results))], lost, height=height, label=policy)
-        axis.set_yticks([i + 0.4 for i in range(len(results))], [f"{r.name}, {r.switch_cost_s:g} s" for r in results])
-        axis.legend(loc="upper left", bbox_to_anchor=(1, 1), reverse=True)
-        charts.label(axis, below="goodput lost against the oracle, %", grid="x")
+def _groups(
+    bars: Callable[..., Any], ticks: Callable[..., Any], names: Sequence[str], series: Mapping[str, Sequence[float]]
+) -> None:
+    """A group of bars for each of `names`, and in each group a bar of each series."""
+    width = 0.8 / max(1, len(series))
+    for place, (label, values) in enumerate(series.items()):
+        bars([i + place * width for i in range(len(names))], values, width, label=label)
+    # Bars are centred at their places, so a group's middle is half a bar before that of its 0.8.
+    ticks([i + 0.4 - width / 2 for i in range(len(names))], names)
