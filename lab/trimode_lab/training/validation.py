@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trimode_lab.training.batches import Batch, Row, collate
+from trimode_lab.training.batches import Row, collate
 from trimode_lab.training.objective import Noised, block_starts, both_streams
 from trimode_lab.training.tokenizer import MASK
 from trimode_workers.model import Decoder
@@ -40,29 +40,21 @@ def validate(model: Decoder, rows: list[tuple[str, Row]], size: int = 32) -> Val
         part = ordered[start : start + size]
         batch = collate([row for _, row in part])
         for length, lengths in drafted.items():
-            noised = _hide_all(batch, length)
-            right, guessed = _right(model, batch, noised)
-            lengths.extend(_leading(guessed | ~noised.hidden, noised.block_starts, batch.answer_lengths))
-        for (task, _), mark in zip(part, right.tolist(), strict=True):
+            b, width = batch.blocks.shape
+            starts = block_starts(width, torch.full((b,), length), torch.zeros(b, dtype=torch.long))
+            hidden = torch.arange(width) != starts  # all but the first of each block
+            noised = Noised(torch.where(hidden, MASK, batch.blocks), starts, hidden, hidden.float())
+            states, clean = both_streams(model, batch, noised), batch.tokens.shape[1]
+            answers = batch.blocks[:, 1:]
+            right = model.logits(states[:, batch.first : clean - 1]).argmax(-1) == answers
+            # What stands behind an answer's end is padding.
+            right |= torch.arange(answers.shape[1]) >= batch.answer_lengths[:, None]
+            guessed = model.logits(states[:, clean:]).argmax(-1) == batch.blocks
+            lengths.extend(_leading(guessed | ~hidden, starts, batch.answer_lengths))
+        for (task, _), mark in zip(part, right.all(1).tolist(), strict=True):
             scores[task].append(float(mark))
     exact = {task: sum(values) / len(values) for task, values in scores.items()}
     return Validation(exact, *(sum(values) / len(values) for values in drafted.values()))
-
-
-def _hide_all(batch: Batch, length: int) -> Noised:
-    b, width = batch.blocks.shape
-    starts = block_starts(width, torch.full((b,), length), torch.zeros(b, dtype=torch.long))
-    hidden = torch.arange(width) != starts
-    return Noised(torch.where(hidden, MASK, batch.blocks), starts, hidden, hidden.float())
-
-
-def _right(model: Decoder, batch: Batch, noised: Noised) -> tuple[Tensor, Tensor]:
-    """Whole answers right `[b]`, and right guesses of the noisy stream `[b, 1 + A]`."""
-    hidden, width = both_streams(model, batch, noised), batch.tokens.shape[1]
-    answers = batch.blocks[:, 1:]
-    next_right = model.logits(hidden[:, batch.first : width - 1]).argmax(-1) == answers
-    beyond = torch.arange(answers.shape[1]) >= batch.answer_lengths[:, None]
-    return (next_right | beyond).all(1), model.logits(hidden[:, width:]).argmax(-1) == batch.blocks
 
 
 def _leading(right: Tensor, starts: Tensor, answer_lengths: Tensor) -> list[float]:
