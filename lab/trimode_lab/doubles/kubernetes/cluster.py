@@ -101,8 +101,15 @@ class MemoryCluster:
     ) -> Object:
         self._write("patch", kind, name)
         body = copy.deepcopy(self._known(kind, namespace, name))
-        for operation in operations:
-            _operate(body, operation)
+        for operation in operations:  # `test` and `add` of a JSON patch, into mappings
+            *way, last = operation["path"].strip("/").split("/")
+            inner: Any = body
+            for part in way:
+                inner = inner[int(part)] if isinstance(inner, list) else inner[part]
+            if operation["op"] == "add":
+                inner[last] = copy.deepcopy(operation["value"])
+            elif inner.get(last) != operation["value"]:
+                raise ApiFailure(422, "Invalid", f"testing path {operation['path']} failed")
         return self.put(body)
 
     async def create(self, kind: ChildKind, namespace: str, body: Mapping[str, Any]) -> Object:
@@ -140,17 +147,6 @@ class MemoryCluster:
         error = self.refuse(verb, kind.kind, name)
         if error is not None:
             raise error
-
-
-def _operate(body: Any, operation: Mapping[str, Any]) -> None:
-    """`test` and `add` of a JSON patch, into mappings."""
-    *way, last = operation["path"].strip("/").split("/")
-    for part in way:
-        body = body[int(part)] if isinstance(body, list) else body[part]
-    if operation["op"] == "add":
-        body[last] = copy.deepcopy(operation["value"])
-    elif body.get(last) != operation["value"]:
-        raise ApiFailure(422, "Invalid", f"testing path {operation['path']} failed")
 
 
 def _merged(old: Any, new: Any) -> Any:

@@ -77,7 +77,14 @@ class Stub:
     def _cycle(self, request: _Request, block: int) -> None:
         parameters = request.body.get("sampling_params", {})
         left = parameters.get("max_new_tokens", 128) - len(request.answer)
-        for _ in range(min(left, self._count(request, block))):
+        match self.arguments.mode:
+            case Mode.AR:
+                count = 1
+            case Mode.DIFFUSION:
+                count = self.arguments.block_size
+            case _:
+                count = accepted(len(request.tokens), block)
+        for _ in range(min(left, count)):
             ignore = parameters.get("ignore_eos", False)
             token = next_token(request.tokens, request.tokens[0] if ignore else self.eos)
             request.tokens.append(token)
@@ -90,18 +97,6 @@ class Stub:
             request.finish = {"type": "length", "length": len(request.answer)}
         if request.finish is not None:
             self.running.remove(request)
-        request.chunks.put_nowait(self._chunk(request))
-
-    def _count(self, request: _Request, block: int) -> int:
-        match self.arguments.mode:
-            case Mode.AR:
-                return 1
-            case Mode.DIFFUSION:
-                return self.arguments.block_size
-            case _:
-                return accepted(len(request.tokens), block)
-
-    def _chunk(self, request: _Request) -> dict[str, Any]:
         meta = {
             "id": request.body.get("rid", ""),
             "finish_reason": request.finish,
@@ -109,7 +104,7 @@ class Stub:
             "completion_tokens": len(request.answer),
             "cached_tokens": 0,
         }
-        return {"text": "", "output_ids": list(request.answer), "meta_info": meta}
+        request.chunks.put_nowait({"text": "", "output_ids": list(request.answer), "meta_info": meta})
 
     async def generate(self, http: web.Request) -> web.StreamResponse:
         body = await http.json()
