@@ -35,7 +35,12 @@ def main() -> int:
     else:
         with _serving() as url:
             found = _try_all(chosen, url, cache)
-    _write(options.out, found)
+    file, text = options.out / "clients.json", options.out / "clients.md"
+    # Those that were not tried now keep what was found of them before.
+    before = [Outcome.of(each) for each in json.loads(file.read_text())] if file.exists() else []
+    outcomes = merged(before, found, [client.name for client in CLIENTS])
+    file.write_text(json.dumps([outcome.stored() for outcome in outcomes], indent=1) + "\n")
+    text.write_text(page(text.read_text(), outcomes))
     return 0 if all(outcome.ok for outcome in found) else 1
 
 
@@ -82,15 +87,6 @@ def _serving() -> Iterator[str]:
                 yield ready.split()[-1].removesuffix("/v1")
             finally:
                 process.send_signal(signal.SIGTERM)
-
-
-def _write(folder: Path, found: list[Outcome]) -> None:
-    """Those that were tried now, beside what is known of the others."""
-    file, text = folder / "clients.json", folder / "clients.md"
-    before = [Outcome.of(each) for each in json.loads(file.read_text())] if file.exists() else []
-    outcomes = merged(before, found, [client.name for client in CLIENTS])
-    file.write_text(json.dumps([outcome.stored() for outcome in outcomes], indent=1) + "\n")
-    text.write_text(page(text.read_text(), outcomes))
 
 
 def _say(words: str) -> None:

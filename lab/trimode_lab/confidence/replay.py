@@ -183,31 +183,27 @@ class Replay:
         """At least so many tokens and seconds."""
         done, began = Outcome(), self.now
         while done.tokens < tokens or done.seconds < seconds:
-            seen = self._cycle(done)
+            chosen = self.blocks.choose(self.requests, self.now)
+            drafts = [slot.draft(block) for slot, block in zip(self.slots, chosen, strict=True)]
+            drafting = [block for block in chosen if block > 1]
+            spent_s = self.forward(len(drafting), sum(drafting)) if drafting else 0.0
+            lengths = self._lengths(chosen, drafts, spent_s)
+            took_s = spent_s + self.forward(self.rows, sum(lengths))
+            self.now += took_s
+            seen = []
+            for place, (block, draft, length) in enumerate(zip(chosen, drafts, lengths, strict=True)):
+                self._calibration(block).learn(draft, length - 1)
+                emitted, ended = self.slots[place].advance(min(draft.matched, length - 1))
+                seen.append(Seen(self.requests[place], block, draft, length - 1, emitted))
+                if ended:
+                    self.requests[place] = max(self.requests) + 1
+            self.blocks.learn(seen, took_s, self.now)
             done.tokens += sum(each.emitted for each in seen)
             done.cycles += 1
             done.seconds = self.now - began
+            done.drafted += sum(drafting)
+            done.verified += sum(lengths)
         return done
-
-    def _cycle(self, done: Outcome) -> list[Seen]:
-        chosen = self.blocks.choose(self.requests, self.now)
-        drafts = [slot.draft(block) for slot, block in zip(self.slots, chosen, strict=True)]
-        drafting = [block for block in chosen if block > 1]
-        spent_s = self.forward(len(drafting), sum(drafting)) if drafting else 0.0
-        lengths = self._lengths(chosen, drafts, spent_s)
-        took_s = spent_s + self.forward(self.rows, sum(lengths))
-        self.now += took_s
-        done.drafted += sum(drafting)
-        done.verified += sum(lengths)
-        seen = []
-        for place, (block, draft, length) in enumerate(zip(chosen, drafts, lengths, strict=True)):
-            self._calibration(block).learn(draft, length - 1)
-            emitted, ended = self.slots[place].advance(min(draft.matched, length - 1))
-            seen.append(Seen(self.requests[place], block, draft, length - 1, emitted))
-            if ended:
-                self.requests[place] = max(self.requests) + 1
-        self.blocks.learn(seen, took_s, self.now)
-        return seen
 
     def _lengths(self, blocks: Sequence[int], drafts: Sequence[Draft], spent_s: float) -> list[int]:
         """Tokens to verify of each request, its seed among them."""

@@ -123,17 +123,11 @@ def forwards(network: Network, size: Size, device: torch.device) -> Iterator[Res
             }
             values |= _shares(size, device, now[0], rows, cached, median(seconds))
             yield Result("cycle", f"{name} x {rows}", values)
-        yield from _unrecorded(engine, rows, size)
-
-
-def _unrecorded(engine: Engine, rows: int, size: Size) -> Iterator[Result]:
-    """The same cycle asked for kernel by kernel, where forwards are recorded at all."""
-    if engine._primitive.graphs is None:
-        return
-    engine._primitive.graphs = None
-    engine.step()
-    seconds = [_timed_step(engine) for _ in range(size.cycles)]
-    yield Result("cycle", f"{size.points[-1]} x {rows}, unrecorded", {"ms": 1e3 * median(seconds)})
+        if engine._primitive.graphs is not None:  # the same cycle asked for kernel by kernel
+            engine._primitive.graphs = None
+            engine.step()
+            seconds = [_timed_step(engine) for _ in range(size.cycles)]
+            yield Result("cycle", f"{size.points[-1]} x {rows}, unrecorded", {"ms": 1e3 * median(seconds)})
 
 
 def _filled(network: Network, size: Size, rows: int, now: list[OperatingPoint], sampling: bool = False) -> Engine:

@@ -180,13 +180,11 @@ class Processes:
         counted, which looked like a leak.
         """
         async with asyncio.timeout(_START_SECONDS):
-            while await self._busy():  # noqa: ASYNC110
+            while True:
+                held = [await self._gauge(name) for name in ("in_flight", "queued", "client_connections")]
+                if sum(held) <= 1:  # the session's one connection, by which this is asked
+                    return
                 await asyncio.sleep(_POLL_SECONDS)
-
-    async def _busy(self) -> bool:
-        asking = 1  # the session's one connection, by which this is asked
-        held = [await self._gauge(name) for name in ("in_flight", "queued", "client_connections")]
-        return sum(held) > asking
 
 
 async def _start(arguments: list[str]) -> tuple[asyncio.subprocess.Process, bytes]:
