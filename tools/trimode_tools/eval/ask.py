@@ -77,6 +77,7 @@ def ask_endpoint(endpoint: Endpoint, questions: Sequence[Question], plan: Plan, 
             words.append(piece)
         if not account.finish_reason:
             raise CliError("an answer ended without its usage; is this a trimode endpoint?")
+        # The end takes a forward as other tokens do, but no client gets it.
         produced = account.completion_tokens + (account.finish_reason == "stop")
         return Answer("".join(words), account.completion_tokens, produced, sum(account.cycles.values()), first, last)
 
@@ -101,6 +102,7 @@ def _in_turns(
     count: int, plan: Plan, answers: Callable[[str, slice], list[Answer]], progress: Progress
 ) -> dict[str, tuple[list[Answer], float]]:
     """By point, all answers and the seconds that they took."""
+    # Points take turns at each part of the questions, so that they compare on a machine that is busy with other things.
     found: dict[str, tuple[list[Answer], float]] = {point: ([], 0.0) for point in plan.points}
     asked = 0
     for start in range(0, count, plan.concurrency):

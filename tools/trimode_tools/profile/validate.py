@@ -108,6 +108,7 @@ class RealLoop:
     def run(self, clients: int, warm_s: float, seconds: float) -> Outcome:
         """`clients` at once for so long, and until as many have their answer; what ends in the first `warm_s` seconds
         is not counted."""
+        # Not staggered: the simulated clients begin all at once, too.
         loop = ClosedLoop(self.engine, clients, self._prompts, self.max_tokens, staggered=False, clock=self.clock)
         loop.run(warm_s)
         before = dict(self.engine.stats().seconds_total)
@@ -126,6 +127,7 @@ def predict(scenario: Scenario, asked: Sequence[Asked], clients: int, seed: int 
 
     def next_job(now: float) -> Job:
         one = next(turn)
+        # The last token of a prompt is decoded, not prefilled.
         return Job(now, len(one.prompt) - 1, one.produced, 0, one.kind)
 
     fleet.client = lambda request, now: next_job(now)

@@ -40,6 +40,7 @@ class Row:
 def rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     """The table's rows. Raises BadInput for a file that cannot be read, a missing column or a short line."""
     try:
+        # Spreadsheets put a mark before the first column's name, which would then be another name.
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
             header = next(reader, [])

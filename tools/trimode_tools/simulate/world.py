@@ -32,6 +32,7 @@ LOADS: dict[str, Callable[[float, float], Load | Chats]] = {
 
 
 _SIMULATED = {Mode.AR, Mode.SELF_SPECULATION}
+"""Only lossless traffic is simulated; of quadratic self-speculation nothing was measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,6 @@ class NamedLoad:
 
 def scenario_of(deployment: NemotronDeployment, machine: Machine, acceptance: Acceptance) -> Scenario:
     """The resource's fleet at its largest; all pools' lossless points together, as engines that switch may run them.
-    Quadratic self-speculation is left out: nothing was measured of it.
 
     Raises BadInput where AR or self-speculation is missing, because then there is nothing to choose.
     """
@@ -68,7 +68,7 @@ def scenario_of(deployment: NemotronDeployment, machine: Machine, acceptance: Ac
         limits=EngineLimits(
             rows,
             min(machine.cached_tokens, full),
-            2048 if machine.gpu else 256,
+            2048 if machine.gpu else 256,  # as the engine's own defaults
             machine.noise,
             kept=int(KEPT * machine.cached_tokens),
         ),

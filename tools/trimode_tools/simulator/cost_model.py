@@ -47,7 +47,7 @@ class Truth:
     _cache: dict[float, dict[OperatingPoint, tuple[float, ...]]] = field(default_factory=dict)
 
     def __deepcopy__(self, memo: object) -> Truth:
-        return self
+        return self  # the oracle's search copies fleets; what is the same in all of them is not copied
 
     @property
     def kinds(self) -> int:

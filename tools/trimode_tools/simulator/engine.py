@@ -91,10 +91,12 @@ class Engine:
             return self.begin(now)
         if self.running + len(self.prefilling) >= self.limits.rows or self.step.cycles == 1:
             return False
+        # Cycles are whole: who comes meanwhile joins between two of them, so the macro-step ends with the present one.
         cut = max(1, ceil((now - self.step.began) / self.step.seconds - _EPSILON))
         if cut >= self.step.cycles:
             return False
         self.step.cycles = cut
+        # The event of the old end stays in the fleet's heap, and is told by its version.
         self.version += 1
         self.step.version = self.version
         return True

@@ -20,8 +20,8 @@ from trimode_tools.simulator.workload import Goal
 class Scenario:
     """`points`: those an engine may run, AR first. `prior`: what the policy believes of the hardware at the start.
 
-    `switch_s`: None where engines change their point between two cycles; else seconds a replica is away to change
-    its mode. `max_wait_s`, `max_queued`, `refuse_late`: admission. `margin`, `min_dwell_s`: switching.
+    `switch_s`: 0 where engines change their point between two cycles; else seconds a replica is away to change its
+    mode. `max_wait_s`, `max_queued`, `refuse_late`: admission. `margin`, `min_dwell_s`: switching.
     """
 
     truth: Truth
