@@ -185,7 +185,11 @@ class FakeReplica:
         self.connections += 1
         try:
             while True:
-                call = await self._read(reader, writer)
+                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+                line, *fields = head[:-4].split("\r\n")
+                headers = {name.lower(): value.strip() for name, _, value in (field.partition(":") for field in fields)}
+                body = await reader.readexactly(int(headers.get("content-length", "0")))
+                call = Call(line, headers, body, writer)
                 self.calls.append(call)
                 self._arrivals.put_nowait(call)
                 await self._answer(call, reader)
@@ -198,13 +202,6 @@ class FakeReplica:
         finally:
             self._open.discard(task)
             writer.close()
-
-    async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Call:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        line, *fields = head[:-4].split("\r\n")
-        headers = {name.lower(): value.strip() for name, _, value in (field.partition(":") for field in fields)}
-        body = await reader.readexactly(int(headers.get("content-length", "0")))
-        return Call(line, headers, body, writer)
 
     async def _answer(self, call: Call, reader: asyncio.StreamReader) -> None:
         """Run the script until it ends or the router leaves."""
