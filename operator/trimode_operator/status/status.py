@@ -217,6 +217,9 @@ def _metrics_fresh(seen: Observations) -> Verdict:
     if not seen.fleets.asked:
         return Verdict(UNKNOWN, Reason.NOT_OBSERVED, "there is no router to ask")
     if seen.fleets.failures:
+        # A pod has an address before its router listens: every first start began with a Warning that none answers.
+        if seen.ray is not None and seen.ray.starting and not seen.fleets.views:
+            return Verdict(UNKNOWN, Reason.NOT_OBSERVED, "routers and the first Ray cluster start")
         return Verdict(FALSE, Reason.ROUTERS_UNREACHABLE, lines(tuple(seen.fleets.failures.values())))
     # By every router: each knows only what reaches itself, and one that hears nothing goes by old figures.
     silent = {

@@ -242,6 +242,16 @@ CASES: list[tuple[str, dict[str, Any], dict[str, tuple[str, str]]]] = [
         {"Serving": ("False", "NoRouterReady"), "RouterReady": ("False", "NoRouterReady")},
     ),
     (
+        "no router answers yet, the first Ray cluster starts",
+        {"fleets": fleets(silent=1), "routers": Rollout(1, 0, True), "ray": Ray(None, starting=True)},
+        {"MetricsFresh": ("Unknown", "NotObserved"), "RouterReady": ("False", "NoRouterReady")},
+    ),
+    (
+        "one router answers and one does not, the first Ray cluster starts",
+        {"fleets": fleets(view(), silent=1), "ray": Ray(None, starting=True)},
+        {"MetricsFresh": ("False", "RoutersUnreachable")},
+    ),
+    (
         "a replica is not heard of",
         {"fleets": fleets(view(replica(policy_version=3), replica("r2", freshness=Freshness.STALE, policy_version=3)))},
         {"MetricsFresh": ("False", "ReportsStale"), "Serving": ("True", "ReplicasServe")},
