@@ -5,7 +5,10 @@ Longer rounds: `python -m trimode_lab.router.chaos --seconds 60`; the soak of te
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import closing
 from dataclasses import replace
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -13,7 +16,7 @@ from trimode_lab.router.chaos.__main__ import Result, play, table
 from trimode_lab.router.chaos.leaks import SAMPLES, Sample
 from trimode_lab.router.chaos.leaks import table as leak_table
 from trimode_lab.router.chaos.load import Account
-from trimode_lab.router.chaos.processes import ProcessUsage
+from trimode_lab.router.chaos.processes import Processes, ProcessUsage
 from trimode_lab.router.chaos.scenarios import SCENARIOS, SOAK
 
 SECONDS = {"soak": 60.0, "hang": 9.0, "all gone": 6.0, "router SIGTERM": 6.0}
@@ -41,6 +44,21 @@ def check(result: Result) -> None:
 @pytest.mark.parametrize("name", list(BY_NAME))
 async def test_nothing_is_lost_and_nothing_leaks(name: str) -> None:
     check(await play(BY_NAME[name], SECONDS.get(name, 5.0), STREAMS))
+
+
+@pytest.mark.chaos
+@pytest.mark.slow
+async def test_at_rest_means_that_no_client_is_connected() -> None:
+    async with Processes() as processes:
+        address = urlsplit(processes.url)
+        _, client = await asyncio.open_connection(address.hostname, address.port)
+        with closing(client):
+            while (await processes.gauges("client_connections")) != [2]:  # noqa: ASYNC110 - it, and the one that asks
+                await asyncio.sleep(0.01)
+            settled = asyncio.ensure_future(processes.settled())
+            done, _ = await asyncio.wait([settled], timeout=0.3)
+            assert not done
+        await settled
 
 
 def test_a_lost_request_shows() -> None:
