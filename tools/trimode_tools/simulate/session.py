@@ -79,10 +79,10 @@ def run(options: Options) -> None:
     scenario = scenario_of(deployment, hardware, acceptance_of(hardware, options.acceptance, options.drafter))
     allowed = policy_names(scenario)
     chosen = allowed if options.policies is None else tuple(name.strip() for name in options.policies.split(","))
+    known = (*allowed, *asked_for_only(scenario))
     for name in chosen:
-        if name not in (*allowed, *asked_for_only(scenario)):
-            known = ", ".join((*allowed, *asked_for_only(scenario)))
-            raise BadInput(f"--policies names {name!r}, must be one of {known}")
+        if name not in known:
+            raise BadInput(f"--policies names {name!r}, must be one of {', '.join(known)}")
     loads = list(_recorded(options, scenario))
     rate = options.rate or scenario.carried_rps(MEAN_PROMPT, MEAN_OUTPUT)
     names = options.load or (GENERATED_BY_DEFAULT if options.trace is None else ())
